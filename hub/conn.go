@@ -1,0 +1,182 @@
+package hub
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Identity is who a connection is. It decides what the connection may be sent,
+// live and in replay, and never changes.
+type Identity struct {
+	User    string   // empty: anonymous, which matches no user target
+	Session string   // empty: none
+	Topics  []Target // of ParseTopic
+}
+
+// Settings are how connections are served. They are shared by all connections
+// of a route and not changed after the first Connect.
+type Settings struct {
+	Heartbeat   time.Duration // of silence, after which one is sent
+	Timeout     time.Duration // without progress of a write, after which the connection is dropped
+	MaxLifetime time.Duration // a connection ends after nine to ten tenths of it; 0: never
+	RetryMin    time.Duration // the bounds between which each connection's
+	RetryMax    time.Duration // own delay before reconnecting is drawn
+
+	// Caps on the open connections of the hub, each 0 for none.
+	MaxConnections int
+	MaxPerUser     int
+	MaxPerAddr     int
+}
+
+// Reason says why a connection ended, or was not admitted.
+type Reason string
+
+// Why connections end.
+const (
+	Gone         Reason = "gone"         // the client went away
+	Timeout      Reason = "timeout"      // the client took no bytes
+	Replaced     Reason = "replaced"     // the client came back on a new connection
+	Disconnected Reason = "disconnected" // by Disconnect
+	Lifetime     Reason = "lifetime"     // Settings.MaxLifetime
+	Expired      Reason = "expired"      // Request.Expires
+	Shutdown     Reason = "shutdown"     // the process ends
+	HubClosed    Reason = "hub_closed"   // nothing serves the hub any more
+)
+
+// told reports whether the client is sent sse.closing.
+func (r Reason) told() bool { return r != Gone && r != Timeout && r != Replaced }
+
+// Why connections are not admitted.
+const (
+	TooMany        Reason = "max_connections"
+	TooManyPerUser Reason = "max_connections_per_user"
+	TooManyPerAddr Reason = "max_connections_per_ip"
+)
+
+// Conn is one open stream: an identity and a cursor. Connect makes it and Serve
+// must be called on it once. All its exported methods may be called from any
+// goroutine.
+type Conn struct {
+	// Static after Connect.
+	hub      *Hub
+	id       string
+	identity Identity
+	settings *Settings
+	protocol string
+	addr     netip.Addr
+	since    time.Time
+	first    uint64 // head at Connect: what is not after it is replayed
+	gap      gapReason
+	resumed  bool      // a position was given, and it is not known to be a gap
+	end      time.Time // zero: never
+	endsBy   Reason    // Lifetime or Expired
+	wake     chan struct{}
+
+	// Guarded by Hub.mu.
+	seats  []seat
+	reason Reason // not empty: it has ended, and is not in the hub any more
+	limit  uint64 // head when it ended: nothing after it is sent
+	sink   Sink
+	cut    *time.Timer
+
+	// Written by Serve alone.
+	cursor atomic.Uint64 // looked up to here, and written
+	events atomic.Uint64
+	bytes  atomic.Uint64
+}
+
+// seat is the place of a connection among the listeners of a lane.
+type seat struct {
+	lane *lane
+	at   int // index in lane.conns
+}
+
+// poke wakes the connection's writer, which looks for itself what is to do.
+func (c *Conn) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sit makes c a listener of the lane. Hub.mu is held.
+func (c *Conn) sit(l *lane) {
+	if slices.ContainsFunc(c.seats, func(s seat) bool { return s.lane == l }) {
+		return
+	}
+	c.seats = append(c.seats, seat{l, len(l.conns)})
+	l.conns = append(l.conns, c)
+}
+
+// leave takes c out of its lanes; it keeps its seats, to write what is pending.
+// The last listener takes the freed place. Hub.mu is held.
+func (c *Conn) leave(h *history) {
+	for _, s := range c.seats {
+		l := s.lane
+		n := len(l.conns) - 1
+		moved := l.conns[n]
+		l.conns[s.at], l.conns[n] = moved, nil
+		l.conns = l.conns[:n]
+		i := slices.IndexFunc(moved.seats, func(s seat) bool { return s.lane == l })
+		moved.seats[i].at = s.at
+		h.drop(l)
+	}
+}
+
+// cutOff runs when an ended connection's farewell is over. It repeats itself,
+// since a write that began at that very moment may have set its own deadline
+// after the cut.
+func (c *Conn) cutOff() {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	if c.sink != nil {
+		c.sink.Cut()
+		c.cut.Reset(farewell / 8)
+	}
+}
+
+// ID is the connection's id, a UUID of version 7.
+func (c *Conn) ID() string { return c.id }
+
+// Info describes an open connection.
+type Info struct {
+	ID       string    `json:"id"`
+	User     string    `json:"user,omitempty"`
+	Session  string    `json:"session,omitempty"`
+	Topics   []string  `json:"topics,omitempty"`
+	Protocol string    `json:"protocol"`
+	Remote   string    `json:"remote"`
+	Since    time.Time `json:"since"`
+	Position string    `json:"position"`
+	Lag      int       `json:"lag"` // events addressed to it and not yet written
+}
+
+// Info describes the connection as it is now.
+func (c *Conn) Info() Info {
+	c.hub.mu.RLock()
+	defer c.hub.mu.RUnlock()
+	cursor := c.cursor.Load()
+	info := Info{
+		ID: c.id, User: c.identity.User, Session: c.identity.Session,
+		Protocol: c.protocol, Since: c.since,
+		Position: Position{c.hub.epoch, cursor}.String(),
+	}
+	if c.addr.IsValid() {
+		info.Remote = c.addr.String()
+	}
+	for _, t := range c.identity.Topics {
+		info.Topics = append(info.Topics, t.Name)
+	}
+	for _, s := range c.seats {
+		if s.lane.pending(cursor) {
+			info.Lag += len(s.lane.seqs) - s.lane.after(cursor)
+		}
+	}
+	return info
+}
+
+// Sent is how many events, and bytes with all that is around them, were
+// written so far.
+func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }

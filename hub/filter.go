@@ -1,0 +1,75 @@
+package hub
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Filter chooses connections: those that fit every list that is not empty. They
+// fit a list by one of its items.
+type Filter struct {
+	IDs      []string
+	Users    []string
+	Sessions []string
+	Topics   []string // exact names, that would reach the connection
+}
+
+// Connections lists the open connections that the filter chooses by ascending
+// id, which is the order in which they were opened.
+func (h *Hub) Connections(f Filter) []*Conn {
+	conns := h.matching(f)
+	slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.id, b.id) })
+	return conns
+}
+
+// Disconnect ends the connections that the filter chooses and returns how many.
+func (h *Hub) Disconnect(f Filter) int {
+	n := 0
+	for _, c := range h.matching(f) {
+		h.mu.Lock()
+		if c.reason == "" {
+			h.detach(c, Disconnected)
+			n++
+		}
+		h.mu.Unlock()
+	}
+	return n
+}
+
+// matching looks the filter's lanes up, so that it costs what it finds.
+func (h *Hub) matching(f Filter) []*Conn {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var lists [][]*lane
+	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {
+		if len(names) == 0 {
+			continue
+		}
+		var lanes []*lane
+		for _, name := range names {
+			lanes = h.history.lanesFor(Target{kind, name}, lanes)
+		}
+		lists = append(lists, lanes)
+	}
+	if len(lists) == 0 {
+		return slices.Clone(h.history.all.conns)
+	}
+	// Of every connection: how many of the lists it fits.
+	fits := make(map[*Conn]int)
+	for i, lanes := range lists {
+		for _, l := range lanes {
+			for _, c := range l.conns {
+				if fits[c] == i {
+					fits[c]++
+				}
+			}
+		}
+	}
+	var conns []*Conn
+	for c, n := range fits {
+		if n == len(lists) {
+			conns = append(conns, c)
+		}
+	}
+	return conns
+}

@@ -1,0 +1,119 @@
+package hub
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stats are a hub's counters. They may be used from any goroutine.
+type stats struct {
+	opened, published, deliveries, bytes, replayed atomic.Uint64
+
+	gaps    [gapReasons]atomic.Uint64
+	latency latency
+
+	connections, closed, rejected tally
+}
+
+// tally counts by label what does not happen often.
+type tally struct {
+	mu sync.Mutex
+	n  map[string]int64
+}
+
+func (t *tally) add(label string, n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == nil {
+		t.n = make(map[string]int64)
+	}
+	t.n[label] += n
+}
+
+func (t *tally) read() map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.n)
+}
+
+// LatencyBuckets are the upper bounds of Stats.Latency.
+var LatencyBuckets = [...]time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+	10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 5 * time.Second, 30 * time.Second,
+}
+
+// latency is a histogram of the time from publish to written.
+type latency struct {
+	counts [len(LatencyBuckets) + 1]atomic.Uint64
+	sum    atomic.Int64 // nanoseconds
+}
+
+func (l *latency) observe(nanoseconds int64) {
+	i := 0
+	for i < len(LatencyBuckets) && nanoseconds > int64(LatencyBuckets[i]) {
+		i++
+	}
+	l.counts[i].Add(1)
+	l.sum.Add(nanoseconds)
+}
+
+// Stats is what a hub has counted since it was made, and what it holds now.
+type Stats struct {
+	Connections map[string]int64 // open, by protocol
+	Users       int              // distinct users with an open connection
+	Head        Position         // of the last event
+	Oldest      Position         // of the oldest retained event; Seq is Head's + 1 if there is none
+	Events      int              // retained
+	EventBytes  int64            // retained, with 128 for each event
+
+	Opened     uint64
+	Closed     map[string]int64 // by Reason
+	Rejected   map[string]int64 // by Reason
+	Published  uint64
+	Deliveries uint64 // events written, each once for every connection
+	Bytes      uint64 // written
+	Replayed   uint64 // deliveries of events older than their connection
+	Gaps       map[string]uint64
+
+	// Latency has, for each of LatencyBuckets and then for what exceeds them all,
+	// how many deliveries that were not replayed took that long from publish to
+	// written; LatencySum is their sum.
+	Latency    [len(LatencyBuckets) + 1]uint64
+	LatencySum time.Duration
+}
+
+// Stats reads the counters.
+func (h *Hub) Stats() Stats {
+	s := &h.stats
+	out := Stats{
+		Connections: s.connections.read(),
+		Opened:      s.opened.Load(),
+		Closed:      s.closed.read(),
+		Rejected:    s.rejected.read(),
+		Published:   s.published.Load(),
+		Deliveries:  s.deliveries.Load(),
+		Bytes:       s.bytes.Load(),
+		Replayed:    s.replayed.Load(),
+		Gaps:        make(map[string]uint64),
+		LatencySum:  time.Duration(s.latency.sum.Load()),
+	}
+	for i := gapEvicted; i < gapReasons; i++ {
+		out.Gaps[gapNames[i]] = s.gaps[i].Load()
+	}
+	for i := range out.Latency {
+		out.Latency[i] = s.latency.counts[i].Load()
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	out.Users = h.users
+	out.Head = Position{h.epoch, h.history.head}
+	out.Oldest = Position{h.epoch, h.history.oldest}
+	out.Events = int(h.history.head - h.history.oldest + 1)
+	out.EventBytes = h.history.bytes
+	return out
+}
