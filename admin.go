@@ -1,0 +1,80 @@
+package caddysse
+
+import (
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(AdminAPI{})
+	caddy.RegisterModule(API{})
+}
+
+// AdminAPI serves the API on Caddy's admin endpoint, below /sse/.
+type AdminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.sse",
+		New: func() caddy.Module { return new(AdminAPI) },
+	}
+}
+
+// Provision registers the metrics: the admin endpoint, whose registry it is that
+// /metrics shows, is provisioned before any app.
+func (*AdminAPI) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
+
+// Routes returns the one route; what is below it answers its errors in JSON.
+func (*AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{
+		Pattern: "/sse/",
+		Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			serveAPI(w, r)
+			return nil
+		}),
+	}}
+}
+
+// API serves the same API on a route, below /sse/, for back ends that do not
+// reach the admin endpoint. Whoever reaches it may publish to everyone and list
+// all connections: authentication must stand before it. Requests that browsers
+// make from pages of other origins are refused.
+type API struct{}
+
+// CaddyModule returns the Caddy module information.
+func (API) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sse_api",
+		New: func() caddy.Module { return new(API) },
+	}
+}
+
+// Provision makes sure that there is an app.
+func (*API) Provision(ctx caddy.Context) error {
+	_, err := ctx.App("sse")
+	return err
+}
+
+// crossOrigin keeps a page elsewhere from publishing with a visitor's login.
+var crossOrigin = http.NewCrossOriginProtection()
+
+// ServeHTTP answers an API request.
+func (*API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if err := crossOrigin.Check(r); err != nil {
+		answer(w, http.StatusForbidden, apiError{Message: err.Error()})
+		return nil
+	}
+	serveAPI(w, r)
+	return nil
+}
+
+// Interface guards.
+var (
+	_ caddy.AdminRouter           = (*AdminAPI)(nil)
+	_ caddy.Provisioner           = (*AdminAPI)(nil)
+	_ caddy.Provisioner           = (*API)(nil)
+	_ caddyhttp.MiddlewareHandler = (*API)(nil)
+)

@@ -1,0 +1,394 @@
+package caddysse
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// The API by which back ends push, served by both the admin endpoint and
+// sse_api. It keeps no state: hubs are looked up at each request, so it is right
+// after reloads that succeed and after those that fail.
+
+const (
+	typeJSON   = "application/json"
+	typeNDJSON = "application/x-ndjson"
+)
+
+// apiError is an answer other than success.
+type apiError struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+	Stored  string `json:"stored,omitempty"` // for 503: "no"
+	allow   string // for 405
+}
+
+func (e *apiError) Error() string { return e.Message }
+
+func fail(status int, format string, args ...any) error {
+	return &apiError{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// serveAPI answers a request below /sse/.
+func serveAPI(w http.ResponseWriter, r *http.Request) {
+	err := routeAPI(w, r)
+	if err == nil {
+		return
+	}
+	failure, ok := errors.AsType[*apiError](err)
+	if !ok {
+		failure = &apiError{Status: http.StatusInternalServerError, Message: err.Error()}
+	}
+	if failure.allow != "" {
+		w.Header().Set("Allow", failure.allow)
+	}
+	if failure.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	answer(w, failure.Status, failure)
+}
+
+func routeAPI(w http.ResponseWriter, r *http.Request) error {
+	name, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
+	switch {
+	case !strings.HasPrefix(r.URL.Path, "/sse/"):
+	case name == "connections" && id != "":
+		return method(w, r, map[string]endpoint{"DELETE": disconnectOne})
+	case id != "":
+	case name == "send":
+		return method(w, r, map[string]endpoint{"POST": send})
+	case name == "broadcast":
+		return method(w, r, map[string]endpoint{"POST": broadcast})
+	case name == "connections":
+		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect})
+	case name == "status":
+		return method(w, r, map[string]endpoint{"GET": showStatus})
+	}
+	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections and /sse/status")
+}
+
+// endpoint is one call of the API.
+type endpoint func(http.ResponseWriter, *http.Request) error
+
+func method(w http.ResponseWriter, r *http.Request, endpoints map[string]endpoint) error {
+	if call, ok := endpoints[r.Method]; ok {
+		return call(w, r)
+	}
+	allow := strings.Join(slices.Sorted(maps.Keys(endpoints)), ", ")
+	return &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + allow, allow: allow}
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", typeJSON)
+	w.WriteHeader(status)
+	// What fails here is the client's connection.
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// queryOf reads a query that may have these parameters and no other, so that a
+// misspelt filter does not mean everybody.
+func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
+	query := r.URL.Query()
+	for name := range query {
+		if name != "hub" && !slices.Contains(allowed, name) {
+			return nil, fail(http.StatusBadRequest, "unknown query parameter %q: there are %s",
+				name, strings.Join(append([]string{"hub"}, allowed...), ", "))
+		}
+	}
+	return query, nil
+}
+
+// hubOf is the hub that the request names.
+func hubOf(r *http.Request) (*hub.Hub, error) {
+	name := r.URL.Query().Get("hub")
+	orDefault(&name, defaultHub)
+	h, err := findHub(name)
+	if err != nil {
+		return nil, fail(http.StatusNotFound, "%s", err)
+	}
+	return h, nil
+}
+
+// receipt is the answer to one event.
+type receipt struct {
+	ID          string `json:"id"`
+	Connections int    `json:"connections"`
+	Duplicate   bool   `json:"duplicate,omitempty"`
+}
+
+func send(w http.ResponseWriter, r *http.Request) error { return publish(w, r, (*payload).target) }
+
+func broadcast(w http.ResponseWriter, r *http.Request) error {
+	return publish(w, r, (*payload).everyone)
+}
+
+// publish reads one event, or a batch, and says what became of it.
+func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]hub.Target, error)) error {
+	if _, err := queryOf(r); err != nil {
+		return err
+	}
+	h, err := hubOf(r)
+	if err != nil {
+		return err
+	}
+	contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if contentType != typeJSON && contentType != typeNDJSON {
+		return fail(http.StatusUnsupportedMediaType, "Content-Type must be %s for one event or %s for one event a line", typeJSON, typeNDJSON)
+	}
+	batch := contentType == typeNDJSON
+	body, err := readBody(w, r, batch, h.MaxEventSize())
+	if err != nil {
+		return err
+	}
+	var events []hub.Event
+	var lines []int // of events, from 1
+	if batch {
+		events, lines, err = readBatch(body, targets)
+	} else {
+		var event hub.Event
+		event, err = readEvent(body, targets)
+		events = []hub.Event{event}
+	}
+	if err != nil {
+		return err
+	}
+
+	receipts, err := h.Publish(events...)
+	if err != nil {
+		return publishError(err, lines)
+	}
+	if !batch {
+		answer(w, http.StatusOK, receiptOf(receipts[0]))
+		return nil
+	}
+	w.Header().Set("Content-Type", typeNDJSON)
+	encoder := json.NewEncoder(w)
+	for _, r := range receipts {
+		if encoder.Encode(receiptOf(r)) != nil {
+			return nil // the client is gone
+		}
+	}
+	return nil
+}
+
+func receiptOf(r hub.Receipt) receipt {
+	return receipt{r.Position.String(), r.Connections, r.Duplicate}
+}
+
+// readBody reads what one event, or a batch, may take. JSON may escape a payload
+// to a multiple of its size; the event itself is measured by the hub.
+func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize int) ([]byte, error) {
+	limit := int64(maxBatchBytes)
+	if !batch {
+		limit = max(limit, 6*int64(maxEventSize))
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, fail(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", limit)
+	}
+	if err != nil {
+		return nil, fail(http.StatusBadRequest, "reading the body: %s", err)
+	}
+	return body, nil
+}
+
+// publishError is what the hub's refusal is over HTTP. lines is nil for a single
+// event.
+func publishError(err error, lines []int) error {
+	if errors.Is(err, hub.ErrClosed) {
+		return &apiError{Status: http.StatusServiceUnavailable, Message: "the hub is shutting down", Stored: "no"}
+	}
+	refused, ok := errors.AsType[*hub.BatchError](err)
+	if !ok {
+		return err
+	}
+	status := http.StatusBadRequest
+	if errors.Is(err, hub.ErrTooLarge) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	if lines == nil {
+		return fail(status, "%s", refused.Err)
+	}
+	return fail(status, "line %d: %s", lines[refused.Index], refused.Err)
+}
+
+// page is the answer to a listing.
+type page struct {
+	Count       int        `json:"count"` // all that match
+	Connections []hub.Info `json:"connections"`
+	Next        string     `json:"next,omitempty"` // for ?after=, if there are more
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+func listConnections(w http.ResponseWriter, r *http.Request) error {
+	query, err := queryOf(r, "user", "session", "topic", "limit", "after")
+	if err != nil {
+		return err
+	}
+	h, err := hubOf(r)
+	if err != nil {
+		return err
+	}
+	limit := defaultPage
+	if given := r.URL.Query().Get("limit"); given != "" {
+		if limit, err = strconv.Atoi(given); err != nil || limit < 1 || limit > maxPage {
+			return fail(http.StatusBadRequest, "limit must be a number from 1 to %d", maxPage)
+		}
+	}
+	conns := h.Connections(filterOf(query))
+	p := page{Count: len(conns), Connections: []hub.Info{}}
+	if after := r.URL.Query().Get("after"); after != "" {
+		i := slices.IndexFunc(conns, func(c *hub.Conn) bool { return c.ID() > after })
+		if i < 0 {
+			i = len(conns)
+		}
+		conns = conns[i:]
+	}
+	if len(conns) > limit {
+		conns = conns[:limit]
+		p.Next = conns[limit-1].ID()
+	}
+	for _, c := range conns {
+		p.Connections = append(p.Connections, c.Info())
+	}
+	answer(w, http.StatusOK, p)
+	return nil
+}
+
+func filterOf(query map[string][]string) hub.Filter {
+	f := hub.Filter{Users: query["user"], Topics: query["topic"]}
+	for _, secret := range query["session"] {
+		f.Sessions = append(f.Sessions, hashSession(secret))
+	}
+	return f
+}
+
+type disconnected struct {
+	Disconnected int `json:"disconnected"`
+}
+
+func disconnect(w http.ResponseWriter, r *http.Request) error {
+	query, err := queryOf(r, "user", "session", "topic", "all")
+	if err != nil {
+		return err
+	}
+	h, err := hubOf(r)
+	if err != nil {
+		return err
+	}
+	filters := len(query["user"]) + len(query["session"]) + len(query["topic"])
+	all := r.URL.Query().Get("all") == "true"
+	if (filters > 0) == all {
+		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
+	}
+	answer(w, http.StatusOK, disconnected{h.Disconnect(filterOf(query))})
+	return nil
+}
+
+func disconnectOne(w http.ResponseWriter, r *http.Request) error {
+	if _, err := queryOf(r); err != nil {
+		return err
+	}
+	h, err := hubOf(r)
+	if err != nil {
+		return err
+	}
+	_, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
+	n := h.Disconnect(hub.Filter{IDs: []string{id}})
+	if n == 0 {
+		return fail(http.StatusNotFound, "there is no open connection %q", id)
+	}
+	answer(w, http.StatusOK, disconnected{n})
+	return nil
+}
+
+type status struct {
+	Version string               `json:"version"`
+	Node    string               `json:"node"`
+	Hubs    map[string]hubStatus `json:"hubs"`
+}
+
+type hubStatus struct {
+	Connections int64       `json:"connections"`
+	Users       int         `json:"users"`
+	Head        string      `json:"head"`   // a client that connects with it misses nothing from now on
+	Oldest      string      `json:"oldest"` // the oldest retained; the next, if there is none
+	Events      int         `json:"events"`
+	Bytes       int64       `json:"bytes"`
+	Store       storeStatus `json:"store"`
+}
+
+type storeStatus struct {
+	Kind      string `json:"kind"`
+	Connected bool   `json:"connected"`
+	Lag       int    `json:"lag"`
+}
+
+func showStatus(w http.ResponseWriter, r *http.Request) error {
+	if _, err := queryOf(r); err != nil {
+		return err
+	}
+	open := openHubs()
+	if r.URL.Query().Has("hub") {
+		h, err := hubOf(r)
+		if err != nil {
+			return err
+		}
+		open = map[string]*hub.Hub{r.URL.Query().Get("hub"): h}
+	}
+	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
+	for name, h := range open {
+		stats := h.Stats()
+		var connections int64
+		for _, n := range stats.Connections {
+			connections += n
+		}
+		s.Hubs[name] = hubStatus{
+			Connections: connections, Users: stats.Users,
+			Head: stats.Head.String(), Oldest: stats.Oldest.String(),
+			Events: stats.Events, Bytes: stats.EventBytes,
+			Store: storeStatus{Kind: "memory", Connected: true},
+		}
+	}
+	answer(w, http.StatusOK, s)
+	return nil
+}
+
+// version is this module's, as it was built in.
+func version() string {
+	const path = "github.com/ea766355/caddy-sse"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == path {
+			return m.Version
+		}
+	}
+	return "unknown"
+}
+
+// nodeName tells the nodes of a cluster apart.
+func nodeName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return host + "-" + strconv.Itoa(os.Getpid())
+}

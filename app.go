@@ -1,0 +1,280 @@
+package caddysse
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App holds the hubs: named histories of events with their connections. They
+// outlive config reloads.
+type App struct {
+	// The hubs by name, each 1 to 32 of a-z, 0-9, - and _. Default: one hub named
+	// "default", with default options, if a route uses it.
+	Hubs map[string]*HubConfig `json:"hubs,omitempty"`
+
+	ctx    caddy.Context
+	logger *zap.Logger
+	events *caddyevents.App
+	held   map[string]*hub.Hub // those this config holds in the pool
+	served map[string]bool     // those that have a route
+}
+
+// HubConfig bounds the history of a hub. When a bound is met the oldest events
+// go, and clients that had not received them are told so. A reload may change
+// all of it without ending a stream.
+type HubConfig struct {
+	// How many events are retained. Default: 10000.
+	History int `json:"history,omitempty"`
+
+	// How long events are retained. Default: 24h.
+	HistoryAge caddy.Duration `json:"history_age,omitempty"`
+
+	// How many bytes of encoded events are retained, each counted with 128 more.
+	// Default: 67108864 (64 MiB).
+	HistorySize int64 `json:"history_size,omitempty"`
+
+	// How many bytes an event's type and payload may have together; publishing a
+	// larger one is refused with status 413. Default: 1048576 (1 MiB).
+	MaxEventSize int `json:"max_event_size,omitempty"`
+}
+
+const defaultHub = "default"
+
+var hubName = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+
+// hubs holds the open hubs by name. A config holds those it names from its
+// Provision to its Cleanup, so a hub lives on from one config to the next.
+var hubs = caddy.NewUsagePool()
+
+// running is the app of the config in force. Until its predecessor has stopped,
+// an app that has started is not in force, because its config may still fail.
+var running atomic.Pointer[App]
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sse",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision takes hold of the hubs. It changes nothing about one that is open.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.logger = ctx.Logger()
+	a.held = make(map[string]*hub.Hub)
+	a.served = make(map[string]bool)
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	a.events = events.(*caddyevents.App)
+	if err := registerMetrics(ctx); err != nil {
+		return err
+	}
+	for name, config := range a.Hubs {
+		if !hubName.MatchString(name) {
+			return fmt.Errorf("hub name %q: 1 to 32 of a-z, 0-9, - and _ are allowed", name)
+		}
+		if config == nil {
+			a.Hubs[name] = new(HubConfig)
+		}
+		if err := a.Hubs[name].validate(); err != nil {
+			return fmt.Errorf("hub %s: %w", name, err)
+		}
+		if _, err := a.hold(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *HubConfig) validate() error {
+	for name, n := range map[string]int64{
+		"history": int64(c.History), "history age": int64(c.HistoryAge),
+		"history_size": c.HistorySize, "max_event_size": int64(c.MaxEventSize),
+	} {
+		if n < 0 {
+			return fmt.Errorf("%s must not be negative", name)
+		}
+	}
+	size, limit := int64(c.MaxEventSize), c.HistorySize
+	orDefault(&size, hub.DefaultMaxEventSize)
+	orDefault(&limit, hub.DefaultMaxBytes)
+	if size > limit {
+		return fmt.Errorf("max_event_size (%d bytes) is more than history_size (%d bytes): raise the one or lower the other", size, limit)
+	}
+	return nil
+}
+
+func (c *HubConfig) options() hub.Options {
+	if c == nil {
+		return hub.Options{}
+	}
+	return hub.Options{
+		MaxEvents: c.History, MaxAge: time.Duration(c.HistoryAge),
+		MaxBytes: c.HistorySize, MaxEventSize: c.MaxEventSize,
+	}
+}
+
+// hold returns the hub, and keeps it open until Cleanup.
+func (a *App) hold(name string) (*hub.Hub, error) {
+	if h := a.held[name]; h != nil {
+		return h, nil
+	}
+	pooled, _, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
+		return pooledHub{hub.New(a.Hubs[name].options())}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.held[name] = pooled.(pooledHub).Hub
+	return a.held[name], nil
+}
+
+// serve is hold for a route that serves the hub's streams.
+func (a *App) serve(name string) (*hub.Hub, error) {
+	if _, ok := a.Hubs[name]; !ok && name != defaultHub {
+		return nil, fmt.Errorf("hub %q is not configured: add `sse %s` to the global options", name, name)
+	}
+	a.served[name] = true
+	return a.hold(name)
+}
+
+// Start puts the app in force, unless there is one in force already: then that
+// happens when the other is stopped, which says that this config did not fail.
+func (a *App) Start() error {
+	if running.CompareAndSwap(nil, a) {
+		a.apply()
+	}
+	return nil
+}
+
+// Stop hands over to the app of the next config. An app that is not in force
+// has nothing to hand over.
+func (a *App) Stop() error {
+	var next *App
+	if app, err := caddy.ActiveContext().AppIfConfigured("sse"); err == nil && app != a {
+		next = app.(*App)
+	}
+	if running.CompareAndSwap(a, next) && next != nil {
+		next.apply()
+	}
+	return nil
+}
+
+// apply makes the options of this config those of its hubs, and ends the streams
+// of hubs that none of its routes serves.
+func (a *App) apply() {
+	for name, h := range a.held {
+		h.SetOptions(a.Hubs[name].options())
+		if !a.served[name] {
+			h.EndStreams()
+		}
+	}
+}
+
+// Cleanup lets go of the hubs. One that no config holds any more is closed.
+func (a *App) Cleanup() error {
+	running.CompareAndSwap(a, nil)
+	for name := range a.held {
+		if _, err := hubs.Delete(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// report writes one debug line, and emits one event of Caddy's.
+func (a *App) report(message, event, hubName string, conn *hub.Conn, more ...zap.Field) {
+	line := a.logger.Check(zap.DebugLevel, message)
+	emit := a.events.ShouldEmit(event)
+	if line == nil && !emit {
+		return
+	}
+	info := conn.Info()
+	fields := append([]zap.Field{
+		zap.String("hub", hubName),
+		zap.String("connection", info.ID),
+		zap.String("user", info.User),
+		zap.String("protocol", info.Protocol),
+		zap.String("remote", info.Remote),
+	}, more...)
+	if line != nil {
+		line.Write(fields...)
+	}
+	if emit {
+		data := zapcore.NewMapObjectEncoder()
+		for _, field := range fields {
+			field.AddTo(data)
+		}
+		a.events.Emit(a.ctx, event, data.Fields)
+	}
+}
+
+// pooledHub is a hub in the pool.
+type pooledHub struct{ *hub.Hub }
+
+// Destruct is called when no config holds the hub any more.
+func (h pooledHub) Destruct() error {
+	h.Close()
+	return nil
+}
+
+// openHubs lists the open hubs by name.
+func openHubs() map[string]*hub.Hub {
+	open := make(map[string]*hub.Hub)
+	hubs.Range(func(name, h any) bool {
+		open[name.(string)] = h.(pooledHub).Hub
+		return true
+	})
+	return open
+}
+
+// findHub looks an open hub up; its error says which there are.
+func findHub(name string) (*hub.Hub, error) {
+	open := openHubs()
+	if h := open[name]; h != nil {
+		return h, nil
+	}
+	names := make([]string, 0, len(open))
+	for name := range open {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return nil, fmt.Errorf("there is no hub %q; there is %s", name, strings.Join(names, ", "))
+}
+
+// shutdownHubs runs when a server begins to shut down. If the process is about
+// to end, all streams must end, or the server would wait for them for ever,
+// also for those that earlier configs opened. On a reload they go on.
+func shutdownHubs() {
+	if !caddy.Exiting() {
+		return
+	}
+	for _, h := range openHubs() {
+		h.Shutdown()
+	}
+}
+
+// Interface guards.
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)
