@@ -123,7 +123,7 @@ func limitUnacknowledged(ctx context.Context, timeout time.Duration) {
 	for c != nil {
 		switch inner := c.(type) {
 		case *net.TCPConn:
-			setUserTimeout(inner, timeout)
+			setUserTimeout(inner, timeout+timeout/4)
 			return
 		case interface{ NetConn() net.Conn }: // crypto/tls
 			c = inner.NetConn()
