@@ -187,11 +187,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return nil
 	}
 
-	conn, err := h.hub.Connect(req)
+	conn, err := h.hub.Connect(r.Context(), req)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
 		w.WriteHeader(http.StatusOK)
 		_, err := w.Write(refusal.Block())
 		return err
+	}
+	if err != nil {
+		return err // the client is gone
 	}
 	return serve(w, r, h.Hub, conn, h.settings.Timeout)
 }

@@ -53,6 +53,7 @@ const (
 	TooMany        Reason = "max_connections"
 	TooManyPerUser Reason = "max_connections_per_user"
 	TooManyPerAddr Reason = "max_connections_per_ip"
+	Starting       Reason = "starting" // the history is not open yet
 )
 
 // Conn is one open stream: an identity and a cursor. Connect makes it and Serve
@@ -67,19 +68,24 @@ type Conn struct {
 	protocol string
 	addr     netip.Addr
 	since    time.Time
-	first    uint64 // head at Connect: what is not after it is replayed
-	gap      gapReason
+	gap      gapReason // known at Connect
 	resumed  bool      // a position was given, and it is not known to be a gap
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
 	wake     chan struct{}
 
 	// Guarded by Hub.mu.
-	seats  []seat
-	reason Reason // not empty: it has ended, and is not in the hub any more
-	limit  uint64 // head when it ended: nothing after it is sent
-	sink   Sink
-	cut    *time.Timer
+	history *history // in which it has its seats
+	seats   []seat
+	reason  Reason // not empty: it has ended, and is not in the hub any more
+	limit   uint64 // head when it ended: nothing after it is sent
+	sink    Sink
+	cut     *time.Timer
+
+	// Written by look alone, which holds Hub.mu for reading.
+	placed *history // in which the cursor is a place
+	epoch  string   // of the cursor
+	first  uint64   // head when it was placed: what is not after it is replayed
 
 	// Written by Serve alone.
 	cursor atomic.Uint64 // looked up to here, and written
@@ -110,9 +116,26 @@ func (c *Conn) sit(l *lane) {
 	l.conns = append(l.conns, c)
 }
 
+// sitDown makes c a listener of all the lanes that its identity gives it.
+// Hub.mu is held.
+func (c *Conn) sitDown(h *history) {
+	c.history = h
+	c.sit(h.all)
+	c.sit(h.lane(Target{Connection, c.id}))
+	if c.identity.User != "" {
+		c.sit(h.lane(Target{User, c.identity.User}))
+	}
+	if c.identity.Session != "" {
+		c.sit(h.lane(Target{Session, c.identity.Session}))
+	}
+	for _, t := range c.identity.Topics {
+		c.sit(h.lane(t))
+	}
+}
+
 // leave takes c out of its lanes; it keeps its seats, to write what is pending.
 // The last listener takes the freed place. Hub.mu is held.
-func (c *Conn) leave(h *history) {
+func (c *Conn) leave() {
 	for _, s := range c.seats {
 		l := s.lane
 		n := len(l.conns) - 1
@@ -121,7 +144,7 @@ func (c *Conn) leave(h *history) {
 		l.conns = l.conns[:n]
 		i := slices.IndexFunc(moved.seats, func(s seat) bool { return s.lane == l })
 		moved.seats[i].at = s.at
-		h.drop(l)
+		c.history.drop(l)
 	}
 }
 
@@ -155,13 +178,13 @@ type Info struct {
 
 // Info describes the connection as it is now.
 func (c *Conn) Info() Info {
-	c.hub.mu.RLock()
-	defer c.hub.mu.RUnlock()
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
 	cursor := c.cursor.Load()
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
 		Protocol: c.protocol, Since: c.since,
-		Position: Position{c.hub.epoch, cursor}.String(),
+		Position: Position{c.epoch, cursor}.String(),
 	}
 	if c.addr.IsValid() {
 		info.Remote = c.addr.String()

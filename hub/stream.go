@@ -25,7 +25,7 @@ type look struct {
 	cursor uint64 // looked up to here
 	from   uint64 // where it began; past the old cursor if there was a gap
 	more   bool   // the batch was full
-	gap    bool
+	gap    gapReason
 	reason Reason // not empty: the connection has ended
 	nudge  uint64 // the client's position should not be before this
 }
@@ -44,13 +44,21 @@ func (h *Hub) look(c *Conn, b *batch) look {
 	defer h.mu.RUnlock()
 	hi := h.history
 	l := look{from: c.cursor.Load(), reason: c.reason, nudge: h.nudge}
+	l.cursor = l.from
 	last := hi.head
 	if c.reason != "" {
 		last = c.limit
 	}
-	if hi.lost(c.seats, l.from) {
-		l.gap = true
-		l.from = max(l.from, hi.oldest-1)
+	switch {
+	case c.placed == hi:
+		if hi.lost(c.seats, l.from) {
+			l.gap, l.from = gapEvicted, max(l.from, hi.oldest-1)
+		}
+	case c.reason != "": // the history that it ended in is gone
+		return l
+	default:
+		l.from, l.gap = hi.resume(Position{c.epoch, l.from}, c.seats)
+		c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
 	}
 	l.cursor = hi.since(c.seats, l.from, max(last, l.from), now, b)
 	l.more = l.cursor < last
@@ -119,10 +127,7 @@ func (s *stream) catchUp() Reason {
 
 // compose puts control blocks around the events that were found.
 func (s *stream) compose(b *batch, l look, now time.Time) {
-	gap := noGap
-	if l.gap {
-		gap = gapEvicted
-	}
+	gap := l.gap
 	first := s.wrote.IsZero()
 	if first {
 		if s.gap != noGap {
@@ -131,7 +136,7 @@ func (s *stream) compose(b *batch, l look, now time.Time) {
 		b.buf = s.appendOpening(b.buf, gap)
 	}
 	if gap != noGap {
-		b.buf = s.hub.appendGap(b.buf, gap, l.from)
+		b.buf = appendGap(b.buf, gap, Position{s.epoch, l.from})
 		s.hub.stats.gaps[gap].Add(1)
 		s.sent = l.from
 	}
@@ -144,7 +149,7 @@ func (s *stream) compose(b *batch, l look, now time.Time) {
 	case l.reason != "":
 		b.tail = appendClosing(b.tail, l.reason, between(s.settings.RetryMin, s.settings.RetryMax))
 	case l.cursor > s.sent && (silent || s.sent < l.nudge):
-		b.tail = s.hub.appendID(b.tail, l.cursor)
+		b.tail = appendID(b.tail, Position{s.epoch, l.cursor})
 		s.sent = l.cursor
 	case silent:
 		b.tail = append(b.tail, ":\n"...)
