@@ -110,6 +110,7 @@ func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		max_lifetime             <duration>
 //		expires                  <value>
 //		retry                    <min> <max>
+//		takeover                 on|off
 //		max_connections          <number>
 //		max_connections_per_user <number>
 //		max_connections_per_ip   <number>
@@ -152,6 +153,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 			return duration(d, h.RetryMax)
+		case "takeover":
+			return text(d, &h.Takeover)
 		case "max_connections":
 			return number(d, &h.MaxConnections)
 		case "max_connections_per_user":

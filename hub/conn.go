@@ -28,6 +28,10 @@ type Settings struct {
 	MaxConnections int
 	MaxPerUser     int
 	MaxPerAddr     int
+
+	// Closed, if not nil, is called when a connection has ended, from a goroutine
+	// of its own.
+	Closed func(*Conn, Reason)
 }
 
 // Reason says why a connection ended, or was not admitted.
@@ -56,8 +60,8 @@ const (
 	Starting       Reason = "starting" // the history is not open yet
 )
 
-// Conn is one open stream: an identity and a cursor. Connect makes it and Serve
-// must be called on it once. All its exported methods may be called from any
+// Conn is one open stream: an identity and a cursor. Connect makes it, and Serve
+// or TakeOver must be called on it once. All its exported methods may be called from any
 // goroutine.
 type Conn struct {
 	// Static after Connect.
@@ -72,22 +76,35 @@ type Conn struct {
 	resumed  bool      // a position was given, and it is not known to be a gap
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
-	wake     chan struct{}
+
+	// Static after Serve or TakeOver, which is before anybody pokes it.
+	queue   queue
+	sweeper *sweeper // nil with Serve
+
+	turn atomic.Uint32 // who writes for it
 
 	// Guarded by Hub.mu.
 	history *history // in which it has its seats
 	seats   []seat
 	reason  Reason // not empty: it has ended, and is not in the hub any more
 	limit   uint64 // head when it ended: nothing after it is sent
-	sink    Sink
+	cutter  Cutter
 	cut     *time.Timer
 
-	// Written by look alone, which holds Hub.mu for reading.
+	// Written by look alone, in its turn, which holds Hub.mu for reading.
 	placed *history // in which the cursor is a place
 	epoch  string   // of the cursor
 	first  uint64   // head when it was placed: what is not after it is replayed
 
-	// Written by Serve alone.
+	// Used by whoever has the turn.
+	socket  *socket   // nil with Serve
+	written time.Time // when the client last got anything; zero before the first block
+	told    uint64    // the position that the client was last given
+
+	alarmed bool   // it is in the sweeper's wheel, and used by the sweeper
+	watched uint64 // guarded by departures.mu
+
+	// Written by whoever has the turn, and read by all.
 	cursor atomic.Uint64 // looked up to here, and written
 	events atomic.Uint64
 	bytes  atomic.Uint64
@@ -97,14 +114,6 @@ type Conn struct {
 type seat struct {
 	lane *lane
 	at   int // index in lane.conns
-}
-
-// poke wakes the connection's writer, which looks for itself what is to do.
-func (c *Conn) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
 }
 
 // sit makes c a listener of the lane. Hub.mu is held.
@@ -154,8 +163,8 @@ func (c *Conn) leave() {
 func (c *Conn) cutOff() {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
-	if c.sink != nil {
-		c.sink.Cut()
+	if c.cutter != nil {
+		c.cutter.Cut()
 		c.cut.Reset(farewell / 8)
 	}
 }
@@ -203,3 +212,10 @@ func (c *Conn) Info() Info {
 // Sent is how many events, and bytes with all that is around them, were
 // written so far.
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
+
+// closed tells that c, which was taken over, has ended.
+func (c *Conn) closed(reason Reason) {
+	if f := c.settings.Closed; f != nil {
+		c.hub.writers.Go(func() { f(c, reason) })
+	}
+}

@@ -46,7 +46,6 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	c := &Conn{
 		hub: h, id: newID(), identity: r.Identity, settings: r.Settings,
 		protocol: r.Protocol, addr: r.Addr, since: time.Now(),
-		wake: make(chan struct{}, 1),
 	}
 	if r.MaxLifetime > 0 {
 		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime*9/10, r.MaxLifetime)), Lifetime
@@ -164,6 +163,7 @@ func (h *Hub) place(c *Conn, position string) {
 		c.resumed = c.gap == noGap
 	}
 	c.cursor.Store(cursor)
+	c.told = cursor
 }
 
 // newID is a UUID of version 7, so that ids sort by the time of opening.

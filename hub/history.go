@@ -266,15 +266,26 @@ func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
 }
 
 // since adds to b, in order and each once, the events of the seats' lanes after the
-// position seq up to the position last, until b is full. It returns the
+// position seq up to the position last, until b is full, in place of those that
+// were there. It returns the
 // position up to which it looked. Its cost is what it finds, not what is
 // retained.
-func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch) uint64 {
+func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch) (reached uint64) {
 	b.heads = b.heads[:0]
+	common := true // only what is for all is pending
 	for _, s := range seats {
 		if l := s.lane; l.pending(seq) {
 			b.heads = append(b.heads, l.seqs[l.after(seq):])
+			common = common && l == h.all
 		}
+	}
+	if common && b.shared.in == h && b.shared.seq == seq && b.shared.last == last {
+		return b.shared.reached
+	}
+	b.found()
+	if common {
+		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
+		defer func() { b.shared.reached = reached }()
 	}
 	for len(b.heads) > 0 {
 		next := b.heads[0][0]

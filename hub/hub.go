@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -44,10 +45,11 @@ const PublishTimeout = 10 * time.Second
 // any goroutine.
 type Hub struct {
 	// Static after New.
-	signal chan struct{} // one slot: there are dirty lanes
-	done   chan struct{} // closed by Close
-	closed sync.Once
-	waker  sync.WaitGroup
+	signal  chan struct{} // one slot: there are dirty lanes
+	done    chan struct{} // closed by Close, at first
+	stopped chan struct{} // closed by Close, when no connection is left
+	closed  sync.Once
+	waker   sync.WaitGroup
 
 	// Guarded by using, which is held while one store takes another's place.
 	using    sync.Mutex
@@ -70,6 +72,13 @@ type Hub struct {
 	nudgeBytes int64
 
 	stats stats
+
+	// What writes for connections that were taken over.
+	sweepers   []*sweeper
+	sweeping   sync.WaitGroup // the sweepers
+	writers    sync.WaitGroup // goroutines beside them
+	taken      sync.WaitGroup // connections
+	departures departures
 }
 
 // New starts a hub. It serves once Use has given it a store, and must be closed.
@@ -77,10 +86,16 @@ func New(opts Options) *Hub {
 	h := &Hub{
 		signal:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
+		stopped: make(chan struct{}),
 		history: newHistory(opts.withDefaults(), "", 1),
 		addrs:   make(map[netip.Addr]int),
 	}
 	h.waker.Go(h.wakeListeners)
+	for range runtime.GOMAXPROCS(0) {
+		s := newSweeper(h)
+		h.sweepers = append(h.sweepers, s)
+		h.sweeping.Go(s.run)
+	}
 	return h
 }
 
@@ -301,8 +316,15 @@ func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 // Close ends the hub, its store, and the connections that are still open.
 func (h *Hub) Close() error {
 	h.end(HubClosed, true)
-	h.closed.Do(func() { close(h.done) })
-	h.waker.Wait()
+	h.closed.Do(func() {
+		close(h.done)
+		h.waker.Wait()
+		h.taken.Wait()
+		close(h.stopped)
+		h.sweeping.Wait()
+		h.departures.close()
+		h.writers.Wait()
+	})
 	h.using.Lock()
 	defer h.using.Unlock()
 	return h.leaveStore()
