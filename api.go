@@ -30,8 +30,12 @@ const (
 type apiError struct {
 	Status  int    `json:"-"`
 	Message string `json:"error"`
-	Stored  string `json:"stored,omitempty"` // for 503: "no"
 	allow   string // for 405
+
+	// For 503: "no", or "unknown" and what to send again to know.
+	Stored string   `json:"stored,omitempty"`
+	Key    string   `json:"key,omitempty"`
+	Keys   []string `json:"keys,omitempty"` // of a batch, in order
 }
 
 func (e *apiError) Error() string { return e.Message }
@@ -110,7 +114,7 @@ func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
 }
 
 // hubOf is the hub that the request names.
-func hubOf(r *http.Request) (*hub.Hub, error) {
+func hubOf(r *http.Request) (*pooledHub, error) {
 	name := r.URL.Query().Get("hub")
 	orDefault(&name, defaultHub)
 	h, err := findHub(name)
@@ -164,7 +168,7 @@ func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]h
 		return err
 	}
 
-	receipts, err := h.Publish(events...)
+	receipts, err := h.Publish(r.Context(), events...)
 	if err != nil {
 		return publishError(err, lines)
 	}
@@ -206,8 +210,17 @@ func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize i
 // publishError is what the hub's refusal is over HTTP. lines is nil for a single
 // event.
 func publishError(err error, lines []int) error {
-	if errors.Is(err, hub.ErrClosed) {
-		return &apiError{Status: http.StatusServiceUnavailable, Message: "the hub is shutting down", Stored: "no"}
+	if errors.Is(err, hub.ErrNotStored) {
+		return &apiError{Status: http.StatusServiceUnavailable, Message: err.Error(), Stored: "no"}
+	}
+	if uncertain, ok := errors.AsType[*hub.Uncertain](err); ok {
+		failure := &apiError{Status: http.StatusServiceUnavailable, Message: err.Error(), Stored: "unknown"}
+		if lines == nil {
+			failure.Key = uncertain.Keys[0]
+		} else {
+			failure.Keys = uncertain.Keys
+		}
+		return failure
 	}
 	refused, ok := errors.AsType[*hub.BatchError](err)
 	if !ok {
@@ -336,7 +349,7 @@ type hubStatus struct {
 type storeStatus struct {
 	Kind      string `json:"kind"`
 	Connected bool   `json:"connected"`
-	Lag       int    `json:"lag"`
+	Lag       uint64 `json:"lag"` // events that this node has yet to receive
 }
 
 func showStatus(w http.ResponseWriter, r *http.Request) error {
@@ -349,7 +362,7 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		open = map[string]*hub.Hub{r.URL.Query().Get("hub"): h}
+		open = map[string]*pooledHub{r.URL.Query().Get("hub"): h}
 	}
 	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
 	for name, h := range open {
@@ -362,7 +375,7 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 			Connections: connections, Users: stats.Users,
 			Head: stats.Head.String(), Oldest: stats.Oldest.String(),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{Kind: "memory", Connected: true},
+			Store: storeStatus{h.kind, stats.Connected, stats.Behind},
 		}
 	}
 	answer(w, http.StatusOK, s)

@@ -1,6 +1,8 @@
 package caddysse
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -30,8 +32,11 @@ type App struct {
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
-	held   map[string]*hub.Hub // those this config holds in the pool
-	served map[string]bool     // those that have a route
+	held   map[string]*pooledHub // those this config holds in the pool
+	served map[string]bool       // those that have a route
+
+	stores map[string]StoreModule // by hub; none: memory
+	opened map[string]hub.Store   // by hub, from Start until they are put to use
 }
 
 // HubConfig bounds the history of a hub. When a bound is met the oldest events
@@ -51,6 +56,10 @@ type HubConfig struct {
 	// How many bytes an event's type and payload may have together; publishing a
 	// larger one is refused with status 413. Default: 1048576 (1 MiB).
 	MaxEventSize int `json:"max_event_size,omitempty"`
+
+	// What keeps the history when the process ends. Default: nothing, the history
+	// is in memory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=sse.stores inline_key=kind"`
 }
 
 const defaultHub = "default"
@@ -77,7 +86,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
-	a.held = make(map[string]*hub.Hub)
+	a.held = make(map[string]*pooledHub)
 	a.served = make(map[string]bool)
 	events, err := ctx.App("events")
 	if err != nil {
@@ -97,6 +106,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if err := a.Hubs[name].validate(); err != nil {
 			return fmt.Errorf("hub %s: %w", name, err)
 		}
+	}
+	if err := a.loadStores(ctx); err != nil {
+		return err
+	}
+	for name := range a.Hubs {
 		if _, err := a.hold(name); err != nil {
 			return err
 		}
@@ -135,16 +149,16 @@ func (c *HubConfig) options() hub.Options {
 // hold returns the hub, and keeps it open until Cleanup.
 func (a *App) hold(name string) (*hub.Hub, error) {
 	if h := a.held[name]; h != nil {
-		return h, nil
+		return h.Hub, nil
 	}
 	pooled, _, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return pooledHub{hub.New(a.Hubs[name].options())}, nil
+		return &pooledHub{Hub: hub.New(a.Hubs[name].options())}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.held[name] = pooled.(pooledHub).Hub
-	return a.held[name], nil
+	a.held[name] = pooled.(*pooledHub)
+	return a.held[name].Hub, nil
 }
 
 // serve is hold for a route that serves the hub's streams.
@@ -158,9 +172,13 @@ func (a *App) serve(name string) (*hub.Hub, error) {
 
 // Start puts the app in force, unless there is one in force already: then that
 // happens when the other is stopped, which says that this config did not fail.
+// What can fail is done here.
 func (a *App) Start() error {
+	if err := a.openStores(); err != nil {
+		return err
+	}
 	if running.CompareAndSwap(nil, a) {
-		a.apply()
+		return a.apply()
 	}
 	return nil
 }
@@ -173,31 +191,33 @@ func (a *App) Stop() error {
 		next = app.(*App)
 	}
 	if running.CompareAndSwap(a, next) && next != nil {
-		next.apply()
+		return next.apply()
 	}
 	return nil
 }
 
 // apply makes the options of this config those of its hubs, and ends the streams
 // of hubs that none of its routes serves.
-func (a *App) apply() {
+func (a *App) apply() error {
+	err := a.useStores()
 	for name, h := range a.held {
 		h.SetOptions(a.Hubs[name].options())
 		if !a.served[name] {
 			h.EndStreams()
 		}
 	}
+	return err
 }
 
 // Cleanup lets go of the hubs. One that no config holds any more is closed.
 func (a *App) Cleanup() error {
 	running.CompareAndSwap(a, nil)
+	err := a.closeStores()
 	for name := range a.held {
-		if _, err := hubs.Delete(name); err != nil {
-			return err
-		}
+		_, closing := hubs.Delete(name)
+		err = errors.Join(err, closing)
 	}
-	return nil
+	return err
 }
 
 // report writes one debug line, and emits one event of Caddy's.
@@ -227,27 +247,18 @@ func (a *App) report(message, event, hubName string, conn *hub.Conn, more ...zap
 	}
 }
 
-// pooledHub is a hub in the pool.
-type pooledHub struct{ *hub.Hub }
-
-// Destruct is called when no config holds the hub any more.
-func (h pooledHub) Destruct() error {
-	h.Close()
-	return nil
-}
-
 // openHubs lists the open hubs by name.
-func openHubs() map[string]*hub.Hub {
-	open := make(map[string]*hub.Hub)
+func openHubs() map[string]*pooledHub {
+	open := make(map[string]*pooledHub)
 	hubs.Range(func(name, h any) bool {
-		open[name.(string)] = h.(pooledHub).Hub
+		open[name.(string)] = h.(*pooledHub)
 		return true
 	})
 	return open
 }
 
 // findHub looks an open hub up; its error says which there are.
-func findHub(name string) (*hub.Hub, error) {
+func findHub(name string) (*pooledHub, error) {
 	open := openHubs()
 	if h := open[name]; h != nil {
 		return h, nil

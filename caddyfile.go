@@ -40,6 +40,7 @@ func parseHandler[T any, P interface {
 //		history        <events> [<age>]
 //		history_size   <size>
 //		max_event_size <size>
+//		store          <kind> ...
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := App{Hubs: make(map[string]*HubConfig)}
@@ -89,6 +90,8 @@ func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return size(d, &c.HistorySize)
 		case "max_event_size":
 			return size(d, &c.MaxEventSize)
+		case "store":
+			return store(d, &c.StoreRaw)
 		}
 		return d.Errf("unrecognized option of sse: %s", option)
 	})
@@ -107,6 +110,7 @@ func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		max_lifetime             <duration>
 //		expires                  <value>
 //		retry                    <min> <max>
+//		takeover                 on|off
 //		max_connections          <number>
 //		max_connections_per_user <number>
 //		max_connections_per_ip   <number>
@@ -149,6 +153,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 			return duration(d, h.RetryMax)
+		case "takeover":
+			return text(d, &h.Takeover)
 		case "max_connections":
 			return number(d, &h.MaxConnections)
 		case "max_connections_per_user":
@@ -204,6 +210,23 @@ func block(d *caddyfile.Dispenser, option func(string) error) error {
 			return d.ArgErr()
 		}
 	}
+	return nil
+}
+
+// store reads a module of the namespace sse.stores; memory is no module.
+func store(d *caddyfile.Dispenser, to *json.RawMessage) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	kind := d.Val()
+	if kind == "memory" {
+		return nil
+	}
+	module, err := caddyfile.UnmarshalModule(d, "sse.stores."+kind)
+	if err != nil {
+		return err
+	}
+	*to = caddyconfig.JSONModuleObject(module, "kind", kind, nil)
 	return nil
 }
 

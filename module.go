@@ -76,6 +76,11 @@ type Handler struct {
 	RetryMin *caddy.Duration `json:"retry_min,omitempty"`
 	RetryMax *caddy.Duration `json:"retry_max,omitempty"`
 
+	// Whether connections over HTTP/1.1 are taken over from the server once the
+	// stream has begun, which makes them cost a fraction of the memory. "off" is
+	// for when something in the server must see the whole stream. Default: "on".
+	Takeover string `json:"takeover,omitempty"`
+
 	// How many connections the hub may have open when this route admits one more.
 	// Clients over it are told to come back after 30 to 90 seconds.
 	// Default: no limit.
@@ -115,6 +120,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		MaxConnections: h.MaxConnections,
 		MaxPerUser:     h.MaxConnectionsPerUser,
 		MaxPerAddr:     h.MaxConnectionsPerIP,
+		Closed:         closed(h.Hub),
 	}
 	if h.RetryMax == nil {
 		h.settings.RetryMax = max(h.settings.RetryMin, h.settings.RetryMax)
@@ -157,6 +163,9 @@ func (h *Handler) Validate() error {
 			return fmt.Errorf("%s must not be negative, as %d is; leave it out for no limit", name, n)
 		}
 	}
+	if h.Takeover != "" && h.Takeover != "on" && h.Takeover != "off" {
+		return fmt.Errorf("takeover must be on or off, not %q", h.Takeover)
+	}
 	for _, topic := range h.Topics {
 		// What stands in the place of a placeholder is checked at each request.
 		if _, err := hub.ParseTopic(placeholders.ReplaceAllLiteralString(topic, "x")); err != nil {
@@ -187,13 +196,34 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return nil
 	}
 
-	conn, err := h.hub.Connect(req)
+	conn, err := h.hub.Connect(r.Context(), req)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
 		w.WriteHeader(http.StatusOK)
 		_, err := w.Write(refusal.Block())
 		return err
 	}
-	return serve(w, r, h.Hub, conn, h.settings.Timeout)
+	if err != nil {
+		return err // the client is gone
+	}
+	opened(h.Hub, conn)
+	limitUnacknowledged(r.Context(), h.settings.Timeout)
+	var chain []http.ResponseWriter
+	if h.Takeover != "off" {
+		chain = passive(w, r)
+	}
+	if chain != nil {
+		// No other request can follow on a connection that is not the server's.
+		header.Set("Connection", "close")
+	}
+	w.WriteHeader(http.StatusOK)
+	if nc, tcp := takeOver(chain); nc != nil {
+		conn.TakeOver(nc, tcp)
+		return nil
+	}
+	s, done := newSink(w, r, h.settings.Timeout)
+	defer done()
+	h.settings.Closed(conn, conn.Serve(r.Context(), s))
+	return nil
 }
 
 // request turns an HTTP request into a request for a connection, or into the

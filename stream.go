@@ -1,8 +1,6 @@
 package caddysse
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -12,18 +10,6 @@ import (
 
 	"github.com/ea766355/caddy-sse/hub"
 )
-
-// serve streams on the normal path: the handler's goroutine is the writer.
-func serve(w http.ResponseWriter, r *http.Request, hubName string, conn *hub.Conn, timeout time.Duration) error {
-	limitUnacknowledged(r.Context(), timeout)
-	opened(hubName, conn)
-	s, done := newSink(w, r, timeout)
-	defer done()
-	w.WriteHeader(http.StatusOK)
-	reason := conn.Serve(r.Context(), s)
-	closed(hubName, conn, reason)
-	return nil
-}
 
 // sink is a response as the hub sees it.
 type sink struct {
@@ -90,47 +76,18 @@ func opened(hubName string, conn *hub.Conn) {
 	}
 }
 
-func closed(hubName string, conn *hub.Conn, reason hub.Reason) {
-	a := running.Load()
-	if a == nil {
-		return
-	}
-	events, bytes := conn.Sent()
-	a.report("stream closed", "sse_disconnected", hubName, conn,
-		zap.String("reason", string(reason)),
-		zap.Duration("duration", time.Since(conn.Info().Since)),
-		zap.Uint64("events", events),
-		zap.Uint64("bytes", bytes),
-	)
-}
-
-// connKey is the context key of the network connection of a request.
-type connKey struct{}
-
-// rememberConn is a ConnContext function.
-func rememberConn(ctx context.Context, c net.Conn) context.Context {
-	if ctx.Value(connKey{}) != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// limitUnacknowledged makes the kernel drop the connection when the client
-// acknowledges nothing for the timeout: to a client that has vanished, writes
-// succeed until the socket's buffer is full, which heartbeats take long to do.
-func limitUnacknowledged(ctx context.Context, timeout time.Duration) {
-	c, _ := ctx.Value(connKey{}).(net.Conn)
-	for c != nil {
-		switch inner := c.(type) {
-		case *net.TCPConn:
-			setUserTimeout(inner, timeout+timeout/4)
-			return
-		case interface{ NetConn() net.Conn }: // crypto/tls
-			c = inner.NetConn()
-		case interface{ Raw() net.Conn }: // go-proxyproto
-			c = inner.Raw()
-		default:
+func closed(hubName string) func(*hub.Conn, hub.Reason) {
+	return func(conn *hub.Conn, reason hub.Reason) {
+		a := running.Load()
+		if a == nil {
 			return
 		}
+		events, bytes := conn.Sent()
+		a.report("stream closed", "sse_disconnected", hubName, conn,
+			zap.String("reason", string(reason)),
+			zap.Duration("duration", time.Since(conn.Info().Since)),
+			zap.Uint64("events", events),
+			zap.Uint64("bytes", bytes),
+		)
 	}
 }

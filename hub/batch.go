@@ -2,6 +2,7 @@ package hub
 
 import (
 	"io"
+	"strconv"
 	"sync"
 )
 
@@ -9,15 +10,29 @@ import (
 // connection holds while its write waits for the client.
 const batchBytes = 32 << 10
 
-// batch is what one look-up found and one write sends. A connection has one only
-// while it is awake. It is used by one goroutine at a time.
+// batch is what one look-up found and one write sends: control blocks, events,
+// and a last control block. A connection has one only while it is awake. It is
+// used by one goroutine at a time.
 type batch struct {
-	items []item
-	size  int
+	before []byte
+	items  []item
+	after  []byte
+	moved  bool // after tells the client the position
+	final  bool // after is the last block of the stream
+
+	size  int        // bytes of items
 	heads [][]uint64 // of history.since
 
-	buf  []byte // control blocks before the events; writeTo adds the rest
-	tail []byte // a control block after the events
+	// What since found for a connection that only what is for all concerns is the
+	// same for the next one that stands where this one stood, until forget.
+	shared struct {
+		in         *history
+		seq, last  uint64
+		reached    uint64
+		joined     []byte // the items' frames
+		joinedFrom int    // how many of the items; 0: none yet
+	}
+	out []byte
 }
 
 // item is an event in a batch. It refers to the event's bytes, so that eviction
@@ -31,16 +46,30 @@ type item struct {
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
 func (b *batch) release() {
-	b.reset()
-	if cap(b.buf) <= 2*batchBytes {
+	b.forget()
+	if cap(b.before)+cap(b.out)+cap(b.shared.joined) <= 4*batchBytes {
 		batches.Put(b)
 	}
 }
 
-func (b *batch) reset() {
-	clear(b.items)
+// forget drops what was found, and all references to it.
+func (b *batch) forget() {
+	b.clear()
+	b.found()
 	clear(b.heads[:cap(b.heads)])
-	b.items, b.size, b.buf, b.tail = b.items[:0], 0, b.buf[:0], b.tail[:0]
+}
+
+// clear makes room for what concerns the next connection.
+func (b *batch) clear() {
+	b.before, b.after = b.before[:0], b.after[:0]
+	b.moved, b.final = false, false
+}
+
+// found makes room for other events.
+func (b *batch) found() {
+	clear(b.items)
+	b.items, b.size = b.items[:0], 0
+	b.shared.in, b.shared.joinedFrom = nil, 0
 }
 
 // add takes an event, unless the batch is full.
@@ -54,16 +83,64 @@ func (b *batch) add(e *entry, seq uint64) bool {
 }
 
 // pending reports whether there is anything to write.
-func (b *batch) pending() bool { return len(b.buf)+len(b.items)+len(b.tail) > 0 }
+func (b *batch) pending() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
-// writeTo sends it all in one write. An event alone is sent from where it is.
+// writeTo sends the blocks in one write. An event alone is sent from where it is.
 func (b *batch) writeTo(w io.Writer) (int, error) {
-	if len(b.items) == 1 && len(b.buf)+len(b.tail) == 0 {
+	if len(b.items) == 1 && len(b.before)+len(b.after) == 0 {
 		return w.Write(b.items[0].frame.block())
 	}
+	b.out = append(b.out[:0], b.before...)
 	for _, it := range b.items {
-		b.buf = append(b.buf, it.frame.block()...)
+		b.out = append(b.out, it.frame.block()...)
 	}
-	b.buf = append(b.buf, b.tail...)
-	return w.Write(b.buf)
+	b.out = append(b.out, b.after...)
+	return w.Write(b.out)
+}
+
+// wire is the same as HTTP/1.1 chunks [RFC 9112 7.1], and where in it the events
+// begin and end. What is shared is joined once.
+func (b *batch) wire() (p []byte, from, to int) {
+	if len(b.before)+len(b.after) == 0 && !b.final {
+		if len(b.items) == 1 {
+			p = b.items[0].frame.bytes
+		} else {
+			p = b.join()
+		}
+		return p, 0, len(p)
+	}
+	b.out = appendChunk(b.out[:0], b.before)
+	from = len(b.out)
+	for _, it := range b.items {
+		b.out = append(b.out, it.frame.bytes...)
+	}
+	to = len(b.out)
+	b.out = appendChunk(b.out, b.after)
+	if b.final {
+		b.out = append(b.out, "0\r\n\r\n"...)
+	}
+	return b.out, from, to
+}
+
+func (b *batch) join() []byte {
+	s := &b.shared
+	if s.in == nil || s.joinedFrom != len(b.items) {
+		s.joined = s.joined[:0]
+		for _, it := range b.items {
+			s.joined = append(s.joined, it.frame.bytes...)
+		}
+		s.joinedFrom = len(b.items)
+	}
+	return s.joined
+}
+
+// appendChunk adds p as a chunk, unless it is empty, which would end the body.
+func appendChunk(buf, p []byte) []byte {
+	if len(p) == 0 {
+		return buf
+	}
+	buf = strconv.AppendUint(buf, uint64(len(p)), 16)
+	buf = append(buf, "\r\n"...)
+	buf = append(buf, p...)
+	return append(buf, "\r\n"...)
 }

@@ -28,6 +28,10 @@ type Settings struct {
 	MaxConnections int
 	MaxPerUser     int
 	MaxPerAddr     int
+
+	// Closed, if not nil, is called when a connection has ended, from a goroutine
+	// of its own.
+	Closed func(*Conn, Reason)
 }
 
 // Reason says why a connection ended, or was not admitted.
@@ -53,10 +57,11 @@ const (
 	TooMany        Reason = "max_connections"
 	TooManyPerUser Reason = "max_connections_per_user"
 	TooManyPerAddr Reason = "max_connections_per_ip"
+	Starting       Reason = "starting" // the history is not open yet
 )
 
-// Conn is one open stream: an identity and a cursor. Connect makes it and Serve
-// must be called on it once. All its exported methods may be called from any
+// Conn is one open stream: an identity and a cursor. Connect makes it, and Serve
+// or TakeOver must be called on it once. All its exported methods may be called from any
 // goroutine.
 type Conn struct {
 	// Static after Connect.
@@ -67,21 +72,39 @@ type Conn struct {
 	protocol string
 	addr     netip.Addr
 	since    time.Time
-	first    uint64 // head at Connect: what is not after it is replayed
-	gap      gapReason
+	gap      gapReason // known at Connect
 	resumed  bool      // a position was given, and it is not known to be a gap
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
-	wake     chan struct{}
+
+	// Static after Serve or TakeOver, which is before anybody pokes it.
+	queue   queue
+	sweeper *sweeper // nil with Serve
+
+	turn atomic.Uint32 // who writes for it
 
 	// Guarded by Hub.mu.
-	seats  []seat
-	reason Reason // not empty: it has ended, and is not in the hub any more
-	limit  uint64 // head when it ended: nothing after it is sent
-	sink   Sink
-	cut    *time.Timer
+	history *history // in which it has its seats
+	seats   []seat
+	reason  Reason // not empty: it has ended, and is not in the hub any more
+	limit   uint64 // head when it ended: nothing after it is sent
+	cutter  Cutter
+	cut     *time.Timer
 
-	// Written by Serve alone.
+	// Written by look alone, in its turn, which holds Hub.mu for reading.
+	placed *history // in which the cursor is a place
+	epoch  string   // of the cursor
+	first  uint64   // head when it was placed: what is not after it is replayed
+
+	// Used by whoever has the turn.
+	socket  *socket   // nil with Serve
+	written time.Time // when the client last got anything; zero before the first block
+	told    uint64    // the position that the client was last given
+
+	alarmed bool   // it is in the sweeper's wheel, and used by the sweeper
+	watched uint64 // guarded by departures.mu
+
+	// Written by whoever has the turn, and read by all.
 	cursor atomic.Uint64 // looked up to here, and written
 	events atomic.Uint64
 	bytes  atomic.Uint64
@@ -93,14 +116,6 @@ type seat struct {
 	at   int // index in lane.conns
 }
 
-// poke wakes the connection's writer, which looks for itself what is to do.
-func (c *Conn) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
 // sit makes c a listener of the lane. Hub.mu is held.
 func (c *Conn) sit(l *lane) {
 	if slices.ContainsFunc(c.seats, func(s seat) bool { return s.lane == l }) {
@@ -110,9 +125,26 @@ func (c *Conn) sit(l *lane) {
 	l.conns = append(l.conns, c)
 }
 
+// sitDown makes c a listener of all the lanes that its identity gives it.
+// Hub.mu is held.
+func (c *Conn) sitDown(h *history) {
+	c.history = h
+	c.sit(h.all)
+	c.sit(h.lane(Target{Connection, c.id}))
+	if c.identity.User != "" {
+		c.sit(h.lane(Target{User, c.identity.User}))
+	}
+	if c.identity.Session != "" {
+		c.sit(h.lane(Target{Session, c.identity.Session}))
+	}
+	for _, t := range c.identity.Topics {
+		c.sit(h.lane(t))
+	}
+}
+
 // leave takes c out of its lanes; it keeps its seats, to write what is pending.
 // The last listener takes the freed place. Hub.mu is held.
-func (c *Conn) leave(h *history) {
+func (c *Conn) leave() {
 	for _, s := range c.seats {
 		l := s.lane
 		n := len(l.conns) - 1
@@ -121,7 +153,7 @@ func (c *Conn) leave(h *history) {
 		l.conns = l.conns[:n]
 		i := slices.IndexFunc(moved.seats, func(s seat) bool { return s.lane == l })
 		moved.seats[i].at = s.at
-		h.drop(l)
+		c.history.drop(l)
 	}
 }
 
@@ -131,8 +163,8 @@ func (c *Conn) leave(h *history) {
 func (c *Conn) cutOff() {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
-	if c.sink != nil {
-		c.sink.Cut()
+	if c.cutter != nil {
+		c.cutter.Cut()
 		c.cut.Reset(farewell / 8)
 	}
 }
@@ -155,13 +187,13 @@ type Info struct {
 
 // Info describes the connection as it is now.
 func (c *Conn) Info() Info {
-	c.hub.mu.RLock()
-	defer c.hub.mu.RUnlock()
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
 	cursor := c.cursor.Load()
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
 		Protocol: c.protocol, Since: c.since,
-		Position: Position{c.hub.epoch, cursor}.String(),
+		Position: Position{c.epoch, cursor}.String(),
 	}
 	if c.addr.IsValid() {
 		info.Remote = c.addr.String()
@@ -180,3 +212,10 @@ func (c *Conn) Info() Info {
 // Sent is how many events, and bytes with all that is around them, were
 // written so far.
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
+
+// closed tells that c, which was taken over, has ended.
+func (c *Conn) closed(reason Reason) {
+	if f := c.settings.Closed; f != nil {
+		c.hub.writers.Go(func() { f(c, reason) })
+	}
+}

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -35,12 +36,16 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return "connection refused: " + string(r.Reason) }
 
-// Connect admits a connection and gives it a cursor. Its error is a *Refusal.
-func (h *Hub) Connect(r Request) (*Conn, error) {
+// Connect admits a connection and gives it a cursor, once the history is open
+// and, where others write to it too, has come to the client's position. Its error
+// is a *Refusal, or that ctx has ended.
+func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
+	if err := h.awaitPosition(ctx, r.Position); err != nil {
+		return nil, err
+	}
 	c := &Conn{
 		hub: h, id: newID(), identity: r.Identity, settings: r.Settings,
 		protocol: r.Protocol, addr: r.Addr, since: time.Now(),
-		wake: make(chan struct{}, 1),
 	}
 	if r.MaxLifetime > 0 {
 		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime*9/10, r.MaxLifetime)), Lifetime
@@ -63,6 +68,24 @@ func (h *Hub) Connect(r Request) (*Conn, error) {
 	h.attach(c)
 	h.place(c, r.Position)
 	return c, nil
+}
+
+// awaitPosition waits for the history to be open, and for what it has yet to
+// receive up to the position. A position that does not come is a gap.
+func (h *Hub) awaitPosition(ctx context.Context, position string) error {
+	wait, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	opened := h.await(wait, func() bool { return h.source.open || h.ending != "" })
+	if p, ok := ParsePosition(position); ok && opened == nil {
+		_ = h.await(wait, func() bool {
+			return h.ending != "" || !h.source.Shared() || p.Epoch != h.history.epoch || p.Seq <= h.history.head
+		})
+	}
+	if ctx.Err() == nil && opened != nil {
+		h.stats.rejected.add(string(Starting), 1)
+		return &Refusal{Starting, between(time.Second, 5*time.Second)}
+	}
+	return ctx.Err()
 }
 
 // admit is the decision of Connect. mu is held.
@@ -92,21 +115,10 @@ func (h *Hub) attach(c *Conn) {
 	h.addrs[c.addr]++
 	h.stats.opened.Add(1)
 	h.stats.connections.add(c.protocol, 1)
-	c.sit(h.history.all)
-	c.sit(h.history.lane(Target{Connection, c.id}))
-	if c.identity.User != "" {
-		l := h.history.lane(Target{User, c.identity.User})
-		if len(l.conns) == 0 {
-			h.users++
-		}
-		c.sit(l)
+	if u := c.identity.User; u != "" && len(h.history.lane(Target{User, u}).conns) == 0 {
+		h.users++
 	}
-	if c.identity.Session != "" {
-		c.sit(h.history.lane(Target{Session, c.identity.Session}))
-	}
-	for _, t := range c.identity.Topics {
-		c.sit(h.history.lane(t))
-	}
+	c.sitDown(h.history)
 }
 
 // detach ends c: from here on it counts no more, and what is published is not
@@ -122,7 +134,7 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	}
 	h.stats.closed.add(string(reason), 1)
 	h.stats.connections.add(c.protocol, -1)
-	c.leave(h.history)
+	c.leave()
 	if u := c.identity.User; u != "" {
 		if l := h.history.lanes[Target{User, u}]; l == nil || len(l.conns) == 0 {
 			h.users--
@@ -137,26 +149,21 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 func (h *Hub) place(c *Conn, position string) {
 	hi := h.history
 	hi.evict(time.Now())
-	c.first = hi.head
-	cursor := hi.oldest - 1
+	c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
+	var cursor uint64
 	switch p, ok := ParsePosition(position); {
 	case position == "":
 		cursor = hi.head
 	case position == Earliest:
+		cursor = hi.oldest - 1
 	case !ok:
-		c.gap = gapInvalid
-	case p.Epoch != h.epoch:
-		c.gap = gapEpoch
-	case p.Seq > hi.head:
-		c.gap = gapInvalid
-	case p.Seq < hi.floor || hi.lost(c.seats, p.Seq):
-		c.gap = gapEvicted
-		cursor = max(cursor, p.Seq)
+		cursor, c.gap = hi.oldest-1, gapInvalid
 	default:
-		cursor = p.Seq
-		c.resumed = true
+		cursor, c.gap = hi.resume(p, c.seats)
+		c.resumed = c.gap == noGap
 	}
 	c.cursor.Store(cursor)
+	c.told = cursor
 }
 
 // newID is a UUID of version 7, so that ids sort by the time of opening.

@@ -57,6 +57,9 @@ type Event struct {
 	// within KeyLifetime is answered with the first position.
 	Key string
 
+	// At is when the event was accepted; Publish sets it.
+	At time.Time
+
 	// Expires is when the event ceases to be delivered. Zero: never.
 	Expires time.Time
 }

@@ -15,7 +15,8 @@ const entryOverhead = 128
 // guarded by Hub.mu: methods that change it need the lock, since and lost only
 // a read lock.
 type history struct {
-	opts Options
+	opts  Options
+	epoch string
 
 	// The ring. Sequence numbers are gapless, so two of them say it all: the
 	// event seq is in ring[seq%len(ring)].
@@ -60,11 +61,15 @@ type lane struct {
 // generation is how many targets one generation of evicted ones may hold.
 const generation = 500_000
 
-func newHistory(opts Options) *history {
+// newHistory is empty; the next event is oldest.
+func newHistory(opts Options, epoch string, oldest uint64) *history {
 	h := &history{
 		opts:   opts,
+		epoch:  epoch,
 		ring:   make([]entry, 16),
-		oldest: 1,
+		oldest: oldest,
+		head:   oldest - 1,
+		floor:  oldest - 1,
 		lanes:  make(map[Target]*lane),
 		seed:   maphash.MakeSeed(),
 		young:  make(map[uint64]uint64),
@@ -159,7 +164,7 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 		h.grow()
 	}
 	e := h.entry(h.head)
-	*e = entry{frame: enc.finish(h.head), at: now.UnixNano(), expires: math.MaxInt64}
+	*e = entry{frame: enc.finish(h.head), at: enc.event.At.UnixNano(), expires: math.MaxInt64}
 	if !enc.event.Expires.IsZero() {
 		e.expires = enc.event.Expires.UnixNano()
 	}
@@ -246,16 +251,41 @@ func (h *history) lost(seats []seat, seq uint64) bool {
 	return slices.ContainsFunc(seats, func(s seat) bool { return s.lane.evicted > seq })
 }
 
+// resume is where a client goes on that has everything up to p, and whether it
+// has missed something.
+func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
+	switch {
+	case p.Epoch != h.epoch:
+		return h.oldest - 1, gapEpoch
+	case p.Seq > h.head:
+		return h.oldest - 1, gapInvalid
+	case p.Seq < h.floor || h.lost(seats, p.Seq):
+		return max(p.Seq, h.oldest-1), gapEvicted
+	}
+	return p.Seq, noGap
+}
+
 // since adds to b, in order and each once, the events of the seats' lanes after the
-// position seq up to the position last, until b is full. It returns the
+// position seq up to the position last, until b is full, in place of those that
+// were there. It returns the
 // position up to which it looked. Its cost is what it finds, not what is
 // retained.
-func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch) uint64 {
+func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch) (reached uint64) {
 	b.heads = b.heads[:0]
+	common := true // only what is for all is pending
 	for _, s := range seats {
 		if l := s.lane; l.pending(seq) {
 			b.heads = append(b.heads, l.seqs[l.after(seq):])
+			common = common && l == h.all
 		}
+	}
+	if common && b.shared.in == h && b.shared.seq == seq && b.shared.last == last {
+		return b.shared.reached
+	}
+	b.found()
+	if common {
+		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
+		defer func() { b.shared.reached = reached }()
 	}
 	for len(b.heads) > 0 {
 		next := b.heads[0][0]

@@ -2,9 +2,11 @@ package hub
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -36,28 +38,33 @@ func (o Options) withDefaults() Options {
 	}
 }
 
-// ErrClosed is returned by Publish after Close.
-var ErrClosed = errors.New("hub is closed")
+// PublishTimeout is how long Publish tries before it gives up.
+const PublishTimeout = 10 * time.Second
 
 // Hub is a history with its connections. All its methods may be called from
 // any goroutine.
 type Hub struct {
 	// Static after New.
-	epoch  string
-	signal chan struct{} // one slot: there are dirty lanes
-	done   chan struct{} // closed by Close
-	closed sync.Once
-	waker  sync.WaitGroup
+	signal  chan struct{} // one slot: there are dirty lanes
+	done    chan struct{} // closed by Close, at first
+	stopped chan struct{} // closed by Close, when no connection is left
+	closed  sync.Once
+	waker   sync.WaitGroup
+
+	// Guarded by using, which is held while one store takes another's place.
+	using    sync.Mutex
+	stopTail func()
 
 	// mu is never held during a write to a client, and for no longer than it
 	// takes to append a batch or to look up what one connection is to be sent.
 	mu      sync.RWMutex
 	history *history
-	keys    keys
+	source  source
 	addrs   map[netip.Addr]int
 	users   int
-	dirty   []*lane // with news for their listeners
-	ending  Reason  // not empty: no connection is admitted any more
+	dirty   []*lane       // with news for their listeners
+	ending  Reason        // not empty: no connection is admitted any more
+	changed chan struct{} // not nil: somebody waits for the history to change
 
 	// Clients must not fall behind history while nothing is sent to them, so each
 	// quarter of it all are nudged to move their position.
@@ -65,18 +72,30 @@ type Hub struct {
 	nudgeBytes int64
 
 	stats stats
+
+	// What writes for connections that were taken over.
+	sweepers   []*sweeper
+	sweeping   sync.WaitGroup // the sweepers
+	writers    sync.WaitGroup // goroutines beside them
+	taken      sync.WaitGroup // connections
+	departures departures
 }
 
-// New starts an empty hub. Close must be called to end it.
+// New starts a hub. It serves once Use has given it a store, and must be closed.
 func New(opts Options) *Hub {
 	h := &Hub{
-		epoch:   newEpoch(),
 		signal:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
-		history: newHistory(opts.withDefaults()),
+		stopped: make(chan struct{}),
+		history: newHistory(opts.withDefaults(), "", 1),
 		addrs:   make(map[netip.Addr]int),
 	}
 	h.waker.Go(h.wakeListeners)
+	for range runtime.GOMAXPROCS(0) {
+		s := newSweeper(h)
+		h.sweepers = append(h.sweepers, s)
+		h.sweeping.Go(s.run)
+	}
 	return h
 }
 
@@ -87,6 +106,7 @@ func (h *Hub) SetOptions(opts Options) {
 	defer h.mu.Unlock()
 	h.history.opts = opts.withDefaults()
 	h.history.evict(time.Now())
+	h.source.retain(h.history)
 }
 
 // MaxEventSize is the option that is in force.
@@ -113,57 +133,123 @@ type BatchError struct {
 func (e *BatchError) Error() string { return fmt.Sprintf("event %d: %v", e.Index+1, e.Err) }
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// Publish appends the events, all or none, and wakes whom they are for. Its
-// errors are a *BatchError and ErrClosed.
-func (h *Hub) Publish(events ...Event) ([]Receipt, error) {
+// Publish stores the events, all or none, and returns when they are in history,
+// which wakes whom they are for. Its errors are a *BatchError, and what wraps
+// ErrNotStored or, as an *Uncertain, ErrUncertain. It gives up when ctx ends, and
+// after PublishTimeout.
+func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
-	encodings := make([]encoded, len(events))
+	now := time.Now()
 	for i := range events {
 		if err := events[i].validate(maxSize); err != nil {
 			return nil, &BatchError{i, err}
 		}
-		encodings[i] = encode(&events[i], h.epoch)
+		events[i].At = now
+	}
+	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
+	defer cancel()
+	stored, err := h.store(ctx, events)
+	if errors.Is(err, ErrUncertain) {
+		keys := make([]string, len(events))
+		for i, e := range events {
+			keys[i] = e.Key
+		}
+		return nil, &Uncertain{keys, err}
+	}
+	if err != nil {
+		return nil, err
 	}
 
 	receipts := make([]Receipt, len(events))
-	now := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.ending == HubClosed {
-		return nil, ErrClosed
-	}
-	h.keys.expire(now)
-	for i, enc := range encodings {
-		seq, known := h.keys.seqs[enc.event.Key]
-		if !known {
-			seq = h.append(enc, now)
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for i, s := range stored {
+		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
+		if !s.Duplicate {
+			h.stats.published.Add(1)
 		}
-		receipts[i] = Receipt{Position{h.epoch, seq}, h.audience(enc.event.Targets), known}
+	}
+	return receipts, nil
+}
+
+// store appends to the store, and waits until its tail has brought the events.
+func (h *Hub) store(ctx context.Context, events []Event) (stored []Stored, err error) {
+	var store Store
+	var closed bool
+	if h.await(ctx, func() bool {
+		store, closed = h.source.Store, h.ending == HubClosed
+		return h.source.open || closed
+	}) != nil {
+		return nil, fmt.Errorf("%w: the history is not open yet", ErrNotStored)
+	}
+	if closed {
+		return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
+	}
+	if stored, err = store.Append(ctx, events); err != nil {
+		return nil, err
+	}
+	if h.await(ctx, func() bool { return h.reached(stored) }) != nil {
+		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
+	}
+	return stored, nil
+}
+
+// reached reports whether all that was stored is in history, or was. mu is held.
+func (h *Hub) reached(stored []Stored) bool {
+	return !slices.ContainsFunc(stored, func(s Stored) bool {
+		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
+	})
+}
+
+// await waits until ready, which is called with mu held, or ctx ends.
+func (h *Hub) await(ctx context.Context, ready func() bool) error {
+	h.mu.RLock()
+	ok := ready()
+	h.mu.RUnlock()
+	for !ok {
+		h.mu.Lock()
+		ok = ready()
+		if h.changed == nil {
+			h.changed = make(chan struct{})
+		}
+		changed := h.changed
+		h.mu.Unlock()
+		if ok {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// ring tells whoever waits that the history has changed, and the waker that
+// there are dirty lanes. mu is held.
+func (h *Hub) ring() {
+	if h.changed != nil {
+		close(h.changed)
+		h.changed = nil
 	}
 	select {
 	case h.signal <- struct{}{}:
 	default:
 	}
-	return receipts, nil
 }
 
 // append adds one event and marks the lanes of those it is for. mu is held.
-func (h *Hub) append(enc encoded, now time.Time) uint64 {
+func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
-	seq := h.history.head
-	if enc.event.Key != "" {
-		h.keys.add(enc.event.Key, seq, now)
-	}
 	for _, l := range e.lanes {
 		h.mark(l)
 	}
-	h.stats.published.Add(1)
 	h.nudgeBytes += e.cost()
-	if seq-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4 {
-		h.nudge, h.nudgeBytes = seq, 0
+	if h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4 {
+		h.nudge, h.nudgeBytes = h.history.head, 0
 		h.mark(h.history.all)
 	}
-	return seq
 }
 
 func (h *Hub) mark(l *lane) {
@@ -227,11 +313,21 @@ func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 // history stays, and others may connect later.
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
-// Close ends the hub, and the connections that are still open.
-func (h *Hub) Close() {
+// Close ends the hub, its store, and the connections that are still open.
+func (h *Hub) Close() error {
 	h.end(HubClosed, true)
-	h.closed.Do(func() { close(h.done) })
-	h.waker.Wait()
+	h.closed.Do(func() {
+		close(h.done)
+		h.waker.Wait()
+		h.taken.Wait()
+		close(h.stopped)
+		h.sweeping.Wait()
+		h.departures.close()
+		h.writers.Wait()
+	})
+	h.using.Lock()
+	defer h.using.Unlock()
+	return h.leaveStore()
 }
 
 func (h *Hub) end(reason Reason, forGood bool) {
@@ -243,4 +339,5 @@ func (h *Hub) end(reason Reason, forGood bool) {
 	for _, c := range slices.Clone(h.history.all.conns) {
 		h.detach(c, reason)
 	}
+	h.ring()
 }

@@ -6,8 +6,9 @@ import "time"
 // stored.
 const KeyLifetime = 2 * time.Minute
 
-// keys remembers which event an idempotency key stands for. Guarded by Hub.mu.
-type keys struct {
+// Keys remembers, for a store, which event an idempotency key stands for. It is
+// used by one goroutine at a time.
+type Keys struct {
 	seqs  map[string]uint64
 	queue []usedKey // oldest first
 }
@@ -17,16 +18,27 @@ type usedKey struct {
 	at  time.Time
 }
 
-func (k *keys) add(key string, seq uint64, now time.Time) {
+// Find returns the event that the key stands for. The empty key stands for none.
+func (k *Keys) Find(key string) (seq uint64, known bool) {
+	seq, known = k.seqs[key]
+	return seq, known
+}
+
+// Add remembers a key, unless it is empty. Keys are added in the order in which
+// their events were stored.
+func (k *Keys) Add(key string, seq uint64, at time.Time) {
+	if key == "" {
+		return
+	}
 	if k.seqs == nil {
 		k.seqs = make(map[string]uint64)
 	}
 	k.seqs[key] = seq
-	k.queue = append(k.queue, usedKey{key, now})
+	k.queue = append(k.queue, usedKey{key, at})
 }
 
-// expire forgets the keys whose time is over.
-func (k *keys) expire(now time.Time) {
+// Expire forgets the keys whose time is over.
+func (k *Keys) Expire(now time.Time) {
 	for len(k.queue) > 0 && now.Sub(k.queue[0].at) >= KeyLifetime {
 		delete(k.seqs, k.queue[0].key)
 		k.queue[0] = usedKey{}

@@ -29,7 +29,7 @@ func ParsePosition(s string) (Position, bool) {
 	return Position{epoch, seq}, err == nil
 }
 
-// newEpoch names one life of a history: 40 random bits in eight characters.
-func newEpoch() string {
+// NewEpoch names one life of a history: 40 random bits in eight characters.
+func NewEpoch() string {
 	return strings.ToLower(rand.Text()[:8])
 }

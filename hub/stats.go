@@ -71,6 +71,9 @@ type Stats struct {
 	Events      int              // retained
 	EventBytes  int64            // retained, with 128 for each event
 
+	Connected bool   // the store is reachable
+	Behind    uint64 // of its events that are not in history yet
+
 	Opened     uint64
 	Closed     map[string]int64 // by Reason
 	Rejected   map[string]int64 // by Reason
@@ -111,8 +114,9 @@ func (h *Hub) Stats() Stats {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	out.Users = h.users
-	out.Head = Position{h.epoch, h.history.head}
-	out.Oldest = Position{h.epoch, h.history.oldest}
+	out.Connected, out.Behind = h.source.connected, h.source.behind
+	out.Head = Position{h.history.epoch, h.history.head}
+	out.Oldest = Position{h.history.epoch, h.history.oldest}
 	out.Events = int(h.history.head - h.history.oldest + 1)
 	out.EventBytes = h.history.bytes
 	return out

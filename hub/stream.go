@@ -1,38 +1,19 @@
 package hub
 
-import (
-	"context"
-	"io"
-	"time"
-)
-
-// Sink is how Serve reaches a client.
-type Sink interface {
-	// Write takes all of p, or fails. It fails when the client takes nothing for
-	// Settings.Timeout, and keeps no reference to p.
-	io.Writer
-
-	// Flush sends what Write took on its way.
-	Flush() error
-
-	// Cut makes a Write or Flush that is under way fail. Unlike the others it is
-	// called from any goroutine, also while they run. It does not wait.
-	Cut()
-}
+import "time"
 
 // look is what a connection learns in one look-up.
 type look struct {
 	cursor uint64 // looked up to here
 	from   uint64 // where it began; past the old cursor if there was a gap
 	more   bool   // the batch was full
-	gap    bool
+	gap    gapReason
 	reason Reason // not empty: the connection has ended
 	nudge  uint64 // the client's position should not be before this
 }
 
 // look finds what is to be sent to c next, and puts it into b.
-func (h *Hub) look(c *Conn, b *batch) look {
-	now := time.Now()
+func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	h.mu.RLock()
 	if h.history.stale(now) {
 		h.mu.RUnlock()
@@ -44,158 +25,107 @@ func (h *Hub) look(c *Conn, b *batch) look {
 	defer h.mu.RUnlock()
 	hi := h.history
 	l := look{from: c.cursor.Load(), reason: c.reason, nudge: h.nudge}
+	l.cursor = l.from
 	last := hi.head
 	if c.reason != "" {
 		last = c.limit
 	}
-	if hi.lost(c.seats, l.from) {
-		l.gap = true
-		l.from = max(l.from, hi.oldest-1)
+	switch {
+	case c.placed == hi:
+		if hi.lost(c.seats, l.from) {
+			l.gap, l.from = gapEvicted, max(l.from, hi.oldest-1)
+		}
+	case c.reason != "": // the history that it ended in is gone
+		b.found()
+		return l
+	default:
+		l.from, l.gap = hi.resume(Position{c.epoch, l.from}, c.seats)
+		c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
 	}
 	l.cursor = hi.since(c.seats, l.from, max(last, l.from), now, b)
 	l.more = l.cursor < last
 	return l
 }
 
-// Serve sends the stream until it ends, or until ctx does, which says that the
-// client is gone.
-func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
-	c.setSink(w)
-	defer c.setSink(nil)
-	s := stream{Conn: c, w: w, sent: c.cursor.Load()}
-	alarm := time.NewTimer(0)
-	defer alarm.Stop()
-	for {
-		if reason := s.catchUp(); reason != "" {
-			return reason
-		}
-		alarm.Reset(time.Until(s.nextAlarm()))
-		select {
-		case <-c.wake:
-		case <-alarm.C:
-		case <-ctx.Done():
-			return c.hub.finish(c, Gone)
-		}
+// compose puts into b what is to be written next: replay, live events, gaps,
+// heartbeats and the end are all decided here, after one look-up. Whoever calls
+// it has the connection's turn, and calls wrote afterwards.
+func (c *Conn) compose(now time.Time, b *batch) look {
+	b.clear()
+	if !c.end.IsZero() && !now.Before(c.end) {
+		c.hub.finish(c, c.endsBy)
 	}
-}
-
-// stream is the state of Serve.
-type stream struct {
-	*Conn
-	w     Sink
-	sent  uint64    // the last id that the client was given
-	wrote time.Time // when it last got anything; zero before the first block
-}
-
-// catchUp writes all that is between the cursor and the head, and whatever else
-// is due: replay, live events, gaps, heartbeats and the end are decided here,
-// after one look-up. It returns why the connection has ended, or "".
-func (s *stream) catchUp() Reason {
-	b := batches.Get().(*batch)
-	defer b.release()
-	for {
-		now := time.Now()
-		if !s.end.IsZero() && !now.Before(s.end) {
-			s.hub.finish(s.Conn, s.endsBy)
-		}
-		l := s.hub.look(s.Conn, b)
-		if l.reason != "" && !l.reason.told() {
-			return l.reason
-		}
-		s.compose(b, l, now)
-		if err := s.send(b, l.more); err != nil {
-			if time.Since(now) >= s.settings.Timeout {
-				return s.hub.finish(s.Conn, Timeout)
-			}
-			return s.hub.finish(s.Conn, Gone)
-		}
-		s.cursor.Store(l.cursor)
-		if !l.more {
-			return l.reason
-		}
-		b.reset()
-	}
-}
-
-// compose puts control blocks around the events that were found.
-func (s *stream) compose(b *batch, l look, now time.Time) {
-	gap := noGap
-	if l.gap {
-		gap = gapEvicted
-	}
-	first := s.wrote.IsZero()
+	l := c.hub.look(c, now, b)
+	first := c.written.IsZero()
+	gap := l.gap
 	if first {
-		if s.gap != noGap {
-			gap = s.gap
+		if c.gap != noGap {
+			gap = c.gap
 		}
-		b.buf = s.appendOpening(b.buf, gap)
+		b.before = c.appendOpening(b.before, gap)
 	}
 	if gap != noGap {
-		b.buf = s.hub.appendGap(b.buf, gap, l.from)
-		s.hub.stats.gaps[gap].Add(1)
-		s.sent = l.from
+		b.before = appendGap(b.before, gap, Position{c.epoch, l.from})
+		c.hub.stats.gaps[gap].Add(1)
+		c.told = l.from
 	}
+	told := c.told
 	if n := len(b.items); n > 0 {
-		s.sent = b.items[n-1].seq
+		told = b.items[n-1].seq
 	}
-	silent := len(b.buf)+len(b.items) == 0 && now.Sub(s.wrote) >= s.settings.Heartbeat
+	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
 	switch {
 	case l.more:
 	case l.reason != "":
-		b.tail = appendClosing(b.tail, l.reason, between(s.settings.RetryMin, s.settings.RetryMax))
-	case l.cursor > s.sent && (silent || s.sent < l.nudge):
-		b.tail = s.hub.appendID(b.tail, l.cursor)
-		s.sent = l.cursor
+		b.after = appendClosing(b.after, l.reason, between(c.settings.RetryMin, c.settings.RetryMax))
+		b.final = true
+	case l.cursor > told && (silent || told < l.nudge):
+		b.after = appendID(b.after, Position{c.epoch, l.cursor})
+		b.moved = true
 	case silent:
-		b.tail = append(b.tail, ":\n"...)
+		b.after = append(b.after, ":\n"...)
+	}
+	return l
+}
+
+// wrote counts what the client was given: what is before the first n events, and
+// those. all says that nothing was left out.
+func (c *Conn) wrote(b *batch, l look, n int, all bool) {
+	c.written = time.Now()
+	st := &c.hub.stats
+	for _, it := range b.items[:n] {
+		c.told = it.seq
+		if it.seq <= c.first {
+			st.replayed.Add(1)
+		} else {
+			st.latency.observe(c.written.UnixNano() - it.at)
+		}
+	}
+	c.events.Add(uint64(n))
+	st.deliveries.Add(uint64(n))
+	if b.moved && all {
+		c.told = l.cursor
+	}
+	if all {
+		c.cursor.Store(l.cursor)
+	} else {
+		c.cursor.Store(max(l.from, c.told))
 	}
 }
 
-// send writes the batch and counts it.
-func (s *stream) send(b *batch, more bool) error {
-	if !b.pending() {
-		return nil
-	}
-	n, err := b.writeTo(s.w)
-	if err == nil && !more {
-		err = s.w.Flush()
-	}
-	st := &s.hub.stats
-	s.bytes.Add(uint64(n))
-	st.bytes.Add(uint64(n))
-	if err != nil {
-		return err
-	}
-	s.wrote = time.Now()
-	s.events.Add(uint64(len(b.items)))
-	st.deliveries.Add(uint64(len(b.items)))
-	for _, it := range b.items {
-		if it.seq <= s.first {
-			st.replayed.Add(1)
-		} else {
-			st.latency.observe(s.wrote.UnixNano() - it.at)
-		}
-	}
-	return nil
+// count adds to the bytes written.
+func (c *Conn) count(n int) {
+	c.bytes.Add(uint64(n))
+	c.hub.stats.bytes.Add(uint64(n))
 }
 
 // nextAlarm is when there is something to do though nobody wakes the writer.
-func (s *stream) nextAlarm() time.Time {
-	beat := s.wrote.Add(s.settings.Heartbeat)
-	if !s.end.IsZero() && s.end.Before(beat) {
-		return s.end
+func (c *Conn) nextAlarm() time.Time {
+	beat := c.written.Add(c.settings.Heartbeat)
+	if !c.end.IsZero() && c.end.Before(beat) {
+		return c.end
 	}
 	return beat
-}
-
-// setSink says where to cut, should the connection end while a write is stuck.
-func (c *Conn) setSink(w Sink) {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
-	c.sink = w
-	if w == nil && c.cut != nil {
-		c.cut.Stop()
-	}
 }
 
 // finish ends c for the reason, unless it has ended for another already, and

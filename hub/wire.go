@@ -36,15 +36,15 @@ func (c *Conn) appendOpening(buf []byte, gap gapReason) []byte {
 	if gap != noGap {
 		return append(buf, '\n')
 	}
-	return c.hub.appendID(buf, c.cursor.Load())
+	return appendID(buf, Position{c.epoch, c.cursor.Load()})
 }
 
 // appendGap tells a gap, and the position from which the stream goes on.
-func (h *Hub) appendGap(buf []byte, reason gapReason, seq uint64) []byte {
+func appendGap(buf []byte, reason gapReason, p Position) []byte {
 	buf = appendControl(buf, "sse.gap", struct {
 		Reason string `json:"reason"`
 	}{gapNames[reason]})
-	return h.appendID(buf, seq)
+	return appendID(buf, p)
 }
 
 // goodbye is the data of sse.closing and sse.rejected.
@@ -89,10 +89,10 @@ func appendControl(buf []byte, name string, data any) []byte {
 
 // appendID ends a block with its position. A block with nothing else dispatches
 // no event, but moves the client's last event id. [HTML spec 9.2.6]
-func (h *Hub) appendID(buf []byte, seq uint64) []byte {
+func appendID(buf []byte, p Position) []byte {
 	buf = append(buf, "id: "...)
-	buf = append(buf, h.epoch...)
+	buf = append(buf, p.Epoch...)
 	buf = append(buf, '-')
-	buf = strconv.AppendUint(buf, seq, 10)
+	buf = strconv.AppendUint(buf, p.Seq, 10)
 	return append(buf, "\n\n"...)
 }

@@ -1,0 +1,110 @@
+package hub
+
+import (
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// departures notices when clients leave, by an epoll of its own beside that of
+// the Go runtime: one goroutine for all, which is not woken by what clients send.
+// Its methods may be called from any goroutine.
+type departures struct {
+	mu     sync.Mutex
+	epoll  *os.File // nil until there is somebody to watch
+	fd     int
+	failed bool
+	next   uint64
+	conns  map[uint64]*Conn // by a number that is never used again, unlike an fd
+	waiter sync.WaitGroup
+}
+
+// watch begins to watch c. If that is not possible a goroutine reads from it.
+func (d *departures) watch(c *Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.open() || c.socket.fd < 0 {
+		c.readUntilGone()
+		return
+	}
+	d.next++
+	c.watched = d.next
+	d.conns[c.watched] = c
+	event := unix.EpollEvent{
+		Events: unix.EPOLLRDHUP | unix.EPOLLET | unix.EPOLLONESHOT,
+		Fd:     int32(uint32(c.watched)),
+		Pad:    int32(uint32(c.watched >> 32)),
+	}
+	if err := unix.EpollCtl(d.fd, unix.EPOLL_CTL_ADD, c.socket.fd, &event); err != nil {
+		delete(d.conns, c.watched)
+		c.watched = 0
+		c.readUntilGone()
+	}
+}
+
+// forget stops watching c. Closing the socket takes it out of the epoll.
+func (d *departures) forget(c *Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.conns, c.watched)
+}
+
+// open makes the epoll. An epoll can itself be polled, so the Go runtime waits
+// for this one, and closing the file ends the wait.
+func (d *departures) open() bool {
+	if d.epoll != nil || d.failed {
+		return !d.failed
+	}
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		d.failed = true
+		return false
+	}
+	d.fd, d.epoll = fd, os.NewFile(uintptr(fd), "epoll")
+	d.conns = make(map[uint64]*Conn)
+	d.waiter.Go(d.wait)
+	return true
+}
+
+func (d *departures) wait() {
+	raw, err := d.epoll.SyscallConn()
+	if err != nil {
+		return
+	}
+	events := make([]unix.EpollEvent, 128)
+	for {
+		var n int
+		err := raw.Read(func(fd uintptr) bool {
+			n, _ = unix.EpollWait(int(fd), events, 0)
+			return n > 0
+		})
+		if err != nil {
+			return // closed
+		}
+		for _, event := range events[:n] {
+			token := uint64(uint32(event.Fd)) | uint64(uint32(event.Pad))<<32
+			d.mu.Lock()
+			c := d.conns[token]
+			delete(d.conns, token)
+			d.mu.Unlock()
+			if c != nil {
+				c.hub.finish(c, Gone)
+			}
+		}
+	}
+}
+
+func (d *departures) close() {
+	d.mu.Lock()
+	epoll := d.epoll
+	d.failed = true
+	d.mu.Unlock()
+	if epoll != nil {
+		_ = epoll.Close()
+		d.waiter.Wait()
+	}
+}

@@ -1,0 +1,72 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Memory is a store that keeps nothing: the history alone holds the events, and
+// each Memory is a new epoch. Its methods may be called from any goroutine.
+type Memory struct {
+	epoch  string
+	tailed chan struct{} // closed when feed is set
+
+	mu   sync.Mutex // held while an event is appended and delivered
+	feed Feed
+	seq  uint64
+	keys Keys
+}
+
+// NewMemory returns an empty store.
+func NewMemory() *Memory {
+	return &Memory{epoch: NewEpoch(), tailed: make(chan struct{})}
+}
+
+// Append implements Store.
+func (m *Memory) Append(ctx context.Context, events []Event) ([]Stored, error) {
+	select {
+	case <-m.tailed:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.keys.Expire(now)
+	stored := make([]Stored, len(events))
+	records := make([]Record, 0, len(events))
+	for i, e := range events {
+		seq, known := m.keys.Find(e.Key)
+		if !known {
+			m.seq++
+			seq = m.seq
+			m.keys.Add(e.Key, seq, now)
+			records = append(records, Record{seq, e})
+		}
+		stored[i] = Stored{Position{m.epoch, seq}, known}
+	}
+	m.feed.Deliver(records)
+	return stored, nil
+}
+
+// Tail implements Store.
+func (m *Memory) Tail(ctx context.Context, feed Feed) {
+	m.mu.Lock()
+	m.feed = feed
+	feed.Begin(m.epoch, 1)
+	feed.Status(true, 0)
+	m.mu.Unlock()
+	close(m.tailed)
+	<-ctx.Done()
+}
+
+// Retain implements Store.
+func (*Memory) Retain(Options, uint64) {}
+
+// Shared implements Store.
+func (*Memory) Shared() bool { return false }
+
+// Close implements Store.
+func (*Memory) Close() error { return nil }

@@ -1,0 +1,103 @@
+package hub
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Sink is how Serve reaches a client.
+type Sink interface {
+	// Write takes all of p, or fails. It fails when the client takes nothing for
+	// Settings.Timeout, and keeps no reference to p.
+	io.Writer
+
+	// Flush sends what Write took on its way.
+	Flush() error
+
+	Cutter
+}
+
+// Cutter cuts a write off.
+type Cutter interface {
+	// Cut makes a write that is under way fail. It is called from any goroutine,
+	// also while one writes, and does not wait.
+	Cut()
+}
+
+// wakeup is the queue of one connection, whose goroutine waits for it.
+type wakeup chan struct{}
+
+func (w wakeup) push(*Conn) { w <- struct{}{} }
+
+// Serve sends the stream from the calling goroutine until it ends, or until ctx
+// does, which says that the client is gone.
+func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
+	c.setCutter(w)
+	defer c.setCutter(nil)
+	wake := make(wakeup, 1)
+	c.queue = wake
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	for {
+		c.take()
+		if reason := c.catchUp(w); reason != "" {
+			return reason
+		}
+		if !c.yield() {
+			continue
+		}
+		alarm.Reset(time.Until(c.nextAlarm()))
+		select {
+		case <-wake:
+		case <-alarm.C:
+			c.poke()
+			<-wake
+		case <-ctx.Done():
+			return c.hub.finish(c, Gone)
+		}
+	}
+}
+
+// catchUp writes all that is between the cursor and the head, and whatever else
+// is due. It returns why the connection has ended, or "".
+func (c *Conn) catchUp(w Sink) Reason {
+	b := batches.Get().(*batch)
+	defer b.release()
+	for {
+		now := time.Now()
+		l := c.compose(now, b)
+		if l.reason != "" && !l.reason.told() {
+			return l.reason
+		}
+		if b.pending() {
+			n, err := b.writeTo(w)
+			if err == nil && !l.more {
+				err = w.Flush()
+			}
+			c.count(n)
+			if err != nil {
+				if time.Since(now) >= c.settings.Timeout {
+					return c.hub.finish(c, Timeout)
+				}
+				return c.hub.finish(c, Gone)
+			}
+			c.wrote(b, l, len(b.items), true)
+		} else {
+			c.cursor.Store(l.cursor)
+		}
+		if !l.more {
+			return l.reason
+		}
+	}
+}
+
+// setCutter says what to cut, should c end while a write is stuck.
+func (c *Conn) setCutter(w Cutter) {
+	c.hub.mu.Lock()
+	defer c.hub.mu.Unlock()
+	c.cutter = w
+	if w == nil && c.cut != nil {
+		c.cut.Stop()
+	}
+}

@@ -1,0 +1,209 @@
+package hub
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+// socket is a connection that was taken over from the HTTP server. It is used by
+// whoever has the turn of its Conn, but for Cut.
+type socket struct {
+	conn net.Conn     // to write to: tcp itself, or TLS above it
+	tcp  *net.TCPConn // the connection below
+	fd   int          // of tcp, or -1 where try does not use it
+	rest []byte       // what is left of the last write
+	last bool         // the stream ends with rest
+}
+
+// Cut implements Cutter. It acts on the connection below, so that it does not
+// wait for a TLS write.
+func (s *socket) Cut() { _ = s.tcp.SetWriteDeadline(time.Unix(1, 0)) }
+
+// piece is how much a client must take within its timeout not to be dropped.
+const piece = 16 << 10
+
+// drain writes the rest, and waits for the client to take it. An error says that
+// it has gone or, if os.ErrDeadlineExceeded, that it took nothing for the timeout.
+func (s *socket) drain(timeout time.Duration) (n int, err error) {
+	for len(s.rest) > 0 && err == nil {
+		if err = s.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			break
+		}
+		var took int
+		took, err = s.conn.Write(s.rest[:min(len(s.rest), piece)])
+		s.rest = s.rest[took:]
+		n += took
+		if took > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) {
+			err = nil // it did take something
+		}
+	}
+	if err != nil {
+		return n, err
+	}
+	return n, s.conn.SetWriteDeadline(time.Time{})
+}
+
+// TakeOver makes c write to a connection that the HTTP server has given up after
+// it sent the header of a response in chunks, and returns. conn is what to write
+// to and tcp the connection below, which may be the same. From now on both are
+// the hub's, and no goroutine waits for them.
+func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) {
+	h := c.hub
+	c.socket = newSocket(conn, tcp)
+	c.sweeper = h.sweeperFor(c)
+	c.queue = c.sweeper
+	h.mu.Lock()
+	h.taken.Add(1)
+	c.cutter = c.socket
+	closed := h.ending == HubClosed
+	h.mu.Unlock()
+	if closed { // and with it the sweepers
+		c.hang(HubClosed)
+		return
+	}
+	h.departures.watch(c)
+
+	// The first turn is taken here, beside the sweepers, since much may be replayed.
+	b := batches.Get().(*batch)
+	defer b.release()
+	c.run(b)
+}
+
+// run uses the turn: it writes until nothing is left or the socket takes no more,
+// which is then for a goroutine to wait for.
+func (c *Conn) run(b *batch) {
+	switch c.step(b) {
+	case full:
+		c.hub.writers.Go(c.drain)
+	case done:
+		// The sweeper gives the turn back, because it keeps the alarms.
+		c.turn.Store(queued)
+		c.sweeper.push(c)
+	}
+}
+
+// drain has the turn while the socket is full.
+func (c *Conn) drain() {
+	b := batches.Get().(*batch)
+	defer b.release()
+	for {
+		n, err := c.socket.drain(c.settings.Timeout)
+		c.count(n)
+		if err != nil {
+			reason := Gone
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				reason = Timeout
+			}
+			c.hang(c.hub.finish(c, reason))
+			return
+		}
+		if state := c.step(b); state != full {
+			if state == done {
+				c.turn.Store(queued)
+				c.sweeper.push(c)
+			}
+			return
+		}
+	}
+}
+
+// What a step came to.
+type stepped uint8
+
+const (
+	done  stepped = iota // nothing is left
+	full                 // the socket takes no more
+	ended                // the stream has ended, and the socket is closed
+)
+
+// step writes, without waiting, all that is between the cursor and the head, and
+// whatever else is due.
+func (c *Conn) step(b *batch) stepped {
+	s := c.socket
+	for {
+		if len(s.rest) > 0 {
+			n, err := s.try(s.rest)
+			c.count(n)
+			s.rest = s.rest[n:]
+			if err != nil {
+				return c.hang(c.hub.finish(c, Gone))
+			}
+			if len(s.rest) > 0 {
+				return full
+			}
+		}
+		s.rest = nil
+		if s.last {
+			return c.hang(c.reasonNow())
+		}
+		l := c.compose(time.Now(), b)
+		if l.reason != "" && !l.reason.told() {
+			return c.hang(l.reason)
+		}
+		if !b.pending() {
+			c.cursor.Store(l.cursor)
+			return done
+		}
+		p, from, to := b.wire()
+		n, err := s.try(p)
+		c.count(n)
+		if err != nil {
+			return c.hang(c.hub.finish(c, Gone))
+		}
+		c.advance(b, l, p, n, from, to)
+		if len(s.rest) > 0 {
+			return full
+		}
+		if !s.last && !l.more {
+			return done
+		}
+	}
+}
+
+// advance moves the cursor over n bytes of p. What was begun is finished first:
+// an event, which stays where it is, or a control block, of which there is a copy.
+func (c *Conn) advance(b *batch, l look, p []byte, n, from, to int) {
+	s := c.socket
+	switch {
+	case n < from:
+		s.rest = append([]byte(nil), p[n:from]...)
+		c.wrote(b, l, 0, false)
+	case n < to:
+		at := from
+		for i, it := range b.items {
+			size := len(it.frame.bytes)
+			if n < at+size {
+				s.rest = it.frame.bytes[n-at:]
+				c.wrote(b, l, i+1, false)
+				return
+			}
+			at += size
+		}
+	default:
+		if n < len(p) {
+			s.rest = append([]byte(nil), p[n:]...)
+		}
+		s.last = b.final
+		c.wrote(b, l, len(b.items), true)
+	}
+}
+
+// reasonNow is why c has ended.
+func (c *Conn) reasonNow() Reason {
+	c.hub.mu.RLock()
+	defer c.hub.mu.RUnlock()
+	return c.reason
+}
+
+// hang closes the socket. The turn is never given back.
+func (c *Conn) hang(reason Reason) stepped {
+	c.setCutter(nil)
+	c.hub.departures.forget(c)
+	c.socket.close()
+	c.socket = nil
+	c.closed(reason)
+	c.hub.taken.Done()
+	return ended
+}

@@ -1,0 +1,92 @@
+package hub
+
+import (
+	"crypto/tls"
+	"net"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
+	s := &socket{conn: conn, tcp: tcp, fd: -1}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		// The socket is closed by close alone, and so the number stays right.
+		_ = raw.Control(func(fd uintptr) { s.fd = int(fd) })
+	}
+	return s
+}
+
+// try writes what the kernel takes without waiting.
+func (s *socket) try(p []byte) (int, error) {
+	if s.fd < 0 {
+		return 0, nil
+	}
+	if s.conn != net.Conn(s.tcp) {
+		// TLS would wait until all of it is written, so it is given what fits.
+		n := min(len(p), s.room())
+		if n <= 0 {
+			return 0, nil
+		}
+		return s.conn.Write(p[:n])
+	}
+	for {
+		// A raw system call: it does not wait, so the scheduler need not know of it.
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))),
+			uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		runtime.KeepAlive(s.tcp)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, nil
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// Of SO_MEMINFO, as the kernel's sock_diag.h numbers them.
+const (
+	memInfoSendBuffer = 3
+	memInfoQueued     = 5
+	memInfoLength     = 9
+)
+
+// room is how many bytes a TLS connection can write without waiting: the kernel
+// waits only when what is queued, with its own overhead, exceeds the buffer.
+func (s *socket) room() int {
+	var info [memInfoLength]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	runtime.KeepAlive(s.tcp)
+	if errno != 0 {
+		return 0
+	}
+	const reserve = 4 << 10
+	return (int(info[memInfoSendBuffer]) - int(info[memInfoQueued]) - reserve) * 7 / 8
+}
+
+// close ends the stream: what was written goes out first, unless the client is
+// gone. Whatever the client sent is read, since the kernel answers bytes that
+// were not with a reset, which could overtake the end.
+func (s *socket) close() {
+	if s.last {
+		if c, ok := s.conn.(*tls.Conn); ok && s.room() > 0 {
+			_ = c.CloseWrite() // a close_notify
+		}
+		_ = s.tcp.CloseWrite()
+	}
+	var scratch [4 << 10]byte
+	for range 64 {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&scratch)),
+			uintptr(len(scratch)), unix.MSG_DONTWAIT, 0, 0)
+		if errno != 0 || n == 0 {
+			break
+		}
+	}
+	_ = s.tcp.Close()
+}

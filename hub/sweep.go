@@ -1,0 +1,142 @@
+package hub
+
+import (
+	"sync"
+	"time"
+)
+
+// sweeper writes for the connections that were taken over, one after the other
+// and without waiting for any. There are as many as CPUs, each with its own
+// connections.
+type sweeper struct {
+	hub    *Hub
+	signal chan struct{} // one slot: ready is not empty
+
+	mu    sync.Mutex
+	ready []*Conn
+
+	// Used by run alone.
+	sweep []*Conn
+	wheel wheel
+}
+
+func newSweeper(h *Hub) *sweeper {
+	return &sweeper{hub: h, signal: make(chan struct{}, 1)}
+}
+
+// push implements queue.
+func (s *sweeper) push(c *Conn) {
+	s.mu.Lock()
+	s.ready = append(s.ready, c)
+	first := len(s.ready) == 1
+	s.mu.Unlock()
+	if first {
+		select {
+		case s.signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run sweeps whenever there is news for somebody, and keeps the alarms.
+func (s *sweeper) run() {
+	tick := time.NewTimer(wheelTick)
+	defer tick.Stop()
+	ticking := true
+	b := new(batch)
+	for {
+		select {
+		case <-s.hub.stopped:
+			return
+		case <-s.signal:
+		case <-tick.C:
+			ticking = false
+			for _, c := range s.wheel.due(time.Now()) {
+				c.poke()
+			}
+		}
+		s.mu.Lock()
+		s.ready, s.sweep = s.sweep[:0], s.ready
+		s.mu.Unlock()
+		for _, c := range s.sweep {
+			c.take()
+			s.serve(c, b)
+		}
+		clear(s.sweep)
+		b.forget()
+		if s.wheel.n > 0 && !ticking {
+			tick.Reset(wheelTick)
+			ticking = true
+		}
+	}
+}
+
+// serve gives c its turn.
+func (s *sweeper) serve(c *Conn, b *batch) {
+	for {
+		switch c.step(b) {
+		case full:
+			s.hub.writers.Go(c.drain)
+			return
+		case ended:
+			return
+		}
+		if !c.alarmed {
+			c.alarmed = true
+			s.wheel.add(c, c.nextAlarm())
+		}
+		if c.yield() {
+			return
+		}
+		c.take()
+	}
+}
+
+// wheel keeps the alarms of many connections with one timer. Each connection is
+// in one slot; whoever is found before its time goes into another. It is used by
+// one goroutine.
+type wheel struct {
+	slots [256][]*Conn
+	now   int64 // the tick up to which slots were emptied
+	n     int   // connections in slots
+	spare []*Conn
+}
+
+// wheelTick is how late an alarm may be.
+const wheelTick = 100 * time.Millisecond
+
+func ticks(t time.Time) int64 { return t.UnixNano() / int64(wheelTick) }
+
+// add puts c where its alarm is due, or as far ahead as the wheel goes.
+func (w *wheel) add(c *Conn, at time.Time) {
+	if w.n == 0 {
+		w.now = ticks(time.Now())
+	}
+	tick := min(max(ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
+	slot := &w.slots[tick%int64(len(w.slots))]
+	*slot = append(*slot, c)
+	w.n++
+}
+
+// due empties the slots up to now. What it returns is valid until the next call.
+func (w *wheel) due(now time.Time) []*Conn {
+	clear(w.spare)
+	w.spare = w.spare[:0]
+	for until := ticks(now); w.now < until && w.n > 0; {
+		w.now++
+		slot := &w.slots[w.now%int64(len(w.slots))]
+		for _, c := range *slot {
+			c.alarmed = false
+			w.spare = append(w.spare, c)
+		}
+		w.n -= len(*slot)
+		clear(*slot)
+		*slot = (*slot)[:0]
+	}
+	return w.spare
+}
+
+// sweeperFor spreads the connections by their ids, of which the end is random.
+func (h *Hub) sweeperFor(c *Conn) *sweeper {
+	return h.sweepers[int(c.id[len(c.id)-1])%len(h.sweepers)]
+}

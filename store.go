@@ -1,0 +1,116 @@
+package caddysse
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// StoreModule is what the modules in the namespace sse.stores are: a way to keep
+// a hub's history.
+type StoreModule interface {
+	// Identity tells one history from another. As long as it stays the same, the
+	// open store goes on over config reloads; when it changes, the hub has another
+	// history.
+	Identity(hubName string) string
+
+	// Open opens the store. It is called when the config starts, never to
+	// validate one. Its error names what could not be opened, and the way out.
+	Open(hubName string) (hub.Store, error)
+}
+
+// memory is the store of a hub that has none configured.
+type memory struct{}
+
+func (memory) Identity(string) string { return "memory" }
+
+func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
+
+// pooledHub is a hub in the pool.
+type pooledHub struct {
+	*hub.Hub
+
+	// The store it uses. Caddy starts and stops one config at a time, which is
+	// when these change.
+	identity string
+	kind     string
+}
+
+// Destruct is called when no config holds the hub any more.
+func (h *pooledHub) Destruct() error { return h.Close() }
+
+// loadStores loads the store modules, without opening anything.
+func (a *App) loadStores(ctx caddy.Context) error {
+	a.stores = make(map[string]StoreModule)
+	users := make(map[string]string) // of stores, by identity
+	for name, config := range a.Hubs {
+		if config.StoreRaw == nil {
+			continue
+		}
+		module, err := ctx.LoadModule(config, "StoreRaw")
+		if err != nil {
+			return fmt.Errorf("hub %s: loading its store: %w", name, err)
+		}
+		store, ok := module.(StoreModule)
+		if !ok {
+			return fmt.Errorf("hub %s: %T is not a store", name, module)
+		}
+		a.stores[name] = store
+		id := store.Identity(name)
+		if other, taken := users[id]; taken {
+			return fmt.Errorf("hubs %s and %s have the same store %s: each needs its own", other, name, id)
+		}
+		users[id] = name
+	}
+	return nil
+}
+
+// store is the hub's store module.
+func (a *App) store(name string) StoreModule {
+	if s := a.stores[name]; s != nil {
+		return s
+	}
+	return memory{}
+}
+
+// openStores opens those stores that are not open already.
+func (a *App) openStores() error {
+	a.opened = make(map[string]hub.Store)
+	for name, h := range a.held {
+		if h.identity == a.store(name).Identity(name) {
+			continue
+		}
+		store, err := a.store(name).Open(name)
+		if err != nil {
+			return errors.Join(fmt.Errorf("hub %s: %w", name, err), a.closeStores())
+		}
+		a.opened[name] = store
+	}
+	return nil
+}
+
+// closeStores closes what was opened and not put to use.
+func (a *App) closeStores() (err error) {
+	for _, store := range a.opened {
+		err = errors.Join(err, store.Close())
+	}
+	a.opened = nil
+	return err
+}
+
+// useStores puts to use what was opened.
+func (a *App) useStores() (err error) {
+	for name, store := range a.opened {
+		h, module := a.held[name], a.store(name)
+		h.identity, h.kind = module.Identity(name), "memory"
+		if m, ok := module.(caddy.Module); ok {
+			h.kind = m.CaddyModule().ID.Name()
+		}
+		err = errors.Join(err, h.Use(store))
+	}
+	a.opened = nil
+	return err
+}
