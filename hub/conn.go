@@ -90,6 +90,7 @@ type Conn struct {
 	limit   uint64 // head when it ended: nothing after it is sent
 	cutter  Cutter
 	cut     *time.Timer
+	late    bool // its farewell is over
 
 	// Written by look alone, in its turn, which holds Hub.mu for reading.
 	placed *history // in which the cursor is a place
@@ -159,10 +160,11 @@ func (c *Conn) leave() {
 
 // cutOff runs when an ended connection's farewell is over. It repeats itself,
 // since a write that began at that very moment may have set its own deadline
-// after the cut.
+// after the cut. For one whose writer has not begun it waits for that.
 func (c *Conn) cutOff() {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
+	c.late = true
 	if c.cutter != nil {
 		c.cutter.Cut()
 		c.cut.Reset(farewell / 8)

@@ -92,7 +92,7 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 func (h *Hub) admit(r Request) *Refusal {
 	over := func(limit, open int) bool { return limit > 0 && open >= limit }
 	perUser := 0
-	if l := h.history.lanes[Target{User, r.User}]; l != nil && r.User != "" {
+	if l := h.history.lanes[Target{User, r.User}]; l != nil {
 		perUser = len(l.conns)
 	}
 	// Those turned away stay away for long, and do not come back together.

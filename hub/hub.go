@@ -20,6 +20,9 @@ const (
 	DefaultMaxEventSize = 1 << 20
 )
 
+// nudgeEvery is how often at most heartbeats come early.
+const nudgeEvery = 5 * time.Second
+
 // Options bound a hub's history. A field that is zero has its default. They may
 // change while the hub runs.
 type Options struct {
@@ -66,10 +69,12 @@ type Hub struct {
 	ending  Reason        // not empty: no connection is admitted any more
 	changed chan struct{} // not nil: somebody waits for the history to change
 
-	// Clients must not fall behind history while nothing is sent to them, so each
-	// quarter of it all are nudged to move their position.
+	// Clients must not fall far behind history while nothing is sent to them, so
+	// each quarter of it all are nudged to move their position; but not more often
+	// than nudgeEvery, since what few are sent must not cost a write to all.
 	nudge      uint64
 	nudgeBytes int64
+	nudged     time.Time
 
 	stats stats
 
@@ -246,8 +251,9 @@ func (h *Hub) append(enc encoded, now time.Time) {
 		h.mark(l)
 	}
 	h.nudgeBytes += e.cost()
-	if h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4 {
-		h.nudge, h.nudgeBytes = h.history.head, 0
+	quarter := h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4
+	if quarter && now.Sub(h.nudged) >= nudgeEvery {
+		h.nudge, h.nudgeBytes, h.nudged = h.history.head, 0, now
 		h.mark(h.history.all)
 	}
 }

@@ -97,7 +97,10 @@ func (c *Conn) setCutter(w Cutter) {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
 	c.cutter = w
-	if w == nil && c.cut != nil {
+	switch {
+	case w == nil && c.cut != nil:
 		c.cut.Stop()
+	case c.late:
+		c.cut.Reset(farewell / 8)
 	}
 }

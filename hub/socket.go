@@ -54,9 +54,9 @@ func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) {
 	c.socket = newSocket(conn, tcp)
 	c.sweeper = h.sweeperFor(c)
 	c.queue = c.sweeper
+	c.setCutter(c.socket)
 	h.mu.Lock()
 	h.taken.Add(1)
-	c.cutter = c.socket
 	closed := h.ending == HubClosed
 	h.mu.Unlock()
 	if closed { // and with it the sweepers

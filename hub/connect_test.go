@@ -1,0 +1,202 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func refusedBy(t *testing.T, h *Hub, r Request) *Refusal {
+	t.Helper()
+	_, err := h.Connect(t.Context(), r)
+	refusal, ok := errors.AsType[*Refusal](err)
+	if !ok {
+		t.Fatalf("not refused: %v", err)
+	}
+	return refusal
+}
+
+func TestCaps(t *testing.T) {
+	capped := func(user, addr string, all, perUser, perAddr int) Request {
+		s := *usual
+		s.MaxConnections, s.MaxPerUser, s.MaxPerAddr = all, perUser, perAddr
+		r := as(user).with(s)
+		r.Addr = netip.MustParseAddr(addr)
+		return r
+	}
+	h := newHub(t, Options{})
+	for range 3 {
+		connect(t, h, capped("alice", "10.0.0.1", 0, 0, 0)) // no caps, but they count
+	}
+	want(t, "per user", refusedBy(t, h, capped("alice", "10.0.0.2", 0, 3, 0)).Reason, TooManyPerUser)
+	want(t, "per address", refusedBy(t, h, capped("bob", "10.0.0.1", 0, 3, 3)).Reason, TooManyPerAddr)
+	want(t, "of all", refusedBy(t, h, capped("bob", "10.0.0.2", 3, 3, 3)).Reason, TooMany)
+	last := connect(t, h, capped("bob", "10.0.0.2", 4, 3, 3))
+	want(t, "of all", refusedBy(t, h, capped("bob", "10.0.0.3", 4, 9, 9)).Reason, TooMany)
+	h.finish(last, Gone)
+	connect(t, h, capped("bob", "10.0.0.2", 4, 1, 1))
+	for range 5 {
+		connect(t, h, capped("", "10.0.0.3", 0, 1, 0)) // the anonymous are no user
+	}
+	s := h.Stats()
+	for reason, n := range map[Reason]int64{TooMany: 2, TooManyPerUser: 1, TooManyPerAddr: 1} {
+		want(t, "rejected, "+string(reason), s.Rejected[string(reason)], n)
+	}
+	want(t, "opened", s.Opened, 10)
+	want(t, "open", s.Connections["h1"], 9)
+	want(t, "users", s.Users, 2)
+}
+
+func TestRefusalBlock(t *testing.T) {
+	h := newHub(t, Options{})
+	one := *usual
+	one.MaxConnections = 1
+	connect(t, h, as("alice"))
+	retries := make(map[time.Duration]bool)
+	for range 100 {
+		r := refusedBy(t, h, as("alice").with(one))
+		if retries[r.Retry] = true; r.Retry < 30*time.Second || r.Retry > 90*time.Second {
+			t.Errorf("retry %v", r.Retry)
+		}
+		c := (&client{t: t}).read(string(r.Block()))
+		want(t, "told", c.told(), "sse.rejected max_connections")
+		want(t, "retry", time.Duration(c.retry), r.Retry.Truncate(time.Millisecond)/time.Millisecond)
+		want(t, "data", c.control[0].data, fmt.Sprintf(`{"reason":"max_connections","retryMs":%d}`, c.retry))
+		want(t, "position", c.position, "")
+	}
+	if len(retries) < 50 {
+		t.Errorf("100 refusals have %d different delays", len(retries))
+	}
+	h.Shutdown()
+	r := refusedBy(t, h, as("alice"))
+	if !strings.Contains(string(r.Block()), "event: sse.closing\ndata: {\"reason\":\"shutdown\"") || r.Retry > 5*time.Second {
+		t.Errorf("on shutdown: %v, %s", r.Retry, r.Block())
+	}
+}
+
+func TestPrevious(t *testing.T) {
+	one := *usual
+	one.MaxPerUser = 1
+	request := func(user, session, previous string) Request {
+		r := as(user).with(one)
+		r.Session, r.Previous = session, previous
+		return r
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		first := open(t, h, request("alice", "s", ""))
+		synctest.Wait()
+		for _, other := range []Request{request("bob", "s", first.ID()), request("", "s", first.ID())} {
+			connect(t, h, other)
+		}
+		refusedBy(t, h, request("alice", "t", first.ID()))
+		refusedBy(t, h, request("alice", "s", ""))
+		refusedBy(t, h, request("alice", "s", "unknown"))
+		want(t, "open", h.Stats().Closed["replaced"], 0)
+
+		first.stall()
+		publish(t, h, "x")
+		synctest.Wait() // the old stream is stuck, as one that lost its network
+		began := time.Now()
+		second := open(t, h, request("alice", "s", first.ID()).at(first.client(t).position))
+		synctest.Wait()
+		want(t, "the new one", second.client(t).data(), "x")
+		want(t, "the old one", first.wait(), Replaced)
+		want(t, "is told nothing", first.client(t).told(), "")
+		want(t, "and is cut off after", time.Since(began), farewell)
+		want(t, "counted", h.Stats().Closed["replaced"], 1)
+		refusedBy(t, h, request("alice", "s", first.ID())) // gone, and the second one counts
+
+		had := second.received()
+		open(t, h, request("alice", "s", second.ID()))
+		want(t, "one that is not stuck", second.wait(), Replaced)
+		want(t, "is told nothing either", second.received(), had)
+	})
+}
+
+func TestPlace(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 5})
+	for i := range 8 {
+		publish(t, h, fmt.Sprint(i), user([]string{"alice", "bob"}[i%2]))
+	}
+	position := func(seq int) string { return fmt.Sprint(h.history.epoch, "-", seq) }
+	for _, tt := range []struct {
+		position, data, told, begins string
+		resumed                      bool
+	}{
+		{"", "", "", position(8), false},
+		{Earliest, "4 6", "", position(3), false},
+		{position(8), "", "", position(8), true},
+		{position(6), "6", "", position(6), true},
+		{position(3), "4 6", "", position(3), true},
+		{position(2), "4 6", "sse.gap evicted", position(3), false},
+		{position(0), "4 6", "sse.gap evicted", position(3), false},
+		{position(9), "4 6", "sse.gap invalid", position(3), false},
+		{"zzzzzzzz-7", "4 6", "sse.gap epoch", position(3), false},
+		{"zzzzzzzz-99", "4 6", "sse.gap epoch", position(3), false},
+	} {
+		c := read(t, h, as("alice").at(tt.position))
+		want(t, tt.position+" gets", c.data(), tt.data)
+		want(t, tt.position+" is told", c.told(), tt.told)
+		want(t, tt.position+" is resumed", strings.Contains(c.control[0].data, `"resumed":true`), tt.resumed)
+		begins := c.control[0].id
+		if tt.told != "" && c.told() == tt.told {
+			want(t, tt.position+" has an id on sse.connected", begins, "")
+			begins = c.control[1].id
+		}
+		want(t, tt.position+" begins at", begins, tt.begins)
+	}
+	want(t, "nobody is left", len(h.Connections(Filter{})), 0)
+}
+
+// What a client stored at the moment it lost the line is all it needs.
+func TestCutRightAfterConnected(t *testing.T) {
+	for name, stale := range map[string]bool{"with a gap": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{})
+				c := &client{t: t}
+				if stale {
+					c.position = "abcdefgh-5"
+				}
+				v := open(t, h, as("alice").at(c.position))
+				synctest.Wait()
+				// Up to the end of the first block, and the line is lost.
+				whole := v.received()
+				c.read(whole[:strings.Index(whole, "\n\n")+2])
+				v.leave()
+				publish(t, h, "meanwhile", user("alice"))
+				c.resume(h, as("alice"))
+				want(t, "got", c.data(), "meanwhile")
+				want(t, "told", c.told(), map[bool]string{true: "sse.gap epoch", false: ""}[stale])
+			})
+		})
+	}
+}
+
+// An eviction between Connect and the first block is told as any other.
+func TestEvictionBeforeTheFirstBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, position := range []string{"", "0", Earliest} {
+			h := newHub(t, Options{MaxEvents: 2})
+			if position == "0" {
+				position = h.Stats().Head.String()
+			}
+			alice, bob := connect(t, h, as("alice").at(position)), connect(t, h, as("bob").at(position))
+			publish(t, h, "lost", user("alice"))
+			publish(t, h, "1")
+			publish(t, h, "2")
+			a, b := serve(t, alice, newWire()), serve(t, bob, newWire())
+			synctest.Wait()
+			want(t, "alice is told", a.client(t).told(), "sse.gap evicted")
+			want(t, "alice resumed", strings.Contains(a.client(t).control[0].data, `"resumed":false`), true)
+			want(t, "alice", a.client(t).data(), "1 2")
+			want(t, "bob is told", b.client(t).told(), "")
+			want(t, "bob", b.client(t).data(), "1 2")
+		}
+	})
+}

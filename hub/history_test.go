@@ -1,0 +1,266 @@
+package hub
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestEvictionBounds(t *testing.T) {
+	t.Run("count", func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 100})
+		for i := range 1000 {
+			publish(t, h, "x")
+			want(t, "retained", h.Stats().Events, min(i+1, 100))
+		}
+		want(t, "oldest", h.Stats().Oldest.Seq, 901)
+	})
+	t.Run("bytes", func(t *testing.T) {
+		h := newHub(t, Options{MaxBytes: 10_000})
+		for range 300 {
+			publish(t, h, strings.Repeat("x", 300))
+			var sum int64
+			for seq := h.history.oldest; seq <= h.history.head; seq++ {
+				sum += int64(len(h.history.entry(seq).frame.bytes) + 128)
+			}
+			want(t, "bytes", h.Stats().EventBytes, sum)
+			if sum > 10_000 {
+				t.Fatalf("%d bytes", sum)
+			}
+		}
+		if n := h.Stats().Events; n < 20 {
+			t.Errorf("only %d events fit", n)
+		}
+	})
+	t.Run("the newest stays whatever its size", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, Options{MaxBytes: 500})
+			v := open(t, h, as("alice"))
+			for range 3 {
+				publish(t, h, strings.Repeat("x", 1000))
+				synctest.Wait()
+				want(t, "retained", h.Stats().Events, 1)
+			}
+			want(t, "delivered", len(v.client(t).events), 3)
+		})
+	})
+	t.Run("age, checked at reading", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, Options{MaxAge: time.Hour})
+			start := h.Stats().Head.String()
+			publish(t, h, "old", user("alice"))
+			time.Sleep(30 * time.Minute)
+			publish(t, h, "new")
+			time.Sleep(30*time.Minute - 1)
+			want(t, "just before", read(t, h, as("alice").at(start)).data(), "old new")
+			time.Sleep(time.Nanosecond)
+			c := read(t, h, as("alice").at(start))
+			want(t, "after an hour", c.data()+", "+c.told(), "new, sse.gap evicted")
+			c = read(t, h, as("bob").at(start))
+			want(t, "to another", c.data()+", "+c.told(), "new, ")
+			time.Sleep(time.Hour)
+			c = read(t, h, as("bob").at(Earliest))
+			want(t, "all gone, which is no gap for who asks for what there is", c.data()+", "+c.told(), ", ")
+			want(t, "retained", h.Stats().Events, 0)
+			want(t, "bytes", h.Stats().EventBytes, 0)
+			want(t, "oldest", h.Stats().Oldest.Seq, h.Stats().Head.Seq+1)
+			want(t, "resumes at the head", read(t, h, as("bob").at(h.Stats().Head.String())).told(), "")
+		})
+	})
+	t.Run("age, for an open stream", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, Options{MaxAge: time.Minute})
+			v := open(t, h, as("alice").with(Settings{Heartbeat: time.Second, Timeout: time.Hour}))
+			synctest.Wait()
+			resume := v.stall()
+			publish(t, h, "in the write")
+			synctest.Wait()
+			publish(t, h, "too old")
+			time.Sleep(time.Minute)
+			resume()
+			synctest.Wait()
+			want(t, "got", v.client(t).data()+", "+v.client(t).told(), "in the write, sse.gap evicted")
+		})
+	})
+}
+
+func TestTimeToLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 3})
+		start := h.Stats().Head.String()
+		brief := func(data string) {
+			_, err := h.Publish(t.Context(), Event{Data: []byte(data), Targets: []Target{user("alice")}, Expires: time.Now().Add(time.Minute)})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		v := open(t, h, as("alice").with(Settings{Heartbeat: time.Hour, Timeout: time.Hour}))
+		brief("brief")
+		publish(t, h, "long")
+		synctest.Wait()
+		want(t, "live", v.client(t).data(), "brief long")
+		time.Sleep(time.Minute - 1)
+		want(t, "just before", read(t, h, as("alice").at(start)).data(), "brief long")
+
+		resume := v.stall()
+		publish(t, h, "in the write")
+		synctest.Wait()
+		time.Sleep(time.Nanosecond)
+		c := read(t, h, as("alice").at(start))
+		want(t, "after it", c.data()+", "+c.told(), "long in the write, ")
+
+		brief("brief, and stuck")
+		time.Sleep(time.Minute)
+		for range 3 {
+			publish(t, h, "x", user("bob")) // evicts all that were before
+		}
+		resume()
+		synctest.Wait()
+		want(t, "to a stream that was stuck", v.client(t).data()+", "+v.client(t).told(), "brief long in the write, ")
+		want(t, "evicted after its time", read(t, h, as("alice").at(Position{h.history.epoch, 3}.String())).told(), "")
+		want(t, "others were lost", read(t, h, as("alice").at(Position{h.history.epoch, 1}.String())).told(), "sse.gap evicted")
+	})
+}
+
+func TestFloorRisesWithGenerations(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 1})
+	hi := h.history
+	almost := func() { // as if that many targets had been evicted
+		hi.young = make(map[uint64]uint64, generation)
+		for i := range uint64(generation - 1) {
+			hi.young[i] = 1
+		}
+	}
+	almost()
+	publish(t, h, "1", user("first"))
+	publish(t, h, "2", user("second")) // evicts 1
+	want(t, "young ones after a change", len(hi.young), 0)
+	want(t, "floor after one generation", hi.floor, 0)
+	want(t, "old ones are known", read(t, h, as("first").at(h.history.epoch+"-0")).told(), "sse.gap evicted")
+	want(t, "and nobody else concerned", read(t, h, as("other").at(h.history.epoch+"-0")).told(), "")
+
+	almost()
+	publish(t, h, "3", user("third"))
+	want(t, "floor after two generations", hi.floor, 1)
+	for name, told := range map[string]string{"first": "sse.gap evicted", "other": "sse.gap evicted"} {
+		want(t, name+" below the floor", read(t, h, as(name).at(h.history.epoch+"-0")).told(), told)
+	}
+	for name, told := range map[string]string{"first": "", "second": "sse.gap evicted", "third": "", "other": ""} {
+		want(t, name+" at the floor", read(t, h, as(name).at(h.history.epoch+"-1")).told(), told)
+	}
+}
+
+func TestShapeLearnedLate(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 4})
+	for _, name := range []string{"a/1", "b/1", "a/2", "a", "a/3/x", "b/2"} { // the first two are evicted
+		publish(t, h, name, topic(name))
+	}
+	check := func(pattern string, seq uint64, expected string) {
+		t.Helper()
+		c := read(t, h, as("", pattern).at(Position{h.history.epoch, seq}.String()))
+		want(t, fmt.Sprintf("%s from %d", pattern, seq), c.data()+", "+c.told(), expected)
+	}
+	check("a/*", 2, "a/2 a/3/x, ")
+	check("b/*", 2, "b/2, ")
+	check("*/x", 2, ", ")
+	check("a/*/x", 2, "a/3/x, ")
+	check("a/*", 1, "a/2 a/3/x, sse.gap evicted") // in doubt
+	check("c/*", 1, ", sse.gap evicted")
+	publish(t, h, "a/4", topic("a/4")) // evicts a/2
+	check("a/*", 3, "a/3/x a/4, ")
+	check("a/*", 2, "a/3/x a/4, sse.gap evicted")
+	check("b/*", 2, "b/2, ")
+	want(t, "shapes", len(h.history.shapes), 3)
+
+	// Evicting what was indexed late takes no lane from those who listen.
+	c := connect(t, h, as("", "a/*"))
+	for i := range 10 {
+		publish(t, h, fmt.Sprint(i), user("bob"))
+	}
+	want(t, "audience", publish(t, h, "a/5", topic("a/5")).Connections, 1)
+	want(t, "lag", c.Info().Lag, 1)
+}
+
+func TestLanesAreDropped(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 10})
+	for i := range 100 {
+		publish(t, h, "x", user(fmt.Sprint(i)), topic(fmt.Sprint("t/", i)), Target{Session, fmt.Sprint(i)}, Target{Connection, fmt.Sprint(i)})
+		read(t, h, as(fmt.Sprint("u", i), "t/*", fmt.Sprint("v/", i)))
+	}
+	lanes := len(h.history.lanes)
+	want(t, "lanes of ten events, of a pattern and of all", lanes, 10*4+1+1)
+	want(t, "evicted users, topics and sessions", len(h.history.young), 90*3)
+}
+
+func TestLaneAfter(t *testing.T) {
+	for n := range 70 {
+		var l lane
+		for i := range n {
+			l.seqs = append(l.seqs, uint64(3*i+5))
+		}
+		for seq := range uint64(3*n + 10) {
+			linear := slices.IndexFunc(l.seqs, func(s uint64) bool { return s > seq })
+			want(t, "pending", l.pending(seq), linear >= 0)
+			if linear < 0 {
+				linear = n
+			}
+			want(t, fmt.Sprintf("after %d of %d", seq, n), l.after(seq), linear)
+		}
+	}
+}
+
+// An event of a user is found at once, however many of others came after it. To
+// go over those would exceed the bound several times. Nothing has disturbed the
+// quickest of many look-ups.
+func TestReplayCostsWhatWasMissed(t *testing.T) {
+	quickest := func(others int) time.Duration {
+		h := newHub(t, Options{MaxEvents: 100_000})
+		publish(t, h, "x", user("alice"))
+		for range others {
+			publish(t, h, "x", user("bob"))
+		}
+		c := connect(t, h, as("alice").at(h.history.epoch+"-0"))
+		b, best := new(batch), time.Hour
+		for range 200 {
+			b.forget()
+			began := time.Now()
+			h.look(c, time.Now(), b)
+			best = min(best, time.Since(began))
+			want(t, "found", len(b.items), 1)
+		}
+		return best
+	}
+	if few, many := quickest(1), quickest(20_000); many > 10*few+10*time.Microsecond {
+		t.Errorf("%v over one event of others, %v over 20,000", few, many)
+	}
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	h := newHub(t, Options{})
+	start := h.Stats().Head.String()
+	for i := range 300 {
+		publish(t, h, fmt.Sprint(i, strings.Repeat(".", 1000)))
+	}
+	publish(t, h, strings.Repeat("x", 5*batchBytes))
+	publish(t, h, "end")
+	c := connect(t, h, as("alice").at(start))
+	b := new(batch)
+	for looks := 0; ; looks++ {
+		b.forget()
+		l := h.look(c, time.Now(), b)
+		if b.size > batchBytes && len(b.items) > 1 {
+			t.Errorf("%d events of %d bytes", len(b.items), b.size)
+		}
+		if c.cursor.Store(l.cursor); !l.more {
+			want(t, "looks", looks, 11)
+			break
+		}
+	}
+	w := newWire()
+	got := (&client{t: t}).read(take(t, h, as("alice").at(start), w))
+	want(t, "events", len(got.events), 302)
+	want(t, "flushes", w.flushed, len(w.got))
+}

@@ -1,0 +1,416 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestMain fails the run when a goroutine is left over after the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if left := leftover(); code == 0 && left != "" {
+		fmt.Fprintf(os.Stderr, "goroutines left over after the tests:\n\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leftover gives goroutines that are about to end a second to do so.
+func leftover() string {
+	deadline := time.Now().Add(time.Second)
+	for {
+		left := strings.Split(stacks(), "\n\n")[1:] // not this one
+		left = slices.DeleteFunc(left, func(s string) bool { return strings.Contains(s, "os/signal.") })
+		if len(left) == 0 || time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+		runtime.Gosched()
+	}
+}
+
+// stacks is those of all goroutines, this one first.
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// A wire is a Sink and what came out at the client's end.
+type wire struct {
+	breakAt int           // bytes after which the connection breaks; 0: it never does
+	timeout time.Duration // as Settings.Timeout; 0: a minute
+	cut     chan struct{}
+
+	mu      sync.Mutex
+	got     []byte
+	last    *byte // where the bytes of the last Write began
+	writes  int
+	cuts    int
+	flushed int           // how much of got has been flushed
+	stalled chan struct{} // not nil: the client takes nothing until it is closed
+}
+
+var errBroken = errors.New("connection reset by peer")
+
+func newWire() *wire { return &wire{cut: make(chan struct{}), timeout: time.Minute} }
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	stalled := w.stalled
+	w.mu.Unlock()
+	if stalled != nil {
+		select {
+		case <-stalled:
+		case <-w.cut:
+			return 0, os.ErrDeadlineExceeded
+		case <-time.After(w.timeout):
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writes++
+	w.last = &p[0]
+	if w.breakAt > 0 && len(w.got)+len(p) > w.breakAt {
+		n := w.breakAt - len(w.got)
+		w.got = append(w.got, p[:n]...)
+		return n, errBroken
+	}
+	w.got = append(w.got, p...)
+	return len(p), nil
+}
+
+func (w *wire) Flush() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flushed = len(w.got)
+	return nil
+}
+
+// Cut ends the write that is under way, and no later one.
+func (w *wire) Cut() {
+	w.mu.Lock()
+	w.cuts++
+	w.mu.Unlock()
+	select {
+	case w.cut <- struct{}{}:
+	default:
+	}
+}
+
+// stall makes the client take no bytes any more until the returned func is called.
+func (w *wire) stall() (resume func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gate := make(chan struct{})
+	w.stalled = gate
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stalled = nil
+		close(gate)
+	}
+}
+
+// received is what the client has been sent and flushed so far.
+func (w *wire) received() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.got[:w.flushed])
+}
+
+// all is every byte that was taken, flushed or not.
+func (w *wire) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.got)
+}
+
+// message is a block that dispatches an event.
+type message struct{ event, data, id string }
+
+// client reads streams as the HTML standard says, and refuses what the engine
+// should never send. It outlives connections.
+type client struct {
+	t        testing.TB
+	position string    // lastEventId: what it would send on its next connection
+	retry    int       // milliseconds
+	events   []message // that back ends published
+	control  []message // of the hub itself
+	beats    int       // bare comments
+	moves    int       // blocks with nothing but an id
+}
+
+// read takes the stream of one connection from its beginning. What follows the
+// last complete block was cut off, and is discarded. [HTML spec 9.2.6]
+func (c *client) read(stream string) *client {
+	c.t.Helper()
+	last := int64(-1) // seq of the last id in this connection
+	untold := false   // sse.connected had no id, so that sse.gap must follow
+	for first := true; ; first = false {
+		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
+			stream = rest
+			c.beats++
+			continue
+		}
+		text, rest, complete := strings.Cut(stream, "\n\n")
+		if !complete {
+			return c
+		}
+		stream = rest
+		m, data := c.block(text)
+
+		if first != (m.event == "sse.connected") && m.event != "sse.rejected" {
+			c.t.Fatalf("sse.connected is the first block and no other, but: %q", text)
+		}
+		if untold && m.event != "sse.gap" {
+			c.t.Fatalf("sse.connected had no id, but no gap follows: %q", text)
+		}
+		untold = m.event == "sse.connected" && m.id == ""
+		if farewell := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && farewell != (m.id == "") {
+			c.t.Fatalf("a block has an id unless it is a farewell, but: %q", text)
+		}
+		if m.id != "" {
+			p, ok := ParsePosition(m.id)
+			if !ok || len(p.Epoch) != 8 {
+				c.t.Fatalf("not a position: %q", m.id)
+			}
+			if seq := int64(p.Seq); seq < last || seq == last && m.event != "sse.gap" {
+				c.t.Fatalf("position %d after %d: %q", seq, last, text)
+			}
+			last = int64(p.Seq)
+			c.position = m.id
+		}
+		switch {
+		case !data:
+			c.moves++
+		case strings.HasPrefix(m.event, "sse."):
+			c.control = append(c.control, m)
+		default:
+			c.events = append(c.events, m)
+		}
+	}
+}
+
+// block takes one block apart. Its lines are in this order: retry, event, data,
+// id.
+func (c *client) block(text string) (m message, data bool) {
+	c.t.Helper()
+	stage := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		name, value, _ := strings.Cut(line, ": ")
+		at := slices.Index([]string{"retry", "event", "data", "id"}, name)
+		if at < 0 || at < stage || at == stage && name == "id" && m.id != "" {
+			c.t.Fatalf("line %q is out of place in %q", line, text)
+		}
+		stage = at
+		switch name {
+		case "retry":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				c.t.Fatalf("line %q: %v", line, err)
+			}
+			c.retry = n
+		case "event":
+			m.event = value
+		case "data":
+			if data {
+				m.data += "\n"
+			}
+			data = true
+			m.data += value
+		case "id":
+			m.id = value
+		}
+	}
+	return m, data
+}
+
+// data is the payloads of the published events.
+func (c *client) data() string { return payloads(c.events) }
+
+// told is the names of the control events with their reasons, but without
+// sse.connected, which always comes.
+func (c *client) told() string {
+	var told []string
+	for _, m := range c.control {
+		if m.event == "sse.connected" {
+			continue
+		}
+		_, reason, _ := strings.Cut(m.data, `"reason":"`)
+		reason, _, _ = strings.Cut(reason, `"`)
+		told = append(told, m.event+" "+reason)
+	}
+	return strings.Join(told, ", ")
+}
+
+func payloads(events []message) string {
+	var data []string
+	for _, m := range events {
+		data = append(data, m.data)
+	}
+	return strings.Join(data, " ")
+}
+
+var usual = &Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMin: time.Second, RetryMax: 5 * time.Second}
+
+func newHub(t testing.TB, opts Options) *Hub {
+	t.Helper()
+	h := New(opts)
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	use(t, h, NewMemory())
+	return h
+}
+
+// use gives h a store, and waits until it is open.
+func use(t testing.TB, h *Hub, store Store) {
+	t.Helper()
+	if err := h.Use(store); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(t.Context(), func() bool { return h.source.open }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// as is a request of a user, for topics of which each may be a pattern.
+func as(user string, topics ...string) Request {
+	r := Request{Identity: Identity{User: user}, Settings: usual, Protocol: "h1"}
+	for _, s := range topics {
+		topic, err := ParseTopic(s)
+		if err != nil {
+			panic(err)
+		}
+		r.Topics = append(r.Topics, topic)
+	}
+	return r
+}
+
+func (r Request) at(position string) Request     { r.Position = position; return r }
+func (r Request) with(settings Settings) Request { r.Settings = &settings; return r }
+
+func user(name string) Target  { return Target{User, name} }
+func topic(name string) Target { return Target{Topic, name} }
+
+// publish sends data to the targets, or to all if there is none.
+func publish(t testing.TB, h *Hub, data string, targets ...Target) Receipt {
+	t.Helper()
+	if len(targets) == 0 {
+		targets = []Target{{}}
+	}
+	receipts, err := h.Publish(t.Context(), Event{Data: []byte(data), Targets: targets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return receipts[0]
+}
+
+// visit is a connection that is being served.
+type visit struct {
+	*Conn
+	*wire
+	cancel context.CancelFunc
+	ended  chan struct{}
+	reason Reason // once ended is closed
+}
+
+// open connects and serves until the test ends or leave is called.
+func open(t testing.TB, h *Hub, r Request) *visit {
+	t.Helper()
+	c, err := h.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, c, newWire())
+}
+
+func serve(t testing.TB, c *Conn, w *wire) *visit {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.timeout = c.settings.Timeout
+	v := &visit{Conn: c, wire: w, cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(v.ended)
+		v.reason = c.Serve(ctx, w)
+	}()
+	t.Cleanup(func() { v.leave() })
+	return v
+}
+
+// leave ends the visit as a client that goes away.
+func (v *visit) leave() Reason {
+	v.cancel()
+	return v.wait()
+}
+
+func (v *visit) wait() Reason {
+	<-v.ended
+	return v.reason
+}
+
+// client is a new one that has read the stream so far.
+func (v *visit) client(t testing.TB) *client {
+	t.Helper()
+	return (&client{t: t}).read(v.received())
+}
+
+// resume connects the client, with the position that it has, for as long as it
+// takes to send it what there is.
+func (c *client) resume(h *Hub, r Request) *client {
+	c.t.Helper()
+	return c.read(take(c.t, h, r.at(c.position), newWire()))
+}
+
+// read is a new client that has resumed as r says.
+func read(t testing.TB, h *Hub, r Request) *client {
+	t.Helper()
+	return (&client{t: t}).read(take(t, h, r, newWire()))
+}
+
+// take connects, is sent what there is, and goes.
+func take(t testing.TB, h *Hub, r Request, w *wire) string {
+	t.Helper()
+	c, err := h.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	c.Serve(gone, w)
+	return w.all()
+}
+
+func want[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %#v, want %#v", what, got, want)
+	}
+}
+
+func wantErr(t testing.TB, err, target error) {
+	t.Helper()
+	if !errors.Is(err, target) {
+		t.Errorf("got error %v, want %v", err, target)
+	}
+}
+
+// connect is a connection that nobody serves.
+func connect(t testing.TB, h *Hub, r Request) *Conn {
+	t.Helper()
+	c, err := h.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

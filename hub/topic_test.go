@@ -1,0 +1,84 @@
+package hub
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// matches is what the documentation says, word by word.
+func matches(pattern, topic string) bool {
+	if !strings.Contains(pattern, "*") {
+		return pattern == topic
+	}
+	p, s := strings.Split(pattern, "/"), strings.Split(topic, "/")
+	for i, segment := range p {
+		if i >= len(s) || segment != "*" && segment != s[i] {
+			return false
+		}
+	}
+	return len(s) == len(p) || p[len(p)-1] == "*"
+}
+
+func checkTopic(t *testing.T, stream, name string) {
+	t.Helper()
+	partial := func(segment string) bool { return segment != "*" && strings.Contains(segment, "*") }
+	bad := stream == ""
+	for segment := range strings.SplitSeq(stream, "/") {
+		bad = bad || partial(segment)
+	}
+	target, err := ParseTopic(stream)
+	if (err != nil) != bad {
+		t.Fatalf("topic %q: %v", stream, err)
+	}
+	event := Event{At: time.Now(), Targets: []Target{topic(name)}}
+	if bad || event.validate(1) != nil {
+		return
+	}
+	expected := matches(stream, name)
+	want(t, stream+" matches "+name, target.Matches(name), expected)
+
+	// And so it is for the index: for events that come later, and for those that
+	// came before the pattern was ever used.
+	h := newHistory(Options{}.withDefaults(), "e", 1)
+	put := func() bool {
+		e := h.append(encode(&event, "e"), time.Now())
+		return slices.Contains(e.lanes, h.lanes[target])
+	}
+	put()
+	l := h.lane(target)
+	want(t, stream+" learned late finds "+name, len(l.seqs) == 1, expected)
+	want(t, stream+" is indexed for "+name, put(), expected)
+}
+
+var topicSeeds = []string{
+	"a", "a/b", "a/b/c", "a/*", "*", "*/b", "*/*", "a/*/c", "a/*/*", "*/*/c", "a/b/*", "/", "//", "a/", "/a", "*/", "/*",
+	"a*", "a/*b", "**", "a/**", "", "ab/c", "A/b", "é/*",
+}
+
+func TestTopics(t *testing.T) {
+	for _, stream := range topicSeeds {
+		for _, name := range topicSeeds {
+			checkTopic(t, stream, name)
+		}
+	}
+	random := func(from []string) string {
+		var segments []string
+		for range 1 + rand.IntN(4) {
+			segments = append(segments, from[rand.IntN(len(from))])
+		}
+		return strings.Join(segments, "/")
+	}
+	for range 500 {
+		checkTopic(t, random([]string{"a", "b", "*", "*", ""}), random([]string{"a", "b", ""}))
+	}
+}
+
+func FuzzTopics(f *testing.F) {
+	for i, stream := range topicSeeds {
+		f.Add(stream, topicSeeds[(i+3)%len(topicSeeds)])
+	}
+	f.Fuzz(checkTopic)
+}
