@@ -152,8 +152,8 @@ func (h *Handler) Validate() error {
 			return fmt.Errorf("%s must not be negative, as %s is", name, d)
 		}
 	}
-	if s.RetryMin > s.RetryMax {
-		return fmt.Errorf("retry: the lower bound %s is above the upper bound %s", s.RetryMin, s.RetryMax)
+	if err := validateRetry(s.RetryMin, s.RetryMax); err != nil {
+		return err
 	}
 	for name, n := range map[string]int{
 		"max_connections": h.MaxConnections, "max_connections_per_user": h.MaxConnectionsPerUser,
@@ -167,12 +167,24 @@ func (h *Handler) Validate() error {
 		return fmt.Errorf("takeover must be on or off, not %q", h.Takeover)
 	}
 	for _, topic := range h.Topics {
-		// What stands in the place of a placeholder is checked at each request.
-		if _, err := hub.ParseTopic(placeholders.ReplaceAllLiteralString(topic, "x")); err != nil {
+		if err := validateTopic(topic); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func validateRetry(low, high time.Duration) error {
+	if low > high {
+		return fmt.Errorf("retry: the lower bound %s is above the upper bound %s", low, high)
+	}
+	return nil
+}
+
+func validateTopic(topic string) error {
+	// What stands in the place of a placeholder is checked at each request.
+	_, err := hub.ParseTopic(placeholders.ReplaceAllLiteralString(topic, "x"))
+	return err
 }
 
 // ServeHTTP answers with a stream, for as long as the client stays.
@@ -220,9 +232,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		conn.TakeOver(nc, tcp)
 		return nil
 	}
-	s, done := newSink(w, r, h.settings.Timeout)
-	defer done()
-	h.settings.Closed(conn, conn.Serve(r.Context(), s))
+	h.serve(w, r, conn)
 	return nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go/http3"
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -13,10 +15,24 @@ import (
 
 // sink is a response as the hub sees it.
 type sink struct {
-	w http.ResponseWriter
+	w      http.ResponseWriter
+	broken bool          // a write has failed
+	quic   *http3.Server // that the request came to, if it came by HTTP/3
 
 	mu   sync.Mutex // guards ctrl, which must not be used after the handler has returned
 	ctrl *http.ResponseController
+}
+
+// serve streams on the normal path: the handler's goroutine is the writer.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, conn *hub.Conn) {
+	s, done := newSink(w, r, h.settings.Timeout)
+	defer done()
+	h.settings.Closed(conn, conn.Serve(r.Context(), s))
+	if s.broken {
+		// To return would end the response as if it were complete; and over HTTP/3
+		// that end would wait, behind what the client does not take.
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // maxChunk is how much a client must take within its timeout not to be dropped.
@@ -29,6 +45,7 @@ const maxChunk = 16 << 10
 func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *sink, done func()) {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
 	s = &sink{w: w}
+	s.quic, _ = r.Context().Value(http3.ServerContextKey).(*http3.Server)
 	restore := func() {}
 	if idle != nil {
 		idle.Deadline.HardDeadline = time.Time{}
@@ -55,11 +72,25 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *
 	}
 }
 
-func (s *sink) Write(p []byte) (int, error) { return s.w.Write(p) }
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	s.broken = s.broken || err != nil
+	return n, err
+}
 
-func (s *sink) Flush() error { return http.NewResponseController(s.w).Flush() }
+func (s *sink) Flush() error {
+	err := http.NewResponseController(s.w).Flush()
+	s.broken = s.broken || err != nil
+	return err
+}
 
 func (s *sink) Cut() {
+	if s.quic != nil && caddy.Exiting() {
+		// Caddy waits for clients to close their connections, which one that takes
+		// nothing does not. Every other has been told to come back, two seconds ago.
+		// Close waits for handlers, so this does not wait for it; the process ends.
+		go s.quic.Close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctrl != nil {
