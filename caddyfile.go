@@ -3,6 +3,8 @@ package caddysse
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -14,12 +16,14 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption("sse", parseGlobal)
-	httpcaddyfile.RegisterHandlerDirective("sse", parseHandler[Handler])
+	httpcaddyfile.RegisterHandlerDirective("sse", parseStream)
 	httpcaddyfile.RegisterHandlerDirective("sse_api", parseHandler[API])
 	httpcaddyfile.RegisterHandlerDirective("sse_cors", parseHandler[CORS])
+	httpcaddyfile.RegisterDirective("sse_test", parseTestPage)
 	// Before respond, which would otherwise shadow it where it has no matcher.
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "respond")
 	httpcaddyfile.RegisterDirectiveOrder("sse_api", httpcaddyfile.Before, "respond")
+	httpcaddyfile.RegisterDirectiveOrder("sse_test", httpcaddyfile.Before, "respond")
 	// Before all that authenticates, which must not see preflight requests.
 	httpcaddyfile.RegisterDirectiveOrder("sse_cors", httpcaddyfile.After, "try_files")
 }
@@ -32,6 +36,24 @@ func parseHandler[T any, P interface {
 }](h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := P(new(T))
 	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// parseStream makes sure that the hub is there, while the line is known.
+func parseStream(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	var app App
+	if global, ok := h.Option("sse").(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(global.Value, &app); err != nil {
+			return nil, err
+		}
+	}
+	if err := app.configured(handler.Hub); err != nil {
+		return nil, h.WrapErr(err)
+	}
+	return handler, nil
 }
 
 // parseGlobal parses the global option, which may be given once for each hub:
@@ -136,6 +158,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if len(topics) == 0 {
 				return d.ArgErr()
 			}
+			for _, topic := range topics {
+				if err := validateTopic(topic); err != nil {
+					return d.WrapErr(err)
+				}
+			}
 			h.Topics = append(h.Topics, topics...)
 			return nil
 		case "heartbeat":
@@ -144,15 +171,21 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return duration(d, &h.ConnectionTimeout)
 		case "max_lifetime":
 			h.MaxLifetime = new(caddy.Duration)
-			return duration(d, h.MaxLifetime)
+			return durationOrZero(d, h.MaxLifetime)
 		case "expires":
 			return text(d, &h.Expires)
 		case "retry":
 			h.RetryMin, h.RetryMax = new(caddy.Duration), new(caddy.Duration)
-			if err := duration(d, h.RetryMin); err != nil {
+			if err := durationOrZero(d, h.RetryMin); err != nil {
 				return err
 			}
-			return duration(d, h.RetryMax)
+			if err := durationOrZero(d, h.RetryMax); err != nil {
+				return err
+			}
+			if err := validateRetry(time.Duration(*h.RetryMin), time.Duration(*h.RetryMax)); err != nil {
+				return d.WrapErr(err)
+			}
+			return nil
 		case "takeover":
 			return text(d, &h.Takeover)
 		case "max_connections":
@@ -190,6 +223,44 @@ func (c *CORS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return block(d, func(option string) error {
 		return d.Errf("unrecognized option of sse_cors: %s", option)
+	})
+}
+
+// parseTestPage makes a route of the directive, which takes a path and not a
+// matcher: it serves the path and what is below.
+func parseTestPage(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	page := new(TestPage)
+	if err := page.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(caddy.ModuleMap{
+		"path": h.JSON(caddyhttp.MatchPath{page.Path, page.Path + "/*"}),
+	}, page), nil
+}
+
+// UnmarshalCaddyfile reads the directive:
+//
+//	sse_test <path> {
+//		stream <path>
+//		api    <path>
+//	}
+func (p *TestPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.AllArgs(&p.Path) {
+		return d.ArgErr()
+	}
+	p.Path = strings.TrimSuffix(p.Path, "/")
+	if !strings.HasPrefix(p.Path, "/") {
+		return d.Errf("%q must be a path below /, such as /sse-test", p.Path)
+	}
+	return block(d, func(option string) error {
+		switch option {
+		case "stream":
+			return text(d, &p.Stream)
+		case "api":
+			return text(d, &p.API)
+		}
+		return d.Errf("unrecognized option of sse_test: %s", option)
 	})
 }
 
@@ -249,7 +320,18 @@ func number(d *caddyfile.Dispenser, to *int) error {
 	return nil
 }
 
+// duration reads one that must not be 0, which would mean the default.
 func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
+	if err := durationOrZero(d, to); err != nil {
+		return err
+	}
+	if *to == 0 {
+		return d.Errf("%q must be more than 0", d.Val())
+	}
+	return nil
+}
+
+func durationOrZero(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
@@ -279,4 +361,5 @@ var (
 	_ caddyfile.Unmarshaler = (*Handler)(nil)
 	_ caddyfile.Unmarshaler = (*API)(nil)
 	_ caddyfile.Unmarshaler = (*CORS)(nil)
+	_ caddyfile.Unmarshaler = (*TestPage)(nil)
 )

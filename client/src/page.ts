@@ -1,0 +1,15 @@
+/**
+ * Listens to events of the page, or of the worker; does nothing where there are none. Returns the
+ * function that stops it. `visibilitychange` bubbles from the document to here.
+ */
+export function onPage(types: string[], listener: (event: Event) => void): () => void {
+  for (const type of types) globalThis.addEventListener?.(type, listener);
+  return () => {
+    for (const type of types) globalThis.removeEventListener?.(type, listener);
+  };
+}
+
+/** The absolute form of a URL as this page resolves it. */
+export function resolve(url: string | URL): URL {
+  return new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+}

@@ -1,0 +1,71 @@
+"use client";
+
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import { createSSE } from "./client.js";
+import { IDLE } from "./stream.js";
+import type { DefaultEvents, SSEClient, SSEMessage, SSEOptions, SSESnapshot } from "./types.js";
+
+/** Options of {@link useSSE}. A change of `share`, `identity` or `credentials` connects anew; anything else is used from then on. */
+export type UseSSEOptions<E = DefaultEvents> = SSEOptions & {
+  /** Called once for each message, outside rendering. */
+  onMessage?: (message: SSEMessage<E>) => void;
+};
+
+/** What {@link useSSE} returns: the client's snapshot and what one can do with it. */
+export type UseSSEResult<E = DefaultEvents> = SSESnapshot<E> &
+  Pick<SSEClient<E>, "reconnect" | "close" | "clear">;
+
+const nothing = () => {};
+const IDLE_SNAPSHOT = Object.freeze({ ...IDLE, messages: [], malformed: 0, lastEventId: "" });
+const idle = <E>(): SSESnapshot<E> => IDLE_SNAPSHOT;
+
+/**
+ * The state of an event stream that is open while a component that uses it is mounted. Components
+ * with the same URL and identity share one connection.
+ *
+ * @param url The stream's address; `null` for none (yet).
+ */
+export function useSSE<E = DefaultEvents>(
+  url: string | URL | null,
+  options: UseSSEOptions<E> = {},
+): UseSSEResult<E> {
+  // What the client reads: always the options of the last committed render.
+  const [live] = useState(() => ({ ...options }));
+  useEffect(() => {
+    for (const key of Object.keys(live)) delete live[key as keyof typeof live];
+    Object.assign(live, options);
+  });
+
+  const { share, identity, credentials } = options;
+  const href = url && String(url);
+  // With another query (more topics, say) the new client goes on where the old one was.
+  const scope = `${href?.split("?")[0]} ${identity}`;
+  const reached = useRef({ scope, id: "" });
+  const client = useMemo(() => {
+    if (!href) return null;
+    const fixed = {
+      share,
+      identity,
+      credentials,
+      get lastEventId() {
+        return (reached.current.scope === scope && reached.current.id) || live.lastEventId;
+      },
+    };
+    return createSSE<E>(href, Object.setPrototypeOf(fixed, live));
+  }, [live, href, scope, share, identity, credentials]);
+
+  const subscribe = useCallback(
+    (changed: () => void) => {
+      if (!client) return nothing;
+      const stop = [client.subscribe(changed), client.on("*", (m) => live.onMessage?.(m))];
+      return () => {
+        reached.current = { scope, id: client.getSnapshot().lastEventId };
+        for (const off of stop) off();
+      };
+    },
+    [client, live, scope],
+  );
+  const snapshot = useSyncExternalStore(subscribe, client?.getSnapshot ?? idle<E>, idle<E>);
+  const { reconnect = nothing, close = nothing, clear = nothing } = client ?? {};
+  return { ...snapshot, reconnect, close, clear };
+}

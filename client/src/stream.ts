@@ -1,0 +1,296 @@
+import { createParser } from "eventsource-parser";
+import { fullJitter, retryAfter } from "./backoff.js";
+import { onPage } from "./page.js";
+import type { Gap, SSEError, StreamOptions, StreamState } from "./types.js";
+
+/** One event as it came off the wire. */
+export interface RawEvent {
+  readonly id: string;
+  readonly type: string;
+  readonly data: string;
+}
+
+/** What a stream has to tell: one or more of these. */
+export interface News {
+  state?: StreamState | undefined;
+  /** What one chunk brought; none if it was a heartbeat. With `position`. */
+  events?: readonly RawEvent[];
+  /** The position after these events. */
+  position?: string | undefined;
+  gap?: Gap;
+  error?: SSEError;
+}
+
+/** Who a stream reports to. Never called after the stream's `close()`. */
+export type Sink = (news: News) => void;
+
+export interface Stream {
+  /** Connects anew, from the position reached or the one given. */
+  reconnect(from?: string): void;
+  close(): void;
+}
+
+/** Where a stream goes on that another one began. */
+export interface Resume {
+  readonly lastEventId: string;
+  readonly connectionId: string | null;
+}
+
+export const IDLE: StreamState = {
+  connectionStatus: "idle",
+  connectionId: null,
+  user: null,
+  error: null,
+  attempt: 0,
+  retryAt: null,
+};
+
+// Two and a half heartbeats without a byte are a dead connection; 15 s each until the server has said.
+const HEARTBEATS = 2.5;
+const UNSAID_MS = 15_000 * HEARTBEATS;
+const MAX_EVENT = 2 ** 24;
+const MAX_TIMER = 2 ** 31 - 1;
+
+/** Opens a stream and keeps it open: one connection at a time, until `close()` or a final error. */
+export function openStream(
+  url: URL,
+  options: StreamOptions,
+  sink: Sink,
+  { lastEventId, connectionId }: Resume,
+): Stream {
+  const { minMs = 500, maxMs = 30_000, resetAfterMs = 10_000 } = options.backoff ?? {};
+
+  // What is known over all attempts.
+  let state: StreamState = { ...IDLE, connectionId };
+  let base = minMs;
+  let idleMs = options.idleTimeoutMs ?? UNSAID_MS;
+  let failures = 0;
+  let patient = false; // the server has asked for the wait
+  let refreshed = false; // a 401 has been answered with fresh headers
+  let sentAway = false; // a `disconnected` has been answered by coming back
+
+  // The attempt that runs; undefined while waiting. Whatever an earlier one still does is ignored.
+  let run: AbortController | undefined;
+  let openedAt = 0;
+  let lastByteAt = 0;
+  // The next attempt if none runs, else its watchdog.
+  let timer: ReturnType<typeof setTimeout> | undefined;
+
+  function set(change: Partial<StreamState>, error?: SSEError) {
+    state = { ...state, ...change };
+    sink(error ? { state, error } : { state });
+  }
+
+  function stop() {
+    clearTimeout(timer);
+    run?.abort();
+    run = undefined;
+  }
+
+  function end(connectionStatus: "closed" | "failed", error?: SSEError) {
+    stop();
+    set({ connectionStatus, error: error ?? null, retryAt: null }, error);
+  }
+
+  /** Schedules the next attempt: a jittered wait after the one that the server asked for, or exactly then. */
+  function retry(error: SSEError, asked = 0, exactly = false) {
+    const now = Date.now();
+    stop();
+    // Not at the first byte: a server that crashes after each accept would be asked without a pause.
+    if (openedAt && now - openedAt >= resetAfterMs) {
+      failures = 0;
+      sentAway = false;
+    }
+    if (options.shouldReconnect?.(error, failures) === false) return end("failed", error);
+    const jitter = exactly ? 0 : fullJitter(failures, base, maxMs);
+    const delay = Math.min(MAX_TIMER, asked + jitter);
+    patient = asked > 0;
+    timer = setTimeout(attempt, delay);
+    failures++;
+    set(
+      { connectionStatus: "reconnecting", error, attempt: failures, retryAt: now + delay },
+      error,
+    );
+  }
+
+  // Bytes only note the time: one timer per idle period, not one per chunk.
+  function watch() {
+    clearTimeout(timer);
+    const left = lastByteAt + idleMs - Date.now();
+    if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
+    else retry({ type: "idle-timeout", message: `no byte for ${idleMs} ms` });
+  }
+
+  function request(headers: Headers): URL {
+    const target = new URL(url);
+    // Lets the server close the connection that this one replaces before it counts.
+    if (state.connectionId) target.searchParams.set("previous", state.connectionId);
+    if (!lastEventId) return target;
+    // Across origins the header would cost a preflight each time, a query does not.
+    if (globalThis.location && location.origin !== url.origin) {
+      target.searchParams.set("last_event_id", lastEventId);
+    } else {
+      // [HTML spec 9.2.3] the id goes out as UTF-8; a header value is a string of bytes.
+      headers.set("Last-Event-ID", String.fromCharCode(...new TextEncoder().encode(lastEventId)));
+    }
+    return target;
+  }
+
+  async function attempt(change: Partial<StreamState> = {}) {
+    stop();
+    const mine = new AbortController();
+    run = mine;
+    openedAt = 0;
+    lastByteAt = Date.now();
+    watch();
+    set({ connectionStatus: "reconnecting", retryAt: null, ...change });
+    try {
+      const { headers: given } = options;
+      const headers = new Headers(typeof given === "function" ? await given() : given);
+      if (mine !== run) return;
+      headers.set("Accept", "text/event-stream");
+      const response = await (options.fetch ?? fetch)(request(headers), {
+        headers,
+        credentials: options.credentials ?? "same-origin",
+        cache: "no-store",
+        signal: mine.signal,
+      });
+      if (mine !== run) return;
+      if (!accept(response)) return;
+      const body = response.body!.getReader();
+      // The parser drops one byte order mark, as it should; the decoder must leave it to it.
+      const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+      const feed = createFeed(() => mine === run);
+      for (;;) {
+        const { done, value } = await body.read();
+        if (mine !== run) return;
+        if (done) break;
+        lastByteAt = Date.now();
+        feed(decoder.decode(value, { stream: true }));
+      }
+      retry({ type: "network", message: "the stream ended" });
+    } catch (cause) {
+      if (mine === run) retry({ type: "network", message: String(cause), cause });
+    }
+  }
+
+  /** What the status means. True if a stream follows. */
+  function accept({ status, headers }: Response): boolean {
+    const contentType = headers.get("Content-Type");
+    if (status === 200 && /^text\/event-stream *(;|$)/i.test(contentType ?? "")) return true;
+    if (status === 200) {
+      end("failed", {
+        type: "content-type",
+        contentType,
+        message: `no event stream: ${contentType}`,
+      });
+    } else if (status === 204) {
+      // [HTML spec 9.2] 204 tells a client to stop reconnecting.
+      end("closed");
+    } else if (status === 401 && typeof options.headers === "function" && !refreshed) {
+      refreshed = true;
+      void attempt();
+    } else {
+      const retryAfterMs = retryAfter(headers.get("Retry-After"));
+      const error: SSEError = { type: "http", status, retryAfterMs, message: `answered ${status}` };
+      if (/^(5..|408|425|429)$/.test(`${status}`)) {
+        retry(error, retryAfterMs);
+      } else {
+        end("failed", error);
+      }
+    }
+    return false;
+  }
+
+  /** The parser of one connection. `alive` turns false when one of its events has ended the connection. */
+  function createFeed(alive: () => boolean): (text: string) => void {
+    let batch: RawEvent[] = [];
+    let position = lastEventId;
+    const flush = () => {
+      if (!batch.length && position === lastEventId) return;
+      const events = batch;
+      batch = [];
+      position = lastEventId;
+      sink({ events, position });
+    };
+    // An event over `maxBufferSize` makes the next feed throw, and so ends the connection.
+    const parser = createParser({
+      maxBufferSize: MAX_EVENT,
+      // [HTML spec 9.2.6] an id counts when its block ends, with or without data; an empty one clears it.
+      onId(id) {
+        if (alive()) lastEventId = id;
+      },
+      onRetry(ms) {
+        base = ms;
+      },
+      onEvent({ event = "message", data }) {
+        if (!alive()) return;
+        if (event.startsWith("sse.")) {
+          flush();
+          control(event, data);
+        } else {
+          batch.push({ id: lastEventId, type: event, data });
+        }
+      },
+    });
+    return (text) => {
+      parser.feed(text);
+      if (!alive()) return;
+      if (!openedAt) opened({});
+      flush();
+    };
+  }
+
+  function opened(change: Partial<StreamState>) {
+    openedAt ||= Date.now();
+    refreshed = false;
+    set({ connectionStatus: "open", error: null, attempt: 0, ...change });
+  }
+
+  /** The events that the server itself sends. Their payloads are its own, so they parse. */
+  function control(event: string, data: string) {
+    const { reason, retryMs, connectionId, user, heartbeat } = JSON.parse(data);
+    if (event === "sse.connected") {
+      if (heartbeat !== undefined && options.idleTimeoutMs === undefined) {
+        idleMs = HEARTBEATS * heartbeat || Infinity;
+        watch();
+      }
+      opened({ connectionId, user: user ?? "" });
+    } else if (event === "sse.gap") {
+      sink({ gap: { reason, id: lastEventId } });
+    } else if (event === "sse.closing" || event === "sse.rejected") {
+      const error: SSEError = { type: "terminated", reason, message: `${event}: ${reason}` };
+      // Whoever is disconnected twice is not wanted; a closed hub has nothing more to say.
+      if (reason === "hub_closed" || (reason === "disconnected" && sentAway))
+        return end("failed", error);
+      sentAway ||= reason === "disconnected";
+      retry(error, retryMs, retryMs > 0);
+    }
+  }
+
+  /** Timers of hidden and sleeping pages cannot be trusted, so whoever wakes looks at the clock. */
+  function wake({ type }: Event) {
+    if (type !== "online" && document.visibilityState === "hidden") return;
+    if (run) {
+      // A new network leaves the old connection dead without a word.
+      if (type === "online" || Date.now() - lastByteAt >= idleMs) void attempt();
+    } else if (state.retryAt && !patient) {
+      void attempt();
+    }
+  }
+  const sleep = onPage(["online", "visibilitychange"], wake);
+  void attempt(connectionId ? {} : { connectionStatus: "connecting" });
+
+  return {
+    reconnect(from = lastEventId) {
+      lastEventId = from;
+      failures = 0;
+      refreshed = sentAway = false;
+      void attempt({ error: null, attempt: 0 });
+    },
+    close() {
+      sleep();
+      stop();
+    },
+  };
+}

@@ -1,0 +1,35 @@
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { build } from "vite";
+import { expect, test } from "vitest";
+
+/** Every module and package that an entry loads, at once or later. */
+async function graph(entry: string): Promise<string[]> {
+  const loaded = new Set<string>();
+  await build({
+    configFile: false,
+    logLevel: "silent",
+    build: {
+      write: false,
+      lib: { entry: fileURLToPath(new URL(`../src/${entry}`, import.meta.url)), formats: ["es"] },
+      rolldownOptions: { external: (id) => !/^[./]/.test(id) && Boolean(loaded.add(id)) },
+    },
+  });
+  return [...loaded].sort();
+}
+
+test(". loads the parser and nothing else", async () =>
+  expect(await graph("index.ts")).toEqual(["eventsource-parser"]));
+
+test("./server loads node:http, when it is used, and nothing else", async () =>
+  expect(await graph("server.ts")).toEqual(["node:http"]));
+
+test("./react loads React and the parser", async () =>
+  expect(await graph("react.ts")).toEqual(["eventsource-parser", "react"]));
+
+test("./react and ./test-component are marked for the client", () => {
+  for (const file of ["react.ts", "test-component/index.tsx"]) {
+    const source = readFileSync(new URL(`../src/${file}`, import.meta.url), "utf8");
+    expect(source).toMatch(/^"use client";/);
+  }
+});
