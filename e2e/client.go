@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// Protocol is how a client speaks to the server.
+type Protocol string
+
+// All of them.
+const (
+	H1    Protocol = "h1"
+	H1TLS Protocol = "h1 over TLS"
+	H2    Protocol = "h2"
+	H3    Protocol = "h3"
+)
+
+// Protocols lists them all.
+var Protocols = []Protocol{H1, H1TLS, H2, H3}
+
+// label is the protocol's name in the server's metrics.
+func (p Protocol) label() string { return string(p[:2]) }
+
+// Client opens streams of one protocol. Over HTTP/2 and HTTP/3 they share a
+// connection. It may be used from any goroutine.
+type Client struct {
+	Protocol Protocol
+	Path     string        // of the stream; set it before the first use
+	Backoff  time.Duration // between attempts of its followers to connect, at most; likewise
+	base     string
+	http     *http.Client
+	close    func()
+}
+
+// window is how much a client with small buffers takes of a stream, or about.
+const window = 64 << 10
+
+// Client makes a client that reaches the server directly.
+func (s *Server) Client(p Protocol) *Client { return s.client(p, "", false) }
+
+// ClientVia makes a client that reaches the server through a proxy's address. It
+// is not for HTTP/3.
+func (s *Server) ClientVia(addr string, p Protocol) *Client { return s.client(p, addr, false) }
+
+// SmallClient makes a client that takes little that its user does not read.
+func (s *Server) SmallClient(p Protocol) *Client { return s.client(p, "", true) }
+
+func (s *Server) client(p Protocol, addr string, small bool) *Client {
+	c := &Client{Protocol: p, Path: "/events", Backoff: backoff}
+	port := s.HTTPS
+	if c.base = fmt.Sprintf("https://localhost:%d", s.HTTPS); p == H1 {
+		c.base = fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)
+		port = s.HTTP
+	}
+	if addr == "" {
+		addr = fmt.Sprintf("127.0.0.1:%d", port)
+	}
+	security := &tls.Config{RootCAs: s.roots, ServerName: "localhost"}
+	if p == H3 {
+		c.overQUIC(addr, security, small)
+		return c
+	}
+
+	tr := &http.Transport{
+		TLSClientConfig:     security,
+		Protocols:           new(http.Protocols),
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 100,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err == nil && small {
+				// Not less, as it is the size of a segment on a loopback interface:
+				// with a window below it the client would be slow to catch up.
+				err = conn.(*net.TCPConn).SetReadBuffer(2 * window)
+			}
+			return conn, err
+		},
+	}
+	tr.Protocols.SetHTTP1(p != H2)
+	tr.Protocols.SetHTTP2(p == H2)
+	if small {
+		tr.ReadBufferSize = 4096
+		tr.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: window}
+	}
+	c.http, c.close = &http.Client{Transport: tr}, tr.CloseIdleConnections
+	return c
+}
+
+func (c *Client) overQUIC(addr string, security *tls.Config, small bool) {
+	// A client that asks often enough notices by itself that the server is gone.
+	config := &quic.Config{KeepAlivePeriod: 2 * time.Second, MaxIdleTimeout: 6 * time.Second}
+	if small {
+		config.InitialStreamReceiveWindow, config.MaxStreamReceiveWindow = window, window
+	}
+	tr := &http3.Transport{
+		TLSClientConfig:    security,
+		QUICConfig:         config,
+		DisableCompression: true,
+		Dial: func(ctx context.Context, _ string, security *tls.Config, config *quic.Config) (*quic.Conn, error) {
+			return quic.DialAddr(ctx, addr, security, config)
+		},
+	}
+	c.http, c.close = &http.Client{Transport: tr}, func() { tr.Close() }
+}
+
+// Close closes the client's connections. Its streams must have been closed.
+func (c *Client) Close() { c.close() }
+
+// Identity is who a client is.
+type Identity struct {
+	User    string
+	Session string
+	Topics  []string // of those that the config allows; all, if there is none
+}
+
+// HTTP is what other clients than ours can be given to reach the server.
+func (c *Client) HTTP() *http.Client { return c.http }
+
+// Request asks for a stream, from a position if there is one.
+func (c *Client) Request(ctx context.Context, id Identity, position string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+c.Path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	if id.User != "" {
+		req.Header.Set("X-User", id.User)
+	}
+	if id.Session != "" {
+		req.Header.Set("X-Session", id.Session)
+	}
+	if position != "" {
+		req.Header.Set("Last-Event-ID", position)
+	}
+	query := req.URL.Query()
+	for _, topic := range id.Topics {
+		query.Add("topic", topic)
+	}
+	req.URL.RawQuery = query.Encode()
+	return req, nil
+}
+
+// Open opens a stream, from a position if there is one.
+func (c *Client) Open(ctx context.Context, id Identity, position string) (*Stream, error) {
+	req, err := c.Request(ctx, id, position)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := newStream(resp, id, position)
+	if err != nil {
+		resp.Body.Close()
+	}
+	return stream, err
+}

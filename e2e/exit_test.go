@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestPromise8ExitIsQuick ends the server with streams of every protocol open,
+// some of which were opened under earlier configs, and some of which read
+// nothing.
+func TestPromise8ExitIsQuick(t *testing.T) {
+	for name, test := range map[string]struct {
+		global  string
+		streams int
+	}{
+		"without grace_period": {"", streams},
+		"with grace_period":    {"grace_period 20s", streams / 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := Config{Global: test.global}
+			s := Start(t, config)
+			p := s.Publisher()
+			stalled, _ := stall(t, s, p)
+			early := everyProtocol(t, s, test.streams)
+			if err := s.Reload(config); err != nil {
+				t.Fatal(err)
+			}
+			var late []*Follower
+			for _, protocol := range Protocols {
+				late = append(late, crowd(t, s, protocol, 5, Identity{})...)
+			}
+			AwaitOpen(t, late)
+			followers := append(early, late...)
+			if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
+				t.Fatal(err)
+			}
+			AwaitAll(t, p.Ledger, followers)
+
+			took := s.Terminate(5 * time.Second)
+			t.Logf("it took %s", took)
+			delays := make(map[int64]int)
+			for i, f := range followers {
+				// What was sent before the process ended may still be on its way.
+				Wait(t, Patience, "sse.closing", func() error {
+					if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "shutdown" {
+						_, lost := f.Streams()
+						return fmt.Errorf("follower %d, %s, was told %+v and lost %.3q", i, f.client.Protocol, g, lost)
+					}
+					return nil
+				})
+				retry := f.Goodbyes()[0].RetryMs
+				if retry < 1000 || retry > 5000 {
+					t.Errorf("a retry of %d ms is not within the configured bounds", retry)
+				}
+				delays[retry]++
+			}
+			// 520 draws from 4,001 values are 487 different ones on average.
+			if len(delays) < len(followers)*4/5 {
+				t.Errorf("%d streams were told only %d different delays", len(followers), len(delays))
+			}
+			for _, f := range stalled {
+				f.Release()
+			}
+		})
+	}
+}
+
+// stall opens streams that read nothing, of every protocol, each as a user of its
+// own, and fills them until the server has events for each that it cannot write.
+func stall(t *testing.T, s *Server, p *Publisher) (followers []*Follower, users []string) {
+	t.Helper()
+	followers, users = slow(t, s, "/events")
+	for _, f := range followers {
+		f.Hold()
+	}
+	fill(t, s, p, users)
+	return followers, users
+}
+
+// slow opens a stream of each protocol with small buffers, each as a user of its
+// own.
+func slow(t *testing.T, s *Server, path string) (followers []*Follower, users []string) {
+	t.Helper()
+	for _, protocol := range Protocols {
+		c := s.SmallClient(protocol)
+		c.Path = path
+		t.Cleanup(c.Close)
+		user := fmt.Sprintf("slow %s %s", protocol, path)
+		users = append(users, user)
+		followers = append(followers, Follow(t, c, Identity{User: user}))
+	}
+	AwaitOpen(t, followers)
+	return followers, users
+}
+
+// fill publishes to users whose connections read nothing until the server cannot
+// write to any of them any more.
+func fill(t *testing.T, s *Server, p *Publisher, users []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	const (
+		size   = 512 << 10
+		enough = 4 // events in a row of which none was written
+	)
+	lags, stuck := make([]int, len(users)), make([]int, len(users))
+	for full := 0; full < len(users); {
+		if err := p.Publish(ctx, Event{To: To("user", users...), Size: size}); err != nil {
+			t.Fatal(err)
+		}
+		full = 0
+		for i, user := range users {
+			if stuck[i] == enough {
+				full++
+				continue
+			}
+			lag, open := s.Lag(user)
+			if !open {
+				t.Fatalf("the stream of %s has ended", user)
+			}
+			if stuck[i]++; lag <= lags[i] {
+				stuck[i] = 0
+			}
+			lags[i] = lag
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Target is whom an event is for: one field of the API with its names, or
+// everybody.
+type Target struct {
+	Field string // user, session or topic; empty: everybody
+	Names []string
+}
+
+// To is a target with names.
+func To(field string, names ...string) Target { return Target{field, names} }
+
+// Everybody is the target of a broadcast.
+var Everybody Target
+
+// Matches reports whether the event is for id.
+func (t Target) Matches(id Identity) bool {
+	topics := id.Topics
+	if len(topics) == 0 {
+		topics = []string{"news/*", "sport/*"} // of Server.caddyfile
+	}
+	return t.Field == "" || slices.ContainsFunc(t.Names, func(name string) bool {
+		switch t.Field {
+		case "user":
+			return name == id.User
+		case "session":
+			return name == id.Session
+		}
+		return slices.ContainsFunc(topics, func(topic string) bool {
+			prefix, all := strings.CutSuffix(topic, "*")
+			return topic == name || all && strings.HasPrefix(name, prefix)
+		})
+	})
+}
+
+// Entry is one acknowledged event.
+type Entry struct {
+	Position Position
+	N        int64 // its number; no two events have the same
+	Size     int   // of its data
+	To       Target
+	Sent     time.Time // first
+}
+
+// Ledger has what was acknowledged. It may be used from any goroutine.
+type Ledger struct {
+	mu      sync.Mutex
+	entries []Entry
+}
+
+// Add notes events that were acknowledged.
+func (l *Ledger) Add(entries ...Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, entries...)
+}
+
+// Len is how many events were acknowledged.
+func (l *Ledger) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.entries)
+}
+
+// Entries are all of them, in the order in which they were acknowledged.
+func (l *Ledger) Entries() []Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.entries)
+}
+
+// Expected are the events of an epoch for id after seq, in order.
+func (l *Ledger) Expected(id Identity, epoch string, seq uint64) []Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var expected []Entry
+	for _, e := range l.entries {
+		if e.Position.Epoch == epoch && e.Position.Seq > seq && e.To.Matches(id) {
+			expected = append(expected, e)
+		}
+	}
+	slices.SortFunc(expected, func(a, b Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
+	return expected
+}
+
+// Received is what a follower has: an event, or a gap that was told.
+type Received struct {
+	Position Position
+	N        int64
+	Size     int
+	Gap      string // the reason; the rest is where the stream goes on
+	At       time.Time
+}
+
+func (r Received) String() string {
+	if r.Gap != "" {
+		return fmt.Sprintf("gap %s to %s", r.Gap, r.Position)
+	}
+	return fmt.Sprintf("event %d (%d B) at %s", r.N, r.Size, r.Position)
+}
+
+// Compare holds what was received from start on against what was acknowledged.
+// A gap excuses what lies before the position that it names, in that epoch, and
+// only if something is missing there.
+func (l *Ledger) Compare(id Identity, start Position, received []Received) error {
+	expected := l.Expected(id, start.Epoch, start.Seq)
+	last := start
+	for i, r := range received {
+		if r.Gap != "" {
+			rest := slices.IndexFunc(expected, func(e Entry) bool { return e.Position.Seq > r.Position.Seq })
+			switch {
+			case r.Position.Epoch != last.Epoch:
+				expected = l.Expected(id, r.Position.Epoch, r.Position.Seq)
+			case rest == 0 || len(expected) == 0:
+				return fmt.Errorf("%s told a %s after %s, though nothing is missing", id.User, r, last)
+			case rest < 0:
+				expected = nil
+			default:
+				expected = expected[rest:]
+			}
+			last = r.Position
+			continue
+		}
+		if len(expected) == 0 {
+			return fmt.Errorf("%+v received %s (its %d. of %d), which was never acknowledged or not for it", id, r, i+1, len(received))
+		}
+		e := expected[0]
+		if e.Position != r.Position || e.N != r.N || e.Size != r.Size {
+			return fmt.Errorf("%+v received %s (its %d. of %d) after %s, not event %d (%d B) for %v at %s",
+				id, r, i+1, len(received), last, e.N, e.Size, e.To, e.Position)
+		}
+		expected, last = expected[1:], r.Position
+	}
+	if len(expected) > 0 {
+		return fmt.Errorf("%+v did not receive the last %d of its events, from %d at %s on; it has %d, the last at %s",
+			id, len(expected), expected[0].N, expected[0].Position, len(received), last)
+	}
+	return nil
+}

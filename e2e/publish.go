@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// numbers gives every event of a test run its own number.
+var numbers atomic.Int64
+
+// payload is an event's data: its number, and letters that depend on it, so that
+// nothing else could be mistaken for it.
+func payload(n int64, size int) string {
+	return fmt.Sprintf(`{"n":%d,"pad":"%s"}`, n, strings.Repeat(string(rune('a'+n%26)), size))
+}
+
+// ReadPayload returns the number of the event whose data it is.
+func ReadPayload(data string) (n int64, err error) {
+	if _, err := fmt.Sscanf(data, `{"n":%d,`, &n); err != nil {
+		return 0, violation("data %.100q: %v", data, err)
+	}
+	if size := len(data) - len(payload(n, 0)); size < 0 || payload(n, size) != data {
+		return 0, violation("data %.100q is not that of event %d", data, n)
+	}
+	return n, nil
+}
+
+// Event is an event to publish; the rest of it is made up.
+type Event struct {
+	To   Target
+	Size int // of its padding, in bytes
+}
+
+// Publisher publishes through the admin API. What is not acknowledged it sends
+// again with the same key. It may be used from any goroutine.
+type Publisher struct {
+	Ledger  *Ledger
+	Retried atomic.Int64 // requests that were sent again
+
+	url  string // up to the name of the call
+	hub  string
+	http *http.Client
+}
+
+// Publisher makes a publisher for the default hub, with a ledger of its own. It
+// outlives restarts of the server.
+func (s *Server) Publisher() *Publisher { return s.PublisherVia("", "default", new(Ledger)) }
+
+// PublisherVia makes a publisher for a hub that reaches the admin endpoint through
+// a proxy's address, or directly if that is empty.
+func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
+	if addr == "" {
+		addr = fmt.Sprintf("127.0.0.1:%d", s.Admin)
+	}
+	tr := &http.Transport{
+		// An admin endpoint that is being replaced may take a request and not answer.
+		ResponseHeaderTimeout: 10 * time.Second,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}
+	s.t.Cleanup(tr.CloseIdleConnections)
+	return &Publisher{
+		Ledger: ledger,
+		url:    fmt.Sprintf("http://127.0.0.1:%d/sse/", s.Admin),
+		hub:    hub,
+		http:   &http.Client{Transport: tr},
+	}
+}
+
+// Publish publishes the events in one request, as a batch if there are several;
+// then either all are for everybody or none is. It returns when they are
+// acknowledged, and with an error when they are refused or ctx ends.
+func (p *Publisher) Publish(ctx context.Context, events ...Event) error {
+	call, contentType := "send", "application/json"
+	if events[0].To.Field == "" {
+		call = "broadcast"
+	}
+	if len(events) > 1 {
+		contentType = "application/x-ndjson"
+	}
+	entries := make([]Entry, len(events))
+	var body bytes.Buffer
+	for i, e := range events {
+		n := numbers.Add(1)
+		data := payload(n, e.Size)
+		entries[i] = Entry{N: n, Size: len(data), To: e.To, Sent: time.Now()}
+		fields := map[string]any{"data": json.RawMessage(data), "key": fmt.Sprintf("event %d", n)}
+		if n%2 == 0 {
+			fields["type"] = "tick"
+		}
+		if e.To.Field != "" {
+			fields[e.To.Field] = e.To.Names
+		}
+		if err := json.NewEncoder(&body).Encode(fields); err != nil {
+			return err
+		}
+	}
+	for {
+		err := p.post(ctx, call, contentType, body.Bytes(), entries)
+		if err == nil {
+			p.Ledger.Add(entries...)
+			return nil
+		}
+		if ctx.Err() != nil || errors.As(err, new(refused)) {
+			return err
+		}
+		p.Retried.Add(1)
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// refused is the error of a request that it is no use to send again.
+type refused string
+
+func (r refused) Error() string { return string(r) }
+
+// post sends one request and fills in the positions.
+func (p *Publisher) post(ctx context.Context, call, contentType string, body []byte, entries []Entry) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url+call+"?hub="+p.hub, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", contentType)
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err := fmt.Errorf("%s answered %s: %s", call, resp.Status, answer)
+		if resp.StatusCode < 500 {
+			err = refused(err.Error())
+		}
+		return err
+	}
+	receipts := json.NewDecoder(bytes.NewReader(answer))
+	for i := range entries {
+		var receipt struct{ ID string }
+		if err := receipts.Decode(&receipt); err != nil {
+			return fmt.Errorf("receipt %d of %d: %w", i+1, len(entries), err)
+		}
+		if entries[i].Position, err = ParsePosition(receipt.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// What the running server says about itself.
+
+func (s *Server) admin(path string) []byte {
+	s.t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s: %s: %v: %s", path, resp.Status, err, body)
+	}
+	return body
+}
+
+// Metric reads one series of /metrics, with its labels as they stand there. One
+// that is not there is 0.
+func (s *Server) Metric(series string) float64 {
+	s.t.Helper()
+	for line := range strings.Lines(string(s.admin("/metrics"))) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.t.Fatalf("%s: %v", line, err)
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// Connections is the gauge of open connections of one protocol.
+func (s *Server) Connections(p Protocol) int {
+	s.t.Helper()
+	return int(s.Metric(fmt.Sprintf(`caddy_sse_connections{hub="default",protocol=%q}`, p.label())))
+}
+
+// Status is what GET /sse/status says about a hub.
+type Status struct {
+	Connections int
+	Users       int
+	Head        string
+	Oldest      string
+	Events      int
+	Bytes       int64
+}
+
+// Status asks for that of the default hub.
+func (s *Server) Status() Status { return s.StatusOf("default") }
+
+// StatusOf asks for that of a hub.
+func (s *Server) StatusOf(hub string) Status {
+	s.t.Helper()
+	var status struct{ Hubs map[string]Status }
+	if err := json.Unmarshal(s.admin("/sse/status"), &status); err != nil {
+		s.t.Fatal(err)
+	}
+	return status.Hubs[hub]
+}
+
+// Lag is how many events the first open connection of a user has not been
+// written, and whether there is such a connection.
+func (s *Server) Lag(user string) (lag int, open bool) {
+	s.t.Helper()
+	var page struct{ Connections []struct{ Lag int } }
+	if err := json.Unmarshal(s.admin("/sse/connections?user="+url.QueryEscape(user)), &page); err != nil {
+		s.t.Fatal(err)
+	}
+	if len(page.Connections) == 0 {
+		return 0, false
+	}
+	return page.Connections[0].Lag, true
+}
+
+// Goroutines is how many there are in the server.
+func (s *Server) Goroutines() int {
+	s.t.Helper()
+	return int(s.Metric("go_goroutines"))
+}
+
+// Heap is the size in bytes of what is reachable on the server's heap.
+func (s *Server) Heap() int64 {
+	s.t.Helper()
+	// The second collection frees what the first one found in pools.
+	s.admin("/debug/pprof/heap?gc=1")
+	s.admin("/debug/pprof/heap?gc=1")
+	return int64(s.Metric("go_memstats_heap_alloc_bytes"))
+}
+
+// Files is how many files and sockets the server has open. Linux only.
+func (s *Server) Files() int {
+	s.t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.process.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(files)
+}
+
+// Resident is the server's resident memory in bytes. Linux only.
+func (s *Server) Resident() int64 {
+	s.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if fields := strings.Fields(line); fields[0] == "VmRSS:" {
+			kb, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return kb << 10
+		}
+	}
+	s.t.Fatal("no VmRSS")
+	return 0
+}

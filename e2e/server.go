@@ -1,0 +1,302 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Config is what differs between the configs of a server. The zero Config serves
+// anonymous streams at /events, in every protocol.
+type Config struct {
+	Global string // options of the global block
+	Hub    string // options of the global sse block, for the default hub
+	Stream string // options of the sse directive at /events
+	Routes string // more directives, on the cleartext and on the TLS site
+	Sites  string // more sites
+	NoSSE  bool   // no route serves streams
+}
+
+// caddyfile names users, sessions and topics by headers, as the tests are not
+// about authentication.
+func (s *Server) caddyfile(c Config) string {
+	stream := `sse /events {
+		user {http.request.header.X-User}
+		session {http.request.header.X-Session}
+		anonymous
+		topics news/* sport/*
+		` + c.Stream + `
+	}`
+	if c.NoSSE {
+		stream = "respond /events 404"
+	}
+	return fmt.Sprintf(`{
+	admin 127.0.0.1:%d
+	default_bind 127.0.0.1
+	auto_https disable_redirects
+	skip_install_trust
+	log default {
+		exclude admin.api
+	}
+	%s
+	sse {
+		%s
+	}
+}
+(site) {
+	respond /ready ok
+	%s
+	%s
+}
+http://127.0.0.1:%d {
+	import site
+}
+https://localhost:%d {
+	tls internal
+	import site
+}
+%s
+`, s.Admin, c.Global, c.Hub, stream, c.Routes, s.HTTP, s.HTTPS, c.Sites)
+}
+
+// Server is one Caddy process at a time, on ports and with data that stay the
+// same when it is started again. It is used by the test's goroutine alone; its
+// fields are static.
+type Server struct {
+	Admin, HTTP, HTTPS int
+
+	t       testing.TB
+	dir     string
+	file    string // the config in use
+	log     *os.File
+	roots   *x509.CertPool
+	process *exec.Cmd
+	exited  chan struct{} // closed when process has ended
+}
+
+// Start starts a server and returns when it serves. When the test ends it stops
+// the server, and fails the test if it took too long, if it found a data race
+// or if it panicked.
+func Start(t testing.TB, c Config) *Server {
+	t.Helper()
+	if binary == "" {
+		t.Fatal("there is no binary: call e2e.Main in TestMain")
+	}
+	s := &Server{t: t, dir: t.TempDir(), roots: x509.NewCertPool()}
+	s.Admin, s.HTTP, s.HTTPS = FreePort(t), FreePort(t), FreePort(t)
+	s.file = filepath.Join(s.dir, "Caddyfile")
+	var err error
+	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.cleanup)
+	s.write(s.file, c)
+	s.Run()
+	return s
+}
+
+// FreePort finds a port that is free for TCP and UDP.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		l.Close()
+		if err == nil {
+			u.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return 0
+}
+
+func (s *Server) write(file string, c Config) {
+	s.t.Helper()
+	if err := os.WriteFile(file, []byte(s.caddyfile(c)), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// command prepares a command of Caddy's, with a config and the server's data.
+func (s *Server) command(binary, name, config string, args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, append([]string{name, "--config", config, "--adapter", "caddyfile"}, args...)...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "HOME="+s.dir,
+		"XDG_DATA_HOME="+filepath.Join(s.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config"))
+	return cmd
+}
+
+// Run starts the process, with the config that was last in force, and returns
+// when it serves. There must be none running.
+func (s *Server) Run() {
+	s.t.Helper()
+	s.Launch()
+	s.await()
+}
+
+// Launch is Run for those who do not wait until it serves.
+func (s *Server) Launch() {
+	s.t.Helper()
+	s.process = s.command(binary, "run", s.file)
+	s.process.Stdout, s.process.Stderr = s.log, s.log
+	s.exited = make(chan struct{})
+	if err := s.process.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func(p *exec.Cmd, exited chan struct{}) {
+		_ = p.Wait() // ProcessState says the same
+		close(exited)
+	}(s.process, s.exited)
+}
+
+func (s *Server) await() {
+	s.t.Helper()
+	Wait(s.t, Patience, "the server to serve over cleartext", func() error { return s.ready(H1) })
+	root, err := os.ReadFile(filepath.Join(s.dir, "data/caddy/pki/authorities/local/root.crt"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.roots.AppendCertsFromPEM(root)
+	Wait(s.t, Patience, "the server to serve over TLS", func() error { return s.ready(H2) })
+	Wait(s.t, Patience, "the server to serve over HTTP/3", func() error { return s.ready(H3) })
+}
+
+func (s *Server) ready(p Protocol) error {
+	select {
+	case <-s.exited:
+		s.t.Fatalf("the server has ended: %s\n%s", s.process.ProcessState, s.Tail())
+	default:
+	}
+	c := s.Client(p)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/ready", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+// Reload runs `caddy reload` with another config. Its error is that of the
+// command, which says that the config was refused.
+func (s *Server) Reload(c Config) error {
+	s.t.Helper()
+	next := filepath.Join(s.dir, "Caddyfile.next")
+	s.write(next, c)
+	out, err := s.command(command, "reload", next, "--force").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return os.Rename(next, s.file)
+}
+
+// Validate runs `caddy validate` with the config that is in force.
+func (s *Server) Validate() error {
+	out, err := s.command(command, "validate", s.file).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// Terminate sends SIGTERM and returns how long the process took to end, which is
+// no longer than within.
+func (s *Server) Terminate(within time.Duration) time.Duration {
+	s.t.Helper()
+	began := time.Now()
+	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	select {
+	case <-s.exited:
+	case <-time.After(within):
+		s.t.Fatalf("the server is still there %s after SIGTERM\n%s", within, s.stacks())
+	}
+	took := time.Since(began)
+	if code := s.process.ProcessState.ExitCode(); code != 0 {
+		s.t.Errorf("the server ended with %s\n%s", s.process.ProcessState, s.Tail())
+	}
+	return took
+}
+
+// Kill ends the process without notice.
+func (s *Server) Kill() {
+	s.t.Helper()
+	if err := s.process.Process.Kill(); err != nil {
+		s.t.Fatal(err)
+	}
+	<-s.exited
+}
+
+// stacks ends a process that hangs, with its goroutines in the log.
+func (s *Server) stacks() string {
+	_ = s.process.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-s.exited:
+	case <-time.After(Patience):
+		_ = s.process.Process.Kill()
+		<-s.exited
+	}
+	return s.Tail()
+}
+
+func (s *Server) cleanup() {
+	if s.process != nil {
+		select {
+		case <-s.exited:
+		default:
+			_ = s.process.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-s.exited:
+			case <-time.After(Patience):
+				s.t.Errorf("the server did not end within %s of SIGTERM\n%s", Patience, s.stacks())
+			}
+		}
+	}
+	s.log.Close()
+	log, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		s.t.Error(err)
+	}
+	for _, bad := range []string{"DATA RACE", "panic", "fatal error:"} {
+		if i := bytes.Index(log, []byte(bad)); i >= 0 {
+			s.t.Errorf("the server's log says %q:\n%s", bad, log[max(0, i-200):min(len(log), i+6000)])
+			return
+		}
+	}
+}
+
+// Tail is the end of the log, for messages.
+func (s *Server) Tail() string {
+	log, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.SplitAfter(string(log), "\n")
+	return strings.Join(lines[max(0, len(lines)-60):], "")
+}

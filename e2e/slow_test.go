@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// readers are followers of every protocol, beside which others are slow.
+func readers(t *testing.T, s *Server) []*Follower {
+	t.Helper()
+	var followers []*Follower
+	for _, protocol := range Protocols {
+		followers = append(followers, crowd(t, s, protocol, 5, Identity{User: "reader"})...)
+	}
+	AwaitOpen(t, followers)
+	return followers
+}
+
+// TestPromise5NobodyWaitsForTheSlow holds clients that read nothing against
+// others that do: those get everything meanwhile, the server's memory is bounded
+// by history, and whoever reads again too late is told of the gap.
+func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
+	const historySize = 4 << 20
+	s := Start(t, Config{Hub: "history 1000\n history_size 4MiB"})
+	p := s.Publisher()
+	others := readers(t, s)
+	stalled, users := stall(t, s, p)
+
+	// The others get everything while the stalled ones get nothing.
+	const n = 200
+	for range n {
+		if err := p.Publish(t.Context(), Event{To: Everybody, Size: 100}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	AwaitAll(t, p.Ledger, others)
+	for _, user := range users {
+		if lag, open := s.Lag(user); !open || lag < n {
+			t.Errorf("%s lags by %d events (open: %t), though it did not read the last %d", user, lag, open, n)
+		}
+	}
+
+	// Events for the stalled ones, several times what history may hold.
+	before, resident := s.Heap(), s.Resident()
+	for range 4 {
+		batch := slices.Repeat([]Event{{To: To("user", users...), Size: 1 << 19}}, 8)
+		if err := p.Publish(t.Context(), batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := s.Heap()
+	t.Logf("heap %d, then %d bytes; resident %d, then %d bytes", before, after, resident, s.Resident())
+	if after-before > historySize+4<<20 {
+		t.Errorf("the heap grew by %d bytes, though history is bounded to %d", after-before, historySize)
+	}
+	if n := s.Status().Bytes; n > historySize {
+		t.Errorf("history holds %d bytes", n)
+	}
+
+	for _, f := range stalled {
+		f.Release()
+	}
+	AwaitAll(t, p.Ledger, stalled)
+	for _, f := range stalled {
+		if gaps := f.Gaps(); !slices.Equal(gaps, []string{"evicted"}) {
+			t.Errorf("%s was told the gaps %q", f.client.Protocol, gaps)
+		}
+		if opened, lost := f.Streams(); opened != 1 {
+			t.Errorf("%s was dropped: %q", f.client.Protocol, lost)
+		}
+	}
+}
+
+// TestPromise5TheSlow is what becomes of the slow themselves: who reads again in
+// time catches up on the same stream, and who does not is dropped.
+func TestPromise5TheSlow(t *testing.T) {
+	s := Start(t, Config{Routes: `sse /impatient {
+		user {http.request.header.X-User}
+		connection_timeout 1s
+	}`})
+	p := s.Publisher()
+	others := readers(t, s)
+	late, _ := stall(t, s, p)
+	dropped, users := slow(t, s, "/impatient")
+	for _, f := range dropped {
+		f.Hold()
+	}
+	// More than buffers on the way take, and less than history holds.
+	batch := slices.Repeat([]Event{{To: To("user", users...), Size: 1 << 19}}, 10)
+	if err := p.Publish(t.Context(), batch...); err != nil {
+		t.Fatal(err)
+	}
+	Wait(t, Patience, "those that read nothing to be dropped", func() error {
+		timeouts := s.Metric(`caddy_sse_connections_closed_total{hub="default",reason="timeout"}`)
+		gone := s.Metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`)
+		if int(timeouts) != len(dropped) {
+			return fmt.Errorf("%v are counted as timeout and %v as gone, not %d and 0", timeouts, gone, len(dropped))
+		}
+		return nil
+	})
+	for _, user := range users {
+		if _, open := s.Lag(user); open {
+			t.Errorf("%s still has a connection", user)
+		}
+	}
+	for _, f := range late {
+		f.Release()
+	}
+	AwaitAll(t, p.Ledger, late)
+	for _, f := range late {
+		if opened, lost := f.Streams(); opened != 1 || len(f.Gaps()) > 0 {
+			t.Errorf("%s did not just catch up: streams ended with %q, gaps %q", f.client.Protocol, lost, f.Gaps())
+		}
+	}
+	// They come back with their position, and nothing is lost to them either.
+	for _, f := range dropped {
+		f.Release()
+	}
+	AwaitAll(t, p.Ledger, slices.Concat(dropped, others))
+	for _, f := range dropped {
+		if opened, _ := f.Streams(); opened < 2 || len(f.Gaps()) > 0 {
+			t.Errorf("%s opened %d streams and was told the gaps %q", f.client.Protocol, opened, f.Gaps())
+		}
+	}
+}

@@ -1,0 +1,311 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Position is a position as the wire promises it: <epoch>-<seq>.
+type Position struct {
+	Epoch string
+	Seq   uint64
+}
+
+// ParsePosition reads an id. Its error is a Violation.
+func ParsePosition(s string) (Position, error) {
+	epoch, seq, ok := strings.Cut(s, "-")
+	n, err := strconv.ParseUint(seq, 10, 64)
+	p := Position{epoch, n}
+	if !ok || epoch == "" || err != nil || p.String() != s {
+		return p, Violation(fmt.Sprintf("%q is no position", s))
+	}
+	return p, nil
+}
+
+func (p Position) String() string { return fmt.Sprintf("%s-%d", p.Epoch, p.Seq) }
+
+// Violation is the error of a stream that is not what the wire promises. All
+// other errors say that the connection was lost.
+type Violation string
+
+func (v Violation) Error() string { return "violation: " + string(v) }
+
+func violation(format string, args ...any) error { return Violation(fmt.Sprintf(format, args...)) }
+
+// Block is one block of a stream: an event, a control event or a heartbeat.
+type Block struct {
+	Type string
+	Data string
+	ID   Position // its Epoch is empty if the block has none
+
+	hasData bool
+	retry   time.Duration
+}
+
+// Control events, with their data.
+type (
+	// Connected begins every stream.
+	Connected struct {
+		ConnectionID string `json:"connectionId"`
+		User         string `json:"user"`
+		Heartbeat    int64  `json:"heartbeat"`
+		Resumed      bool   `json:"resumed"`
+	}
+	// Gap says that something may have been missed.
+	Gap struct {
+		Reason string `json:"reason"`
+	}
+	// Goodbye is the last of a stream that the server ended.
+	Goodbye struct {
+		Reason  string `json:"reason"`
+		RetryMs int64  `json:"retryMs"`
+	}
+)
+
+// Stream reads one response, and checks every byte. It is used by one goroutine.
+type Stream struct {
+	Connected Connected // after the first Next
+	Goodbye   *Goodbye  // once sse.closing or sse.rejected was read
+	Bytes     int64     // read so far
+
+	body  io.ReadCloser
+	r     *bufio.Reader
+	line  []byte
+	user  string
+	asked string   // the position that was sent
+	last  Position // the last id
+	told  bool     // sse.connected had an id, or a gap was told since
+	begun bool
+}
+
+func newStream(resp *http.Response, id Identity, position string) (*Stream, error) {
+	for name, want := range map[string]string{
+		"Content-Type":      "text/event-stream",
+		"Cache-Control":     "no-cache, no-transform",
+		"X-Accel-Buffering": "no",
+		"Content-Encoding":  "",
+	} {
+		if got := resp.Header.Get(name); resp.StatusCode == http.StatusOK && got != want {
+			return nil, violation("%s is %q, not %q", name, got, want)
+		}
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the stream was answered with %s", resp.Status)
+	}
+	return &Stream{
+		body: resp.Body, r: bufio.NewReaderSize(resp.Body, 4096),
+		user: id.User, asked: position,
+	}, nil
+}
+
+// Close ends the stream, as a client that goes away does.
+func (s *Stream) Close() { s.body.Close() }
+
+// Next reads one block. At the end of a stream its error is io.EOF, and
+// io.ErrUnexpectedEOF or another if the connection was cut.
+func (s *Stream) Next() (Block, error) {
+	b, err := s.read()
+	if err == nil {
+		err = s.check(b)
+	}
+	if errors.As(err, new(Violation)) {
+		err = fmt.Errorf("%w; block %.200s, last position %s, asked for %q", err, fmt.Sprintf("%+v", b), s.last, s.asked)
+	}
+	return b, err
+}
+
+// read reads one block by a grammar narrower than [HTML spec 9.2.5]: the lines
+// end in LF; a field's value comes after one space; retry, event, data and id come
+// in this order, and id last; a comment, which is a heartbeat, stands alone.
+func (s *Stream) read() (b Block, err error) {
+	const (
+		nothing = iota
+		retry
+		event
+		data
+		id
+	)
+	at := nothing
+	var text strings.Builder
+	for {
+		line, err := s.readLine()
+		if errors.Is(err, io.EOF) && (at != nothing || len(line) > 0) {
+			return b, violation("the stream ended properly, but inside a block, after %.40q", line)
+		}
+		if err != nil {
+			return b, err
+		}
+		if len(line) == 0 {
+			if at == nothing {
+				return b, violation("an empty block")
+			}
+			b.Data = text.String()
+			return b, nil
+		}
+		if string(line) == ":" && at == nothing {
+			continue // a heartbeat
+		}
+		name, value, ok := bytes.Cut(line, []byte(": "))
+		next := map[string]int{"retry": retry, "event": event, "data": data, "id": id}[string(name)]
+		if !ok || next < at || next == at && next != data || next == nothing {
+			return b, violation("line %.100q does not belong there", line)
+		}
+		switch next {
+		case retry:
+			ms, err := strconv.Atoi(string(value))
+			if err != nil {
+				return b, violation("line %q: %v", line, err)
+			}
+			b.retry = time.Duration(ms) * time.Millisecond
+		case event:
+			b.Type = string(value)
+		case data:
+			if at == data {
+				text.WriteByte('\n')
+			}
+			text.Write(value)
+			b.hasData = true
+		case id:
+			if b.ID, err = ParsePosition(string(value)); err != nil {
+				return b, err
+			}
+		}
+		at = next
+	}
+}
+
+// readLine reads a line without its LF. A line that the end of the stream cuts
+// off is given with the error.
+func (s *Stream) readLine() ([]byte, error) {
+	s.line = s.line[:0]
+	for {
+		part, err := s.r.ReadSlice('\n')
+		s.Bytes += int64(len(part))
+		s.line = append(s.line, part...)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil {
+			return s.line, err
+		}
+		line := s.line[:len(s.line)-1]
+		if bytes.ContainsAny(line, "\r\x00") {
+			return line, violation("a line with CR or NUL: %.100q", line)
+		}
+		return line, nil
+	}
+}
+
+// check holds a block against those before it.
+func (s *Stream) check(b Block) error {
+	switch {
+	case s.Goodbye != nil:
+		return violation("a block after the last one")
+	case b.Type == "sse.connected":
+		return s.checkConnected(b)
+	case b.Type == "sse.closing" || b.Type == "sse.rejected":
+		return s.checkGoodbye(b)
+	case !s.begun:
+		return violation("the stream does not begin with sse.connected")
+	case b.ID.Epoch == "":
+		return violation("a block without id")
+	case b.retry != 0:
+		return violation("a retry where none is due")
+	case b.Type == "sse.gap":
+		return s.checkGap(b)
+	case strings.HasPrefix(b.Type, "sse."):
+		return violation("unknown control event")
+	case !s.told:
+		return violation("a gap was due: sse.connected had no id")
+	case !b.hasData && b.Type != "":
+		return violation("an event without data")
+	case b.ID.Epoch != s.last.Epoch:
+		return violation("the epoch changed without a gap")
+	case b.ID.Seq <= s.last.Seq:
+		return violation("out of order")
+	}
+	s.last = b.ID
+	return nil
+}
+
+func (s *Stream) checkConnected(b Block) error {
+	if s.begun {
+		return violation("sse.connected again")
+	}
+	s.begun = true
+	if err := strict(b.Data, &s.Connected); err != nil {
+		return err
+	}
+	c := s.Connected
+	s.told = b.ID.Epoch != ""
+	switch {
+	case b.retry <= 0:
+		return violation("sse.connected without retry")
+	case c.ConnectionID == "" || c.Heartbeat <= 0:
+		return violation("sse.connected lacks something")
+	case c.User != s.user:
+		return violation("connected as %q, not %q", c.User, s.user)
+	case c.Resumed != (s.asked != "" && s.told):
+		return violation("resumed is %t", c.Resumed)
+	case s.told && s.asked != "" && b.ID.String() != s.asked:
+		return violation("resumed elsewhere")
+	}
+	s.last = b.ID
+	return nil
+}
+
+func (s *Stream) checkGap(b Block) error {
+	var gap Gap
+	if err := strict(b.Data, &gap); err != nil {
+		return err
+	}
+	switch gap.Reason {
+	case "evicted", "epoch", "invalid":
+	default:
+		return violation("unknown reason of a gap")
+	}
+	if s.told && b.ID.Epoch == s.last.Epoch && b.ID.Seq < s.last.Seq {
+		return violation("a gap leads back")
+	}
+	s.told, s.last = true, b.ID
+	return nil
+}
+
+func (s *Stream) checkGoodbye(b Block) error {
+	s.Goodbye = new(Goodbye)
+	if err := strict(b.Data, s.Goodbye); err != nil {
+		return err
+	}
+	switch {
+	case s.begun && b.Type == "sse.rejected":
+		return violation("rejected after it was connected")
+	case !s.begun && b.Type == "sse.closing" && s.Goodbye.Reason != "shutdown" && s.Goodbye.Reason != "hub_closed":
+		return violation("closing before it was connected")
+	case b.ID.Epoch != "":
+		return violation("the last block has an id")
+	case b.retry <= 0 || b.retry.Milliseconds() != s.Goodbye.RetryMs:
+		return violation("retry is %s, retryMs %d", b.retry, s.Goodbye.RetryMs)
+	}
+	return nil
+}
+
+// strict reads JSON that has all the fields of to, and no other.
+func strict(data string, to any) error {
+	d := json.NewDecoder(strings.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(to); err != nil {
+		return violation("%v", err)
+	}
+	if again, err := json.Marshal(to); err != nil || string(again) != data {
+		return violation("its data is not %s", again)
+	}
+	return nil
+}
