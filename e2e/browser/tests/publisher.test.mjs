@@ -1,0 +1,77 @@
+// createPublisher against the real API: the admin endpoint and sse_api behind a login.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { createPublisher } from "../../../client/dist/server.js";
+import { startCaddy, startOnSocket } from "../harness.mjs";
+
+let caddy;
+before(async () => {
+  caddy = await startCaddy();
+});
+after(() => caddy?.stop());
+
+const basic = (name, password) => `Basic ${Buffer.from(`${name}:${password}`).toString("base64")}`;
+
+test("over the admin endpoint", async () => {
+  const sse = createPublisher({ endpoint: caddy.api });
+  const { id, connections } = await sse.notifyUser("alice", "hi");
+  assert.match(id, /^[a-z0-9]+-\d+$/);
+  assert.equal(connections, 0);
+  assert.equal(await caddy.head(), id);
+  for (const receipt of [
+    await sse.notifyAll("hi", "info", { a: 1 }),
+    await sse.sendUpdate("alice", "stock", { left: 3 }),
+    await sse.sendAlert("alice", "fire", "critical"),
+    await sse.broadcast({ text: "<b>hi</b>" }),
+    await sse.send({ user: ["alice", "bob"], type: "x", data: null, ttl: "10m" }),
+  ]) {
+    assert.equal(receipt.id.split("-")[0], id.split("-")[0]);
+  }
+});
+
+test("over the admin endpoint's unix socket", async () => {
+  const { endpoint, stop } = await startOnSocket();
+  try {
+    const sse = createPublisher({ endpoint });
+    const first = await sse.notifyAll("hi");
+    const second = await sse.send({ user: "alice", data: 1, key: "k" });
+    assert.equal(second.id.split("-")[0], first.id.split("-")[0]);
+    assert.equal((await sse.send({ user: "alice", data: 1, key: "k" })).duplicate, true);
+    await assert.rejects(sse.broadcast({}), { status: 400 });
+  } finally {
+    await stop();
+  }
+});
+
+test("the same key is published once", async () => {
+  const sse = createPublisher({ endpoint: caddy.api });
+  const first = await sse.broadcast({ data: 1, key: "order-1" });
+  assert.deepEqual(await sse.broadcast({ data: 1, key: "order-1" }), { ...first, duplicate: true });
+});
+
+test("over sse_api with a login, and refused without", async () => {
+  const endpoint = `${caddy.origin}/signed/internal/sse`;
+  const sse = createPublisher({ endpoint, auth: basic("alice", "wonderland") });
+  assert.equal((await sse.notifyAll("hi")).connections, 0);
+  await assert.rejects(createPublisher({ endpoint }).notifyAll("hi"), {
+    status: 401,
+    retryable: false,
+  });
+});
+
+test("a refusal says why", async () => {
+  const sse = createPublisher({ endpoint: caddy.api });
+  await assert.rejects(sse.broadcast({ type: "sse.mine", data: 1 }), (error) => {
+    assert.equal(error.status, 400);
+    assert.match(error.message, /sse\./);
+    return true;
+  });
+});
+
+test("a restart in between is retried", async () => {
+  const sse = createPublisher({ endpoint: caddy.api, retries: 10 });
+  await caddy.kill();
+  const publishing = sse.notifyAll("hi");
+  await caddy.start();
+  assert.ok((await publishing).id);
+});
