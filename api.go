@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -103,7 +104,10 @@ func answer(w http.ResponseWriter, status int, body any) {
 // queryOf reads a query that may have these parameters and no other, so that a
 // misspelt filter does not mean everybody.
 func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fail(http.StatusBadRequest, "the query cannot be read: %s", err)
+	}
 	for name := range query {
 		if name != "hub" && !slices.Contains(allowed, name) {
 			return nil, fail(http.StatusBadRequest, "unknown query parameter %q: there are %s",
@@ -371,11 +375,12 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		for _, n := range stats.Connections {
 			connections += n
 		}
+		kind, _ := h.kind.Load().(string) // none: the config is still starting
 		s.Hubs[name] = hubStatus{
 			Connections: connections, Users: stats.Users,
 			Head: stats.Head.String(), Oldest: stats.Oldest.String(),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{h.kind, stats.Connected, stats.Behind},
+			Store: storeStatus{kind, stats.Connected, stats.Behind},
 		}
 	}
 	answer(w, http.StatusOK, s)

@@ -19,7 +19,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // App holds the hubs: named histories of events with their connections. They
@@ -74,8 +74,9 @@ var hubs = caddy.NewUsagePool()
 // an app that has started is not in force, because its config may still fail.
 var running atomic.Pointer[App]
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Its receiver is a pointer,
+// because Caddy's events call it while the app may be changing.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "sse",
 		New: func() caddy.Module { return new(App) },
@@ -161,10 +162,18 @@ func (a *App) hold(name string) (*hub.Hub, error) {
 	return a.held[name].Hub, nil
 }
 
+// configured refuses hubs that a route may not serve.
+func (a *App) configured(name string) error {
+	if _, ok := a.Hubs[name]; !ok && name != defaultHub && name != "" {
+		return fmt.Errorf("hub %q is not configured: add `sse %s` to the global options", name, name)
+	}
+	return nil
+}
+
 // serve is hold for a route that serves the hub's streams.
 func (a *App) serve(name string) (*hub.Hub, error) {
-	if _, ok := a.Hubs[name]; !ok && name != defaultHub {
-		return nil, fmt.Errorf("hub %q is not configured: add `sse %s` to the global options", name, name)
+	if err := a.configured(name); err != nil {
+		return nil, err
 	}
 	a.served[name] = true
 	return a.hold(name)

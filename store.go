@@ -3,6 +3,7 @@ package caddysse
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -34,9 +35,9 @@ type pooledHub struct {
 	*hub.Hub
 
 	// The store it uses. Caddy starts and stops one config at a time, which is
-	// when these change.
+	// when these change; requests for the status read the kind meanwhile.
 	identity string
-	kind     string
+	kind     atomic.Value // string
 }
 
 // Destruct is called when no config holds the hub any more.
@@ -105,10 +106,12 @@ func (a *App) closeStores() (err error) {
 func (a *App) useStores() (err error) {
 	for name, store := range a.opened {
 		h, module := a.held[name], a.store(name)
-		h.identity, h.kind = module.Identity(name), "memory"
+		kind := "memory"
 		if m, ok := module.(caddy.Module); ok {
-			h.kind = m.CaddyModule().ID.Name()
+			kind = m.CaddyModule().ID.Name()
 		}
+		h.identity = module.Identity(name)
+		h.kind.Store(kind)
 		err = errors.Join(err, h.Use(store))
 	}
 	a.opened = nil
