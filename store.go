@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/ea766355/caddy-sse/hub"
+	_ "github.com/ea766355/caddy-sse/store/disk" // the store module that comes with the app
 )
 
 // StoreModule is what the modules in the namespace sse.stores are: a way to keep

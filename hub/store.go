@@ -19,9 +19,10 @@ type Store interface {
 	// the answer is the first one's. One with the same key that is under way is
 	// waited for. It may set keys that are empty.
 	//
-	// Its error wraps ErrNotStored when it is certain that nothing was stored and
-	// nothing will be, and ErrUncertain when the same events with the same keys
-	// must be appended again to know.
+	// Its error is a *BatchError when one of the events is too large for the store,
+	// and nothing was stored. Else it wraps ErrNotStored when it is certain that
+	// nothing was stored and nothing will be, and ErrUncertain when the same events
+	// with the same keys must be appended again to know.
 	Append(ctx context.Context, events []Event) ([]Stored, error)
 
 	// Tail calls feed with the whole retained history, in order and without holes,
@@ -31,8 +32,9 @@ type Store interface {
 	Tail(ctx context.Context, feed Feed)
 
 	// Retain says how the hub bounds its history, and the oldest seq that it
-	// retains. A store may drop what is older, in its own time. It is called with
-	// the hub locked: it must not block, nor call feed.
+	// retains. A store may drop what is older, in its own time, and what is older
+	// than the bounds allow. It is called before Tail, with 0, and then with the
+	// hub locked: it must not block, nor call feed.
 	Retain(opts Options, oldest uint64)
 
 	// Shared reports whether others append too, so that a position may be one
@@ -99,14 +101,21 @@ const startTimeout = 5 * time.Second
 // source is a hub's store, and what it said last. Guarded by Hub.mu.
 type source struct {
 	Store          // nil before Use
-	open      bool // once the history was complete
+	begun     bool // the history is the store's
+	open      bool // once it was complete
 	connected bool
 	behind    uint64
 }
 
+// retain tells the store what the hub retains: nothing yet, as long as the
+// history is the one of the store before.
 func (s *source) retain(h *history) {
-	if s.Store != nil {
+	switch {
+	case s.Store == nil:
+	case s.begun:
 		s.Retain(h.opts, h.oldest)
+	default:
+		s.Retain(h.opts, 0)
 	}
 }
 
@@ -150,6 +159,7 @@ func (f feed) Begin(epoch string, oldest uint64) {
 	defer h.mu.Unlock()
 	before := h.history
 	h.history = newHistory(before.opts, epoch, oldest)
+	h.source.begun = true
 	h.nudge, h.nudgeBytes = h.history.head, 0
 	clear(h.dirty)
 	h.dirty = h.dirty[:0]
