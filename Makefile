@@ -1,19 +1,43 @@
-.PHONY: test check lint build
+.PHONY: test test-go test-client test-browser check lint build page bench soak
 
 # All tests, with what they need installed or fetched.
-test:
-	go test -race -shuffle=on -timeout=600s ./...
+test: test-go test-client test-browser
+
+# One package after the other: some measure processes, or own the machine's ports.
+test-go:
+	go test -race -shuffle=on -timeout=900s -p 1 ./...
+
+test-client: client/node_modules
+	cd client && npm test
+
+# Against the real server, in Debian's Chromium. The page in it must be the one
+# that is built from the sources.
+test-browser: page e2e/browser/node_modules
+	git diff --exit-code testpage/dist
+	command -v chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	go build -o tmp/caddy-plain ./cmd/caddy
+	cd e2e/browser && CADDY_BIN="$(CURDIR)/tmp/caddy-plain" npm run test:browser
+
+%/node_modules: %/package-lock.json
+	cd $* && npm ci --no-audit --no-fund
+	touch $@
+
+# The page of sse_test, which is embedded.
+page: client/node_modules
+	cd client && npm run build
 
 # What CI runs after the tests.
 check: lint build
 
-lint:
+lint: client/node_modules e2e/browser/node_modules
 	go vet ./...
 	go tool -modfile=tools.mod staticcheck ./...
 	@test -z "$$(go tool -modfile=tools.mod gofumpt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	@test -z "$$(go fix -diff ./... 2>&1 | tee /dev/stderr)"
 	GOOS=windows go vet ./...
 	GOOS=darwin go vet ./...
+	cd client && npm run build && npm run check
+	cd e2e/browser && npm run check
 
 # Caddy with this module, as users build it.
 build:
