@@ -89,10 +89,16 @@ func (d *departures) wait() {
 			token := uint64(uint32(event.Fd)) | uint64(uint32(event.Pad))<<32
 			d.mu.Lock()
 			c := d.conns[token]
+			reason := Gone
+			if c != nil && event.Events&unix.EPOLLERR != 0 {
+				// forget comes before the socket is closed, so it is still its own.
+				errno, _ := unix.GetsockoptInt(c.socket.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+				reason = reasonOf(unix.Errno(errno))
+			}
 			delete(d.conns, token)
 			d.mu.Unlock()
 			if c != nil {
-				c.hub.finish(c, Gone)
+				c.hub.finish(c, reason)
 			}
 		}
 	}

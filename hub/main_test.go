@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ type wire struct {
 	writes  int
 	cuts    int
 	flushed int           // how much of got has been flushed
+	chunked bool          // got is chunks
 	stalled chan struct{} // not nil: the client takes nothing until it is closed
 }
 
@@ -79,6 +81,9 @@ func (w *wire) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	w.writes++
 	w.last = &p[0]
+	if w.chunked { // what is in the chunk
+		w.last = &p[min(bytes.IndexByte(p, '\n')+1, len(p)-1)]
+	}
 	if w.breakAt > 0 && len(w.got)+len(p) > w.breakAt {
 		n := w.breakAt - len(w.got)
 		w.got = append(w.got, p[:n]...)
@@ -124,14 +129,21 @@ func (w *wire) stall() (resume func()) {
 func (w *wire) received() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return string(w.got[:w.flushed])
+	return w.body(w.got[:w.flushed])
 }
 
 // all is every byte that was taken, flushed or not.
 func (w *wire) all() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return string(w.got)
+	return w.body(w.got)
+}
+
+func (w *wire) body(p []byte) string {
+	if w.chunked {
+		return dechunk(p)
+	}
+	return string(p)
 }
 
 // message is a block that dispatches an event.
@@ -154,7 +166,8 @@ type client struct {
 func (c *client) read(stream string) *client {
 	c.t.Helper()
 	last := int64(-1) // seq of the last id in this connection
-	untold := false   // sse.connected had no id, so that sse.gap must follow
+	var epoch string
+	untold := false // sse.connected had no id, so that sse.gap must follow
 	for first := true; ; first = false {
 		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
 			stream = rest
@@ -183,6 +196,10 @@ func (c *client) read(stream string) *client {
 			if !ok || len(p.Epoch) != 8 {
 				c.t.Fatalf("not a position: %q", m.id)
 			}
+			if m.event == "sse.gap" && p.Epoch != epoch {
+				last = -1 // positions begin anew
+			}
+			epoch = p.Epoch
 			if seq := int64(p.Seq); seq < last || seq == last && m.event != "sse.gap" {
 				c.t.Fatalf("position %d after %d: %q", seq, last, text)
 			}
@@ -265,6 +282,9 @@ var usual = &Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMi
 func newHub(t testing.TB, opts Options) *Hub {
 	t.Helper()
 	h := New(opts)
+	if way := wayOf(t); way != served && (inBubble() || way == tried) {
+		withoutEpoll(h)
+	}
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)
@@ -321,6 +341,7 @@ func publish(t testing.TB, h *Hub, data string, targets ...Target) Receipt {
 type visit struct {
 	*Conn
 	*wire
+	far    *far // of one that was taken over
 	cancel context.CancelFunc
 	ended  chan struct{}
 	reason Reason // once ended is closed
@@ -340,6 +361,11 @@ func serve(t testing.TB, c *Conn, w *wire) *visit {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.timeout = c.settings.Timeout
 	v := &visit{Conn: c, wire: w, cancel: cancel, ended: make(chan struct{})}
+	if way := wayOf(t); way != served {
+		v.takeOver(ctx, way)
+		t.Cleanup(func() { v.leave() })
+		return v
+	}
 	go func() {
 		defer close(v.ended)
 		v.reason = c.Serve(ctx, w)
@@ -384,6 +410,9 @@ func take(t testing.TB, h *Hub, r Request, w *wire) string {
 	c, err := h.Connect(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if way := wayOf(t); way != served {
+		return takeOverWhole(t, c, w, way)
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()

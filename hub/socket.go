@@ -17,9 +17,9 @@ type socket struct {
 	last bool         // the stream ends with rest
 }
 
-// Cut implements Cutter. It acts on the connection below, so that it does not
-// wait for a TLS write.
-func (s *socket) Cut() { _ = s.tcp.SetWriteDeadline(time.Unix(1, 0)) }
+// Cut implements Cutter. Setting a deadline does not wait for a write, of TLS
+// neither.
+func (s *socket) Cut() { _ = s.conn.SetWriteDeadline(time.Unix(1, 0)) }
 
 // piece is how much a client must take within its timeout not to be dropped.
 const piece = 16 << 10
@@ -28,15 +28,16 @@ const piece = 16 << 10
 // it has gone or, if os.ErrDeadlineExceeded, that it took nothing for the timeout.
 func (s *socket) drain(timeout time.Duration) (n int, err error) {
 	for len(s.rest) > 0 && err == nil {
-		if err = s.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		deadline := time.Now().Add(timeout)
+		if err = s.conn.SetWriteDeadline(deadline); err != nil {
 			break
 		}
 		var took int
 		took, err = s.conn.Write(s.rest[:min(len(s.rest), piece)])
 		s.rest = s.rest[took:]
 		n += took
-		if took > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) {
-			err = nil // it did take something
+		if took > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) && !time.Now().Before(deadline) {
+			err = nil // it did take something, and was not cut off
 		}
 	}
 	if err != nil {
@@ -49,20 +50,24 @@ func (s *socket) drain(timeout time.Duration) (n int, err error) {
 // it sent the header of a response in chunks, and returns. conn is what to write
 // to and tcp the connection below, which may be the same. From now on both are
 // the hub's, and no goroutine waits for them.
-func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) {
+func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) { c.takeOver(newSocket(conn, tcp)) }
+
+func (c *Conn) takeOver(s *socket) {
 	h := c.hub
-	c.socket = newSocket(conn, tcp)
-	c.sweeper = h.sweeperFor(c)
-	c.queue = c.sweeper
+	c.socket = s
 	c.setCutter(c.socket)
 	h.mu.Lock()
-	h.taken.Add(1)
 	closed := h.ending == HubClosed
+	if !closed {
+		h.taken.Add(1)
+	}
 	h.mu.Unlock()
-	if closed { // and with it the sweepers
-		c.hang(HubClosed)
+	if closed { // and with it the sweepers, so that c says goodbye by itself
+		c.drain()
 		return
 	}
+	c.sweeper = h.anySweeper()
+	c.queue = c.sweeper
 	h.departures.watch(c)
 
 	// The first turn is taken here, beside the sweepers, since much may be replayed.
@@ -79,33 +84,30 @@ func (c *Conn) run(b *batch) {
 		c.hub.writers.Go(c.drain)
 	case done:
 		// The sweeper gives the turn back, because it keeps the alarms.
-		c.turn.Store(queued)
-		c.sweeper.push(c)
+		c.sweeper.requeue(c)
 	}
 }
 
-// drain has the turn while the socket is full.
+// drain has the turn while the socket is full. It has a batch only while it does
+// not wait.
 func (c *Conn) drain() {
-	b := batches.Get().(*batch)
-	defer b.release()
 	for {
 		n, err := c.socket.drain(c.settings.Timeout)
 		c.count(n)
 		if err != nil {
-			reason := Gone
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				reason = Timeout
-			}
-			c.hang(c.hub.finish(c, reason))
+			c.hang(c.hub.finish(c, reasonOf(err)))
 			return
 		}
-		if state := c.step(b); state != full {
-			if state == done {
-				c.turn.Store(queued)
-				c.sweeper.push(c)
-			}
-			return
+		b := batches.Get().(*batch)
+		state := c.step(b)
+		b.release()
+		if state == full {
+			continue
 		}
+		if state == done {
+			c.sweeper.requeue(c)
+		}
+		return
 	}
 }
 
@@ -128,7 +130,7 @@ func (c *Conn) step(b *batch) stepped {
 			c.count(n)
 			s.rest = s.rest[n:]
 			if err != nil {
-				return c.hang(c.hub.finish(c, Gone))
+				return c.hang(c.hub.finish(c, reasonOf(err)))
 			}
 			if len(s.rest) > 0 {
 				return full
@@ -150,7 +152,7 @@ func (c *Conn) step(b *batch) stepped {
 		n, err := s.try(p)
 		c.count(n)
 		if err != nil {
-			return c.hang(c.hub.finish(c, Gone))
+			return c.hang(c.hub.finish(c, reasonOf(err)))
 		}
 		c.advance(b, l, p, n, from, to)
 		if len(s.rest) > 0 {
@@ -190,6 +192,18 @@ func (c *Conn) advance(b *batch, l look, p []byte, n, from, to int) {
 	}
 }
 
+// reasonOf is why a connection ends whose write has failed. The kernel, too, may
+// have found that the client acknowledges nothing.
+func reasonOf(err error) Reason {
+	if timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err); ok && timeout.Timeout() {
+		return Timeout
+	}
+	return Gone
+}
+
 // reasonNow is why c has ended.
 func (c *Conn) reasonNow() Reason {
 	c.hub.mu.RLock()
@@ -203,7 +217,11 @@ func (c *Conn) hang(reason Reason) stepped {
 	c.hub.departures.forget(c)
 	c.socket.close()
 	c.socket = nil
-	c.closed(reason)
-	c.hub.taken.Done()
+	if c.sweeper != nil {
+		c.closed(reason)
+		c.hub.taken.Done()
+	} else if f := c.settings.Closed; f != nil { // Close waits for nobody any more
+		f(c, reason)
+	}
 	return ended
 }

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"crypto/tls"
+	"math"
 	"net"
 	"runtime"
 	"unsafe"
@@ -13,7 +14,14 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	s := &socket{conn: conn, tcp: tcp, fd: -1}
 	if raw, err := tcp.SyscallConn(); err == nil {
 		// The socket is closed by close alone, and so the number stays right.
-		_ = raw.Control(func(fd uintptr) { s.fd = int(fd) })
+		_ = raw.Control(func(fd uintptr) {
+			s.fd = int(fd)
+			if conn != net.Conn(tcp) {
+				// The kernel must not wait for less than what room tells, as it would
+				// where net.ipv4.tcp_notsent_lowat is set.
+				_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, math.MaxInt32)
+			}
+		})
 	}
 	return s
 }
@@ -74,7 +82,7 @@ func (s *socket) room() int {
 // gone. Whatever the client sent is read, since the kernel answers bytes that
 // were not with a reset, which could overtake the end.
 func (s *socket) close() {
-	if s.last {
+	if s.last && len(s.rest) == 0 {
 		if c, ok := s.conn.(*tls.Conn); ok && s.room() > 0 {
 			_ = c.CloseWrite() // a close_notify
 		}

@@ -2,7 +2,10 @@
 
 package hub
 
-import "net"
+import (
+	"crypto/tls"
+	"net"
+)
 
 func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	return &socket{conn: conn, tcp: tcp, fd: -1}
@@ -13,8 +16,11 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 func (s *socket) try([]byte) (int, error) { return 0, nil }
 
 func (s *socket) close() {
-	if s.last {
+	if s.last && len(s.rest) == 0 {
+		if c, ok := s.conn.(*tls.Conn); ok {
+			_ = c.CloseWrite() // a close_notify
+		}
 		_ = s.tcp.CloseWrite()
 	}
-	_ = s.conn.Close()
+	_ = s.tcp.Close()
 }

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -38,6 +39,12 @@ func (s *sweeper) push(c *Conn) {
 	}
 }
 
+// requeue passes the turn on to the sweeper, with whatever news there is.
+func (s *sweeper) requeue(c *Conn) {
+	c.turn.Store(queued)
+	s.push(c)
+}
+
 // run sweeps whenever there is news for somebody, and keeps the alarms.
 func (s *sweeper) run() {
 	tick := time.NewTimer(wheelTick)
@@ -65,7 +72,7 @@ func (s *sweeper) run() {
 		clear(s.sweep)
 		b.forget()
 		if s.wheel.n > 0 && !ticking {
-			tick.Reset(wheelTick)
+			tick.Reset(time.Until(s.wheel.next()))
 			ticking = true
 		}
 	}
@@ -73,22 +80,19 @@ func (s *sweeper) run() {
 
 // serve gives c its turn.
 func (s *sweeper) serve(c *Conn, b *batch) {
-	for {
-		switch c.step(b) {
-		case full:
-			s.hub.writers.Go(c.drain)
-			return
-		case ended:
-			return
-		}
-		if !c.alarmed {
-			c.alarmed = true
-			s.wheel.add(c, c.nextAlarm())
-		}
-		if c.yield() {
-			return
-		}
-		c.take()
+	switch c.step(b) {
+	case full:
+		s.hub.writers.Go(c.drain)
+		return
+	case ended:
+		return
+	}
+	if !c.alarmed {
+		c.alarmed = true
+		s.wheel.add(c, c.nextAlarm())
+	}
+	if !c.yield() {
+		s.requeue(c) // behind the others, who may have waited for as long
 	}
 }
 
@@ -97,22 +101,26 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 // one goroutine.
 type wheel struct {
 	slots [256][]*Conn
-	now   int64 // the tick up to which slots were emptied
-	n     int   // connections in slots
+	began time.Time // when it was last empty; it counts ticks from there, so that no clock that is set disturbs it
+	now   int64     // the tick up to which slots were emptied
+	n     int       // connections in slots
 	spare []*Conn
 }
 
 // wheelTick is how late an alarm may be.
 const wheelTick = 100 * time.Millisecond
 
-func ticks(t time.Time) int64 { return t.UnixNano() / int64(wheelTick) }
+func (w *wheel) ticks(t time.Time) int64 { return int64(t.Sub(w.began) / wheelTick) }
+
+// next is when the next slot is due.
+func (w *wheel) next() time.Time { return w.began.Add(time.Duration(w.now+1) * wheelTick) }
 
 // add puts c where its alarm is due, or as far ahead as the wheel goes.
 func (w *wheel) add(c *Conn, at time.Time) {
 	if w.n == 0 {
-		w.now = ticks(time.Now())
+		w.began, w.now = time.Now(), 0
 	}
-	tick := min(max(ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
+	tick := min(max(w.ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
 	slot := &w.slots[tick%int64(len(w.slots))]
 	*slot = append(*slot, c)
 	w.n++
@@ -122,7 +130,7 @@ func (w *wheel) add(c *Conn, at time.Time) {
 func (w *wheel) due(now time.Time) []*Conn {
 	clear(w.spare)
 	w.spare = w.spare[:0]
-	for until := ticks(now); w.now < until && w.n > 0; {
+	for until := w.ticks(now); w.now < until && w.n > 0; {
 		w.now++
 		slot := &w.slots[w.now%int64(len(w.slots))]
 		for _, c := range *slot {
@@ -130,13 +138,10 @@ func (w *wheel) due(now time.Time) []*Conn {
 			w.spare = append(w.spare, c)
 		}
 		w.n -= len(*slot)
-		clear(*slot)
-		*slot = (*slot)[:0]
+		*slot = nil // or each would come to be as long as the longest
 	}
 	return w.spare
 }
 
-// sweeperFor spreads the connections by their ids, of which the end is random.
-func (h *Hub) sweeperFor(c *Conn) *sweeper {
-	return h.sweepers[int(c.id[len(c.id)-1])%len(h.sweepers)]
-}
+// anySweeper spreads the connections.
+func (h *Hub) anySweeper() *sweeper { return h.sweepers[rand.N(len(h.sweepers))] }

@@ -1,0 +1,171 @@
+package hub
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A client that leaves is noticed at once, however it leaves.
+func TestDeparture(t *testing.T) {
+	for name, leave := range map[string]func(p *peer){
+		"closes":      func(p *peer) { p.tcp.Close() },
+		"half-closes": func(p *peer) { p.tcp.CloseWrite() },
+		"resets": func(p *peer) {
+			_ = p.tcp.SetLinger(0)
+			p.tcp.Close()
+		},
+		"says goodbye": func(p *peer) { p.Conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, kind way) {
+				h := newHub(t, Options{})
+				stays, p := dial(t, h, as("stays"), kind), dial(t, h, as("alice"), kind)
+				publish(t, h, "1")
+				p.until(t, "data: 1")
+				began := time.Now()
+				leave(p)
+				want(t, "reason", p.wait(), Gone)
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("noticed after %v", took)
+				}
+				publish(t, h, "2")
+				stays.until(t, "data: 2")
+				want(t, "open", h.Stats().Connections["h1"], 1)
+			})
+		})
+		t.Run(name+" before the take-over", func(t *testing.T) {
+			h := newHub(t, Options{})
+			p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
+			p.reports()
+			near, conn, tcp := pair(t, overTCP)
+			p.use(near)
+			leave(p)
+			p.visit.TakeOver(conn, tcp)
+			want(t, "reason", p.wait(), Gone)
+			near.Close()
+		})
+	}
+}
+
+// A client may leave while it is being written to.
+func TestDepartureDuringWrites(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		h := newHub(t, Options{})
+		var stop, publishing = make(chan struct{}), sync.WaitGroup{}
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					publish(t, h, strings.Repeat("x", 10_000))
+				}
+			}
+		})
+		for i := range 50 {
+			p := dial(t, h, as("alice"), kind)
+			for range rand.N(4) {
+				_, _ = p.block()
+			}
+			if i%2 == 0 {
+				_ = p.tcp.SetLinger(0)
+			}
+			p.tcp.Close()
+			want(t, "reason", p.wait(), Gone)
+		}
+		close(stop)
+		publishing.Wait()
+		want(t, "open", h.Stats().Connections["h1"], 0)
+	})
+}
+
+// What is still told of a connection whose number has been given to another does
+// not end the other.
+func TestDepartureOfAReusedNumber(t *testing.T) {
+	h := newHub(t, Options{})
+	for range 200 {
+		first := dial(t, h, as("first"), overTCP)
+		go first.tcp.Close() // at the same time as the hub ends it
+		h.Disconnect(Filter{IDs: []string{first.ID()}})
+		second := dial(t, h, as("second"), overTCP)
+		first.wait()
+		publish(t, h, "still there", user("second"))
+		second.until(t, "still there")
+		h.Disconnect(Filter{IDs: []string{second.ID()}})
+		want(t, "reason", second.wait(), Disconnected)
+		second.tcp.Close()
+	}
+}
+
+// 2,000 clients come and go while events flow, twice, and nothing is left of them.
+func TestChurn(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 50})
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				publish(t, h, fmt.Sprint(i, strings.Repeat("x", rand.N(4_000))))
+			}
+		}
+	})
+	round := func() (goroutines, fds int) {
+		var coming sync.WaitGroup
+		for range 10 {
+			coming.Go(func() {
+				for range 200 {
+					kind := overTCP
+					if rand.N(40) == 0 {
+						kind = overTLS
+					}
+					p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
+					p.reports()
+					near, conn, tcp := pair(t, kind)
+					p.use(near)
+					p.visit.TakeOver(conn, tcp)
+					for range rand.N(5) {
+						_, _ = p.block()
+					}
+					if rand.N(2) == 0 {
+						_ = p.tcp.SetLinger(0)
+					}
+					p.tcp.Close()
+					p.wait()
+				}
+			})
+		}
+		coming.Wait()
+		want(t, "open", h.Stats().Connections["h1"], 0)
+		eventually(t, "the writers end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn)") })
+		return runtime.NumGoroutine(), openFiles(t)
+	}
+	first, firstFiles := round()
+	second, secondFiles := round()
+	if second > first+2 || secondFiles > firstFiles+2 {
+		t.Errorf("after one round %d goroutines and %d files, after two %d and %d", first, firstFiles, second, secondFiles)
+	}
+	close(stop)
+	publishing.Wait()
+	want(t, "closed", h.Stats().Closed["gone"], 4000)
+	watched(t, h, 0)
+}
+
+// openFiles counts the open files of the process, where that is easy.
+func openFiles(t testing.TB) int {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil && runtime.GOOS == "linux" {
+		t.Fatal(err)
+	}
+	return len(files)
+}

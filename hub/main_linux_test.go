@@ -1,0 +1,38 @@
+package hub
+
+import (
+	"net"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// withoutEpoll makes h notice departures as it does elsewhere.
+func withoutEpoll(h *Hub) { h.departures.failed = true }
+
+// idleTCP is a TCP connection of which the kernel says that there is room.
+func idleTCP() *net.TCPConn {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+	}
+	if err != nil {
+		panic(err)
+	}
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		panic(err)
+	}
+	return c.(*net.TCPConn)
+}
+
+// watched checks how many connections the epoll is for.
+func watched(t testing.TB, h *Hub, n int) {
+	t.Helper()
+	h.departures.mu.Lock()
+	defer h.departures.mu.Unlock()
+	want(t, "watched", len(h.departures.conns), n)
+}

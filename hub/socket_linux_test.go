@@ -1,0 +1,114 @@
+package hub
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A connection whose socket takes no more, at whatever byte, goes on there: nothing
+// is lost, doubled or torn, whatever is appended or evicted meanwhile.
+func TestFullAtEveryByte(t *testing.T) {
+	const small = 7 // what it takes at a time when it is full
+	eight := strings.Repeat("8", 300)
+	stream := func(first int) []byte {
+		h := New(Options{})
+		use(t, h, NewMemory())
+		defer h.Close()
+		for i := range 5 {
+			publish(t, h, fmt.Sprint(i+1))
+		}
+		v := &visit{Conn: connect(t, h, as("alice").at("abcdefgh-1")), wire: newWire(), ended: make(chan struct{})}
+		v.reports()
+		v.chunked = true
+		c, b, left := v.Conn, new(batch), 0
+		c.socket = newSocket(&far{wire: v.wire, ended: v.ended, atMost: func() int { n := left; left = 0; return n }}, idleTCP())
+		step := func() {
+			for left = first; c.step(b) == full; left = small {
+				if rest := string(c.socket.rest); c.told > c.cursor.Load() || len(rest) == 0 {
+					t.Fatalf("told %d, at %d, %q left", c.told, c.cursor.Load(), rest)
+				}
+			}
+		}
+		step()
+		publish(t, h, "6")
+		publish(t, h, "7", user("bob"))
+		publish(t, h, eight)
+		step()
+		publish(t, h, "9", user("bob"))
+		c.written = time.Now().Add(-time.Hour) // a heartbeat is due
+		step()
+		h.Disconnect(Filter{})
+		c.sweeper = h.anySweeper()
+		h.taken.Add(1)
+		step()
+		<-v.ended
+		_, sent := v.Sent()
+		want(t, "bytes", sent, uint64(len(v.got)))
+		want(t, "deliveries", h.Stats().Deliveries, 7)
+		return v.got
+	}
+	for first := range len(stream(1 << 20)) {
+		got := stream(first)
+		c := (&client{t: t}).read(dechunk(got))
+		want(t, "final chunk", final(got), true)
+		want(t, fmt.Sprint("full at byte ", first, ": told"), c.told(), "sse.gap epoch, sse.closing disconnected")
+		want(t, fmt.Sprint("full at byte ", first, ": got"), c.data(), "1 2 3 4 5 6 "+eight)
+		want(t, "heartbeats", c.moves, 1)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// A write of TLS waits for the whole of it, so room must say no more than the kernel
+// takes, for sockets that are told to keep little unsent as well.
+func TestSweeperDoesNotWaitForTLS(t *testing.T) {
+	for _, lowat := range []int{0, 4 << 10} {
+		near, conn, tcp := pair(t, overTLS)
+		defer near.Close()
+		if lowat > 0 {
+			raw, err := tcp.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = raw.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, lowat)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := newSocket(conn, tcp)
+		defer s.close()
+		done := make(chan int)
+		go func() {
+			sent := 0
+			p := make([]byte, 300)
+			for misses := 0; misses < 5; {
+				n, err := s.try(p)
+				if err != nil {
+					t.Error(err)
+				}
+				if sent += n; n < len(p) {
+					misses++
+				}
+			}
+			done <- sent
+		}()
+		select {
+		case sent := <-done:
+			if sent < 8<<10 {
+				t.Errorf("only %d bytes were written to an empty socket", sent)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("with TCP_NOTSENT_LOWAT %d a write waits", lowat)
+			near.Close()
+			tcp.Close()
+			<-done
+		}
+	}
+}

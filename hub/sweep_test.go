@@ -1,0 +1,292 @@
+package hub
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// An alarm is late by less than a tick, and the timer of the wheel with it.
+func TestHeartbeatOfTakenOver(t *testing.T) {
+	for _, w := range []way{tried, waited} {
+		t.Run(string(w), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{})
+				withoutEpoll(h)
+				var visits []*visit
+				beats := []time.Duration{300 * time.Millisecond, time.Second, 15 * time.Second, time.Minute, 5 * time.Minute} // some beyond the wheel
+				for i := range 20 {
+					time.Sleep(37 * time.Millisecond)
+					beat := Settings{Heartbeat: beats[i%len(beats)], Timeout: time.Minute}
+					visits = append(visits, visiting(t, h, as("alice").with(beat), w))
+				}
+				time.Sleep(11 * time.Minute)
+				for _, v := range visits {
+					beat := v.settings.Heartbeat
+					want(t, fmt.Sprint("heartbeats of ", beat), v.leave(), Gone)
+					if n := len(v.far.times); n < 1+int(11*time.Minute/(beat+wheelTick)) {
+						t.Errorf("%d writes with a heartbeat of %v", n, beat)
+					}
+					for i, at := range v.far.times[1:] {
+						if after := at.Sub(v.far.times[i]); after < beat || after > beat+wheelTick {
+							t.Fatalf("a heartbeat of %v comes after %v", beat, after)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// visiting serves a connection that was taken over, whatever the test's name.
+func visiting(t testing.TB, h *Hub, r Request, w way) *visit {
+	v := &visit{Conn: connect(t, h, r), wire: newWire(), ended: make(chan struct{})}
+	v.wire.timeout = r.Timeout
+	gone := make(chan struct{})
+	left := false
+	v.cancel = func() {
+		if !left {
+			left = true
+			close(gone)
+		}
+	}
+	v.takeOver(untilClosed(gone), w)
+	t.Cleanup(func() { v.leave() })
+	return v
+}
+
+func TestLifetimeOfTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		withoutEpoll(h)
+		hour := *usual
+		hour.MaxLifetime = time.Hour
+		began := time.Now()
+		var visits []*visit
+		for i := range 50 {
+			r := as("alice").with(hour)
+			if i%2 == 0 {
+				r.Expires = began.Add(10 * time.Minute)
+			}
+			visits = append(visits, visiting(t, h, r, tried))
+		}
+		for i, v := range visits {
+			reason, earliest, latest := Lifetime, 54*time.Minute, time.Hour
+			if i%2 == 0 {
+				reason, earliest, latest = Expired, 10*time.Minute, 10*time.Minute
+			}
+			want(t, "reason", v.wait(), reason)
+			want(t, "told", v.client(t).told(), "sse.closing "+string(reason))
+			want(t, "final chunk", final(v.got), true)
+			if took := v.written.Sub(began); took < earliest || took > latest+wheelTick {
+				t.Errorf("%s after %v", reason, took)
+			}
+		}
+		time.Sleep(time.Minute)
+		for _, s := range h.sweepers {
+			want(t, "left in the wheel", s.wheel.n, 0)
+		}
+	})
+}
+
+// However often all connections are due together, the wheel holds no more than
+// them.
+func TestWheelStaysSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w wheel
+		conns := make([]Conn, 1000)
+		for i := range conns {
+			w.add(&conns[i], time.Now())
+		}
+		// Two are due at other times, so that the wheel is never empty.
+		for i := range 900 {
+			time.Sleep(5 * time.Second)
+			for _, c := range w.due(time.Now()) {
+				switch c {
+				case &conns[0], &conns[1]:
+					w.add(c, time.Now().Add(24*time.Second))
+				default:
+					w.add(c, time.Now().Add(15*time.Second))
+				}
+			}
+			if i == 0 { // and neither with the other
+				w.slots, w.n = [256][]*Conn{}, 0
+				for i := range conns {
+					w.add(&conns[i], time.Now().Add(time.Duration(min(i, 2))*5*time.Second))
+				}
+			}
+			want(t, "in the wheel", w.n, len(conns))
+		}
+		places := cap(w.spare)
+		for _, slot := range w.slots {
+			places += cap(slot)
+		}
+		if places > 5*len(conns) {
+			t.Errorf("room for %d connections", places)
+		}
+	})
+}
+
+func TestWheelFindsEachOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w wheel
+		conns := make([]Conn, 500)
+		at := make(map[*Conn]time.Time)
+		for i := range conns {
+			c := &conns[i]
+			at[c] = time.Now().Add(time.Duration(i-10) * 41 * time.Millisecond)
+			c.alarmed = true
+			w.add(c, at[c])
+		}
+		for len(at) > 0 {
+			time.Sleep(time.Until(w.next()))
+			for _, c := range w.due(time.Now()) {
+				due, ok := at[c]
+				if late := time.Since(due); !ok || late < 0 || late > wheelTick && time.Until(due) > 0 {
+					t.Errorf("due %v ago", late)
+				}
+				want(t, "alarmed", c.alarmed, false)
+				delete(at, c)
+			}
+		}
+		want(t, "left", w.n, 0)
+	})
+}
+
+// One with news all the time does not keep its sweeper from the others.
+func TestSweeperIsFair(t *testing.T) {
+	h := New(Options{})
+	use(t, h, NewMemory())
+	defer h.Close()
+	s := newSweeper(h) // that nobody runs
+	var busy, other Conn
+	for _, c := range []*Conn{&busy, &other} {
+		*c = Conn{hub: h, settings: usual, sweeper: s, queue: s, id: newID()}
+		h.mu.Lock()
+		h.attach(c)
+		h.place(c, "")
+		h.mu.Unlock()
+		c.socket = newSocket(noBytes{}, idleTCP())
+		c.alarmed = true
+	}
+	defer h.EndStreams()
+	busy.socket.conn = chatty{told: func() { // news comes while it is written to
+		if n, _ := busy.Sent(); n < 50 {
+			publish(t, h, "x", Target{Connection, busy.id})
+			busy.turn.Store(again)
+		}
+	}}
+	s.push(&busy)
+	s.push(&other)
+	for range 2 {
+		c := s.ready[0]
+		s.ready = s.ready[1:]
+		c.take()
+		s.serve(c, new(batch))
+	}
+	if n, _ := busy.Sent(); n > 1 {
+		t.Errorf("the other waited for %d events", n)
+	}
+	want(t, "the other has its opening", other.bytes.Load() > 0 || other.turn.Load() == idle, true)
+	busy.take() // so that nobody queues them
+	other.take()
+}
+
+// chatty is a connection that takes everything, and tells.
+type chatty struct {
+	noBytes
+	told func()
+}
+
+func (c chatty) Write(p []byte) (int, error) {
+	c.told()
+	return len(p), nil
+}
+
+func TestSweepersShareTheConnections(t *testing.T) {
+	h := newHub(t, Options{})
+	for len(h.sweepers) < 64 {
+		h.sweepers = append(h.sweepers, newSweeper(h))
+	}
+	n := make(map[*sweeper]int)
+	for range 64 * 100 {
+		n[h.anySweeper()]++
+	}
+	for _, s := range h.sweepers {
+		if n[s] < 40 || n[s] > 200 {
+			t.Errorf("one of 64 sweepers has %d of 6400", n[s])
+		}
+	}
+}
+
+// A stream of events that never ends keeps no heartbeat and no lifetime from
+// others.
+func TestAlarmsUnderConstantTraffic(t *testing.T) {
+	h := newHub(t, Options{})
+	brief := *usual
+	brief.Heartbeat = 100 * time.Millisecond
+	quiet := dial(t, h, as("quiet").with(brief), overTCP)
+	busy := dial(t, h, as("busy"), overTCP)
+	go func() {
+		for {
+			if _, err := busy.block(); err != nil {
+				return
+			}
+			busy.raw.Reset()
+		}
+	}()
+	var stop atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; !stop.Load(); i++ {
+			publish(t, h, fmt.Sprint(i), user("busy"))
+		}
+	}()
+	for beats := 0; beats < 5; {
+		block, err := quiet.block()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if block == ":\n" || strings.HasPrefix(block, "id: ") {
+			beats++
+		}
+	}
+	stop.Store(true)
+	<-ended
+}
+
+// A delivery by a sweeper allocates nothing.
+func TestSweepAllocatesNothing(t *testing.T) {
+	h := newHub(t, Options{})
+	for range 10 {
+		mustPublish(t, h, Target{})
+	}
+	c := connect(t, h, as("alice"))
+	c.socket = newSocket(noBytes{}, idleTCP())
+	if c.socket.fd < 0 {
+		t.Skip("here all is written by goroutines")
+	}
+	defer c.socket.close()
+	defer c.take() // so that nobody queues it
+	c.sweeper = h.anySweeper()
+	c.alarmed = true
+	b := new(batch)
+	c.step(b)
+	for _, events := range []uint64{1, 5} {
+		before, _ := c.Sent()
+		if allocs := testing.AllocsPerRun(1000, func() {
+			c.cursor.Store(h.history.head - events)
+			c.take()
+			c.sweeper.serve(c, b)
+			b.forget()
+		}); allocs > 0 {
+			t.Errorf("%v allocations to deliver %d events", allocs, events)
+		}
+		after, _ := c.Sent()
+		want(t, "delivered", after-before, 1001*events)
+	}
+}
