@@ -344,7 +344,7 @@ type hubStatus struct {
 	Connections int64       `json:"connections"`
 	Users       int         `json:"users"`
 	Head        string      `json:"head"`   // a client that connects with it misses nothing from now on
-	Oldest      string      `json:"oldest"` // the oldest retained; the next, if there is none
+	Oldest      string      `json:"oldest"` // the oldest retained; the next, if there is none; both empty before the store has begun
 	Events      int         `json:"events"`
 	Bytes       int64       `json:"bytes"`
 	Store       storeStatus `json:"store"`
@@ -378,13 +378,22 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		kind, _ := h.kind.Load().(string) // none: the config is still starting
 		s.Hubs[name] = hubStatus{
 			Connections: connections, Users: stats.Users,
-			Head: stats.Head.String(), Oldest: stats.Oldest.String(),
+			Head: positionOf(stats.Head), Oldest: positionOf(stats.Oldest),
 			Events: stats.Events, Bytes: stats.EventBytes,
 			Store: storeStatus{kind, stats.Connected, stats.Behind},
 		}
 	}
 	answer(w, http.StatusOK, s)
 	return nil
+}
+
+// positionOf is empty where no store has begun yet: to connect with that is to
+// connect from now on.
+func positionOf(p hub.Position) string {
+	if p.Epoch == "" {
+		return ""
+	}
+	return p.String()
 }
 
 // version is this module's, as it was built in.

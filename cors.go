@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -35,7 +36,7 @@ func (CORS) CaddyModule() caddy.ModuleInfo {
 // Validate refuses what no browser would send as an Origin.
 func (c *CORS) Validate() error {
 	if len(c.Origins) == 0 {
-		return fmt.Errorf("at least one origin must be given")
+		return errors.New("at least one origin must be given; a single * is a matcher, so for all origins it is: sse_cors * *")
 	}
 	for _, origin := range c.Origins {
 		if origin == "*" {

@@ -6,6 +6,7 @@ package caddysse
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -330,6 +331,10 @@ func position(r *http.Request, query func(string) string) string {
 func parseTime(s string) (time.Time, error) {
 	if seconds, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return time.Unix(seconds, 0), nil
+	}
+	// As a claim of a token is printed that was read as a JSON number.
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(seconds) < 1e12 {
+		return time.Unix(int64(seconds), 0), nil
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {

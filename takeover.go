@@ -93,33 +93,28 @@ func rememberConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// tcpOf is the TCP connection below c, or nil.
+// tcpOf is the TCP connection below c, or nil if there is anything between that
+// is not known: it may change what is written.
 func tcpOf(c net.Conn) *net.TCPConn {
 	for {
-		switch inner := c.(type) {
-		case *net.TCPConn:
-			return inner
-		case interface{ NetConn() net.Conn }: // crypto/tls
-			c = inner.NetConn()
-		case interface{ Raw() net.Conn }: // go-proxyproto
-			c = inner.Raw()
-		default:
-			if c = embedded(c); c == nil {
+		switch fmt.Sprintf("%T", c) {
+		case "*net.TCPConn":
+			return c.(*net.TCPConn)
+		case "*tls.Conn":
+			c = c.(*tls.Conn).NetConn()
+		case "*proxyproto.Conn":
+			raw, ok := c.(interface{ Raw() net.Conn })
+			if !ok {
 				return nil
 			}
+			c = raw.Raw()
+		case "*caddyhttp.http2Conn", "*caddyhttp.httpRedirectConn":
+			// They only watch what is read, and have no method to get at what is below.
+			c, _ = reflect.ValueOf(c).Elem().FieldByName("Conn").Interface().(net.Conn)
+		default:
+			return nil
 		}
 	}
-}
-
-// embedded is the connection in one of Caddy's own wrappers, which only watch
-// what is read and have no method to get at it.
-func embedded(c net.Conn) net.Conn {
-	switch fmt.Sprintf("%T", c) {
-	case "*caddyhttp.http2Conn", "*caddyhttp.httpRedirectConn":
-		inner, _ := reflect.ValueOf(c).Elem().FieldByName("Conn").Interface().(net.Conn)
-		return inner
-	}
-	return nil
 }
 
 // limitUnacknowledged makes the kernel drop the connection when the client

@@ -1,0 +1,290 @@
+package caddysse_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+type connection struct {
+	ID, User, Session, Protocol, Remote, Since, Position string
+	Topics                                               []string
+	Lag                                                  int
+}
+
+type listing struct {
+	Count       int
+	Connections []connection
+	Next        string
+}
+
+// checkRefusal says what is wrong with an answer that should be an error in JSON.
+func checkRefusal(t testing.TB, a answer, status int, text string) {
+	t.Helper()
+	if a.status != status || a.header.Get("Content-Type") != "application/json" {
+		t.Errorf("status %d, %s %s; want %d", a.status, a.header.Get("Content-Type"), a.body, status)
+		return
+	}
+	fields := decode[map[string]any](t, a.body)
+	if message, _ := fields["error"].(string); len(fields) != 1 || !strings.Contains(message, text) {
+		t.Errorf("%s does not say %q", a.body, text)
+	}
+}
+
+// TestAPIRefusals: of requests, before their body matters.
+func TestAPIRefusals(t *testing.T) {
+	s := start(t, "sse\nsse chat", "sse /events\nsse_api /sse/*")
+	const event = `{"text":"x"}`
+	tests := []struct {
+		method, path, contentType, body string
+		status                          int
+		text                            string
+	}{
+		{"GET", "/sse/send", "", "", 405, "use POST"},
+		{"PUT", "/sse/broadcast", "application/json", event, 405, "use POST"},
+		{"POST", "/sse/connections", "application/json", event, 405, "use DELETE, GET"},
+		{"GET", "/sse/connections/abc", "", "", 405, "use DELETE"},
+		{"DELETE", "/sse/status", "", "", 405, "use GET"},
+		{"GET", "/sse/", "", "", 404, "/sse/send, /sse/broadcast"},
+		{"POST", "/sse/publish", "application/json", event, 404, "/sse/send"},
+		{"POST", "/sse/send/alice", "application/json", event, 404, "/sse/send"},
+		{"POST", "/sse/broadcast", "", event, 415, "application/x-ndjson"},
+		{"POST", "/sse/broadcast", "text/plain", event, 415, "application/json"},
+		{"POST", "/sse/broadcast", "application/x-www-form-urlencoded", event, 415, "application/json"},
+		{"POST", "/sse/broadcast?hub=nope", "application/json", event, 404, `no hub "nope"; there is chat, default`},
+		{"GET", "/sse/status?hub=nope", "", "", 404, "there is chat, default"},
+		{"GET", "/sse/connections?hub=nope", "", "", 404, "there is chat, default"},
+		{"DELETE", "/sse/connections?hub=nope&all=true", "", "", 404, "there is chat, default"},
+		{"DELETE", "/sse/connections/abc?hub=nope", "", "", 404, "there is chat, default"},
+		{"POST", "/sse/broadcast?user=alice", "application/json", event, 400, `unknown query parameter "user"`},
+		{"GET", "/sse/status?verbose=1", "", "", 400, `unknown query parameter "verbose"`},
+		{"GET", "/sse/connections?usr=alice", "", "", 400, "user, session, topic, limit, after"},
+		{"GET", "/sse/connections?limit=0", "", "", 400, "limit must be a number from 1"},
+		{"GET", "/sse/connections?limit=-1", "", "", 400, "limit"},
+		{"GET", "/sse/connections?limit=1001", "", "", 400, "to 1000"},
+		{"GET", "/sse/connections?limit=ten", "", "", 400, "limit"},
+		{"GET", "/sse/connections?user=%zz", "", "", 400, "query"},
+		{"DELETE", "/sse/connections?all=true&user=%zz", "", "", 400, "query"},
+		{"DELETE", "/sse/connections", "", "", 400, "all=true"},
+		{"DELETE", "/sse/connections?all=yes", "", "", 400, "all=true"},
+		{"DELETE", "/sse/connections?all=true&user=alice", "", "", 400, "all=true"},
+		{"DELETE", "/sse/connections?id=abc", "", "", 400, "unknown query parameter"},
+		{"DELETE", "/sse/connections/abc", "", "", 404, `no open connection "abc"`},
+	}
+	for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
+		before := s.status("default").Head
+		for _, test := range tests {
+			t.Run(test.method+" "+test.path, func(t *testing.T) {
+				a := do(t, test.method, base+test.path, test.body, "Content-Type", test.contentType)
+				checkRefusal(t, a, test.status, test.text)
+				if allow := a.header.Get("Allow"); (test.status == 405) != (allow != "") {
+					t.Errorf("Allow is %q", allow)
+				}
+			})
+		}
+		if after := s.status("default").Head; after != before {
+			t.Errorf("the head went from %s to %s", before, after)
+		}
+	}
+}
+
+// TestAPITargets: each kind reaches whom it names, each connection once.
+func TestAPITargets(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news public/*\n}")
+	alice := s.open("/events", "X-User", "alice", "Cookie", "sid=1")
+	alice2 := s.open("/events?topic=news", "X-User", "alice", "Cookie", "sid=2")
+	bob := s.open("/events?topic=public/a", "X-User", "bob", "Cookie", "sid=3")
+	everybody := []*stream{alice, alice2, bob}
+	tests := []struct {
+		target string
+		want   []*stream
+	}{
+		{`"user":"alice"`, []*stream{alice, alice2}},
+		{`"user":["alice","bob","nobody","alice"]`, everybody},
+		{`"session":"1"`, []*stream{alice}},
+		{`"session":["1","3"]`, []*stream{alice, bob}},
+		{`"connection":"` + bob.id + `"`, []*stream{bob}},
+		{`"connection":["` + bob.id + `","` + alice.id + `"]`, []*stream{alice, bob}},
+		{`"topic":"news"`, []*stream{alice, alice2}},
+		{`"topic":["news","public/a","public/b"]`, everybody},
+		{`"topic":"public/a"`, []*stream{alice, bob}},
+		{`"user":"nobody"`, nil},
+		{``, everybody},
+	}
+	for i, test := range tests {
+		data := fmt.Sprint(i)
+		r := s.send(strings.Replace(`{`+test.target+`,"text":"`+data+`"}`, "{,", "{", 1))
+		if r.Connections != len(test.want) {
+			t.Errorf("%s: %d connections, want %d", test.target, r.Connections, len(test.want))
+		}
+		for _, st := range test.want {
+			if b := st.event(); b.data != data || b.id != r.ID {
+				t.Fatalf("%s: got %+v, want %s", test.target, b, data)
+			}
+		}
+	}
+}
+
+// TestAPIListing: filters, pages, and the shape of a connection.
+func TestAPIListing(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news public/*\n}")
+	var ids []string
+	for i := range 7 {
+		user := "alice"
+		if i >= 4 {
+			user = "bob"
+		}
+		ids = append(ids, s.open(fmt.Sprintf("/events?topic=public/%d", i%2), "X-User", user, "Cookie", fmt.Sprintf("sid=%d", i)).id)
+	}
+	list := func(query string) listing {
+		t.Helper()
+		return decode[listing](t, s.api("GET", "/sse/connections"+query, "").body)
+	}
+	tests := []struct {
+		query string
+		count int
+		want  []string
+		next  string
+	}{
+		{"", 7, ids, ""},
+		{"?hub=default", 7, ids, ""},
+		{"?limit=7", 7, ids, ""},
+		{"?limit=3", 7, ids[:3], ids[2]},
+		{"?limit=3&after=" + ids[2], 7, ids[3:6], ids[5]},
+		{"?limit=3&after=" + ids[5], 7, ids[6:], ""},
+		{"?after=" + ids[6], 7, nil, ""},
+		{"?user=alice", 4, ids[:4], ""},
+		{"?user=alice&limit=1&after=" + ids[0], 4, ids[1:2], ids[1]},
+		{"?user=alice&user=bob", 7, ids, ""},
+		{"?user=nobody", 0, nil, ""},
+		{"?user=", 0, nil, ""},
+		{"?session=2", 1, ids[2:3], ""},
+		{"?session=2&session=3", 2, ids[2:4], ""},
+		{"?session=2&user=bob", 0, nil, ""},
+		{"?topic=public/1", 3, []string{ids[1], ids[3], ids[5]}, ""},
+		{"?topic=public/1&user=alice", 2, []string{ids[1], ids[3]}, ""},
+		{"?topic=public/1&topic=public/0", 7, ids, ""},
+	}
+	for _, test := range tests {
+		l := list(test.query)
+		var got []string
+		for _, c := range l.Connections {
+			got = append(got, c.ID)
+		}
+		if l.Count != test.count || !slices.Equal(got, test.want) || l.Next != test.next {
+			t.Errorf("%s: %+v, want %d: %v and next %q", test.query, l, test.count, test.want, test.next)
+		}
+	}
+	if body := s.api("GET", "/sse/connections?user=nobody", "").body; body != `{"count":0,"connections":[]}`+"\n" {
+		t.Errorf("nobody is listed as %s", body)
+	}
+	id := s.send(`{"text":"x"}`).ID
+	eventually(t, "the event to be written", func() bool { return list("").Connections[0].Position == id })
+	c := list("").Connections[0]
+	if c.User != "alice" || len(c.Session) != 32 || !slices.Equal(c.Topics, []string{"public/0"}) || c.Protocol != "h1" ||
+		c.Remote != "127.0.0.1" || !strings.Contains(c.Since, "T") || c.Lag != 0 {
+		t.Errorf("listed as %+v", c)
+	}
+}
+
+// TestAPIDisconnect: by id, by filter, all; each is told and counted.
+func TestAPIDisconnect(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news\n}")
+	open := func(user, sid string) *stream { return s.open("/events", "X-User", user, "Cookie", "sid="+sid) }
+	one, two, three, four := open("alice", "1"), open("alice", "2"), open("bob", "3"), open("carol", "4")
+	tests := []struct {
+		path string
+		want []*stream
+	}{
+		{"/" + one.id, []*stream{one}},
+		{"?user=alice&session=3", nil},
+		{"?user=nobody", nil},
+		{"?user=", nil},
+		{"?user=alice", []*stream{two}},
+		{"?session=3", []*stream{three}},
+		{"?all=true", []*stream{four}},
+		{"?all=true", nil},
+	}
+	for _, test := range tests {
+		a := s.api("DELETE", "/sse/connections"+test.path, "")
+		if want := fmt.Sprintf(`{"disconnected":%d}`+"\n", len(test.want)); a.status != 200 || a.body != want {
+			t.Errorf("%s: %d %s, want %s", test.path, a.status, a.body, want)
+		}
+		for _, st := range test.want {
+			blocks := st.ended()
+			if len(blocks) != 1 || blocks[0].event != "sse.closing" || !strings.Contains(blocks[0].data, `"reason":"disconnected"`) || blocks[0].hasID {
+				t.Errorf("%s: ended with %+v", test.path, blocks)
+			}
+		}
+	}
+	checkRefusal(t, s.api("DELETE", "/sse/connections/"+one.id, ""), http.StatusNotFound, "no open connection")
+}
+
+// TestAPIStatus: its shape, and a head with which a page misses nothing.
+func TestAPIStatus(t *testing.T) {
+	s := start(t, "sse\nsse chat", "test_auth\nsse /events")
+	s.open("/events", "X-User", "alice")
+	s.open("/events", "X-User", "alice")
+	s.open("/events", "X-User", "bob")
+	first := s.send(`{"text":"1"}`).ID
+	last := s.send(`{"text":"2"}`).ID
+	a := s.api("GET", "/sse/status", "")
+	shape := decode[struct {
+		Version, Node *string
+		Hubs          map[string]map[string]any
+	}](t, a.body)
+	if shape.Version == nil || shape.Node == nil || *shape.Node == "" || len(shape.Hubs) != 2 {
+		t.Errorf("status %s", a.body)
+	}
+	for _, field := range []string{"connections", "users", "head", "oldest", "events", "bytes", "store"} {
+		if _, ok := shape.Hubs["chat"][field]; !ok || len(shape.Hubs["chat"]) != 7 {
+			t.Errorf("chat's status %v", shape.Hubs["chat"])
+		}
+	}
+	h := s.status("default")
+	if h.Connections != 3 || h.Users != 2 || h.Head != last || h.Oldest != first || h.Events != 2 || h.Bytes < 2*128 ||
+		fmt.Sprint(h.Store) != "map[connected:true kind:memory lag:0]" {
+		t.Errorf("status %+v", h)
+	}
+	chat := s.status("chat")
+	if epoch, ok := strings.CutSuffix(chat.Head, "-0"); !ok || chat.Oldest != epoch+"-1" || chat.Events+chat.Bytes+chat.Connections != 0 {
+		t.Errorf("status of a new hub %+v", chat)
+	}
+	if one := decode[struct{ Hubs map[string]any }](t, s.api("GET", "/sse/status?hub=chat", "").body); len(one.Hubs) != 1 || one.Hubs["chat"] == nil {
+		t.Errorf("status of one hub %v", one)
+	}
+}
+
+// TestAPIOnARoute: sse_api is the same API, behind the site's authentication,
+// and no page of another origin can use it with a visitor's login.
+func TestAPIOnARoute(t *testing.T) {
+	s := start(t, "", "handle_path /internal/* {\n basic_auth {\n alice "+secretHash+"\n}\n sse_api\n}\nsse /events {\n anonymous\n}")
+	st := s.open("/events")
+	url := "http://" + s.http + "/internal/sse/broadcast"
+	login := []string{"Authorization", "Basic YWxpY2U6c2VjcmV0", "Content-Type", "application/json"}
+	const event = `{"text":"x"}`
+	if a := do(t, "POST", url, event, "Content-Type", "application/json"); a.status != http.StatusUnauthorized {
+		t.Errorf("without a login: %d %s", a.status, a.body)
+	}
+	for _, headers := range [][]string{
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Origin", "https://evil.example"},
+		{"Origin", "null"},
+		{"Origin", "https://" + s.http + ".evil.example"},
+	} {
+		checkRefusal(t, do(t, "POST", url, event, append(headers, login...)...), http.StatusForbidden, "cross-origin")
+		checkRefusal(t, do(t, "DELETE", "http://"+s.http+"/internal/sse/connections?all=true", "", append(headers, login...)...), http.StatusForbidden, "cross-origin")
+	}
+	for _, headers := range [][]string{nil, {"Sec-Fetch-Site", "same-origin"}, {"Sec-Fetch-Site", "none"}, {"Origin", "http://" + s.http}} {
+		if a := do(t, "POST", url, event, append(headers, login...)...); a.status != http.StatusOK || decode[receipt](t, a.body).Connections != 1 {
+			t.Errorf("%v: %d %s", headers, a.status, a.body)
+		}
+		st.expect("x")
+	}
+	if a := do(t, "GET", "http://"+s.http+"/internal/sse/status", "", login...); a.status != 200 || !strings.Contains(a.body, s.status("default").Head) {
+		t.Errorf("status: %d %s", a.status, a.body)
+	}
+}

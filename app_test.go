@@ -1,0 +1,263 @@
+package caddysse_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const anonymousSite = "sse /events {\n anonymous\n}"
+
+// TestPromise7ReloadKeepsStreams: over reloads, whatever the protocol, each event
+// arrives once and in order, while publishers and readers of the API go on.
+func TestPromise7ReloadKeepsStreams(t *testing.T) {
+	s := startTLS(t, "", anonymousSite)
+	var streams []*stream
+	for _, p := range protocols(t) {
+		streams = append(streams, openWith(t, p.client, p.url(s)+"/events"))
+	}
+	tls := s.site(anonymousSite) + "https://localhost:" + port(s.https) + " {\ntls " + certificate + " " + certificate + "\n"
+
+	// The API on a route, since a reload replaces the admin endpoint.
+	api := freeAddr(t)
+	more := "http://:" + port(api) + " {\n sse_api\n}\n"
+	s.mustLoad(tls + anonymousSite + "\n}\n" + more)
+	stop := make(chan struct{})
+	var publisher sync.WaitGroup
+	published := 0
+	publisher.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			published++
+			// Whoever gets no answer, as when a listener closes, asks with the key again.
+			event := fmt.Sprintf(`{"text":"%d","key":"%d"}`, published, published)
+			eventually(t, "an answer", func() bool {
+				resp, err := plain.Post("http://"+api+"/sse/broadcast", "application/json", strings.NewReader(event))
+				if err != nil {
+					return false
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode != http.StatusOK {
+					t.Errorf("publish %s: %s", event, resp.Status)
+				}
+				return true
+			})
+			if resp, err := plain.Get("http://" + api + "/sse/status"); err == nil {
+				resp.Body.Close()
+			}
+		}
+	})
+	for i := range 6 {
+		s.global = []string{"", "sse {\n history 5000\n}", "sse {\n history 20000 1h\n}\nsse chat"}[i%3]
+		s.mustLoad(tls + anonymousSite + "\n}\n" + more)
+		if err := s.load(tls + "sse /events {\n hub nope\n}\n}\n" + more); err == nil {
+			t.Error("a hub that is not there was accepted")
+		}
+	}
+	close(stop)
+	publisher.Wait()
+	for _, st := range streams {
+		for i := range published {
+			st.expect(fmt.Sprint(i + 1))
+		}
+	}
+	if n := s.status("default").Connections; n != len(streams) {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestPromise7ReloadAppliesOptions: of the hub at once, of the route to the
+// streams that it opens.
+func TestPromise7ReloadAppliesOptions(t *testing.T) {
+	s := start(t, "sse {\n max_event_size 100\n history 100\n}", anonymousSite)
+	st := s.open("/events")
+	first := s.send(`{"text":"1"}`).ID
+	for i := 2; i <= 10; i++ {
+		s.send(fmt.Sprintf(`{"text":"%d"}`, i))
+	}
+	checkRefusal(t, s.api("POST", "/sse/broadcast", `{"text":"`+strings.Repeat("x", 101)+`"}`), 413, "at most 100")
+
+	s.global = "sse {\n max_event_size 200\n history 3\n}"
+	s.mustLoad(s.site("sse /events {\n anonymous\n heartbeat 7s\n}"))
+	if h := s.status("default"); h.Events != 3 || h.Connections != 1 {
+		t.Errorf("status %+v", h)
+	}
+	s.send(`{"text":"` + strings.Repeat("x", 101) + `"}`)
+	for i := range 10 {
+		st.expect(fmt.Sprint(i + 1))
+	}
+	st.expect(strings.Repeat("x", 101))
+	again := s.open("/events", "Last-Event-ID", first)
+	if !strings.Contains(again.connected.data, `"heartbeat":7000`) {
+		t.Errorf("connected with %s", again.connected.data)
+	}
+	checkGap(t, again, "evicted")
+	again.expect("9", "10")
+}
+
+// TestPromise7ReloadTellsWhoLags: a smaller history evicts, also what a client
+// that is behind has not got yet; it is told.
+func TestPromise7ReloadTellsWhoLags(t *testing.T) {
+	s := start(t, "sse {\n history_size 512MiB\n}", anonymousSite)
+	slow := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Control: smallBuffer}).DialContext, DisableKeepAlives: true}}
+	st := connect(t, slow, "http://"+s.http+"/events") // reads nothing yet
+	eventually(t, "the connection", func() bool { return s.status("default").Connections == 1 })
+	text := strings.Repeat("x", 512<<10)
+	const n = 16 // more than the sockets' buffers hold
+	var last string
+	for range n {
+		last = s.send(`{"text":"` + text + `"}`).ID
+	}
+	s.global = "sse {\n history 2\n}"
+	s.mustLoad(s.site(anonymousSite))
+
+	go func() { defer close(st.blocks); st.read() }()
+	gaps, events := 0, 0
+	for b := st.next(); b.id != last || b.event != ""; b = st.next() {
+		switch b.event {
+		case "sse.gap":
+			gaps++
+			if b.data != `{"reason":"evicted"}` {
+				t.Errorf("gap %s", b.data)
+			}
+		case "":
+			events++
+		}
+	}
+	if gaps != 1 || events >= n-1 {
+		t.Errorf("%d gaps and %d of %d events", gaps, events+1, n)
+	}
+	s.send(`{"text":"on we go"}`)
+	st.expect("on we go")
+	st.close()
+}
+
+// TestPromise7HubThatIsGone: when no route serves a hub any more its streams are
+// told so, whether it is still configured or not.
+func TestPromise7HubThatIsGone(t *testing.T) {
+	for name, global := range map[string]string{"configured": "sse chat", "not configured": ""} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, "sse chat", anonymousSite+"\nsse /chat {\n hub chat\n anonymous\n}")
+			chat, other := s.open("/chat"), s.open("/events")
+			s.send(`{"text":"last"}`, "?hub=chat")
+			s.global = global
+			s.mustLoad(s.site(anonymousSite))
+			chat.expect("last")
+			blocks := chat.ended()
+			if len(blocks) != 1 || blocks[0].event != "sse.closing" || !strings.Contains(blocks[0].data, `"reason":"hub_closed"`) || blocks[0].hasID {
+				t.Errorf("it ended with %+v", blocks)
+			}
+			a := s.api("POST", "/sse/broadcast?hub=chat", `{"text":"x"}`)
+			if configured := global != ""; configured != (a.status == http.StatusOK) {
+				t.Errorf("publishing: %d %s", a.status, a.body)
+			}
+			s.send(`{"text":"on we go"}`)
+			other.expect("on we go")
+		})
+	}
+}
+
+// TestPromise7NoAppAnyMore: without the app there are no hubs, and it comes back.
+func TestPromise7NoAppAnyMore(t *testing.T) {
+	s := start(t, "", anonymousSite)
+	st := s.open("/events")
+	s.mustLoad(s.site("respond hello"))
+	if blocks := st.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, "hub_closed") {
+		t.Errorf("it ended with %+v", blocks)
+	}
+	checkRefusal(t, s.api("POST", "/sse/broadcast", `{"text":"x"}`), http.StatusNotFound, "there is no hub")
+	if a := s.api("GET", "/sse/status", ""); a.status != 200 || !strings.Contains(a.body, `"hubs":{}`) {
+		t.Errorf("status: %d %s", a.status, a.body)
+	}
+	s.global = "sse {\n history 2\n}"
+	s.mustLoad(s.site(anonymousSite))
+	again := s.open("/events")
+	s.send(`{"text":"1"}`)
+	again.expect("1")
+	s.send(`{"text":"2"}`)
+	s.send(`{"text":"3"}`)
+	if n := s.status("default").Events; n != 2 {
+		t.Errorf("%d events", n)
+	}
+}
+
+// TestPromise7FailedReloadChangesNothing: neither one that fails before anything
+// was started, nor one that fails after our app may have been.
+func TestPromise7FailedReloadChangesNothing(t *testing.T) {
+	s := start(t, "sse {\n history 100\n}\nsse chat", anonymousSite+"\nsse /chat {\n hub chat\n anonymous\n}")
+	st, chat := s.open("/events"), s.open("/chat")
+	taken, err := net.Listen("tcp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	good := s.site(anonymousSite)
+	events := 0
+	// Caddy starts apps in no order: repeat, so that ours comes first at times.
+	for i := range 8 {
+		for name, sites := range map[string]string{
+			"in Provision": good + "http://elsewhere {\n sse {\n hub nope\n}\n}\n",
+			"in Start":     good + "http://" + taken.Addr().String() + " {\n bind 127.0.0.1\n respond hello\n}\n",
+		} {
+			global := s.global
+			s.global = "sse {\n history 1\n max_event_size 10\n}\nsse fresh"
+			if err := s.load(sites); err == nil {
+				t.Fatalf("%s: it did not fail", name)
+			} else if name == "in Start" && !strings.Contains(err.Error(), "start") {
+				t.Fatalf("%s: %v", name, err)
+			}
+			s.global = global
+			events++
+			text := fmt.Sprintf("longer than ten, %d", events)
+			s.send(`{"text":"` + text + `"}`)
+			s.send(`{"text":"`+text+`"}`, "?hub=chat")
+			st.expect(text)
+			chat.expect(text)
+			if h := s.status("default"); h.Events != events || h.Connections != 1 {
+				t.Fatalf("%s, %d: status %+v", name, i, h)
+			}
+			if n := s.metric(`caddy_sse_connections{hub="chat",protocol="h1"}`); n != 1 {
+				t.Errorf("%s: %v connections of chat in the metrics", name, n)
+			}
+			checkRefusal(t, s.api("GET", "/sse/status?hub=fresh", ""), http.StatusNotFound, "there is chat, default")
+			s.open("/events").close()
+			eventually(t, "the stream to be gone", func() bool { return s.status("default").Connections == 1 })
+		}
+	}
+	// And what comes next does take effect.
+	s.global = "sse {\n history 1\n}"
+	s.mustLoad(good)
+	if h := s.status("default"); h.Events != 1 || h.Connections != 1 {
+		t.Errorf("status %+v", h)
+	}
+	if blocks := chat.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, "hub_closed") {
+		t.Errorf("chat ended with %+v", blocks)
+	}
+}
+
+// TestAppValidate: what a config in JSON may get wrong.
+func TestAppValidate(t *testing.T) {
+	for config, wrong := range map[string]string{
+		`{"hubs":{"Default":{}}}`:                      "1 to 32 of a-z",
+		`{"hubs":{"":{}}}`:                             "1 to 32 of a-z",
+		`{"hubs":{"x":{"history":-1}}}`:                "history must not be negative",
+		`{"hubs":{"x":{"history_age":-1}}}`:            "history age must not be negative",
+		`{"hubs":{"x":{"max_event_size":-1}}}`:         "max_event_size must not be negative",
+		`{"hubs":{"x":{"history_size":100}}}`:          "more than history_size",
+		`{"hubs":{"x":{"store":{"kind":"nonsense"}}}}`: "sse.stores.nonsense",
+		`{"hubs":{"x":{"histroy":1}}}`:                 "unknown field",
+		`{"hubs":{"x":null,"a-b_0":{"history":1}}}`:    "",
+		`{}`: "",
+	} {
+		if err := validate(t, `{"admin":{"disabled":true},"apps":{"sse":`+config+`}}`); !mentions(err, wrong) {
+			t.Errorf("%s: %v, want %q", config, err, wrong)
+		}
+	}
+}

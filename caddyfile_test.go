@@ -1,0 +1,252 @@
+package caddysse_test
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// validate provisions a config as "caddy validate" does.
+func validate(t *testing.T, config string) error {
+	t.Helper()
+	var c caddy.Config
+	if err := caddy.StrictUnmarshalJSON([]byte(config), &c); err != nil {
+		return err
+	}
+	c.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"test"}`)}},
+	}}
+	return caddy.Validate(&c)
+}
+
+// mentions reports whether an error says what is wrong; nothing is, if wrong is empty.
+func mentions(err error, wrong string) bool {
+	if wrong == "" || err == nil {
+		return wrong == "" && err == nil
+	}
+	return strings.Contains(err.Error(), wrong)
+}
+
+// sameJSON compares by value.
+func sameJSON(t *testing.T, got, want string) {
+	t.Helper()
+	if !reflect.DeepEqual(decode[any](t, got), decode[any](t, want)) {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestCaddyfileDirectives: each form of them, and the JSON it stands for.
+func TestCaddyfileDirectives(t *testing.T) {
+	tests := []struct{ directive, handler string }{
+		{"sse", `{"handler":"sse"}`},
+		{"sse /events", `{"handler":"sse"}`},
+		{"sse {\n}", `{"handler":"sse"}`},
+		{`sse /events {
+			hub chat
+			user {http.reverse_proxy.header.Remote-User}
+			session {http.request.cookie.session}
+			anonymous
+			topics news public/*
+			topics user/{http.auth.user.id}/*
+			heartbeat 10s
+			connection_timeout 1m30s
+			max_lifetime 1d
+			expires {http.auth.user.exp}
+			retry 500ms 2s
+			max_connections 10000
+			max_connections_per_user 10
+			max_connections_per_ip 50
+		}`, `{"handler":"sse","hub":"chat","user":"{http.reverse_proxy.header.Remote-User}",
+			"session":"{http.request.cookie.session}","anonymous":true,
+			"topics":["news","public/*","user/{http.auth.user.id}/*"],
+			"heartbeat":10000000000,"connection_timeout":90000000000,"max_lifetime":86400000000000,
+			"expires":"{http.auth.user.exp}","retry_min":500000000,"retry_max":2000000000,
+			"max_connections":10000,"max_connections_per_user":10,"max_connections_per_ip":50}`},
+		{"sse {\n max_lifetime 0\n}", `{"handler":"sse","max_lifetime":0}`},
+		{"sse_api", `{"handler":"sse_api"}`},
+		{"sse_api /internal/*", `{"handler":"sse_api"}`},
+		{"sse_cors https://a.example", `{"handler":"sse_cors","origins":["https://a.example"]}`},
+		{"sse_cors /events https://a.example http://localhost:3000", `{"handler":"sse_cors","origins":["https://a.example","http://localhost:3000"]}`},
+		{"sse_cors * *", `{"handler":"sse_cors","origins":["*"]}`},
+	}
+	for _, test := range tests {
+		adapted, _, err := adapt("{\n sse chat\n}\n:80 {\n" + test.directive + "\n}")
+		if err != nil {
+			t.Errorf("%s: %v", test.directive, err)
+			continue
+		}
+		config := decode[struct {
+			Apps struct {
+				HTTP struct {
+					Servers map[string]struct {
+						Routes []struct{ Handle []json.RawMessage }
+					}
+				}
+			}
+		}](t, string(adapted))
+		sameJSON(t, string(config.Apps.HTTP.Servers["srv0"].Routes[0].Handle[0]), test.handler)
+		if err := validate(t, string(adapted)); err != nil {
+			t.Errorf("%s: %v", test.directive, err)
+		}
+	}
+}
+
+// TestCaddyfileGlobal: the global option, for one hub and for more.
+func TestCaddyfileGlobal(t *testing.T) {
+	tests := []struct{ option, app string }{
+		{"sse", `{"hubs":{"default":{}}}`},
+		{"sse {\n}", `{"hubs":{"default":{}}}`},
+		{"sse chat", `{"hubs":{"chat":{}}}`},
+		{"sse {\n history 5000\n}", `{"hubs":{"default":{"history":5000}}}`},
+		{"sse {\n history 10000 24h\n history_size 64MiB\n max_event_size 1MiB\n store memory\n}", `{"hubs":{"default":
+			{"history":10000,"history_age":86400000000000,"history_size":67108864,"max_event_size":1048576}}}`},
+		{"sse {\n history 1 1d\n}\nsse a-b_0 {\n max_event_size 5kb\n}\nsse chat", `{"hubs":{"default":{"history":1,"history_age":86400000000000},
+			"a-b_0":{"max_event_size":5000},"chat":{}}}`},
+	}
+	for _, test := range tests {
+		adapted, _, err := adapt("{\n" + test.option + "\n}\n:80 {\n respond hello\n}")
+		if err != nil {
+			t.Errorf("%s: %v", test.option, err)
+			continue
+		}
+		sameJSON(t, string(decode[struct{ Apps map[string]json.RawMessage }](t, string(adapted)).Apps["sse"]), test.app)
+		if err := validate(t, string(adapted)); err != nil {
+			t.Errorf("%s: %v", test.option, err)
+		}
+	}
+}
+
+// TestCaddyfileErrors: each names the file and the line, and what to mend.
+func TestCaddyfileErrors(t *testing.T) {
+	option := func(line string) string { return ":80 {\n\tsse /events {\n\t\t" + line + "\n\t}\n}" }
+	global := func(line string) string { return "{\n\tsse {\n\t\t" + line + "\n\t}\n}" }
+	tests := []struct{ config, wrong string }{
+		{option("colour red"), "unrecognized option of sse: colour, at Caddyfile:3"},
+		{option("heartbeat soon"), `"soon" must be a duration`},
+		{option("heartbeat -5s"), `"-5s" must be a duration`},
+		{option("heartbeat 15"), `"15" must be a duration`},
+		{option("heartbeat"), "Caddyfile:3"},
+		{option("heartbeat 1s 2s"), "Caddyfile:3"},
+		{option("heartbeat 1s\n\t\theartbeat 2s"), "heartbeat is given twice, at Caddyfile:4"},
+		{option("anonymous yes"), "Caddyfile:3"},
+		{option("topics"), "Caddyfile:3"},
+		{option("retry 1s"), "Caddyfile:3"},
+		{option("retry 1s 2s 3s"), "Caddyfile:3"},
+		{option("hub"), "Caddyfile:3"},
+		{option("hub a b"), "Caddyfile:3"},
+		{option("user"), "Caddyfile:3"},
+		{option("max_connections many"), `"many" must be a number`},
+		{option("max_connections 0"), `"0" must be a number from 1`},
+		{option("max_connections -1"), `"-1" must be a number from 1`},
+		{option("max_connections_per_ip 1.5"), `"1.5" must be a number`},
+		{":80 {\n\tsse events\n}", "a path to match begins with /"},
+		{":80 {\n\tsse /events extra\n}", "unexpected argument"},
+		{":80 {\n\tsse_api extra\n}", "Caddyfile:2"},
+		{":80 {\n\tsse_api {\n\t\thub x\n\t}\n}", "unrecognized option of sse_api: hub, at Caddyfile:3"},
+		{":80 {\n\tsse_cors\n}", "at least one origin"},
+		{":80 {\n\tsse_cors a.example\n}", "a scheme and a host"},
+		{":80 {\n\tsse_cors /events * https://a.example\n}", "leave out the others"},
+		{":80 {\n\tsse_cors https://a.example {\n\t\tx\n\t}\n}", "unrecognized option of sse_cors: x, at Caddyfile:3"},
+		{global("histroy 1"), "unrecognized option of sse: histroy, at Caddyfile:3"},
+		{global("history"), "Caddyfile:3"},
+		{global("history lots"), `"lots" must be a number`},
+		{global("history 0"), `"0" must be a number from 1`},
+		{global("history 1 0s"), `"0s" must be more than 0`},
+		{global("history 1 soon"), `"soon" must be a duration`},
+		{global("history 1 1h 2h"), "Caddyfile:3"},
+		{global("history_size lots"), `"lots" must be a size`},
+		{global("history_size 0"), `"0" must be a size`},
+		{global("history_size 99999TB"), "must be a size"},
+		{global("max_event_size 1MiB\n\t\thistory_size 1KiB"), "more than history_size"},
+		{global("history 1\n\t\thistory 2"), "history is given twice, at Caddyfile:4"},
+		{global("store nonsense"), "sse.stores.nonsense"},
+		{"{\n\tsse Chat\n}", "1 to 32 of a-z"},
+		{"{\n\tsse " + strings.Repeat("x", 33) + "\n}", "1 to 32 of a-z"},
+		{"{\n\tsse a b\n}", "Caddyfile:2"},
+		{"{\n\tsse chat\n\tsse chat\n}", "hub chat is configured already, at Caddyfile:3"},
+		{"{\n\tsse\n\tsse default\n}", "hub default is configured already, at Caddyfile:3"},
+	}
+	for _, test := range tests {
+		_, _, err := adapt(test.config)
+		if !mentions(err, test.wrong) || !mentions(err, "Caddyfile:") {
+			t.Errorf("%s\n%v, want %q", test.config, err, test.wrong)
+		}
+	}
+}
+
+// TestCaddyfileContradictions are refused at load, with file and line.
+func TestCaddyfileContradictions(t *testing.T) {
+	for line, wrong := range map[string]string{
+		"retry 5s 1s":          "above the upper bound",
+		"heartbeat 0":          "must be more than 0",
+		"connection_timeout 0": "must be more than 0",
+		"topics a*":            "whole segment",
+		`topics ""`:            "must not be empty",
+		"hub nope":             "add `sse nope` to the global options",
+	} {
+		adapted, _, err := adapt(":80 {\n\tsse /events {\n\t\t" + line + "\n\t}\n}")
+		if err == nil {
+			err = validate(t, string(adapted))
+		}
+		if !mentions(err, wrong) || !mentions(err, "Caddyfile:") {
+			t.Errorf("%s: %v, want %q", line, err, wrong)
+		}
+	}
+}
+
+// TestCaddyfileOrder: no directive of Caddy's that answers comes before ours, and
+// preflights come before all that authenticates.
+func TestCaddyfileOrder(t *testing.T) {
+	const directives = "respond hello\nreverse_proxy localhost:1\nfile_server\nsse_api\nsse\n" +
+		"forward_auth localhost:1 {\n uri /\n}\nbasic_auth {\n alice " + secretHash + "\n}\nencode\nrequest_body {\n max_size 1KB\n}\nsse_cors https://a.example\nheader X a\nrewrite /x"
+	adapted, _, err := adapt(":80 {\n" + directives + "\n}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(handler string) int {
+		i := strings.Index(string(adapted), handler)
+		if i < 0 {
+			t.Fatalf("no %s in %s", handler, adapted)
+		}
+		return i
+	}
+	order := []string{`"handler":"rewrite"`, `"handler":"sse_cors"`, `"handler":"authentication"`, `"handler":"encode"`}
+	for i := range order[1:] {
+		if at(order[i]) > at(order[i+1]) {
+			t.Errorf("%s comes after %s", order[i], order[i+1])
+		}
+	}
+	for _, answers := range []string{`"handler":"static_response"`, `"localhost:1"}]}`, `"handler":"file_server"`} {
+		for _, ours := range []string{`"handler":"sse"`, `"handler":"sse_api"`} {
+			if at(ours) > strings.LastIndex(string(adapted), answers) {
+				t.Errorf("%s comes after %s", ours, answers)
+			}
+		}
+	}
+	s := start(t, "", "respond hello\nsse /events {\n anonymous\n}\nsse_api /sse/*")
+	s.open("/events")
+	if a := do(t, "GET", "http://"+s.http+"/sse/status", ""); !strings.Contains(a.body, `"hubs"`) {
+		t.Errorf("status: %s", a.body)
+	}
+	s.mustLoad(s.site("respond hello\nsse {\n anonymous\n}"))
+	s.open("/")
+}
+
+// TestCaddyfileExample: the example in this folder works as it says.
+func TestCaddyfileExample(t *testing.T) {
+	config, err := os.ReadFile("Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	adapted, warnings, err := adapt(string(config))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v %v", err, warnings)
+	}
+	if err := validate(t, string(adapted)); err != nil {
+		t.Fatal(err)
+	}
+}

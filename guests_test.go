@@ -1,0 +1,136 @@
+package caddysse_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+)
+
+// Modules that play the part of others in Caddy.
+
+func init() {
+	caddy.RegisterModule(testAuth{})
+	caddy.RegisterModule(testEvents{})
+	caddy.RegisterModule(testLogs{})
+	httpcaddyfile.RegisterHandlerDirective("test_auth", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return caddyauth.Authentication{ProvidersRaw: caddy.ModuleMap{"test": json.RawMessage(`{}`)}}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_auth", httpcaddyfile.Before, "basic_auth")
+}
+
+// testAuth authenticates as whoever the X-User header says, which may be empty,
+// with X-Exp as metadata. Without X-User nobody is authenticated.
+type testAuth struct{}
+
+func (testAuth) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.authentication.providers.test", New: func() caddy.Module { return new(testAuth) }}
+}
+
+func (testAuth) Authenticate(_ http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
+	return caddyauth.User{
+		ID:       r.Header.Get("X-User"),
+		Metadata: map[string]string{"exp": r.Header.Get("X-Exp")},
+	}, r.Header["X-User"] != nil, nil
+}
+
+// testEvents records Caddy's events.
+type testEvents struct{}
+
+type emitted struct {
+	name string
+	data map[string]any
+}
+
+var (
+	recordedMu sync.Mutex
+	recorded   []emitted
+)
+
+// recordedEvents are those with the name so far.
+func recordedEvents(name string) (events []emitted) {
+	recordedMu.Lock()
+	defer recordedMu.Unlock()
+	for _, e := range recorded {
+		if e.name == name {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+func (testEvents) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.test", New: func() caddy.Module { return new(testEvents) }}
+}
+
+func (*testEvents) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testEvents) Handle(_ context.Context, e caddy.Event) error {
+	recordedMu.Lock()
+	defer recordedMu.Unlock()
+	recorded = append(recorded, emitted{e.Name(), e.Data})
+	return nil
+}
+
+// testLogs keeps Caddy's log in memory.
+type testLogs struct{}
+
+func (testLogs) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.logging.writers.test", New: func() caddy.Module { return new(testLogs) }}
+}
+
+func (*testLogs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+func (*testLogs) String() string                                  { return "test" }
+func (*testLogs) WriterKey() string                               { return "test" }
+func (*testLogs) OpenWriter() (io.WriteCloser, error)             { return &logs, nil }
+
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+var logs logBuffer
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) Close() error { return nil }
+
+func (l *logBuffer) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
+func (l *logBuffer) tail(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.text.String()
+	return s[max(0, len(s)-n):]
+}
+
+// with returns the lines that have this message.
+func (l *logBuffer) with(t testing.TB, message string) (lines []map[string]any) {
+	t.Helper()
+	l.mu.Lock()
+	text := l.text.String()
+	l.mu.Unlock()
+	for line := range strings.Lines(text) {
+		if fields := decode[map[string]any](t, line); fields["msg"] == message {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}

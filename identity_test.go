@@ -1,0 +1,276 @@
+package caddysse_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// secretHash is the bcrypt hash of "secret", of the least cost.
+const secretHash = "$2b$04$FuoMtWS5HDu.8HjWq.5FNO49uClacqmQNn0uTMgkNacqEoKp1WZZy"
+
+// TestIdentityRefused: without a user there is no stream, and the answer says why.
+func TestIdentityRefused(t *testing.T) {
+	tests := []struct {
+		name, site string
+		headers    []string
+		body       string
+	}{
+		{"nobody authenticated", "sse /events", nil, "no user"},
+		{"an empty user, authenticated", "test_auth\nsse /events", []string{"X-User", ""}, "no user"},
+		{"an unknown placeholder", "test_auth\nsse /events {\n user {http.nonsense}\n}", []string{"X-User", "alice"}, "no user"},
+		{"an empty part", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}", []string{"X-User", "alice"}, "no user"},
+		{"a candidate is no user", "sse /events {\n user {http.auth.candidate.id}\n}", []string{"X-User", "alice"}, "no user"},
+		{"handle_errors", "sse /events\nhandle_errors {\n respond \"{err.status_code} {err.message}\"\n}", nil, "401 no user"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := start(t, "", test.site)
+			a := do(t, "GET", "http://"+s.http+"/events", "", test.headers...)
+			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, test.body) {
+				t.Errorf("%d %q, want 401 with %q", a.status, a.body, test.body)
+			}
+			if n := s.status("default").Connections; n != 0 {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
+}
+
+// TestIdentity: whose stream it is.
+func TestIdentity(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Cookie") != "login=alice" {
+			http.Error(w, "log in", http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Remote-User", "alice")
+	}))
+	defer upstream.Close()
+	tests := []struct {
+		name, site string
+		headers    []string
+	}{
+		{"authentication provider", "test_auth\nsse /events", []string{"X-User", "alice"}},
+		{"basic_auth", "basic_auth {\n alice " + secretHash + "\n}\nsse /events", []string{"Authorization", "Basic YWxpY2U6c2VjcmV0"}},
+		{
+			"forward_auth", "forward_auth " + upstream.Listener.Addr().String() + " {\n uri /\n}\n" +
+				"sse /events {\n user {http.reverse_proxy.header.Remote-User}\n}",
+			[]string{"Cookie", "login=alice", "Remote-User", "bob"},
+		},
+		{"placeholder", "sse /events {\n user {http.request.cookie.user}\n}", []string{"Cookie", "user=alice"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := start(t, "", test.site)
+			st := s.open("/events", test.headers...)
+			if !strings.Contains(st.connected.data, `"user":"alice"`) {
+				t.Errorf("connected as %s", st.connected.data)
+			}
+			s.send(`{"user":"bob","text":"bob's"}`)
+			if r := s.send(`{"user":"alice","text":"alice's"}`); r.Connections != 1 {
+				t.Errorf("%d connections", r.Connections)
+			}
+			st.expect("alice's")
+			if test.name == "placeholder" || test.name == "authentication provider" {
+				return
+			}
+			// The headers but no login.
+			if a := do(t, "GET", "http://"+s.http+"/events", "", "Remote-User", "alice"); a.status != http.StatusUnauthorized {
+				t.Errorf("without a login: %d", a.status)
+			}
+		})
+	}
+}
+
+// TestIdentityAnonymous: they get what is for everybody, and for no user.
+func TestIdentityAnonymous(t *testing.T) {
+	s := start(t, "", "@login header X-User *\ntest_auth @login\nsse /events {\n anonymous\n}")
+	nobody, empty, alice := s.open("/events"), s.open("/events", "X-User", ""), s.open("/events", "X-User", "alice")
+	s.send(`{"user":"alice","text":"alice's"}`)
+	s.send(`{"text":"all"}`)
+	alice.expect("alice's", "all")
+	for _, st := range []*stream{nobody, empty} {
+		if !strings.Contains(st.connected.data, `"user":""`) {
+			t.Errorf("connected as %s", st.connected.data)
+		}
+		st.expect("all")
+	}
+	if n := s.status("default").Users; n != 1 {
+		t.Errorf("%d users", n)
+	}
+}
+
+// TestIdentitySession: sessions are addressed by their value, which is kept
+// nowhere.
+func TestIdentitySession(t *testing.T) {
+	s := start(t, "", "sse /events {\n anonymous\n session {http.request.cookie.sid}\n}")
+	mine, other, none := s.open("/events", "Cookie", "sid=topsecret"), s.open("/events", "Cookie", "sid=other"), s.open("/events")
+	if r := s.send(`{"session":"topsecret","text":"mine"}`); r.Connections != 1 {
+		t.Errorf("%d connections", r.Connections)
+	}
+	sum := sha256.Sum256([]byte("topsecret"))
+	hash := hex.EncodeToString(sum[:16])
+	if a := s.api("POST", "/sse/send", `{"session":"`+hash+`","text":"by the hash"}`); decode[receipt](t, a.body).Connections != 0 {
+		t.Error("a hash serves as the secret")
+	}
+	s.send(`{"text":"all"}`)
+	mine.expect("mine", "all")
+	other.expect("all")
+	none.expect("all")
+
+	list := s.api("GET", "/sse/connections?session=topsecret", "")
+	if l := decode[listing](t, list.body); l.Count != 1 || l.Connections[0].ID != mine.id || l.Connections[0].Session != hash {
+		t.Errorf("listed %s", list.body)
+	}
+	if all := s.api("GET", "/sse/connections", "").body; strings.Contains(all, "topsecret") || strings.Contains(logs.tail(1<<20), `"session":"topsecret"`) {
+		t.Error("the secret is shown")
+	}
+}
+
+// TestIdentityExpires: the stream ends when the login does.
+func TestIdentityExpires(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n expires {http.auth.user.exp}\n retry 10ms 20ms\n}")
+	for exp, want := range map[string]string{
+		"":                        "neither Unix seconds nor RFC 3339",
+		"garbage":                 "neither Unix seconds nor RFC 3339",
+		"tomorrow":                "neither Unix seconds nor RFC 3339",
+		"1":                       "the login has ended",
+		"-5":                      "the login has ended",
+		"2001-01-01":              "neither Unix seconds nor RFC 3339",
+		"1.9e999":                 "neither Unix seconds nor RFC 3339",
+		"NaN":                     "neither Unix seconds nor RFC 3339",
+		"99999999999999999999999": "neither Unix seconds nor RFC 3339",
+		"2001-01-01T00:00:00Z":    "the login has ended",
+	} {
+		a := do(t, "GET", "http://"+s.http+"/events", "", "X-User", "alice", "X-Exp", exp)
+		if a.status != http.StatusUnauthorized || !strings.Contains(a.body, want) {
+			t.Errorf("expires %q: %d %q, want 401 with %q", exp, a.status, a.body, want)
+		}
+	}
+	soon := time.Now().Add(2 * time.Second)
+	streams := make(map[string]*stream)
+	for _, exp := range []string{fmt.Sprint(soon.Unix()), soon.Format(time.RFC3339), soon.In(time.FixedZone("", 3600)).Format(time.RFC3339)} {
+		streams[exp] = s.open("/events", "X-User", "alice", "X-Exp", exp)
+	}
+	for exp, st := range streams {
+		blocks := st.ended()
+		if len(blocks) != 1 || blocks[0].event != "sse.closing" || !strings.Contains(blocks[0].data, `"reason":"expired"`) || blocks[0].hasID {
+			t.Fatalf("expires %q: it ended with %+v", exp, blocks)
+		}
+		if early := soon.Truncate(time.Second).Sub(blocks[0].at); early > 0 {
+			t.Errorf("expires %q: it ended %s early", exp, early)
+		}
+	}
+}
+
+// TestPromise6OnlyTheAddressed: whatever alice sends, she never gets what is
+// for bob.
+func TestPromise6OnlyTheAddressed(t *testing.T) {
+	s := start(t, "", `test_auth
+		sse /events {
+			session {http.request.cookie.sid}
+			topics public user/{http.auth.user.id}/*
+		}`)
+	bob := s.open("/events", "X-User", "bob", "Cookie", "sid=bobs")
+	secrets := []string{
+		s.send(`{"user":"bob","text":"for bob"}`).ID,
+		s.send(`{"connection":"` + bob.id + `","text":"for bob"}`).ID,
+		s.send(`{"session":"bobs","text":"for bob"}`).ID,
+		s.send(`{"topic":"user/bob/mail","text":"for bob"}`).ID,
+	}
+	for range secrets {
+		bob.expect("for bob")
+	}
+	first := strings.TrimSuffix(secrets[0], "1") + "0"
+
+	type attempt struct {
+		name, query string
+		headers     []string
+	}
+	attempts := []attempt{
+		{"earliest", "", []string{"Last-Event-ID", "earliest"}},
+		{"before everything", "?last_event_id=" + first, nil},
+		{"other users in the query", "?user=bob&session=bobs&topic=public&last_event_id=earliest", nil},
+		{"headers of proxies", "?last_event_id=earliest", []string{"Remote-User", "bob", "X-Forwarded-User", "bob"}},
+		{"a second user header", "?last_event_id=earliest", []string{"X-User", "bob"}},
+		{"bob's connection as previous", "?last_event_id=earliest&previous=" + bob.id, nil},
+		{"bob's connection as previous, twice", "?last_event_id=earliest&previous=&previous=" + bob.id, nil},
+	}
+	for _, id := range secrets {
+		attempts = append(attempts, attempt{"bob's position", "", []string{"Last-Event-ID", id}})
+	}
+	for _, test := range attempts {
+		t.Run(test.name, func(t *testing.T) {
+			s := s.in(t)
+			alice := s.open("/events"+test.query, append([]string{"X-User", "alice"}, test.headers...)...)
+			s.send(`{"connection":"` + alice.id + `","text":"for alice"}`)
+			alice.expect("for alice")
+			if b := alice.connected; strings.Contains(b.data, "bob") {
+				t.Errorf("connected as %s", b.data)
+			}
+		})
+	}
+	for _, topic := range []string{"user/bob/mail", "user/*/mail", "user/alice", "*", ""} {
+		a := do(t, "GET", "http://"+s.http+"/events?topic="+topic, "", "X-User", "alice")
+		if a.status != http.StatusForbidden {
+			t.Errorf("topic %q: %d %q", topic, a.status, a.body)
+		}
+	}
+	// A user whose name would make a pattern of it.
+	for _, name := range []string{"*", "bob/mail", "a*", "/"} {
+		st := s.open("/events?last_event_id=earliest", "X-User", name)
+		s.send(`{"connection":"` + st.id + `","text":"the end"}`)
+		st.expect("the end")
+	}
+	// Bob has not been replaced, and can prove who he is.
+	s.send(`{"user":"bob","text":"still here"}`)
+	bob.expect("still here")
+	again := s.open("/events", "X-User", "bob", "Last-Event-ID", first)
+	again.expect("for bob", "for bob", "still here") // neither the connection's, nor without the cookie the session's
+}
+
+// TestPromise10HubsAreIslands: neither events nor ids nor positions cross.
+func TestPromise10HubsAreIslands(t *testing.T) {
+	s := start(t, "sse\nsse chat", `test_auth
+		sse /events {
+			topics t
+		}
+		sse /chat {
+			hub chat
+			topics t
+		}`)
+	here, there := s.open("/events", "X-User", "alice"), s.open("/chat", "X-User", "alice")
+	targets := []string{`"user":"alice",`, `"topic":"t",`, `"connection":"` + there.id + `",`, `"key":"k",`, ``}
+	for _, target := range targets {
+		s.send(`{` + target + `"text":"default's"}`)
+	}
+	for _, target := range targets {
+		if r := s.send(`{`+target+`"text":"chat's"}`, "?hub=chat"); r.Duplicate || r.Connections != 1 {
+			t.Errorf("for %s: %+v", target, r)
+		}
+	}
+	here.expect("default's", "default's", "default's", "default's")
+	there.expect("chat's", "chat's", "chat's", "chat's", "chat's")
+
+	replayed := s.open("/chat?last_event_id=earliest", "X-User", "alice")
+	replayed.expect("chat's", "chat's", "chat's", "chat's")
+	strange := s.open("/chat", "X-User", "alice", "Last-Event-ID", s.status("default").Head)
+	if b := strange.next(); b.event != "sse.gap" || !strings.Contains(b.data, "epoch") {
+		t.Errorf("with the other hub's position came %+v", b)
+	}
+	if a := s.api("DELETE", "/sse/connections/"+there.id, ""); a.status != http.StatusNotFound {
+		t.Errorf("chat's connection ended through default: %d %s", a.status, a.body)
+	}
+	s.open("/events?previous="+there.id, "X-User", "alice")
+	s.send(`{"text":"last"}`, "?hub=chat")
+	there.expect("last")
+	if n := len(decode[listing](t, s.api("GET", "/sse/connections?hub=chat", "").body).Connections); n != 3 {
+		t.Errorf("%d connections listed of chat", n)
+	}
+}

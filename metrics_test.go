@@ -1,0 +1,167 @@
+package caddysse_test
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// metric reads one line of /metrics; it is -1 if there is none.
+func (s *server) metric(series string) float64 {
+	s.Helper()
+	for line := range strings.Lines(s.api("GET", "/metrics", "").body) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.Fatal(err)
+			}
+			return v
+		}
+	}
+	return -1
+}
+
+// families are the metrics with their labels, beside those of Prometheus.
+var families = map[string]string{
+	"caddy_sse_connections":              "hub protocol",
+	"caddy_sse_connections_opened_total": "hub",
+	"caddy_sse_connections_closed_total": "hub reason",
+	"caddy_sse_events_published_total":   "hub",
+	"caddy_sse_deliveries_total":         "hub",
+	"caddy_sse_bytes_total":              "hub",
+	"caddy_sse_replayed_total":           "hub",
+	"caddy_sse_gaps_total":               "hub reason",
+	"caddy_sse_rejected_total":           "hub reason",
+	"caddy_sse_history_events":           "hub",
+	"caddy_sse_history_bytes":            "hub",
+	"caddy_sse_delivery_seconds":         "hub",
+}
+
+// TestMetrics: their names and labels, and their values over reloads, those that
+// fail too, with two hubs.
+func TestMetrics(t *testing.T) {
+	const site = `sse /events {
+			anonymous
+			max_connections 2
+		}
+		sse /chat {
+			hub chat
+			anonymous
+		}`
+	s := start(t, "sse {\n history 3\n}\nsse chat", site)
+	one := s.open("/events")
+	for range 5 {
+		s.send(`{"text":"x"}`)
+		one.expect("x")
+	}
+	gone := s.open("/events?last_event_id=" + strings.TrimSuffix(one.connected.id, "0") + "1")
+	gone.event()
+	gone.expect("x", "x", "x")
+	do(t, "GET", "http://"+s.http+"/events", "") // is rejected
+	gone.close()
+	chat := s.open("/chat")
+	s.send(`{"text":"y"}`, "?hub=chat")
+	chat.expect("y")
+
+	check := func(when string) {
+		t.Helper()
+		want := map[string]float64{
+			`caddy_sse_connections{hub="default",protocol="h1"}`:               1,
+			`caddy_sse_connections{hub="chat",protocol="h1"}`:                  1,
+			`caddy_sse_connections_opened_total{hub="default"}`:                2,
+			`caddy_sse_connections_closed_total{hub="default",reason="gone"}`:  1,
+			`caddy_sse_events_published_total{hub="default"}`:                  5,
+			`caddy_sse_events_published_total{hub="chat"}`:                     1,
+			`caddy_sse_deliveries_total{hub="default"}`:                        8,
+			`caddy_sse_deliveries_total{hub="chat"}`:                           1,
+			`caddy_sse_replayed_total{hub="default"}`:                          3,
+			`caddy_sse_replayed_total{hub="chat"}`:                             0,
+			`caddy_sse_gaps_total{hub="default",reason="evicted"}`:             1,
+			`caddy_sse_gaps_total{hub="default",reason="epoch"}`:               0,
+			`caddy_sse_rejected_total{hub="default",reason="max_connections"}`: 1,
+			`caddy_sse_history_events{hub="default"}`:                          3,
+			`caddy_sse_history_events{hub="chat"}`:                             1,
+			`caddy_sse_history_bytes{hub="default"}`:                           float64(s.status("default").Bytes),
+			`caddy_sse_delivery_seconds_count{hub="default"}`:                  5,
+			`caddy_sse_delivery_seconds_bucket{hub="default",le="+Inf"}`:       5,
+		}
+		for series, value := range want {
+			eventually(t, fmt.Sprintf("%s to be %v %s", series, value, when), func() bool { return s.metric(series) == value })
+		}
+		if bytes := s.metric(`caddy_sse_bytes_total{hub="default"}`); bytes < 8*20 {
+			t.Errorf("%v bytes", bytes)
+		}
+	}
+	check("at first")
+	for i := range 3 {
+		s.mustLoad(s.site(site))
+		check(fmt.Sprintf("after reload %d", i+1))
+	}
+	if err := s.load(s.site("respond hello\nsse /events {\n hub nope\n}")); err == nil {
+		t.Error("a hub that is not there was accepted")
+	}
+	check("after a reload that failed")
+
+	found := make(map[string]string)
+	for _, series := range regexp.MustCompile(`(?m)^(caddy_sse_\w+)\{(.*)\} `).FindAllStringSubmatch(s.api("GET", "/metrics", "").body, -1) {
+		name := strings.TrimSuffix(series[1], "_count")
+		if strings.HasSuffix(name, "_bucket") || strings.HasSuffix(name, "_sum") {
+			continue // of the histogram that has the count
+		}
+		var labels []string
+		for _, pair := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(series[2], -1) {
+			labels = append(labels, pair[1])
+		}
+		found[name] = strings.Join(labels, " ")
+	}
+	if !maps.Equal(found, families) {
+		t.Errorf("families %v, want %v", found, families)
+	}
+}
+
+// TestLogsAndEvents: one debug line, and one of Caddy's events, when a stream
+// opens and when it closes; nothing for what is published.
+func TestLogsAndEvents(t *testing.T) {
+	opened, closed := len(recordedEvents("sse_connected")), len(recordedEvents("sse_disconnected"))
+	s := start(t, "events {\n on sse_connected test\n on sse_disconnected test\n}", "test_auth\nsse /events")
+	st := s.open("/events", "X-User", "alice")
+	for range 10 {
+		s.send(`{"text":"payload"}`)
+		st.expect("payload")
+	}
+	// It ends through the newest config, whichever opened it.
+	s.mustLoad(s.site("test_auth\nsse /events"))
+	st.close()
+	eventually(t, "the line of the end", func() bool { return len(logs.with(t, "stream closed")) == 1 })
+	eventually(t, "the event of the end", func() bool { return len(recordedEvents("sse_disconnected")) == closed+1 })
+
+	lines := append(logs.with(t, "stream opened"), logs.with(t, "stream closed")...)
+	events := append(recordedEvents("sse_connected")[opened:], recordedEvents("sse_disconnected")[closed:]...)
+	if len(lines) != 2 || len(events) != 2 {
+		t.Fatalf("lines %v, events %v", lines, events)
+	}
+	for i := range 2 {
+		line, data := lines[i], events[i].data
+		if line["level"] != "debug" || line["logger"] != "sse" {
+			t.Errorf("line %v", line)
+		}
+		for field, want := range map[string]string{"hub": "default", "connection": st.id, "user": "alice", "protocol": "h1", "remote": "127.0.0.1"} {
+			if line[field] != want || data[field] != want {
+				t.Errorf("%s is %v in the log and %v in the event, want %s", field, line[field], data[field], want)
+			}
+		}
+	}
+	line, data := lines[1], events[1].data
+	if line["reason"] != "gone" || line["events"] != 10.0 || line["bytes"].(float64) < 200 || line["duration"].(float64) <= 0 {
+		t.Errorf("closed: %v", line)
+	}
+	if data["reason"] != "gone" || data["events"] != uint64(10) {
+		t.Errorf("closed: %v", data)
+	}
+	if strings.Contains(logs.tail(1<<20), "payload") {
+		t.Error("what is published is logged")
+	}
+}
