@@ -68,14 +68,18 @@ func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
 	}
-	s.t.Cleanup(tr.CloseIdleConnections)
-	return &Publisher{
+	p := &Publisher{
 		Ledger: ledger,
 		url:    fmt.Sprintf("http://127.0.0.1:%d/sse/", s.Admin),
 		hub:    hub,
 		http:   &http.Client{Transport: tr},
 	}
+	s.t.Cleanup(p.Close)
+	return p
 }
+
+// Close closes the publisher's connections. It may go on with others.
+func (p *Publisher) Close() { p.http.CloseIdleConnections() }
 
 // Publish publishes the events in one request, as a batch if there are several;
 // then either all are for everybody or none is. It returns when they are

@@ -255,14 +255,14 @@ func (s *Server) Kill() {
 
 // stacks ends a process that hangs, with its goroutines in the log.
 func (s *Server) stacks() string {
-	_ = s.process.Process.Signal(syscall.SIGQUIT)
+	_ = s.process.Process.Signal(syscall.SIGABRT) // Caddy has its own mind about SIGQUIT
 	select {
 	case <-s.exited:
 	case <-time.After(Patience):
 		_ = s.process.Process.Kill()
 		<-s.exited
 	}
-	return s.Tail()
+	return s.tail(3000)
 }
 
 func (s *Server) cleanup() {
@@ -292,11 +292,13 @@ func (s *Server) cleanup() {
 }
 
 // Tail is the end of the log, for messages.
-func (s *Server) Tail() string {
+func (s *Server) Tail() string { return s.tail(60) }
+
+func (s *Server) tail(n int) string {
 	log, err := os.ReadFile(s.log.Name())
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.SplitAfter(string(log), "\n")
-	return strings.Join(lines[max(0, len(lines)-60):], "")
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
