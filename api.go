@@ -36,6 +36,8 @@ type apiError struct {
 	Stored string   `json:"stored,omitempty"`
 	Key    string   `json:"key,omitempty"`
 	Keys   []string `json:"keys,omitempty"` // of a batch, in order
+
+	Missing []string `json:"missing,omitempty"` // nodes that did not answer
 }
 
 func (e *apiError) Error() string { return e.Message }
@@ -240,7 +242,8 @@ func publishError(err error, lines []int) error {
 type page struct {
 	Count       int        `json:"count"` // all that match
 	Connections []hub.Info `json:"connections"`
-	Next        string     `json:"next,omitempty"` // for ?after=, if there are more
+	Next        string     `json:"next,omitempty"`    // for ?after=, if there are more
+	Missing     []string   `json:"missing,omitempty"` // nodes that did not answer
 }
 
 const (
@@ -263,21 +266,11 @@ func listConnections(w http.ResponseWriter, r *http.Request) error {
 			return fail(http.StatusBadRequest, "limit must be a number from 1 to %d", maxPage)
 		}
 	}
-	conns := h.Connections(filterOf(query))
-	p := page{Count: len(conns), Connections: []hub.Info{}}
-	if after := r.URL.Query().Get("after"); after != "" {
-		i := slices.IndexFunc(conns, func(c *hub.Conn) bool { return c.ID() > after })
-		if i < 0 {
-			i = len(conns)
-		}
-		conns = conns[i:]
-	}
-	if len(conns) > limit {
-		conns = conns[:limit]
-		p.Next = conns[limit-1].ID()
-	}
-	for _, c := range conns {
-		p.Connections = append(p.Connections, c.Info())
+	list := nodeRequest{Filter: filterOf(query), After: r.URL.Query().Get("after"), Limit: limit}
+	found, missing := list.everywhere(r, h)
+	p := page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
+	if found.More && len(found.Connections) > 0 {
+		p.Next = found.Connections[len(found.Connections)-1].ID
 	}
 	answer(w, http.StatusOK, p)
 	return nil
@@ -292,7 +285,8 @@ func filterOf(query map[string][]string) hub.Filter {
 }
 
 type disconnected struct {
-	Disconnected int `json:"disconnected"`
+	Disconnected int      `json:"disconnected"`
+	Missing      []string `json:"missing,omitempty"` // nodes that did not answer
 }
 
 func disconnect(w http.ResponseWriter, r *http.Request) error {
@@ -309,7 +303,9 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 	if (filters > 0) == all {
 		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
 	}
-	answer(w, http.StatusOK, disconnected{h.Disconnect(filterOf(query))})
+	end := nodeRequest{Disconnect: true, Filter: filterOf(query)}
+	found, missing := end.everywhere(r, h)
+	answer(w, http.StatusOK, disconnected{found.Count, missing})
 	return nil
 }
 
@@ -322,11 +318,12 @@ func disconnectOne(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	_, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
-	n := h.Disconnect(hub.Filter{IDs: []string{id}})
-	if n == 0 {
-		return fail(http.StatusNotFound, "there is no open connection %q", id)
+	end := nodeRequest{Disconnect: true, Filter: hub.Filter{IDs: []string{id}}}
+	found, missing := end.everywhere(r, h)
+	if found.Count == 0 {
+		return &apiError{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no open connection %q", id), Missing: missing}
 	}
-	answer(w, http.StatusOK, disconnected{n})
+	answer(w, http.StatusOK, disconnected{found.Count, missing})
 	return nil
 }
 
@@ -375,7 +372,7 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 			Connections: connections, Users: stats.Users,
 			Head: stats.Head.String(), Oldest: stats.Oldest.String(),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{h.kind, stats.Connected, stats.Behind},
+			Store: storeStatus{h.use().kind, stats.Connected, stats.Behind},
 		}
 	}
 	answer(w, http.StatusOK, s)

@@ -1,26 +1,40 @@
 package hub
 
-import "time"
+import (
+	"hash/maphash"
+	"time"
+)
 
 // KeyLifetime is how long an idempotency key is remembered after its event was
 // stored.
 const KeyLifetime = 2 * time.Minute
 
 // Keys remembers, for a store, which event an idempotency key stands for. It is
-// used by one goroutine at a time.
+// used by one goroutine at a time. There may be millions of keys, so it keeps 128
+// bits of each.
 type Keys struct {
-	seqs  map[string]uint64
+	seeds [2]maphash.Seed
+	seqs  map[keySum]uint64
 	queue []usedKey // oldest first
 }
 
+type keySum [2]uint64
+
 type usedKey struct {
-	key string
-	at  time.Time
+	sum keySum
+	at  int64 // Unix nanoseconds
+}
+
+func (k *Keys) sum(key string) keySum {
+	return keySum{maphash.String(k.seeds[0], key), maphash.String(k.seeds[1], key)}
 }
 
 // Find returns the event that the key stands for. The empty key stands for none.
 func (k *Keys) Find(key string) (seq uint64, known bool) {
-	seq, known = k.seqs[key]
+	if key == "" || len(k.seqs) == 0 {
+		return 0, false
+	}
+	seq, known = k.seqs[k.sum(key)]
 	return seq, known
 }
 
@@ -31,17 +45,19 @@ func (k *Keys) Add(key string, seq uint64, at time.Time) {
 		return
 	}
 	if k.seqs == nil {
-		k.seqs = make(map[string]uint64)
+		k.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+		k.seqs = make(map[keySum]uint64)
 	}
-	k.seqs[key] = seq
-	k.queue = append(k.queue, usedKey{key, at})
+	sum := k.sum(key)
+	k.seqs[sum] = seq
+	k.queue = append(k.queue, usedKey{sum, at.UnixNano()})
 }
 
 // Expire forgets the keys whose time is over.
 func (k *Keys) Expire(now time.Time) {
-	for len(k.queue) > 0 && now.Sub(k.queue[0].at) >= KeyLifetime {
-		delete(k.seqs, k.queue[0].key)
-		k.queue[0] = usedKey{}
+	over := now.Add(-KeyLifetime).UnixNano()
+	for len(k.queue) > 0 && k.queue[0].at <= over {
+		delete(k.seqs, k.queue[0].sum)
 		k.queue = k.queue[1:]
 	}
 }

@@ -14,7 +14,7 @@ type Memory struct {
 	tailed chan struct{} // closed when feed is set
 
 	mu   sync.Mutex // held while an event is appended and delivered
-	feed Feed
+	feed Feed       // nil after Tail
 	seq  uint64
 	keys Keys
 }
@@ -33,6 +33,9 @@ func (m *Memory) Append(ctx context.Context, events []Event) ([]Stored, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.feed == nil {
+		return nil, fmt.Errorf("%w: the store is closed", ErrNotStored)
+	}
 	now := time.Now()
 	m.keys.Expire(now)
 	stored := make([]Stored, len(events))
@@ -60,6 +63,9 @@ func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Unlock()
 	close(m.tailed)
 	<-ctx.Done()
+	m.mu.Lock()
+	m.feed = nil // or what is appended later would get into another store's history
+	m.mu.Unlock()
 }
 
 // Retain implements Store.

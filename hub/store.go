@@ -19,9 +19,10 @@ type Store interface {
 	// the answer is the first one's. One with the same key that is under way is
 	// waited for. It may set keys that are empty.
 	//
-	// Its error wraps ErrNotStored when it is certain that nothing was stored and
-	// nothing will be, and ErrUncertain when the same events with the same keys
-	// must be appended again to know.
+	// Its error is a *BatchError when one of the events is too large for the store,
+	// and nothing was stored. Else it wraps ErrNotStored when it is certain that
+	// nothing was stored and nothing will be, and ErrUncertain when the same events
+	// with the same keys must be appended again to know.
 	Append(ctx context.Context, events []Event) ([]Stored, error)
 
 	// Tail calls feed with the whole retained history, in order and without holes,
@@ -31,8 +32,9 @@ type Store interface {
 	Tail(ctx context.Context, feed Feed)
 
 	// Retain says how the hub bounds its history, and the oldest seq that it
-	// retains. A store may drop what is older, in its own time. It is called with
-	// the hub locked: it must not block, nor call feed.
+	// retains. A store may drop what is older, in its own time, and what is older
+	// than the bounds allow. It is called before Tail, with 0, and then with the
+	// hub locked: it must not block, nor call feed.
 	Retain(opts Options, oldest uint64)
 
 	// Shared reports whether others append too, so that a position may be one
@@ -119,7 +121,7 @@ func (h *Hub) Use(store Store) error {
 	err := h.leaveStore()
 	h.mu.Lock()
 	h.source = source{Store: store}
-	h.source.retain(h.history)
+	store.Retain(h.history.opts, 0) // what the history holds is another store's
 	h.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	var tail sync.WaitGroup

@@ -1,0 +1,321 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+func positions(t *testing.T, kind Kind) {
+	l := start(t, kind.New(t), roomy)
+	var want []string
+	next := uint64(0)
+	for i := range 20 {
+		batch := make([]hub.Event, 1+i%4)
+		for j := range batch {
+			want = append(want, fmt.Sprint(i, ".", j))
+			batch[j] = event(want[len(want)-1], "")
+		}
+		for _, s := range publish(t, l, batch...) {
+			if next == 0 {
+				next = s.Position.Seq
+			}
+			if s.Position.Seq != next || s.Duplicate {
+				t.Fatalf("Append answered %+v, want seq %d and no duplicate", s, next)
+			}
+			if s.Position.Epoch == "" {
+				t.Fatal("a position without an epoch")
+			}
+			next++
+		}
+	}
+	var got []string
+	for _, r := range l.upTo(next - 1) {
+		got = append(got, string(r.Event.Data))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("delivered %q, want %q", got, want)
+	}
+}
+
+func roundTrip(t *testing.T, kind Kind) {
+	now := time.Now()
+	want := []hub.Event{
+		{Data: []byte{}, Targets: []hub.Target{{Kind: hub.All}}, At: now, Key: "k"},
+		{
+			Type: "order_update", Data: []byte("one\ntwo\r\nthree\x00\xf0\x9f\x90\x9f"), At: now, Key: "schlüssel / #1 \x01",
+			Expires: now.Add(time.Hour), Targets: []hub.Target{
+				{Kind: hub.User, Name: "ålice"},
+				{Kind: hub.Connection, Name: "c"},
+				{Kind: hub.Session, Name: strings.Repeat("s", 300)},
+				{Kind: hub.Topic, Name: "a/b c"},
+			},
+		},
+		{Data: []byte(strings.Repeat("x", 700_000)), Targets: []hub.Target{{Kind: hub.All}}, At: now, Key: strings.Repeat("y", hub.MaxKeyLength)},
+	}
+	l := start(t, kind.New(t), roomy)
+	var head uint64
+	for _, e := range want {
+		head = publish(t, l, e)[0].Position.Seq
+	}
+	for i, r := range l.upTo(head) {
+		got, want := r.Event, want[i]
+		if got.Type != want.Type || string(got.Data) != string(want.Data) || got.Key != want.Key ||
+			!slices.Equal(got.Targets, want.Targets) || !got.Expires.Equal(want.Expires) || !got.At.Equal(want.At) {
+			t.Errorf("event %d came back as %.300v, want %.300v", i, got, want)
+		}
+	}
+}
+
+func appendBeforeTail(t *testing.T, kind Kind) {
+	store := kind.New(t)(t)
+	store.Retain(roomy, 0)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := store.Append(t.Context(), []hub.Event{event("early", "")})
+		answer <- err
+	}()
+	l := follow(t, store, roomy)
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	if n := count(l.mark(), "early"); n != 1 {
+		t.Errorf("it was delivered %d times", n)
+	}
+}
+
+func concurrency(t *testing.T, kind Kind) {
+	const publishers, rounds = 64, 20
+	l := start(t, kind.New(t), roomy)
+	var seqs [publishers][]uint64
+	var wg sync.WaitGroup
+	for p := range publishers {
+		wg.Go(func() {
+			for i := range rounds {
+				batch := []hub.Event{event(fmt.Sprint(p, "-", 2*i), ""), event(fmt.Sprint(p, "-", 2*i+1), fmt.Sprint(p, "/", i))}
+				stored, err := l.Append(t.Context(), batch)
+				if err != nil {
+					t.Errorf("Append: %v", err)
+					return
+				}
+				for _, s := range stored {
+					seqs[p] = append(seqs[p], s.Position.Seq)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	at := make(map[uint64]string)
+	for _, r := range l.mark() {
+		at[r.Seq] = string(r.Event.Data)
+	}
+	for p := range publishers {
+		for i, seq := range seqs[p] {
+			if want := fmt.Sprint(p, "-", i); at[seq] != want {
+				t.Errorf("Append said that %s is at %d, where %s was delivered", want, seq, at[seq])
+			}
+		}
+		if !slices.IsSorted(seqs[p]) {
+			t.Errorf("the events of publisher %d are out of order", p)
+		}
+	}
+	if len(at) != publishers*rounds*2+1 {
+		t.Errorf("%d events were delivered, want %d", len(at), publishers*rounds*2+1)
+	}
+}
+
+func keys(t *testing.T, kind Kind) {
+	l := start(t, kind.New(t), roomy)
+	first := publish(t, l, event("a", "k1"), event("b", "k2"), event("a again", "k1"), event("c", ""))
+	second := publish(t, l, event("d", ""), event("b again", "k2"), event("e", "k3"), event("c", ""))
+	want := func(s hub.Stored, seq uint64, duplicate bool) {
+		t.Helper()
+		if s.Position.Seq != seq || s.Duplicate != duplicate {
+			t.Errorf("Append answered %+v, want seq %d, duplicate %v", s, seq, duplicate)
+		}
+	}
+	one := first[0].Position.Seq
+	want(first[0], one, false)
+	want(first[1], one+1, false)
+	want(first[2], one, true)
+	want(first[3], one+2, false)
+	want(second[0], one+3, false)
+	want(second[1], one+1, true)
+	want(second[2], one+4, false)
+	want(second[3], one+5, false)
+	got := texts(l.upTo(one + 5))
+	if got["a"] != 1 || got["b"] != 1 || got["a again"]+got["b again"] != 0 || got["c"] != 2 {
+		t.Errorf("delivered %v", got)
+	}
+}
+
+func keyInFlight(t *testing.T, kind Kind) {
+	l := start(t, kind.New(t), roomy)
+	for round := range 5 {
+		var stored [64]hub.Stored
+		var wg sync.WaitGroup
+		for i := range stored {
+			wg.Go(func() {
+				answer, err := l.Append(t.Context(), []hub.Event{event("once", number("k", round))})
+				if err != nil {
+					t.Errorf("Append: %v", err)
+					return
+				}
+				stored[i] = answer[0]
+			})
+		}
+		wg.Wait()
+		fresh := 0
+		for _, s := range stored {
+			if !s.Duplicate {
+				fresh++
+			}
+			if s.Position != stored[0].Position {
+				t.Errorf("one key has the positions %v and %v", s.Position, stored[0].Position)
+			}
+		}
+		if fresh != 1 {
+			t.Errorf("%d of one key were stored", fresh)
+		}
+	}
+	if n := count(l.mark(), "once"); n != 5 {
+		t.Errorf("%d events were delivered, want 5", n)
+	}
+}
+
+func keyExpires(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	first := publish(t, l, event("a", "k"))[0]
+	sleep(hub.KeyLifetime - time.Second)
+	if s := publish(t, l, event("a", "k"))[0]; s.Position != first.Position || !s.Duplicate {
+		t.Errorf("within its lifetime the key is answered with %+v, want %v", s, first.Position)
+	}
+	sleep(2 * time.Second)
+	if s := publish(t, l, event("b", "k"))[0]; s.Duplicate {
+		t.Errorf("after its lifetime the key is answered with %+v", s)
+	}
+	// A store that was closed may remember longer, since an event may have
+	// waited before it was stored.
+	if kind.Durable {
+		l.stop()
+		sleep(hub.KeyLifetime + hub.PublishTimeout + time.Second)
+		l = start(t, open, roomy)
+		if s := publish(t, l, event("c", "k"))[0]; s.Duplicate {
+			t.Errorf("after its lifetime the key is answered with %+v by a later process", s)
+		}
+	}
+	l.stop()
+}
+
+// sleep lets time pass in a bubble.
+func sleep(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func endedContext(t *testing.T, kind Kind) {
+	l := start(t, kind.New(t), roomy)
+	l.open()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var failed []int
+	for i := range 20 {
+		_, err := l.Append(ctx, []hub.Event{event(number("late ", i), number("late ", i))})
+		switch {
+		case errors.Is(err, hub.ErrNotStored):
+			failed = append(failed, i)
+		case err != nil && !errors.Is(err, hub.ErrUncertain):
+			t.Errorf("the error %v is neither ErrNotStored nor ErrUncertain", err)
+		}
+	}
+	got := texts(l.mark())
+	for _, i := range failed {
+		if got[number("late ", i)] > 0 {
+			t.Errorf("event %d is ErrNotStored, and was delivered", i)
+		}
+	}
+}
+
+// allOrNone cancels Append at any moment, and holds each answer against what is
+// in the history at the end.
+func allOrNone(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	l.open()
+	want := outcomes(t, l, func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(t.Context(), time.Duration(rand.Int64N(int64(3*time.Millisecond))))
+	})
+	want.check(t, l.mark())
+	if kind.Durable {
+		l.stop()
+		l = start(t, open, roomy)
+		want.check(t, l.mark())
+	}
+}
+
+// results says by a batch's name whether it must be in the history.
+type results map[string]bool
+
+const batchSize = 3
+
+// outcomes appends batches from 32 goroutines. What is uncertain it appends again
+// with the same keys, until that tells.
+func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, context.CancelFunc)) results {
+	var mu sync.Mutex
+	stored := make(results)
+	var wg sync.WaitGroup
+	for p := range 32 {
+		wg.Go(func() {
+			for i := range 20 {
+				name := fmt.Sprint(p, ".", i)
+				batch := make([]hub.Event, batchSize)
+				for j := range batch {
+					batch[j] = event(name, "")
+				}
+				ctx, cancel := attempt()
+				_, err := store.Append(ctx, batch)
+				cancel()
+				for errors.Is(err, hub.ErrUncertain) {
+					if slices.ContainsFunc(batch, func(e hub.Event) bool { return e.Key == "" }) {
+						t.Error("ErrUncertain without the keys to append again with")
+						return
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					_, err = store.Append(ctx, batch)
+					cancel()
+				}
+				if err != nil && !errors.Is(err, hub.ErrNotStored) {
+					t.Errorf("the error %v is neither ErrNotStored nor ErrUncertain", err)
+				}
+				mu.Lock()
+				stored[name] = err == nil
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return stored
+}
+
+func (want results) check(t *testing.T, records []hub.Record) {
+	t.Helper()
+	got := texts(records)
+	for name, stored := range want {
+		switch n := got[name]; {
+		case stored && n != batchSize:
+			t.Errorf("batch %s was stored, and %d of its %d events are there", name, n, batchSize)
+		case !stored && n != 0:
+			t.Errorf("batch %s is ErrNotStored, and %d of its events are there", name, n)
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+func keyReopened(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	first := publish(t, l, event("a", "k1"), event("b", "k2"))
+	l.stop()
+	l = start(t, open, roomy)
+	for i, key := range []string{"k1", "k2"} {
+		if s := publish(t, l, event("again", key))[0]; s.Position != first[i].Position || !s.Duplicate {
+			t.Errorf("%s is answered with %+v by a later process, want %v", key, s, first[i].Position)
+		}
+	}
+	if n := count(l.mark(), "again"); n != 0 {
+		t.Errorf("%d were stored again", n)
+	}
+}
+
+// keyOutlivesEvent stores so many events that the first is long dropped.
+func keyOutlivesEvent(t *testing.T, kind Kind) {
+	small := roomy
+	small.MaxEvents = 10
+	open := kind.New(t)
+	l := start(t, open, small)
+	first := publish(t, l, event("first", "first"))[0]
+	fill(t, l, 5_000)
+	l.stop()
+	for range 2 {
+		l = start(t, open, small)
+		if s := publish(t, l, event("again", "first"))[0]; s.Position != first.Position || !s.Duplicate {
+			t.Errorf("the key of an event that was dropped is answered with %+v, want %v", s, first.Position)
+		}
+		l.stop()
+	}
+}
+
+// fill stores n events and waits until they are delivered.
+func fill(t *testing.T, l *tail, n int) {
+	t.Helper()
+	batch := make([]hub.Event, 100)
+	for i := 0; i < n; i += len(batch) {
+		for j := range batch {
+			batch[j] = event(number("fill ", i+j), "")
+		}
+		stored := publish(t, l, batch...)
+		l.upTo(stored[len(stored)-1].Position.Seq)
+	}
+}
+
+func wholeHistory(t *testing.T, kind Kind) {
+	const n = 2_500
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	fill(t, l, n)
+	before := l.mark()
+	l.stop()
+
+	l = start(t, open, roomy)
+	answers := make(chan hub.Stored, 20)
+	go func() {
+		defer close(answers)
+		for i := range 20 {
+			if stored, err := l.Append(t.Context(), []hub.Event{event(number("new ", i), "")}); err == nil {
+				answers <- stored[0]
+			}
+		}
+	}()
+	l.open()
+	if head := before[len(before)-1].Seq; l.atOpen < head {
+		t.Errorf("the history was open at %d of %d", l.atOpen, head)
+	}
+	var last uint64
+	answered := 0
+	for s := range answers {
+		last = s.Position.Seq
+		answered++
+	}
+	if answered != 20 {
+		t.Fatalf("%d of 20 events were stored meanwhile", answered)
+	}
+	after := l.upTo(last)
+	if after[0].Seq != before[0].Seq || l.oldest != before[0].Seq {
+		t.Errorf("the history begins with %d, and its first event is %d; want %d", l.oldest, after[0].Seq, before[0].Seq)
+	}
+	for i, r := range before {
+		if after[i].Seq != r.Seq || string(after[i].Event.Data) != string(r.Event.Data) {
+			t.Fatalf("%d %s came back as %d %s", r.Seq, r.Event.Data, after[i].Seq, after[i].Event.Data)
+		}
+	}
+}
+
+func epoch(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	first := publish(t, l, event("a", ""))[0].Position
+	l.upTo(first.Seq)
+	if l.epoch != first.Epoch {
+		t.Errorf("Append says epoch %s, Begin %s", first.Epoch, l.epoch)
+	}
+	l.stop()
+	l = start(t, open, roomy)
+	second := publish(t, l, event("b", ""))[0].Position
+	if kind.Durable && (second.Epoch != first.Epoch || second.Seq != first.Seq+1) {
+		t.Errorf("after %v a later process goes on with %v", first, second)
+	}
+	if !kind.Durable && second.Epoch == first.Epoch {
+		t.Errorf("two histories have the epoch %s", first.Epoch)
+	}
+	l.stop()
+	l = start(t, kind.New(t), roomy)
+	if other := publish(t, l, event("c", ""))[0].Position; other.Epoch == first.Epoch {
+		t.Errorf("two histories have the epoch %s", first.Epoch)
+	}
+}
+
+func retention(t *testing.T, kind Kind) {
+	const keep, n = 50, 6_000
+	small := roomy
+	small.MaxEvents = keep
+	open := kind.New(t)
+	l := start(t, open, small)
+	fill(t, l, n)
+	head := l.mark()[n].Seq
+	l.stop()
+
+	// With bounds that would take everything, what was dropped shows.
+	l = start(t, open, roomy)
+	l.open()
+	l.stop()
+	if l.head != head {
+		t.Errorf("the history ends with %d, want %d", l.head, head)
+	}
+	if l.oldest > head-keep+1 {
+		t.Errorf("the history begins with %d: %d was retained", l.oldest, head-keep+1)
+	}
+	if len(l.records) >= n {
+		t.Errorf("nothing of %d events was dropped, though %d are to be kept", n, keep)
+	}
+
+	// The bounds at the start hold for what is delivered.
+	small.MaxEvents = 10
+	l = start(t, open, small)
+	l.open()
+	if len(l.records) != 10 {
+		t.Errorf("%d events were delivered, want 10", len(l.records))
+	}
+	if l.mark(); l.head != head+1 {
+		t.Errorf("the next event is %d, want %d", l.head, head+1)
+	}
+}
+
+func retainAge(t *testing.T, kind Kind) {
+	aged := roomy
+	aged.MaxAge = time.Hour
+	open := kind.New(t)
+	l := start(t, open, aged)
+	publish(t, l, event("old", ""))
+	sleep(40 * time.Minute)
+	young := publish(t, l, event("young", ""))[0].Position.Seq
+	l.stop()
+	sleep(40 * time.Minute)
+
+	l = start(t, open, aged)
+	records := l.upTo(young)
+	if len(records) != 1 || l.oldest != young {
+		t.Errorf("from %d on, %d events were delivered; one is retained, %d", l.oldest, len(records), young)
+	}
+	sleep(2 * time.Hour)
+	l.stop()
+
+	// With bounds that would take it, all has gone from the disk.
+	l = start(t, open, roomy)
+	l.open()
+	if len(l.records) != 0 || l.oldest != young+1 {
+		t.Errorf("from %d on, %d events were delivered; want none, from %d on", l.oldest, len(l.records), young+1)
+	}
+	l.stop()
+}
+
+func closing(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	l := start(t, open, roomy)
+	l.open()
+	time.AfterFunc(5*time.Millisecond, l.stop)
+	want := outcomes(t, l, func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(t.Context(), patience)
+	})
+	l.stop()
+	records := l.records
+	if kind.Durable {
+		l = start(t, open, roomy)
+		records = l.mark()
+	}
+	want.check(t, records)
+}
+
+func closed(t *testing.T, kind Kind) {
+	l := start(t, kind.New(t), roomy)
+	publish(t, l, event("a", "k"))
+	l.stop()
+	fed := len(l.records)
+	for _, key := range []string{"", "k2"} {
+		if _, err := l.Append(t.Context(), []hub.Event{event("b", key)}); !errors.Is(err, hub.ErrNotStored) {
+			t.Errorf("Append after Close: %v, want ErrNotStored", err)
+		}
+	}
+	l.Retain(roomy, 1)
+	if len(l.records) != fed {
+		t.Error("it was fed after Tail had returned")
+	}
+}
+
+// shared runs two nodes on one history.
+func shared(t *testing.T, kind Kind) {
+	open := kind.New(t)
+	a := start(t, open, roomy)
+	if !a.Shared() {
+		return
+	}
+	b := start(t, open, roomy)
+	b.open()
+	first := publish(t, a, event("of a", "k"))[0]
+	second := publish(t, b, event("of b", ""))[0]
+	if second.Position.Epoch != first.Position.Epoch || second.Position.Seq != first.Position.Seq+1 {
+		t.Errorf("after %v the other node goes on with %v", first.Position, second.Position)
+	}
+	if s := publish(t, b, event("again", "k"))[0]; s.Position != first.Position || !s.Duplicate {
+		t.Errorf("the other node answers the key with %+v, want %v", s, first.Position)
+	}
+	for _, l := range []*tail{a, b} {
+		got := texts(l.upTo(second.Position.Seq))
+		if got["of a"] != 1 || got["of b"] != 1 || got["again"] != 0 {
+			t.Errorf("a node was delivered %v", got)
+		}
+	}
+}

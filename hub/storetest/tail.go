@@ -1,0 +1,172 @@
+package storetest
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// patience is how long anything may take.
+const patience = 30 * time.Second
+
+// tail is the Feed of an open store. It checks what it is fed, and keeps it. Its
+// methods may be called from any goroutine.
+type tail struct {
+	hub.Store
+	t    *testing.T
+	opts hub.Options // not zero: it retains as a hub does
+	stop func()      // ends Tail, then closes the store; once
+
+	feeding sync.Mutex // whoever feeds holds it
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when something was fed
+	epoch   string
+	oldest  uint64
+	head    uint64
+	records []hub.Record
+	opened  bool
+	atOpen  uint64 // head when the history was open
+	lives   int
+}
+
+// follow tails a store until the test ends, or stop is called.
+func follow(t *testing.T, store hub.Store, opts hub.Options) *tail {
+	l := &tail{Store: store, t: t, opts: opts, changed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	var tailing sync.WaitGroup
+	tailing.Go(func() { store.Tail(ctx, l) })
+	l.stop = sync.OnceFunc(func() {
+		cancel()
+		tailing.Wait()
+		if err := store.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *tail) enter() (leave func()) {
+	if !l.feeding.TryLock() {
+		l.t.Error("two goroutines feed at once")
+		l.feeding.Lock()
+	}
+	return l.feeding.Unlock
+}
+
+func (l *tail) Begin(epoch string, oldest uint64) {
+	defer l.enter()()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if epoch == "" || oldest == 0 {
+		l.t.Errorf("Begin(%q, %d): an epoch has a name, and begins with 1", epoch, oldest)
+	}
+	l.epoch, l.oldest, l.head, l.records = epoch, oldest, oldest-1, nil
+	l.lives++
+	l.ring()
+}
+
+func (l *tail) Deliver(records []hub.Record) {
+	defer l.enter()()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lives == 0 {
+		l.t.Error("Deliver before Begin")
+	}
+	for _, r := range records {
+		if r.Seq != l.head+1 {
+			l.t.Errorf("%d was delivered after %d", r.Seq, l.head)
+		}
+		l.head = r.Seq
+	}
+	l.records = append(l.records, records...)
+	if l.opts != roomy {
+		l.Retain(l.opts, max(l.oldest, l.head+1-min(l.head, uint64(l.opts.MaxEvents))))
+	}
+	l.ring()
+}
+
+func (l *tail) Status(connected bool, behind uint64) {
+	defer l.enter()()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if connected && behind == 0 && !l.opened {
+		if l.lives == 0 {
+			l.t.Error("the history was open before Begin")
+		}
+		l.opened, l.atOpen = true, l.head
+	}
+	l.ring()
+}
+
+func (l *tail) ring() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// await waits until what was fed satisfies ready.
+func (l *tail) await(what string, ready func() bool) {
+	l.t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		l.mu.Lock()
+		ok, changed := ready(), l.changed
+		l.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			l.t.Fatalf("%s: it did not come; the head is %d", what, l.head)
+		}
+	}
+}
+
+// open waits until the whole history was delivered.
+func (l *tail) open() {
+	l.t.Helper()
+	l.await("an open history", func() bool { return l.opened })
+}
+
+// upTo waits for the event at seq, and returns all that was delivered.
+func (l *tail) upTo(seq uint64) []hub.Record {
+	l.t.Helper()
+	l.open()
+	l.await("an event that was stored", func() bool { return l.head >= seq })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.records
+}
+
+// mark stores one more event, and returns all that was delivered up to it: what
+// was stored before is there, and what is missing was not stored.
+func (l *tail) mark() []hub.Record {
+	l.t.Helper()
+	stored := publish(l.t, l, event("mark", ""))
+	return l.upTo(stored[0].Position.Seq)
+}
+
+// count counts the delivered events with this data.
+func count(records []hub.Record, data string) (n int) {
+	for _, r := range records {
+		if string(r.Event.Data) == data {
+			n++
+		}
+	}
+	return n
+}
+
+// texts counts the delivered events by their data.
+func texts(records []hub.Record) map[string]int {
+	n := make(map[string]int)
+	for _, r := range records {
+		n[string(r.Event.Data)]++
+	}
+	return n
+}

@@ -1,0 +1,179 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// maxCommit is how many bytes one commit may have, if it has more than one request.
+const maxCommit = 8 << 20
+
+// group is what one commit stores.
+type group struct {
+	requests []*request
+	keys     map[string]uint64 // of its records
+	records  []hub.Record
+	values   [][]byte
+	first    uint64 // seq; that of the next commit, if it has no records
+}
+
+// Tail implements hub.Store. It is also the goroutine that commits.
+func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+			s.tidy(feed)
+		}
+		if s.recovered(ctx, feed) {
+			for g := s.take(); g != nil && s.commit(g, feed); g = s.take() {
+			}
+		}
+		if s.broken.IsZero() {
+			timer.Reset(idleAfter)
+		} else {
+			timer.Reset(s.retry)
+		}
+	}
+}
+
+// gather lets publishers that were just answered come back, as long as they do.
+// It only yields, and so is no delay where there is nobody.
+func (s *Store) gather() {
+	for before, n := 0, -1; n != before; {
+		runtime.Gosched()
+		s.mu.Lock()
+		before, n = n, len(s.queue)
+		s.mu.Unlock()
+	}
+}
+
+// take makes a group of the requests that wait, or returns nil.
+func (s *Store) take() *group {
+	s.gather()
+	s.keys.Expire(time.Now())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size, n := 0, 0
+	for n < len(s.queue) && (n == 0 || size+s.queue[n].size <= maxCommit) {
+		size += s.queue[n].size
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	g := &group{requests: s.queue[:n:n], first: s.span.next, keys: make(map[string]uint64, n)}
+	s.queue = append(make([]*request, 0, len(s.queue)), s.queue[n:]...)
+	for _, r := range g.requests {
+		r.state = taken
+		s.place(g, r)
+	}
+	s.flying = g
+	return g
+}
+
+// place gives the events of a request their positions, unless they have one.
+func (s *Store) place(g *group, r *request) {
+	r.stored = make([]hub.Stored, len(r.events))
+	for i, e := range r.events {
+		seq, known := g.keys[e.Key]
+		if !known {
+			seq, known = s.keys.Find(e.Key)
+		}
+		if !known {
+			seq = g.first + uint64(len(g.records))
+			g.keys[e.Key] = seq
+			key := encodeSeq(seq)
+			g.records = append(g.records, hub.Record{Seq: seq, Event: e})
+			g.values = append(g.values, seal(r.values[i], key[:]))
+		}
+		r.stored[i] = hub.Stored{Position: hub.Position{Epoch: s.epoch, Seq: seq}, Duplicate: known}
+	}
+}
+
+// commit stores the group and answers it. It reports whether the file can be
+// used on.
+func (s *Store) commit(g *group, feed hub.Feed) bool {
+	var err error
+	if len(g.records) > 0 {
+		if err = s.write(g, false); err != nil {
+			s.fail(g, err, feed)
+			return false
+		}
+	}
+	s.finish(g, feed)
+	return true
+}
+
+// finish makes a group that was stored a part of the history.
+func (s *Store) finish(g *group, feed hub.Feed) {
+	feed.Deliver(g.records)
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flying = nil
+	for _, r := range g.requests {
+		for i, e := range r.events {
+			// Nobody asks for a key that was made here, but who was left without
+			// an answer.
+			if !r.stored[i].Duplicate && (r.keyed[i] || r.state == abandoned) {
+				s.keys.Add(e.Key, r.stored[i].Position.Seq, now)
+			}
+		}
+		r.answer(nil)
+	}
+}
+
+// answer ends a request. Store.mu is held.
+func (r *request) answer(err error) {
+	if r.state == abandoned {
+		return
+	}
+	if r.state, r.err = answered, err; err != nil {
+		r.stored = nil
+	}
+	close(r.done)
+}
+
+// write commits the records of the group. What is not retained it drops when there
+// is enough of it, or what there is if nobody publishes.
+func (s *Store) write(g *group, idle bool) error {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	after := s.span
+	after.next += uint64(len(g.records))
+	events := tx.Bucket(bucketEvents)
+	events.FillPercent = 1 // they come in order
+	for i, r := range g.records {
+		key := encodeSeq(r.Seq)
+		if err := events.Put(key[:], g.values[i]); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+	}
+	if idle || s.surplus() >= minDrop {
+		if err := s.drop(tx, &after); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+	}
+	if idle && after == s.span {
+		return tx.Rollback()
+	}
+	if err := tx.Bucket(bucketState).Put(keySpan, after.encode()); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	s.span = after
+	return nil
+}

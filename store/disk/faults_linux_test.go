@@ -1,0 +1,217 @@
+package disk
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// call is a system call that this process is about to make.
+type call struct {
+	id        uint64
+	pid       uint32
+	flags     uint32
+	number    int32
+	arch      uint32
+	ip        uint64
+	arguments [6]uint64
+}
+
+type verdict struct {
+	id    uint64
+	value int64
+	errno int32
+	flags uint32
+}
+
+// intercept lets judge decide on each write and sync of this process: 0 lets it
+// happen, and an error makes it fail instead. There is no way back, so it needs a
+// process of its own.
+func intercept(t *testing.T, judge func(*call) syscall.Errno) {
+	numbers := []uint32{unix.SYS_PWRITE64, unix.SYS_FDATASYNC, unix.SYS_FSYNC}
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}}
+	for i, n := range numbers {
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(numbers) - i), K: n})
+	}
+	program = append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF})
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		t.Fatalf("this test needs seccomp with user notification (Linux 5.7): %v", errno)
+	}
+	go func() {
+		for {
+			var c call
+			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, listener, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&c))); errno != 0 {
+				continue
+			}
+			v := verdict{id: c.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+			if errno := judge(&c); errno != 0 {
+				v.errno, v.flags = -int32(errno), 0
+			}
+			_, _, _ = unix.Syscall(unix.SYS_IOCTL, listener, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&v)))
+		}
+	}()
+}
+
+// Any write and any sync may fail, and the next ones too. Nothing that was
+// answered is lost, and nothing is stored twice.
+func TestFailingDiskLosesNothing(t *testing.T) {
+	if !inChild(t, nil) {
+		return
+	}
+	var countdown, failures atomic.Int64 // a fault begins when countdown is down to 0
+	var syncs, writes atomic.Int64
+	countdown.Store(-1)
+	intercept(t, func(c *call) syscall.Errno {
+		if countdown.Load() < 0 || countdown.Add(-1) >= 0 {
+			return 0
+		}
+		if failures.Add(-1) >= 0 {
+			countdown.Store(0)
+		}
+		if c.number == unix.SYS_PWRITE64 {
+			writes.Add(1)
+		} else {
+			syncs.Add(1)
+		}
+		return syscall.EIO
+	})
+	path := filepath.Join(t.TempDir(), "history.db")
+	s, err := open(path, lockTimeout, 5*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := tail(s)
+	ctx, cancel := context.WithCancel(t.Context())
+	books := newLedger()
+	var publishing sync.WaitGroup
+	publishing.Go(func() { books.publish(ctx, t, s, "k", 16) })
+	for range 100 {
+		time.Sleep(time.Duration(5+rand.IntN(15)) * time.Millisecond)
+		failures.Store(rand.Int64N(4))
+		countdown.Store(rand.Int64N(12))
+	}
+	time.Sleep(50 * time.Millisecond)
+	countdown.Store(-1)
+	before := len(books.copy())
+	for deadline := time.Now().Add(20 * time.Second); len(books.copy()) < before+100; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("publishing did not resume")
+			break
+		}
+	}
+	cancel()
+	publishing.Wait()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d writes and %d syncs failed", writes.Load(), syncs.Load())
+	if writes.Load() < 10 || syncs.Load() < 10 {
+		t.Error("that is too few")
+	}
+	check(t, path, books.answered)
+}
+
+// write is one that a disk may have done, or not, when the power fails.
+type write struct {
+	offset int64
+	data   []byte
+}
+
+// After a power cut the disk has what was synced, and any sectors of what was
+// written since. Nothing that was answered is lost.
+func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
+	if !inChild(t, nil) {
+		return
+	}
+	dir := t.TempDir()
+	path, image := filepath.Join(dir, "history.db"), filepath.Join(dir, "image.db")
+	s := mustOpen(t, path)
+	disk, err := os.ReadFile(path) // what is on it for certain
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var unsynced []write
+	apply := func(to []byte, w write) []byte {
+		if end := int(w.offset) + len(w.data); end > len(to) {
+			to = append(to, make([]byte, end-len(to))...)
+		}
+		copy(to[w.offset:], w.data)
+		return to
+	}
+	intercept(t, func(c *call) syscall.Errno {
+		if name, _ := os.Readlink("/proc/self/fd/" + strconv.FormatUint(c.arguments[0], 10)); name != path {
+			return 0
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if c.number != unix.SYS_PWRITE64 {
+			for _, w := range unsynced {
+				disk = apply(disk, w)
+			}
+			unsynced = nil
+			return 0
+		}
+		w := write{int64(c.arguments[3]), make([]byte, c.arguments[2])}
+		local := []unix.Iovec{{Base: &w.data[0]}}
+		local[0].SetLen(len(w.data))
+		remote := []unix.RemoteIovec{{Base: uintptr(c.arguments[1]), Len: len(w.data)}}
+		if _, err := unix.ProcessVMReadv(os.Getpid(), local, remote, 0); err != nil {
+			t.Error(err)
+		}
+		unsynced = append(unsynced, w)
+		return 0
+	})
+	_, stop := tail(s)
+	ctx, cancel := context.WithCancel(t.Context())
+	books := newLedger()
+	var publishing sync.WaitGroup
+	publishing.Go(func() { books.publish(ctx, t, s, "k", 16) })
+	for range 40 {
+		time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond)
+		answered := books.copy()
+		mu.Lock()
+		content := append([]byte(nil), disk...)
+		for _, w := range unsynced {
+			for at := 0; at < len(w.data); at += 512 {
+				if rand.IntN(2) == 0 {
+					content = apply(content, write{w.offset + int64(at), w.data[at:min(at+512, len(w.data))]})
+				}
+			}
+		}
+		mu.Unlock()
+		if info, err := os.Stat(path); err == nil && int(info.Size()) > len(content) {
+			content = append(content, make([]byte, int(info.Size())-len(content))...)
+		}
+		if err := os.WriteFile(image, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		check(t, image, answered)
+	}
+	cancel()
+	publishing.Wait()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if len(books.answered) < 100 {
+		t.Errorf("only %d events were answered", len(books.answered))
+	}
+}

@@ -1,0 +1,84 @@
+package disk
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// Processes that publish are killed at random. What they were answered is there.
+func TestKillKeepsWhatWasAnswered(t *testing.T) {
+	const variable = "DISK_TEST_KILL"
+	if path := os.Getenv(variable); path != "" {
+		publishUntilKilled(t, path)
+		return
+	}
+	path := filepath.Join(t.TempDir(), "history.db")
+	answered := make(map[string]uint64)
+	for range 10 {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), variable+"="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		var death *time.Timer
+		for lines.Scan() {
+			var key string
+			var seq uint64
+			if n, _ := fmt.Sscanf(lines.Text(), "%s %d.", &key, &seq); n == 2 {
+				answered[key] = seq
+			}
+			if death == nil {
+				death = time.AfterFunc(time.Duration(rand.IntN(200))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+			}
+		}
+		if err := cmd.Wait(); err == nil || death == nil {
+			t.Fatalf("the process was not killed: %v", err)
+		}
+	}
+	if len(answered) < 100 {
+		t.Errorf("only %d events were answered", len(answered))
+	}
+	check(t, path, answered)
+}
+
+// publishUntilKilled prints the key and the seq of what is answered. The full stop
+// tells a line that was cut.
+func publishUntilKilled(t *testing.T, path string) {
+	s := mustOpen(t, path)
+	tail(s)
+	life := strconv.Itoa(os.Getpid())
+	var printing sync.Mutex
+	for p := range 8 {
+		go func() {
+			for i := 0; ; i++ {
+				key := fmt.Sprint(life, "-", p, "-", i)
+				e := hub.Event{Key: key, Data: []byte(key), At: time.Now(), Targets: []hub.Target{{Kind: hub.All}}}
+				stored, err := s.Append(context.Background(), []hub.Event{e})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				printing.Lock()
+				fmt.Printf("%s %d.\n", key, stored[0].Position.Seq)
+				printing.Unlock()
+			}
+		}()
+	}
+	select {}
+}

@@ -1,0 +1,107 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// ledger is what publishers were answered: the seq of each key.
+type ledger struct {
+	mu       sync.Mutex
+	answered map[string]uint64
+}
+
+func newLedger() *ledger { return &ledger{answered: make(map[string]uint64)} }
+
+// publish runs publishers until ctx ends. Each publishes an event again, with the
+// same key, until it is stored.
+func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name string, publishers int) {
+	var wg sync.WaitGroup
+	for p := range publishers {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; {
+				key := fmt.Sprintf("%s-%d-%d", name, p, i)
+				e := hub.Event{Key: key, Data: []byte(key), At: time.Now(), Targets: []hub.Target{{Kind: hub.User, Name: "alice"}}}
+				attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+				stored, err := s.Append(attempt, []hub.Event{e})
+				cancel()
+				if err != nil {
+					time.Sleep(time.Millisecond)
+					continue
+				}
+				l.mu.Lock()
+				l.answered[key] = stored[0].Position.Seq
+				l.mu.Unlock()
+				i++
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (l *ledger) copy() map[string]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.answered)
+}
+
+// check holds what was answered against the file.
+func check(t *testing.T, path string, answered map[string]uint64) {
+	t.Helper()
+	s := mustOpen(t, path)
+	h, stop := tail(s)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	at := make(map[string]uint64)
+	next := uint64(1)
+	for _, r := range h.records {
+		if r.Seq != next {
+			t.Fatalf("%d comes after %d", r.Seq, next-1)
+		}
+		next++
+		if at[r.Event.Key] != 0 {
+			t.Errorf("%s is there twice, at %d and %d", r.Event.Key, at[r.Event.Key], r.Seq)
+		}
+		at[r.Event.Key] = r.Seq
+	}
+	lost := 0
+	for key, seq := range answered {
+		if at[key] != seq {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("of %d answered events %d are not where the answer said", len(answered), lost)
+	}
+	t.Logf("%d answered, %d stored", len(answered), len(at))
+}
+
+// inChild runs the test in a process of its own, and returns true there.
+func inChild(t *testing.T, prepare func(*exec.Cmd)) bool {
+	const variable = "DISK_TEST_CHILD"
+	if os.Getenv(variable) == t.Name() {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.Name())
+	if prepare != nil {
+		prepare(cmd)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v\n%s", err, out)
+	} else {
+		t.Logf("%s", out)
+	}
+	return false
+}

@@ -1,0 +1,77 @@
+package disk
+
+import (
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+func init() {
+	caddy.RegisterModule(Disk{})
+}
+
+// Disk keeps a hub's history in a file, so that it survives restarts and kill -9:
+// a publish is answered when it is synced to the disk. Only one process can have
+// the file open.
+type Disk struct {
+	// The file, which is created, with its directory, if there is none. Global
+	// placeholders are replaced. Default: <hub>.db in the directory sse of
+	// Caddy's data directory.
+	Path string `json:"path,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Disk) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sse.stores.disk",
+		New: func() caddy.Module { return new(Disk) },
+	}
+}
+
+// Provision makes the path absolute.
+func (d *Disk) Provision(caddy.Context) (err error) {
+	if d.Path == "" {
+		return nil
+	}
+	if d.Path, err = caddy.NewReplacer().ReplaceOrErr(d.Path, true, true); err != nil {
+		return err
+	}
+	d.Path, err = filepath.Abs(d.Path)
+	return err
+}
+
+// Identity is the path of the file.
+func (d *Disk) Identity(hubName string) string {
+	if d.Path != "" {
+		return d.Path
+	}
+	return filepath.Join(caddy.AppDataDir(), "sse", hubName+".db")
+}
+
+// Open opens the file.
+func (d *Disk) Open(hubName string) (hub.Store, error) {
+	return Open(d.Identity(hubName))
+}
+
+// UnmarshalCaddyfile reads the option:
+//
+//	store disk [<path>]
+func (d *Disk) UnmarshalCaddyfile(t *caddyfile.Dispenser) error {
+	t.Next()
+	if t.NextArg() {
+		d.Path = t.Val()
+	}
+	if t.NextArg() {
+		return t.ArgErr()
+	}
+	return nil
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner     = (*Disk)(nil)
+	_ caddyfile.Unmarshaler = (*Disk)(nil)
+)

@@ -1,0 +1,200 @@
+package disk
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// Store is a history in a file. Its methods may be called from any goroutine.
+type Store struct {
+	path   string
+	retry  time.Duration // after which a file that could not be used is tried again
+	nonce  string        // begins the keys it makes
+	made   atomic.Uint64 // keys
+	wake   chan struct{} // one slot: the queue is not empty
+	closed chan struct{}
+
+	// The committer's: whoever runs Tail, and Close after it.
+	db *bbolt.DB // nil while the file cannot be opened
+	contents
+	loaded bool      // the feed has the history
+	doubt  *group    // not nil: it is not known whether it was stored
+	broken time.Time // not zero: the file could not be used then
+
+	mu       sync.Mutex // never held while a file or the feed is used
+	queue    []*request
+	flying   *group // being committed, or in doubt
+	refusing error  // why nothing is accepted; nil: it is
+	opts     hub.Options
+	oldest   uint64 // that the hub retains
+}
+
+// Open opens the history in the file, which is created if there is none.
+func Open(path string) (*Store, error) { return open(path, lockTimeout, retryAfter) }
+
+func open(path string, lockTimeout, retryAfter time.Duration) (*Store, error) {
+	db, found, err := openFile(path, true, lockTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{
+		path:     path,
+		retry:    retryAfter,
+		nonce:    rand.Text()[:8] + ".",
+		wake:     make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+		db:       db,
+		contents: *found,
+	}, nil
+}
+
+// request is one Append. Its state is guarded by Store.mu.
+type request struct {
+	events []hub.Event
+	values [][]byte // the encoded events, without their sum
+	keyed  []bool   // whose key is the publisher's
+	size   int
+	done   chan struct{} // closed when the answer is there
+
+	state  state
+	stored []hub.Stored
+	err    error
+}
+
+type state int
+
+const (
+	queued state = iota
+	taken        // by the committer
+	abandoned
+	answered
+)
+
+var errClosed = errors.New("the store is closed")
+
+// Append implements hub.Store.
+func (s *Store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", hub.ErrNotStored, err)
+	}
+	r := s.encode(events)
+	if err := s.enqueue(r); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		s.abandon(r, ctx.Err())
+	case <-s.closed:
+		s.abandon(r, errClosed)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return r.stored, nil
+}
+
+// encode does what can be done before an event's seq is known. Every event gets a
+// key, by which its publisher can ask again if its fate remains unknown.
+func (s *Store) encode(events []hub.Event) *request {
+	r := &request{
+		values: make([][]byte, len(events)),
+		keyed:  make([]bool, len(events)),
+		done:   make(chan struct{}),
+	}
+	size := 0
+	for i := range events {
+		e := &events[i]
+		if r.keyed[i] = e.Key != ""; !r.keyed[i] {
+			e.Key = s.nonce + strconv.FormatUint(s.made.Add(1), 36)
+		}
+		size += 64 + len(e.Key) + len(e.Type) + len(e.Data)
+		for _, t := range e.Targets {
+			size += 4 + len(t.Name)
+		}
+	}
+	r.events = slices.Clone(events) // the committer may outlast Append
+	buf := make([]byte, 0, size)
+	for i := range events {
+		begin := len(buf)
+		buf = events[i].AppendBinary(buf)
+		end := len(buf)
+		buf = append(buf, 0, 0, 0, 0) // room for the sum
+		r.values[i] = buf[begin:end:len(buf)]
+	}
+	r.size = len(buf)
+	return r
+}
+
+func (s *Store) enqueue(r *request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusing != nil {
+		return s.refusal(r, s.refusing)
+	}
+	s.queue = append(s.queue, r)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// refusal is the answer to a request that was not taken. mu is held.
+func (s *Store) refusal(r *request, err error) error {
+	if s.flying != nil && slices.ContainsFunc(r.events, func(e hub.Event) bool {
+		_, flying := s.flying.keys[e.Key]
+		return flying
+	}) {
+		return fmt.Errorf("%w: one with the same key may have been: %w", hub.ErrUncertain, err)
+	}
+	return fmt.Errorf("%w: %w", hub.ErrNotStored, err)
+}
+
+// abandon gives a request up, unless there is an answer.
+func (s *Store) abandon(r *request, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch r.state {
+	case queued:
+		if i := slices.Index(s.queue, r); i >= 0 {
+			s.queue = slices.Delete(s.queue, i, i+1)
+		}
+		r.state, r.err = answered, s.refusal(r, err)
+	case taken:
+		r.state, r.err = abandoned, fmt.Errorf("%w: the disk has not answered: %w", hub.ErrUncertain, err)
+	}
+}
+
+// Retain implements hub.Store.
+func (s *Store) Retain(opts hub.Options, oldest uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts, s.oldest = opts, oldest
+}
+
+// Shared implements hub.Store: the file is locked.
+func (*Store) Shared() bool { return false }
+
+// Close implements hub.Store.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.refusing = errClosed
+	s.mu.Unlock()
+	close(s.closed) // whoever is still in the queue finds that out
+	if s.db == nil {
+		return nil
+	}
+	return s.db.Close()
+}

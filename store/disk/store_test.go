@@ -1,0 +1,29 @@
+package disk
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/hub/storetest"
+)
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, storetest.Kind{
+		New: func(t *testing.T) func(*testing.T) hub.Store {
+			path := filepath.Join(t.TempDir(), "history.db")
+			return func(t *testing.T) hub.Store { return mustOpen(t, path) }
+		},
+		Durable: true,
+		Local:   true,
+	})
+}
+
+func mustOpen(t testing.TB, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
