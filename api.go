@@ -9,8 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +35,8 @@ type apiError struct {
 	Stored string   `json:"stored,omitempty"`
 	Key    string   `json:"key,omitempty"`
 	Keys   []string `json:"keys,omitempty"` // of a batch, in order
+
+	Missing []string `json:"missing,omitempty"` // nodes that did not answer
 }
 
 func (e *apiError) Error() string { return e.Message }
@@ -244,7 +244,8 @@ func publishError(err error, lines []int) error {
 type page struct {
 	Count       int        `json:"count"` // all that match
 	Connections []hub.Info `json:"connections"`
-	Next        string     `json:"next,omitempty"` // for ?after=, if there are more
+	Next        string     `json:"next,omitempty"`    // for ?after=, if there are more
+	Missing     []string   `json:"missing,omitempty"` // nodes that did not answer
 }
 
 const (
@@ -267,21 +268,11 @@ func listConnections(w http.ResponseWriter, r *http.Request) error {
 			return fail(http.StatusBadRequest, "limit must be a number from 1 to %d", maxPage)
 		}
 	}
-	conns := h.Connections(filterOf(query))
-	p := page{Count: len(conns), Connections: []hub.Info{}}
-	if after := r.URL.Query().Get("after"); after != "" {
-		i := slices.IndexFunc(conns, func(c *hub.Conn) bool { return c.ID() > after })
-		if i < 0 {
-			i = len(conns)
-		}
-		conns = conns[i:]
-	}
-	if len(conns) > limit {
-		conns = conns[:limit]
-		p.Next = conns[limit-1].ID()
-	}
-	for _, c := range conns {
-		p.Connections = append(p.Connections, c.Info())
+	list := nodeRequest{Filter: filterOf(query), After: r.URL.Query().Get("after"), Limit: limit}
+	found, missing := list.everywhere(r, h)
+	p := page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
+	if found.More && len(found.Connections) > 0 {
+		p.Next = found.Connections[len(found.Connections)-1].ID
 	}
 	answer(w, http.StatusOK, p)
 	return nil
@@ -296,7 +287,8 @@ func filterOf(query map[string][]string) hub.Filter {
 }
 
 type disconnected struct {
-	Disconnected int `json:"disconnected"`
+	Disconnected int      `json:"disconnected"`
+	Missing      []string `json:"missing,omitempty"` // nodes that did not answer
 }
 
 func disconnect(w http.ResponseWriter, r *http.Request) error {
@@ -313,7 +305,9 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 	if (filters > 0) == all {
 		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
 	}
-	answer(w, http.StatusOK, disconnected{h.Disconnect(filterOf(query))})
+	end := nodeRequest{Disconnect: true, Filter: filterOf(query)}
+	found, missing := end.everywhere(r, h)
+	answer(w, http.StatusOK, disconnected{found.Count, missing})
 	return nil
 }
 
@@ -326,96 +320,11 @@ func disconnectOne(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	_, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
-	n := h.Disconnect(hub.Filter{IDs: []string{id}})
-	if n == 0 {
-		return fail(http.StatusNotFound, "there is no open connection %q", id)
+	end := nodeRequest{Disconnect: true, Filter: hub.Filter{IDs: []string{id}}}
+	found, missing := end.everywhere(r, h)
+	if found.Count == 0 {
+		return &apiError{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no open connection %q", id), Missing: missing}
 	}
-	answer(w, http.StatusOK, disconnected{n})
+	answer(w, http.StatusOK, disconnected{found.Count, missing})
 	return nil
-}
-
-type status struct {
-	Version string               `json:"version"`
-	Node    string               `json:"node"`
-	Hubs    map[string]hubStatus `json:"hubs"`
-}
-
-type hubStatus struct {
-	Connections int64       `json:"connections"`
-	Users       int         `json:"users"`
-	Head        string      `json:"head"`   // a client that connects with it misses nothing from now on
-	Oldest      string      `json:"oldest"` // the oldest retained; the next, if there is none; both empty before the store has begun
-	Events      int         `json:"events"`
-	Bytes       int64       `json:"bytes"`
-	Store       storeStatus `json:"store"`
-}
-
-type storeStatus struct {
-	Kind      string `json:"kind"`
-	Connected bool   `json:"connected"`
-	Lag       uint64 `json:"lag"` // events that this node has yet to receive
-}
-
-func showStatus(w http.ResponseWriter, r *http.Request) error {
-	if _, err := queryOf(r); err != nil {
-		return err
-	}
-	open := openHubs()
-	if r.URL.Query().Has("hub") {
-		h, err := hubOf(r)
-		if err != nil {
-			return err
-		}
-		open = map[string]*pooledHub{r.URL.Query().Get("hub"): h}
-	}
-	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
-	for name, h := range open {
-		stats := h.Stats()
-		var connections int64
-		for _, n := range stats.Connections {
-			connections += n
-		}
-		kind, _ := h.kind.Load().(string) // none: the config is still starting
-		s.Hubs[name] = hubStatus{
-			Connections: connections, Users: stats.Users,
-			Head: positionOf(stats.Head), Oldest: positionOf(stats.Oldest),
-			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{kind, stats.Connected, stats.Behind},
-		}
-	}
-	answer(w, http.StatusOK, s)
-	return nil
-}
-
-// positionOf is empty where no store has begun yet: to connect with that is to
-// connect from now on.
-func positionOf(p hub.Position) string {
-	if p.Epoch == "" {
-		return ""
-	}
-	return p.String()
-}
-
-// version is this module's, as it was built in.
-func version() string {
-	const path = "github.com/ea766355/caddy-sse"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range append(info.Deps, &info.Main) {
-		if m.Path == path {
-			return m.Version
-		}
-	}
-	return "unknown"
-}
-
-// nodeName tells the nodes of a cluster apart.
-func nodeName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	return host + "-" + strconv.Itoa(os.Getpid())
 }

@@ -34,11 +34,22 @@ func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
 // pooledHub is a hub in the pool.
 type pooledHub struct {
 	*hub.Hub
+	store atomic.Pointer[usedStore] // nil before the first
+}
 
-	// The store it uses. Caddy starts and stops one config at a time, which is
-	// when these change; requests for the status read the kind meanwhile.
+// usedStore is what is known about the store that a hub uses.
+type usedStore struct {
 	identity string
-	kind     atomic.Value // string
+	kind     string
+	cluster  Cluster // nil: the store is this node's alone
+}
+
+// use is the store that the hub uses, empty before the first.
+func (h *pooledHub) use() usedStore {
+	if s := h.store.Load(); s != nil {
+		return *s
+	}
+	return usedStore{}
 }
 
 // Destruct is called when no config holds the hub any more.
@@ -82,7 +93,7 @@ func (a *App) store(name string) StoreModule {
 func (a *App) openStores() error {
 	a.opened = make(map[string]hub.Store)
 	for name, h := range a.held {
-		if h.identity == a.store(name).Identity(name) {
+		if h.use().identity == a.store(name).Identity(name) {
 			continue
 		}
 		store, err := a.store(name).Open(name)
@@ -107,12 +118,15 @@ func (a *App) closeStores() (err error) {
 func (a *App) useStores() (err error) {
 	for name, store := range a.opened {
 		h, module := a.held[name], a.store(name)
-		kind := "memory"
+		used := &usedStore{identity: module.Identity(name), kind: "memory"}
 		if m, ok := module.(caddy.Module); ok {
-			kind = m.CaddyModule().ID.Name()
+			used.kind = m.CaddyModule().ID.Name()
 		}
-		h.identity = module.Identity(name)
-		h.kind.Store(kind)
+		if cluster, ok := store.(Cluster); ok {
+			used.cluster = cluster
+			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte) []byte { return answerNode(h.Hub, request) }))
+		}
+		h.store.Store(used)
 		err = errors.Join(err, h.Use(store))
 	}
 	a.opened = nil

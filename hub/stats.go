@@ -54,6 +54,7 @@ type latency struct {
 }
 
 func (l *latency) observe(nanoseconds int64) {
+	nanoseconds = max(nanoseconds, 0) // another node's clock may be ahead
 	i := 0
 	for i < len(LatencyBuckets) && nanoseconds > int64(LatencyBuckets[i]) {
 		i++

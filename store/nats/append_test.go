@@ -1,0 +1,213 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+// TestUncertainAnswer loses the server's answer: the same events again tell what
+// became of them, and do not double them.
+func TestUncertainAnswer(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	stream := newStream()
+	proxy := natstest.NewProxy(t, servers.URLs()[0])
+	n := startNode(t, stream, 1, someOptions, proxy.URL())
+	other := startNode(t, stream, 1, someOptions, servers.URLs()...)
+	n.publish("first")
+	for name, events := range map[string][]hub.Event{
+		"one":   {event("one", "")},
+		"batch": {event("batch", ""), event("batch", "k"), event("batch", "")},
+	} {
+		proxy.Mute()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err := n.Append(ctx, events)
+		cancel()
+		if !errors.Is(err, hub.ErrUncertain) {
+			t.Errorf("%s: Append without an answer fails with %v", name, err)
+		}
+		for _, e := range events {
+			if e.Key == "" {
+				t.Fatalf("%s: there is no key to append again with", name)
+			}
+		}
+		proxy.Mend()
+		stored, err := n.Append(t.Context(), events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := other.upTo(other.publish("mark")).texts()
+		count := 0
+		for _, text := range got {
+			if text == name {
+				count++
+			}
+		}
+		if count != len(events) {
+			t.Errorf("%s: %d events are there after %d", name, count, len(events))
+		}
+		for i, s := range stored {
+			if s.Position.Seq != stored[0].Position.Seq+uint64(i) || got[s.Position.Seq-1] != name {
+				t.Errorf("%s: event %d was answered with %v", name, i, s.Position)
+			}
+		}
+	}
+}
+
+// TestBatchOfTheLargestSize is stored as one, on one server and on three.
+func TestBatchOfTheLargestSize(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		t.Run(strconv.Itoa(replicas), func(t *testing.T) {
+			servers := natstest.Start(t, replicas)
+			n := startNode(t, newStream(), replicas, someOptions, servers.URLs()...)
+			n.publish("first")
+			batch := make([]hub.Event, 1000)
+			for i := range batch {
+				batch[i] = event(strings.Repeat("x", 8<<20/1000-100), "")
+			}
+			start := time.Now()
+			stored, err := n.Append(t.Context(), batch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("stored in %v", time.Since(start))
+			n.upTo(stored[999].Position)
+			if stored[0].Position.Seq != 2 || stored[999].Position.Seq != 1001 {
+				t.Errorf("from %v to %v", stored[0].Position, stored[999].Position)
+			}
+		})
+	}
+}
+
+// TestBatchesAreRefusedByAServerThatCannot: nothing is stored, rather than a part.
+func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	n.publish("first")
+	known, err := n.store.await(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := *known
+	old.atomic = false
+	n.learn(&old)
+	_, err = n.Append(t.Context(), []hub.Event{event("a", ""), event("b", "")})
+	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "2.12.1") {
+		t.Errorf("Append fails with %v", err)
+	}
+	// A batch of one event, and its duplicate, needs nothing.
+	if _, err = n.Append(t.Context(), []hub.Event{event("c", "c"), event("c", "c")}); err != nil {
+		t.Error(err)
+	}
+	if got := n.upTo(n.publish("last")).texts(); !slices.Equal(got, []string{"first", "c", "last"}) {
+		t.Errorf("delivered %q", got)
+	}
+}
+
+// TestLeaderIsKilled kills the server that leads the stream again and again, while
+// publishers on two nodes repeat what was not acknowledged, one event or three at
+// once. What was acknowledged is there once, in order, on both nodes.
+func TestLeaderIsKilled(t *testing.T) {
+	t.Parallel()
+	const publishers, kills = 8, 3
+	servers := natstest.Start(t, 3)
+	stream := newStream()
+	nodes := []*node{startNode(t, stream, 3, someOptions, servers.URLs()...), startNode(t, stream, 3, someOptions, servers.URLs()...)}
+	nodes[0].publish("first")
+
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	var acknowledged [publishers]map[string]hub.Position
+	var longest [publishers]time.Duration
+	for p := range publishers {
+		acknowledged[p] = make(map[string]hub.Position)
+		running.Go(func() {
+			pace := time.NewTicker(2 * time.Millisecond)
+			defer pace.Stop()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-pace.C:
+				}
+				var events []hub.Event
+				for j := range 1 + 2*(p%2) {
+					text := fmt.Sprint(p, " ", i, " ", j)
+					events = append(events, event(text, text))
+				}
+				began := time.Now()
+				for {
+					ctx, cancel := context.WithTimeout(t.Context(), hub.PublishTimeout)
+					stored, err := nodes[p%4/2].Append(ctx, events)
+					cancel()
+					if err == nil {
+						for j, e := range events {
+							acknowledged[p][string(e.Data)] = stored[j].Position
+						}
+						break
+					}
+					if !errors.Is(err, hub.ErrUncertain) && !errors.Is(err, hub.ErrNotStored) {
+						t.Errorf("Append: %v", err)
+						return
+					}
+				}
+				longest[p] = max(longest[p], time.Since(began))
+			}
+		})
+	}
+	for range kills {
+		leader := servers.AwaitLeader(stream)
+		servers.Kill(leader)
+		// Writing goes on without it, and with it again.
+		nodes[0].publish("without")
+		servers.Start(leader)
+		servers.AwaitReplicas(stream)
+	}
+	close(stop)
+	running.Wait()
+
+	last := nodes[1].publish("last")
+	total := 0
+	for i, n := range nodes {
+		l := n.upTo(last)
+		at := make(map[string]uint64)
+		next := make(map[string]int) // of each publisher
+		for _, r := range l.records {
+			text := string(r.Event.Data)
+			if before, again := at[text]; again && strings.Count(text, " ") == 2 {
+				t.Errorf("node %d: %q is at %d and at %d", i, text, before, r.Seq)
+			}
+			at[text] = r.Seq
+			if p, rest, ok := strings.Cut(text, " "); ok {
+				number, _, _ := strings.Cut(rest, " ")
+				if n, err := strconv.Atoi(number); err != nil || n < next[p] {
+					t.Errorf("node %d: %q comes after number %d", i, text, next[p])
+				} else {
+					next[p] = n
+				}
+			}
+		}
+		if len(n.lives) != 1 {
+			t.Errorf("node %d: the history began %d times", i, len(n.lives))
+		}
+		for p := range publishers {
+			for text, position := range acknowledged[p] {
+				if at[text] != position.Seq || position.Epoch != l.epoch {
+					t.Errorf("node %d: %q was acknowledged as %v and is at %d", i, text, position, at[text])
+				}
+			}
+			total += len(acknowledged[p])
+		}
+	}
+	t.Logf("%d acknowledged events over %d kills; a publish took up to %v", total/2, kills, slices.Max(longest[:]))
+}

@@ -1,0 +1,185 @@
+package natsstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	natstest.Clean()
+	os.Exit(code)
+}
+
+// streams numbers them, so that tests on the same servers do not meet.
+var streams atomic.Int64
+
+func newStream() string { return "T" + strconv.FormatInt(streams.Add(1), 10) }
+
+// someOptions bound the histories of these tests.
+var someOptions = hub.Options{MaxEvents: 100_000, MaxAge: time.Hour, MaxBytes: 64 << 20, MaxEventSize: 1 << 20}
+
+func openStore(t testing.TB, stream string, replicas int, urls ...string) *store {
+	t.Helper()
+	s, err := open(config{servers: strings.Join(urls, ","), stream: stream, replicas: replicas, hub: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// node is an open store, with all that it has delivered.
+type node struct {
+	*store
+	t testing.TB
+
+	mu        sync.Mutex
+	changed   chan struct{}
+	lives     []life
+	connected bool
+	open      bool
+}
+
+// life is what was delivered after a Begin.
+type life struct {
+	epoch   string
+	oldest  uint64
+	records []hub.Record
+}
+
+// startNode opens a store and tails it until the test ends.
+func startNode(t testing.TB, stream string, replicas int, opts hub.Options, urls ...string) *node {
+	t.Helper()
+	n := &node{store: openStore(t, stream, replicas, urls...), t: t, changed: make(chan struct{})}
+	n.Retain(opts, 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	var tail sync.WaitGroup
+	tail.Go(func() { n.Tail(ctx, n) })
+	t.Cleanup(func() {
+		cancel()
+		tail.Wait()
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func (n *node) Begin(epoch string, oldest uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lives = append(n.lives, life{epoch: epoch, oldest: oldest})
+	n.ring()
+}
+
+func (n *node) Deliver(records []hub.Record) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := &n.lives[len(n.lives)-1]
+	for _, r := range records {
+		if want := l.oldest + uint64(len(l.records)); r.Seq != want {
+			n.t.Errorf("%d was delivered in the place of %d", r.Seq, want)
+		}
+		l.records = append(l.records, r)
+	}
+	n.ring()
+}
+
+func (n *node) Status(connected bool, behind uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.connected = connected
+	n.open = n.open || connected && behind == 0
+	n.ring()
+}
+
+func (n *node) ring() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// await waits until what was delivered satisfies ready, which is called with mu
+// held.
+func (n *node) await(what string, ready func() bool) {
+	n.t.Helper()
+	timeout := time.NewTimer(30 * time.Second)
+	defer timeout.Stop()
+	for {
+		n.mu.Lock()
+		ok, changed := ready(), n.changed
+		n.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			n.t.Fatalf("%s: it did not come", what)
+		}
+	}
+}
+
+// newest is the life that goes on. mu is held.
+func (n *node) newest() life {
+	if len(n.lives) == 0 {
+		return life{}
+	}
+	return n.lives[len(n.lives)-1]
+}
+
+// upTo waits for the event at p, and returns the life that it is in.
+func (n *node) upTo(p hub.Position) (l life) {
+	n.t.Helper()
+	n.await(fmt.Sprint("event ", p), func() bool {
+		l = n.newest()
+		return n.open && l.epoch == p.Epoch && l.oldest+uint64(len(l.records)) > p.Seq
+	})
+	return l
+}
+
+// texts are the data of the events that were delivered, in order.
+func (l life) texts() (texts []string) {
+	for _, r := range l.records {
+		texts = append(texts, string(r.Event.Data))
+	}
+	return texts
+}
+
+func event(data, key string) hub.Event {
+	return hub.Event{Data: []byte(data), Targets: []hub.Target{{Kind: hub.All}}, Key: key, At: time.Now()}
+}
+
+// publish appends events that must be stored, one by one, and returns the last
+// position.
+func (n *node) publish(texts ...string) (last hub.Position) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, text := range texts {
+		stored, err := n.Append(ctx, []hub.Event{event(text, "")})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		last = stored[0].Position
+	}
+	return last
+}
+
+// numbered are n texts.
+func numbered(prefix string, n int) []string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = prefix + strconv.Itoa(i)
+	}
+	return texts
+}

@@ -1,0 +1,305 @@
+// Package natstest runs NATS servers with JetStream as processes of their own, so
+// that tests can kill and stop them.
+package natstest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Servers is a server, or a cluster of them. It is used by one goroutine at a time.
+type Servers struct {
+	t    testing.TB
+	dir  string
+	each []*one
+}
+
+// one is a server. Its ports and files stay the same when it is started again.
+type one struct {
+	name   string
+	client int // port
+	route  int // port
+	config string
+	log    string
+	cmd    *exec.Cmd // nil while it does not run
+}
+
+const configuration = `
+server_name: {{.Name}}
+listen: 127.0.0.1:{{.Client}}
+jetstream { store_dir: {{printf "%q" .Store}}, max_memory_store: 1GB, max_file_store: 1TB }
+{{if .Routes}}cluster { name: sse, listen: 127.0.0.1:{{.Route}}, routes: [{{.Routes}}], no_advertise: true }{{end}}
+{{.More}}
+`
+
+// built: build was called.
+var built atomic.Bool
+
+// build compiles the server once for all tests of a process. Without the race
+// detector, whatever the tests have, it is as quick as in production.
+var build = sync.OnceValues(func() (string, error) {
+	built.Store(true)
+	dir, err := os.MkdirTemp("", "natstest")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "server")
+	cmd := exec.Command("go", "build", "-o", binary, "./server")
+	_, source, _, _ := runtime.Caller(0) // its module has the server, whoever imports it
+	cmd.Dir = filepath.Dir(source)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return binary, nil
+})
+
+// Clean removes what was compiled, if anything was. It is for TestMain.
+func Clean() {
+	if built.Load() {
+		if binary, err := build(); err == nil {
+			_ = os.RemoveAll(filepath.Dir(binary)) // below the system's folder for such files
+		}
+	}
+}
+
+// New prepares n servers, a cluster if they are more than one, until the test
+// ends. more is added to the configuration of each.
+func New(t testing.TB, n int, more string) *Servers {
+	t.Helper()
+	s := &Servers{t: t, dir: t.TempDir()}
+	ports := freePorts(t, 2*n)
+	var routes []string
+	for i := range n {
+		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[2*i+1]))
+	}
+	if n == 1 {
+		routes = nil
+	}
+	parsed := template.Must(template.New("").Parse(configuration))
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		server := &one{
+			name: name, client: ports[2*i], route: ports[2*i+1],
+			config: filepath.Join(s.dir, name+".conf"), log: filepath.Join(s.dir, name+".log"),
+		}
+		s.each = append(s.each, server)
+		var text bytes.Buffer
+		if err := parsed.Execute(&text, map[string]any{
+			"Name": name, "Client": server.client, "Route": server.route,
+			"Routes": strings.Join(routes, ", "), "Store": s.Files(i), "More": more,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(server.config, text.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for i := range s.each {
+			s.Kill(i)
+		}
+		if t.Failed() {
+			s.showLogs()
+		}
+	})
+	return s
+}
+
+// Start prepares and starts n servers, and waits until JetStream answers.
+func Start(t testing.TB, n int) *Servers {
+	t.Helper()
+	s := New(t, n, "")
+	for i := range n {
+		s.Start(i)
+	}
+	s.Ready()
+	return s
+}
+
+// URLs are those of all servers.
+func (s *Servers) URLs() []string {
+	urls := make([]string, len(s.each))
+	for i, server := range s.each {
+		urls[i] = fmt.Sprintf("nats://127.0.0.1:%d", server.client)
+	}
+	return urls
+}
+
+// Files is the folder with all that a server keeps.
+func (s *Servers) Files(i int) string { return filepath.Join(s.dir, s.each[i].name) }
+
+// Start starts a server that does not run. It does not wait for it.
+func (s *Servers) Start(i int) {
+	s.t.Helper()
+	binary, err := build()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	server := s.each[i]
+	log, err := os.OpenFile(server.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	server.cmd = exec.Command(binary, server.config)
+	server.cmd.Stdout, server.cmd.Stderr = log, log
+	if _, err := server.cmd.StdinPipe(); err != nil { // the server ends when it is closed
+		s.t.Fatal(err)
+	}
+	if err := server.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Kill ends a server as a crash would, if it runs.
+func (s *Servers) Kill(i int) {
+	server := s.each[i]
+	if server.cmd == nil {
+		return
+	}
+	_ = server.cmd.Process.Kill() // it may have ended by itself
+	_ = server.cmd.Wait()         // it was killed
+	server.cmd = nil
+}
+
+// Ready waits until JetStream answers.
+func (s *Servers) Ready() {
+	s.t.Helper()
+	js, done := s.JetStream()
+	defer done()
+	s.Eventually("JetStream does not answer", func(ctx context.Context) bool {
+		_, err := js.AccountInfo(ctx)
+		return err == nil
+	})
+}
+
+// Leader is the server that leads the stream, or a negative number if there is
+// none now.
+func (s *Servers) Leader(stream string) int {
+	js, done := s.JetStream()
+	defer done()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	found, err := js.Stream(ctx, stream)
+	if err != nil || found.CachedInfo().Cluster == nil {
+		return -1
+	}
+	for i, server := range s.each {
+		if server.name == found.CachedInfo().Cluster.Leader {
+			return i
+		}
+	}
+	return -1
+}
+
+// AwaitLeader is Leader, once there is one.
+func (s *Servers) AwaitLeader(stream string) (leader int) {
+	s.t.Helper()
+	s.Eventually("stream "+stream+" has no leader", func(context.Context) bool {
+		leader = s.Leader(stream)
+		return leader >= 0
+	})
+	return leader
+}
+
+// AwaitReplicas waits until all replicas of the stream are up to date.
+func (s *Servers) AwaitReplicas(stream string) {
+	s.t.Helper()
+	js, done := s.JetStream()
+	defer done()
+	s.Eventually("the replicas of "+stream+" do not catch up", func(ctx context.Context) bool {
+		found, err := js.Stream(ctx, stream)
+		if err != nil || found.CachedInfo().Cluster == nil || found.CachedInfo().Cluster.Leader == "" {
+			return false
+		}
+		for _, r := range found.CachedInfo().Cluster.Replicas {
+			if !r.Current || r.Offline {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// JetStream connects to whichever server is there.
+func (s *Servers) JetStream() (js jetstream.JetStream, done func()) {
+	s.t.Helper()
+	conn, err := nats.Connect(strings.Join(s.URLs(), ","), nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(time.Second))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return js, conn.Close
+}
+
+// Eventually tries for half a minute.
+func (s *Servers) Eventually(complaint string, ok func(context.Context) bool) {
+	s.t.Helper()
+	end, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(end, time.Second)
+		done := ok(ctx)
+		cancel()
+		if done {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-end.Done():
+			s.t.Fatal(complaint)
+		}
+	}
+}
+
+// freePorts are ports that nobody listens on.
+func freePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	var err error
+	for i := range ports {
+		l, failure := net.Listen("tcp", "127.0.0.1:0")
+		if failure != nil {
+			t.Fatal(failure)
+		}
+		// All at once, lest one is given twice.
+		defer func() { err = errors.Join(err, l.Close()) }()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// showLogs prints the end of each server's log.
+func (s *Servers) showLogs() {
+	const lines = 30
+	for _, server := range s.each {
+		text, err := os.ReadFile(server.log)
+		if err != nil {
+			continue
+		}
+		all := strings.Split(strings.TrimSpace(string(text)), "\n")
+		s.t.Logf("%s:\n%s", server.name, strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+}

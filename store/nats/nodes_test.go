@@ -1,0 +1,208 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+// client reads one stream of a hub.
+type client struct {
+	t *testing.T
+
+	mu      sync.Mutex
+	text    strings.Builder
+	changed chan struct{}
+}
+
+func (c *client) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+	return c.text.Write(p)
+}
+
+func (*client) Flush() error { return nil }
+func (*client) Cut()         {}
+
+var settings = &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute}
+
+// connect opens a stream, until leave is called.
+func connect(t *testing.T, h *hub.Hub, user, position string) (c *client, leave func()) {
+	t.Helper()
+	conn, err := h.Connect(t.Context(), hub.Request{Identity: hub.Identity{User: user}, Settings: settings, Position: position})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = &client{t: t, changed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() { conn.Serve(ctx, c) })
+	leave = func() {
+		cancel()
+		serving.Wait()
+	}
+	t.Cleanup(leave)
+	return c, leave
+}
+
+// until waits for the text, and returns all that came.
+func (c *client) until(text string) string {
+	c.t.Helper()
+	timeout := time.NewTimer(30 * time.Second)
+	defer timeout.Stop()
+	for {
+		c.mu.Lock()
+		got, changed := c.text.String(), c.changed
+		c.mu.Unlock()
+		if strings.Contains(got, text) {
+			return got
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			c.t.Fatalf("%q did not come, but %s", text, got)
+		}
+	}
+}
+
+var lastID = regexp.MustCompile(`(?s).*\nid: (\S+)\n`)
+
+// position is the last id that the client was given.
+func (c *client) position() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return lastID.FindStringSubmatch(c.text.String())[1]
+}
+
+// useStore opens a hub on the store, until the test ends.
+func useStore(t *testing.T, s *store) *hub.Hub {
+	t.Helper()
+	h := hub.New(someOptions)
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.Use(s); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func newHub(t *testing.T, stream string, urls ...string) *hub.Hub {
+	t.Helper()
+	return useStore(t, openStore(t, stream, 1, urls...))
+}
+
+func push(t *testing.T, h *hub.Hub, user, text string) {
+	t.Helper()
+	if _, err := h.Publish(t.Context(), hub.Event{Data: []byte(text), Targets: []hub.Target{{Kind: hub.User, Name: user}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestClientHopsBetweenNodes: what is pushed on one node reaches its user on the
+// other, and who is cut off from one resumes on the other and misses nothing.
+func TestClientHopsBetweenNodes(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	stream := newStream()
+	hubs := []*hub.Hub{newHub(t, stream, servers.URLs()...), newHub(t, stream, servers.URLs()...)}
+	var all strings.Builder
+	position := ""
+	for i := range 10 {
+		c, leave := connect(t, hubs[i%2], "alice", position)
+		first := c.until("sse.connected")
+		if i > 0 {
+			first = c.until(fmt.Sprintf("data: away %d\n", i-1))
+		}
+		if strings.Contains(first, "sse.gap") {
+			t.Fatalf("a gap was told: %s", first)
+		}
+		push(t, hubs[(i+1)%2], "bob", "not for alice")
+		push(t, hubs[(i+1)%2], "alice", fmt.Sprint("live ", i))
+		all.WriteString(c.until(fmt.Sprintf("data: live %d\n", i)))
+		leave()
+		position = c.position()
+		push(t, hubs[i%2], "alice", fmt.Sprint("away ", i))
+	}
+	var want []string
+	for i := range 10 {
+		want = append(want, fmt.Sprint("live ", i))
+		if i < 9 {
+			want = append(want, fmt.Sprint("away ", i))
+		}
+	}
+	var got []string
+	for line := range strings.Lines(all.String()) {
+		if text, ok := strings.CutPrefix(line, "data: "); ok && !strings.HasPrefix(text, "{") {
+			got = append(got, strings.TrimSpace(text))
+		}
+	}
+	if strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Errorf("alice got %q", got)
+	}
+}
+
+// TestStreamsOutliveTheLossOfNATS: a stream stays open and goes on when NATS is
+// back, and publishing is refused meanwhile.
+func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	s := openStore(t, newStream(), 1, servers.URLs()...)
+	h := useStore(t, s)
+	c, _ := connect(t, h, "alice", "")
+	push(t, h, "alice", "before")
+	c.until("data: before\n")
+	servers.Kill(0)
+	servers.Eventually("the loss is not noticed", func(context.Context) bool {
+		return !s.conn.IsConnected() && !h.Stats().Connected
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := h.Publish(ctx, hub.Event{Data: []byte("meanwhile"), Targets: []hub.Target{{}}})
+	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "NATS") {
+		t.Errorf("Publish fails with %v", err)
+	}
+	servers.Start(0)
+	push(t, h, "alice", "after")
+	if got := c.until("data: after\n"); strings.Contains(got, "meanwhile") || strings.Contains(got, "sse.gap") || strings.Contains(got, "sse.closing") {
+		t.Errorf("the stream is %s", got)
+	}
+	if s := h.Stats(); !s.Connected || s.Behind != 0 {
+		t.Errorf("the store is connected: %v, and behind by %d", s.Connected, s.Behind)
+	}
+}
+
+// TestGapIsToldWhenTheStreamIsMadeAnew: the client of an open stream, and one that
+// comes back with an old position.
+func TestGapIsToldWhenTheStreamIsMadeAnew(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	stream := newStream()
+	h := newHub(t, stream, servers.URLs()...)
+	c, _ := connect(t, h, "alice", "")
+	push(t, h, "alice", "before")
+	c.until("data: before\n")
+	position := c.position()
+	js, done := servers.JetStream()
+	defer done()
+	if err := js.DeleteStream(t.Context(), stream); err != nil {
+		t.Fatal(err)
+	}
+	const gap = "event: sse.gap\ndata: {\"reason\":\"epoch\"}\n"
+	c.until(gap)
+	push(t, h, "alice", "after")
+	c.until("data: after\n")
+	back, _ := connect(t, h, "alice", position)
+	if got := back.until("data: after\n"); !strings.Contains(got, gap) || !strings.Contains(got, `"resumed":false`) {
+		t.Errorf("who comes back is sent %s", got)
+	}
+}

@@ -1,0 +1,235 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// config is what a store is opened with.
+type config struct {
+	servers  string // URLs, with commas between
+	stream   string
+	replicas int
+	hub      string
+	options  []nats.Option
+}
+
+// store is one node's access to the stream. Append publishes to it, Tail reads
+// it; they share what is known about the stream.
+type store struct {
+	config
+	conn *nats.Conn
+	js   jetstream.JetStream
+	*peers
+
+	again    chan struct{} // one slot: the tail has something to look at
+	batching chan struct{} // a slot for each batch that may be under way
+
+	inFlight sync.RWMutex  // read-locked by each Append
+	closing  chan struct{} // closed by Close
+	closed   sync.Once
+
+	mu      sync.Mutex
+	opts    hub.Options // zero until Retain
+	known   *stream     // nil while nobody knows
+	changed chan struct{}
+	why     string          // the last complaint; empty: it works
+	said    map[string]bool // complaints since it last worked, not to be repeated
+}
+
+// stream is what must be known about the stream to publish to it.
+type stream struct {
+	epoch   string
+	subject string
+	atomic  bool // it takes batches, all or none
+}
+
+const (
+	// requestTimeout is how long the server may take to make or change a stream or
+	// a consumer.
+	requestTimeout = 2 * time.Second
+
+	// findTimeout is how long it may take to say what a stream is. What is asked
+	// while the stream has no leader is never answered, so this is also how late it
+	// may be noticed that there is one again.
+	findTimeout = time.Second
+
+	// retryWait is how long what failed rests before it is tried again.
+	retryWait = 100 * time.Millisecond
+
+	// maxBatches is how many batches a node sends at once. A server allows 50 a
+	// stream, of all nodes; who exceeds that tries again.
+	maxBatches = 8
+)
+
+// open makes a store that connects by itself, now or later.
+func open(c config) (*store, error) {
+	s := &store{
+		config:   c,
+		again:    make(chan struct{}, 1),
+		batching: make(chan struct{}, maxBatches),
+		closing:  make(chan struct{}),
+		changed:  make(chan struct{}),
+		said:     make(map[string]bool),
+	}
+	options := append([]nats.Option{
+		nats.Name("caddy-sse hub " + c.hub),
+		nats.RetryOnFailedConnect(true),
+		nats.IgnoreAuthErrorAbort(),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(reconnectWait, reconnectWait),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(pingsMissed),
+		nats.Timeout(requestTimeout),
+		// What is published while there is no connection fails at once, instead of
+		// being sent whenever there is one.
+		nats.ReconnectBufSize(-1),
+		nats.ConnectHandler(func(*nats.Conn) { s.poke() }),
+		nats.ReconnectHandler(func(*nats.Conn) { s.poke() }),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { s.poke() }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.complain(err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.complain(err) }),
+	}, c.options...)
+	conn, err := nats.Connect(c.servers, options...)
+	if err != nil {
+		return nil, fmt.Errorf("NATS: %w", err)
+	}
+	s.conn = conn
+	if s.js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(requestTimeout), jetstream.WithPublishAsyncTimeout(batchTimeout)); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("NATS: %w", err)
+	}
+	s.peers = newPeers(conn, c.stream)
+	return s, nil
+}
+
+// Retain implements hub.Store. The stream is made to keep at least that much.
+func (s *store) Retain(opts hub.Options, _ uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opts != opts {
+		s.opts = opts
+		s.poke()
+	}
+}
+
+// Shared implements hub.Store.
+func (*store) Shared() bool { return true }
+
+// Close implements hub.Store.
+func (s *store) Close() error {
+	s.closed.Do(func() { close(s.closing) })
+	s.inFlight.Lock()
+	defer s.inFlight.Unlock()
+	s.leave()
+	s.conn.Close()
+	return nil
+}
+
+func (s *store) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *store) options() hub.Options {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opts
+}
+
+// poke makes the tail look at the stream again.
+func (s *store) poke() {
+	select {
+	case s.again <- struct{}{}:
+	default:
+	}
+}
+
+// learn sets what is known about the stream; nil: nothing any more.
+func (s *store) learn(known *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = known
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// await waits until the stream is known.
+func (s *store) await(ctx context.Context) (*stream, error) {
+	for {
+		s.mu.Lock()
+		known, changed := s.known, s.changed
+		s.mu.Unlock()
+		if known != nil {
+			return known, nil
+		}
+		select {
+		case <-changed:
+		case <-s.closing:
+			return nil, errClosed
+		case <-ctx.Done():
+			return nil, s.whyNot()
+		}
+	}
+}
+
+var (
+	errClosed = errors.New("the store is closed")
+	errAway   = errors.New("NATS is not reachable")
+	errSilent = errors.New("NATS did not answer in time")
+)
+
+// whyNot is the reason why the stream is not known, as far as that is.
+func (s *store) whyNot() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why != "" && s.conn.IsConnected() {
+		return errors.New(s.why)
+	}
+	return errAway
+}
+
+// complain logs what keeps the store from working, each cause once.
+func (s *store) complain(err error) {
+	text := err.Error()
+	s.mu.Lock()
+	said := s.said[text]
+	s.why, s.said[text] = text, true
+	s.mu.Unlock()
+	if !said {
+		s.log().Warn("the store does not work; trying again until it does", zap.Error(err))
+	}
+}
+
+// rejoice logs that it works.
+func (s *store) rejoice(epoch string, last uint64) {
+	s.mu.Lock()
+	s.why = ""
+	clear(s.said)
+	s.mu.Unlock()
+	s.log().Info("reading the history", zap.String("server", s.conn.ConnectedServerName()),
+		zap.String("epoch", epoch), zap.Uint64("last", last))
+}
+
+// log is the logger of the config in force: the store outlives the one that
+// opened it.
+func (s *store) log() *zap.Logger {
+	return caddy.Log().Named("sse.stores.nats").With(zap.String("hub", s.hub), zap.String("stream", s.config.stream))
+}
+
+var _ hub.Store = (*store)(nil)
