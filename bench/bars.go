@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+)
+
+// The hubs that bars are about.
+const (
+	ours  = "caddy-sse"
+	limit = "raw write(2) loop"
+	peer  = "Nchan"
+	floor = "empty Caddy handler"
+)
+
+// bar is what a figure must be.
+type bar struct {
+	what string
+	bar  string
+	// measured returns the figures as shown, and whether they meet the bar.
+	measured func(look) (string, bool)
+}
+
+// look finds a figure and remembers whether any was missing.
+type look struct {
+	b       *bench
+	missing *bool
+}
+
+func (l look) up(hub, mode, key string) float64 { return l.find(hub, mode, key, false) }
+
+func (l look) total(hub, mode, key string) float64 { return l.find(hub, mode, key, true) }
+
+func (l look) find(hub, mode, key string, sum bool) float64 {
+	for _, e := range l.b.entries {
+		if e.hub.Name() == hub {
+			if v, ok := e.figure(mode, key, sum); ok {
+				return v
+			}
+		}
+	}
+	*l.missing = true
+	return 0
+}
+
+// all is a figure in every round.
+func (l look) all(hub, mode, key string) (values []float64) {
+	for _, e := range l.b.entries {
+		if e.hub.Name() == hub {
+			for _, s := range e.samples[mode] {
+				values = append(values, s[key])
+			}
+		}
+	}
+	return values
+}
+
+// timesRaw is a mode's CPU per delivery by that of the raw loop.
+func timesRaw(mode string, most float64) func(look) (string, bool) {
+	return func(l look) (string, bool) {
+		us, raw, lost := l.up(ours, mode, "cpu"), l.up(limit, mode, "cpu"), l.total(limit, mode, "lost")
+		shown := fmt.Sprintf("%.2fx (%.2f µs, raw %.2f µs)", us/raw, us, raw)
+		if lost > 0 {
+			shown += fmt.Sprintf("; the raw loop lost %.0f", lost)
+		}
+		return shown, us/raw <= most && lost == 0
+	}
+}
+
+func atMost(hub, mode, key string, most float64, format string) func(look) (string, bool) {
+	return func(l look) (string, bool) {
+		v := l.up(hub, mode, key)
+		return fmt.Sprintf(format, v), v <= most
+	}
+}
+
+var allBars = []bar{
+	{"server CPU per delivery by the raw loop's: 5,000 streams at 5 events/s", "<= 1.9x", timesRaw("paced", 1.9)},
+	{"the same by Nchan's", "< 1x", func(l look) (string, bool) {
+		us, nchan := l.up(ours, "paced", "cpu"), l.up(peer, "paced", "cpu")
+		return fmt.Sprintf("%.2fx (Nchan %.2f µs)", us/nchan, nchan), us < nchan
+	}},
+	{"by the raw loop's: 2,000 streams, 1 publisher flat out", "<= 1.15x", timesRaw("flat1", 1.15)},
+	{"by the raw loop's: 2,000 streams, 4 publishers flat out", "<= 0.95x", timesRaw("flat4", 0.95)},
+	{"KB per idle connection, h1, as found", "<= 5", atMost(ours, "idle", "h1", 5, "%.1f")},
+	{"KB per idle connection, h1 TLS, as found", "<= 20", atMost(ours, "idle", "tls", 20, "%.1f")},
+	{"KB per idle connection, h2, by an empty Caddy handler's, as found and settled", "<= 1.05x", func(l look) (string, bool) {
+		found, empty := l.up(ours, "idle", "h2"), l.up(floor, "idle", "h2")
+		settled, emptySettled := l.up(ours, "idle", "h2Settled"), l.up(floor, "idle", "h2Settled")
+		return fmt.Sprintf("%.2fx (%.1f, empty %.1f), %.2fx (%.1f, empty %.1f)",
+			found/empty, found, empty, settled/emptySettled, settled, emptySettled), found <= 1.05*empty && settled <= 1.05*emptySettled
+	}},
+	{"peak resident memory in a broadcast to 10,000 TLS streams by idle", "<= 1.3x", atMost(ours, "peak", "ratioFound", 1.3, "%.2fx")},
+	{"server CPU of an event to one of 19,000 users by one of 100", "<= 1.2x", atMost(ours, "user", "ratio", 1.2, "%.2fx")},
+	{"5,000 clients reconnect, 100 events missed each: lost", "0", func(l look) (string, bool) {
+		lost := l.total(ours, "storm", "lost")
+		return fmt.Sprintf("%.0f", lost), lost == 0
+	}},
+	{"the same: server CPU per event by that of a live delivery", "<= 1x", func(l look) (string, bool) {
+		storm, live := l.up(ours, "storm", "cpu"), l.up(ours, "paced", "cpu")
+		return fmt.Sprintf("%.2fx (%.2f µs)", storm/live, storm), storm <= live
+	}},
+	{"one stalled client among 5,000: the others' p99", "within the runs without", func(l look) (string, bool) {
+		with := l.up(ours, "stall", "p99Stalled")
+		without := slices.Concat(l.all(ours, "stall", "p99A"), l.all(ours, "stall", "p99Again"), []float64{0})
+		return fmt.Sprintf("median %.1f ms; without, at most %.1f ms", with, slices.Max(without)), with <= slices.Max(without)
+	}},
+	{"lost, doubled or out of order, in all modes of this run", "0", func(l look) (string, bool) {
+		var sum float64
+		*l.missing = true // unless anything was measured
+		for _, m := range allModes {
+			for _, c := range faults {
+				for _, e := range l.b.entries {
+					if e.hub.Name() == ours {
+						v, ok := e.figure(m.name, c.key, true)
+						sum += v
+						*l.missing = *l.missing && !ok
+					}
+				}
+			}
+		}
+		return fmt.Sprintf("%.0f", sum), sum == 0
+	}},
+}
+
+// bars are the rows of the bars' table.
+func (b *bench) bars() [][]string {
+	var rows [][]string
+	for _, bar := range allBars {
+		missing := false
+		shown, met := bar.measured(look{b, &missing})
+		verdict := "missed"
+		switch {
+		case missing:
+			shown, verdict = "", "not measured"
+		case met:
+			verdict = "met"
+		}
+		rows = append(rows, []string{bar.what, bar.bar, shown, verdict})
+	}
+	return rows
+}

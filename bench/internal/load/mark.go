@@ -1,0 +1,64 @@
+// Package load opens event streams by the thousand, publishes to them, and checks
+// and times what arrives, at as little CPU as it can: it reads a stream only as far
+// as is needed to find where events end and the [Mark] in each.
+package load
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mark is what an event of a run carries: which run, lane and number it is, and when
+// it was published. A lane numbers its events from 1 without holes; where a
+// connection is in a lane, it must get each of them once and in order.
+type Mark struct {
+	Run  uint16
+	Lane uint16
+	Seq  uint32
+	At   time.Duration // [Now] when it was published
+}
+
+const (
+	markSign = "@@"
+	markLen  = len(markSign) + 32
+)
+
+// Now is the monotonic clock that marks are stamped with.
+func Now() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	return time.Duration(ts.Nano())
+}
+
+// Data is the JSON payload of an event: m, padded to size bytes.
+func (m Mark) Data(size int) []byte {
+	const frame = len(`{"k":"","p":""}`)
+	pad := strings.Repeat("x", max(size-frame-markLen, 0))
+	return fmt.Appendf(nil, `{"k":"%s%04x%04x%08x%016x","p":"%s"}`, markSign, m.Run, m.Lane, m.Seq, int64(m.At), pad)
+}
+
+// appendMarks appends the marks found in an event block.
+func appendMarks(marks []Mark, block []byte) []Mark {
+	for {
+		i := bytes.Index(block, []byte(markSign))
+		if i < 0 || len(block) < i+markLen {
+			return marks
+		}
+		var b [16]byte
+		if _, err := hex.Decode(b[:], block[i+len(markSign):i+markLen]); err == nil {
+			marks = append(marks, Mark{
+				Run:  uint16(b[0])<<8 | uint16(b[1]),
+				Lane: uint16(b[2])<<8 | uint16(b[3]),
+				Seq:  uint32(b[4])<<24 | uint32(b[5])<<16 | uint32(b[6])<<8 | uint32(b[7]),
+				At: time.Duration(int64(b[8])<<56 | int64(b[9])<<48 | int64(b[10])<<40 | int64(b[11])<<32 |
+					int64(b[12])<<24 | int64(b[13])<<16 | int64(b[14])<<8 | int64(b[15])),
+			})
+		}
+		block = block[i+markLen:]
+	}
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ea766355/caddy-sse/bench/internal/hub"
+	"github.com/ea766355/caddy-sse/bench/internal/load"
+)
+
+// storm closes all streams, publishes, and lets all come back with their position.
+func storm(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	s, err := b.start(ctx, h, false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	conns, missed := b.scaled(5_000), 100
+	if err := s.warm(ctx, load.H1, conns); err != nil {
+		return nil, err
+	}
+	last, err := s.broadcast(ctx, burst{publishers: 1, count: 1, size: eventSize})
+	if err != nil {
+		return nil, err
+	}
+	position, err := h.Position(last.Receipt)
+	if err != nil {
+		return nil, err
+	}
+	s.fleet.Close()
+	if err := s.srv.Settle(ctx); err != nil { // the departures are not part of it
+		return nil, err
+	}
+
+	run := s.rec.Begin(conns, 1)
+	if _, err := load.Publish(ctx, load.Publishing{
+		Addr: s.srv.API, Publishers: 1, Count: missed,
+		Request: func(_ uint16, n uint32) load.Request {
+			return h.Publish("", load.Mark{Run: run, Seq: n, At: load.Now()}.Data(eventSize))
+		},
+	}); err != nil {
+		return nil, err
+	}
+	before, err := s.srv.CPU()
+	if err != nil {
+		return nil, err
+	}
+	start := load.Now()
+	if err := s.open(load.H1, conns, position); err != nil {
+		return nil, err
+	}
+	if err := s.fleet.Run(s.arrived(int64(conns * missed))); err != nil {
+		return nil, err
+	}
+	after, err := s.srv.CPU()
+	if err != nil {
+		return nil, err
+	}
+	res := s.rec.End(func(int, int) uint32 { return uint32(missed) })
+	return sample{
+		"cpu": micros(after-before, res.Deliveries), "seconds": (res.LastAt - start).Seconds(),
+		"lost": float64(res.Lost), "doubled": float64(res.Doubled + res.Stray), "disordered": float64(res.Disordered),
+		"gaps": float64(res.Gaps), "closed": float64(res.Closed),
+	}, nil
+}
+
+// connect opens streams as fast as they are answered.
+func connect(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	s, err := b.start(ctx, h, false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	if err := s.open(load.H1, 100, ""); err != nil {
+		return nil, err
+	}
+	before, err := s.srv.CPU()
+	if err != nil {
+		return nil, err
+	}
+	start, conns := load.Now(), b.scaled(5_000)
+	if err := s.open(load.H1, conns, ""); err != nil {
+		return nil, err
+	}
+	took := load.Now() - start
+	after, err := s.srv.CPU()
+	if err != nil {
+		return nil, err
+	}
+	return sample{"rate": float64(conns) / took.Seconds(), "cpu": micros(after-before, int64(conns))}, nil
+}
+
+// stall runs without, with, and again without a client that reads nothing.
+func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	plan := burst{publishers: 1, rate: 5, lasting: b.lasting(6 * time.Second), size: 2_000}
+	measure := func(stalled bool) (out *outcome, took int, err error) {
+		s, err := b.start(ctx, h, false)
+		if err != nil {
+			return nil, 0, err
+		}
+		defer s.stop()
+		var deaf *load.Deaf
+		if stalled {
+			if deaf, err = load.OpenDeaf(s.srv.H1, h.Stream("", "")); err != nil {
+				return nil, 0, err
+			}
+			defer deaf.Close()
+		}
+		if err := s.warm(ctx, load.H1, b.scaled(5_000)); err != nil {
+			return nil, 0, err
+		}
+		// More than the stalled client's buffers hold: from now on it is stalled.
+		if _, err := s.broadcast(ctx, burst{publishers: 1, count: 100, size: plan.size}); err != nil {
+			return nil, 0, err
+		}
+		if out, err = s.broadcast(ctx, plan); err != nil || !stalled {
+			return out, 0, err
+		}
+		took, err = deaf.Queued()
+		return out, took, err
+	}
+	first, _, err := measure(false)
+	if err != nil {
+		return nil, err
+	}
+	stalled, took, err := measure(true)
+	if err != nil {
+		return nil, err
+	}
+	if took >= 100*plan.size {
+		return nil, fmt.Errorf("the stalled client was sent %d bytes: it never stalled", took)
+	}
+	second, _, err := measure(false)
+	if err != nil {
+		return nil, err
+	}
+	a, with, again := first.sample(), stalled.sample(), second.sample()
+	out := sample{
+		"p99A": a["p99"], "p99Stalled": with["p99"], "p99Again": again["p99"], "tookKB": float64(took) / 1024,
+		"cpuA": a["cpu"], "cpuStalled": with["cpu"],
+	}
+	for _, key := range []string{"lost", "doubled", "disordered"} {
+		out[key] = a[key] + with[key] + again[key]
+	}
+	return out, nil
+}
+
+// idle measures what an idle connection keeps resident, for each protocol.
+func idle(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	out := sample{}
+	for _, at := range []struct {
+		protocol load.Protocol
+		conns    int
+		key      string
+		able     bool
+	}{
+		{load.H1, 5_000, "h1", true},
+		{load.H1TLS, 2_000, "tls", h.Abilities().TLS},
+		{load.H2, 1_000, "h2", h.Abilities().H2},
+	} {
+		found, settled := math.NaN(), math.NaN()
+		if at.able {
+			var err error
+			if found, settled, err = b.idle(ctx, h, at.protocol, b.scaled(at.conns)); err != nil {
+				return nil, fmt.Errorf("%s: %w", at.protocol, err)
+			}
+		}
+		out[at.key], out[at.key+"Settled"] = found, settled
+	}
+	return out, nil
+}
+
+// idle returns KB per connection, as found and after settling.
+func (b *bench) idle(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (found, settled float64, err error) {
+	s, err := b.start(ctx, h, false)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.stop()
+	// What a server makes once, for its first streams, is not a connection's.
+	if err := s.open(p, 16, ""); err != nil {
+		return 0, 0, err
+	}
+	if err := s.srv.Settle(ctx); err != nil {
+		return 0, 0, err
+	}
+	base, err := s.srv.RSS()
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := s.open(p, conns, ""); err != nil {
+		return 0, 0, err
+	}
+	sleep(ctx, time.Second)
+	after, err := s.srv.RSS()
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := s.srv.Settle(ctx); err != nil {
+		return 0, 0, err
+	}
+	rest, err := s.srv.RSS()
+	if err != nil {
+		return 0, 0, err
+	}
+	each := func(rss int64) float64 { return float64(rss-base) / 1024 / float64(conns-16) }
+	return each(after), each(rest), nil
+}
+
+// peak compares the memory in a broadcast with that before it: as found after the
+// streams were opened, and once more after settling.
+func peak(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	s, err := b.start(ctx, h, false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	if err := s.open(load.H1TLS, b.scaled(10_000), ""); err != nil {
+		return nil, err
+	}
+	sleep(ctx, time.Second)
+	const mb = 1 << 20
+	out := sample{}
+	for _, at := range []string{"Found", "Settled"} {
+		if at == "Settled" {
+			if err := s.srv.Settle(ctx); err != nil {
+				return nil, err
+			}
+		}
+		before, err := s.srv.RSS()
+		if err != nil {
+			return nil, err
+		}
+		if err := s.srv.ResetPeak(); err != nil {
+			return nil, err
+		}
+		res, err := s.broadcast(ctx, burst{publishers: 1, rate: 2, lasting: b.lasting(5 * time.Second), size: eventSize})
+		if err != nil {
+			return nil, err
+		}
+		highest, err := s.srv.PeakRSS()
+		if err != nil {
+			return nil, err
+		}
+		out["idle"+at] = float64(before) / mb
+		out["peak"+at] = float64(highest) / mb
+		out["ratio"+at] = float64(highest) / float64(before)
+		out["lost"] += float64(res.Lost)
+	}
+	return out, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
