@@ -1,4 +1,4 @@
-.PHONY: test test-go test-client test-browser check lint build page bench soak
+.PHONY: test test-go test-client test-browser check lint build page bench
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
@@ -6,6 +6,8 @@ test: test-go test-client test-browser
 # One package after the other: some measure processes, or own the machine's ports.
 test-go:
 	go test -race -shuffle=on -timeout=900s -p 1 ./...
+	cd store/nats && go test -race -shuffle=on -timeout=600s -p 1 ./...
+	cd bench && go test -race ./...
 
 test-client: client/node_modules
 	cd client && npm test
@@ -26,6 +28,11 @@ test-browser: page e2e/browser/node_modules
 page: client/node_modules
 	cd client && npm run build
 
+# This module beside its peers, on a quiet machine: bench/README.md.
+bench:
+	command -v nginx || { apt-get update && apt-get install -y --no-install-recommends nginx libnginx-mod-nchan; }
+	cd bench && go run .
+
 # What CI runs after the tests.
 check: lint build
 
@@ -34,6 +41,8 @@ lint: client/node_modules e2e/browser/node_modules
 	go tool -modfile=tools.mod staticcheck ./...
 	@test -z "$$(go tool -modfile=tools.mod gofumpt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	@test -z "$$(go fix -diff ./... 2>&1 | tee /dev/stderr)"
+	cd store/nats && go vet ./... && go fix -diff ./...
+	cd bench && go vet ./... && go fix -diff ./...
 	GOOS=windows go vet ./...
 	GOOS=darwin go vet ./...
 	cd client && npm run build && npm run check

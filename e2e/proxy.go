@@ -37,6 +37,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	calm   bool
+	held   chan struct{} // not nil: nothing is passed on until it is closed
 }
 
 // NewProxy starts a proxy in front of an address, which ends with the test.
@@ -66,6 +67,37 @@ func (p *Proxy) Calm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calm = true
+}
+
+// Hold makes it take nothing more from the server, but what it waits for already.
+func (p *Proxy) Hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = make(chan struct{})
+}
+
+// Release makes it go on.
+func (p *Proxy) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.held)
+	p.held = nil
+}
+
+// wait returns when it may go on, and reports whether it is still there.
+func (p *Proxy) wait() bool {
+	p.mu.Lock()
+	held := p.held
+	p.mu.Unlock()
+	if held == nil {
+		return true
+	}
+	select {
+	case <-held:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
 }
 
 func (p *Proxy) isCalm() bool {
@@ -166,6 +198,9 @@ func (p *Proxy) down(client, server net.Conn, f fate) (cut bool) {
 				return false
 			}
 			f.stallAt = -1
+		}
+		if !p.wait() {
+			return false
 		}
 		piece := buf
 		if f.cutAfter >= 0 {
