@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/ea766355/caddy-sse/hub"
 )
 
@@ -122,6 +124,10 @@ func hubOf(r *http.Request) (*pooledHub, error) {
 	name := r.URL.Query().Get("hub")
 	orDefault(&name, defaultHub)
 	h, err := findHub(name)
+	if err != nil && caddy.ActiveContext().Context == nil {
+		// The admin endpoint is up before the first config, and the hubs, are.
+		return nil, &apiError{Status: http.StatusServiceUnavailable, Message: "Caddy is starting", Stored: "no"}
+	}
 	if err != nil {
 		return nil, fail(http.StatusNotFound, "%s", err)
 	}

@@ -211,6 +211,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 
 	conn, err := h.hub.Connect(r.Context(), req)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
+		if refusal.Reason == hub.Shutdown {
+			// It came by a connection that does not know yet. Over HTTP/2, this has the
+			// server say so. [RFC 9113 6.8]
+			header.Set("Connection", "close")
+		}
 		w.WriteHeader(http.StatusOK)
 		_, err := w.Write(refusal.Block())
 		return err

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 type sink struct {
 	w      http.ResponseWriter
 	broken bool          // a write has failed
+	tcp    *net.TCPConn  // that the request came by, if it is known
 	quic   *http3.Server // that the request came to, if it came by HTTP/3
 
 	mu   sync.Mutex // guards ctrl, which must not be used after the handler has returned
@@ -46,6 +48,9 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
 	s = &sink{w: w}
 	s.quic, _ = r.Context().Value(http3.ServerContextKey).(*http3.Server)
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		s.tcp = tcpOf(c)
+	}
 	restore := func() {}
 	if idle != nil {
 		idle.Deadline.HardDeadline = time.Time{}
@@ -72,6 +77,19 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *
 	}
 }
 
+// disconnect ends more than the stream, when the process is about to end: Caddy
+// waits for what a client does not take, or for the client to go. Every other
+// stream of the connection has been told to come back, two seconds ago.
+func (s *sink) disconnect() {
+	if s.tcp != nil {
+		_ = s.tcp.Close() // HTTP/2 cannot reset a stream of which a frame is stuck
+	}
+	if s.quic != nil {
+		// Close waits for handlers, so this does not wait for it; the process ends.
+		go s.quic.Close()
+	}
+}
+
 func (s *sink) Write(p []byte) (int, error) {
 	n, err := s.w.Write(p)
 	s.broken = s.broken || err != nil
@@ -85,11 +103,8 @@ func (s *sink) Flush() error {
 }
 
 func (s *sink) Cut() {
-	if s.quic != nil && caddy.Exiting() {
-		// Caddy waits for clients to close their connections, which one that takes
-		// nothing does not. Every other has been told to come back, two seconds ago.
-		// Close waits for handlers, so this does not wait for it; the process ends.
-		go s.quic.Close()
+	if caddy.Exiting() {
+		s.disconnect()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
