@@ -106,7 +106,7 @@ func TestPromise7ReloadAppliesOptions(t *testing.T) {
 // that is behind has not got yet; it is told.
 func TestPromise7ReloadTellsWhoLags(t *testing.T) {
 	s := start(t, "sse {\n history_size 512MiB\n}", anonymousSite)
-	slow := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Control: smallBuffer}).DialContext, DisableKeepAlives: true}}
+	slow := &http.Client{Transport: &http.Transport{DialContext: dialSmall, DisableKeepAlives: true}}
 	st := connect(t, slow, "http://"+s.http+"/events") // reads nothing yet
 	eventually(t, "the connection", func() bool { return s.status("default").Connections == 1 })
 	text := strings.Repeat("x", 512<<10)

@@ -1,22 +1,20 @@
 package caddysse_test
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 )
 
-// smallBuffer makes a client's socket take little.
-func smallBuffer(_, _ string, c syscall.RawConn) error {
-	var err error
-	controlErr := c.Control(func(fd uintptr) {
-		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
-	})
-	if controlErr != nil {
-		return controlErr
+// dialSmall connects with a socket that takes little.
+func dialSmall(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return c, c.(*net.TCPConn).SetReadBuffer(64 << 10)
 }
 
 // TestStreamBehindOtherHandlers: what else a site may do to answers does no harm

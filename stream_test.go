@@ -2,7 +2,6 @@ package caddysse_test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -39,11 +38,12 @@ func TestStreamTopics(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := s.in(t)
-			query := "?"
+			var query strings.Builder
+			query.WriteString("?")
 			for _, topic := range test.asked {
-				query += "&topic=" + topic
+				query.WriteString("&topic=" + topic)
 			}
-			st := s.open("/events"+query, "X-User", test.user, "X-Tenant", test.tenant)
+			st := s.open("/events"+query.String(), "X-User", test.user, "X-Tenant", test.tenant)
 			for _, topic := range topics {
 				if strings.Contains(topic, "*") {
 					continue
@@ -117,7 +117,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		transport, ok := p.client.Transport.(*http.Transport)
 		if ok {
 			// A buffer of its own size would take all that is sent.
-			transport.DialContext = (&net.Dialer{Control: smallBuffer}).DialContext
+			transport.DialContext = dialSmall
 		}
 		connect(t, p.client, p.url(s)+"/events") // and reads no more
 		eventually(t, "the connection", func() bool { return s.status("default").Connections == 2 })

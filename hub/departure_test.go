@@ -57,7 +57,7 @@ func TestDeparture(t *testing.T) {
 func TestDepartureDuringWrites(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		var stop, publishing = make(chan struct{}), sync.WaitGroup{}
+		stop, publishing := make(chan struct{}), sync.WaitGroup{}
 		publishing.Go(func() {
 			for {
 				select {
