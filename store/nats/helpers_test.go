@@ -76,6 +76,12 @@ func startNode(t testing.TB, stream string, replicas int, opts hub.Options, urls
 }
 
 func (n *node) Begin(epoch string, oldest uint64) {
+	n.store.mu.Lock()
+	known := n.known
+	n.store.mu.Unlock()
+	if known != nil && known.epoch != epoch {
+		n.t.Errorf("epoch %s begins, and what is published would get positions of %s", epoch, known.epoch)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lives = append(n.lives, life{epoch: epoch, oldest: oldest})

@@ -158,6 +158,7 @@ func (t *tail) look(ctx context.Context) error {
 			first = max(first, info.State.LastSeq-n+1)
 		}
 		t.target = info.State.LastSeq
+		t.learn(nil) // lest what is published after Begin get a position of the epoch before
 		t.begin(epoch, first)
 	case info.State.LastSeq < t.last:
 		t.learn(nil)
