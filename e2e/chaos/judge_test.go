@@ -1,0 +1,207 @@
+//go:build soak
+
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// verdict is what came of it all.
+type verdict struct {
+	events, deliveries, streams, clients int
+	lost, doubled, disordered, foreign   int // deliveries
+	gaps, inDoubt, falseGaps             int // told
+	other                                int // what the clients themselves found, and the ledgers
+	findings                             []string
+	of                                   *trace // the last of them
+}
+
+// bad is how much of it must not be.
+func (v *verdict) bad() int {
+	return v.lost + v.doubled + v.disordered + v.foreign + v.falseGaps + v.other
+}
+
+// enough is how many findings are told in full.
+const enough = 10
+
+// find counts what was found with one client, or, if tr is nil, with a hub. Of a
+// client the first is told.
+func (v *verdict) find(count *int, n int, tr *trace, format string, args ...any) {
+	*count += n
+	if len(v.findings) == enough || tr != nil && tr == v.of {
+		return
+	}
+	v.of = tr
+	what := fmt.Sprintf(format, args...)
+	if tr != nil {
+		what = tr.String() + "\n" + what
+	}
+	v.findings = append(v.findings, what)
+}
+
+// court judges the clients of a hub.
+type court struct {
+	*verdict
+	hub      *hub
+	launched []time.Time
+	entries  []e2e.Entry // by position
+	epoch    string
+}
+
+func (w *world) judge() *verdict {
+	v := new(verdict)
+	for _, h := range w.hubs {
+		c := newCourt(v, h, w.launched)
+		for _, tr := range w.traces {
+			if tr.hub == h {
+				c.try(tr)
+			}
+		}
+	}
+	return v
+}
+
+// newCourt also judges the ledger: if something that was not acknowledged has a
+// position, an event was stored twice.
+func newCourt(v *verdict, h *hub, launched []time.Time) *court {
+	c := &court{verdict: v, hub: h, launched: launched, entries: h.ledger.Entries()}
+	slices.SortFunc(c.entries, func(a, b e2e.Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
+	v.events += len(c.entries)
+	for i, e := range c.entries {
+		if i == 0 {
+			c.epoch = e.Position.Epoch
+		}
+		if e.Position.Epoch != c.epoch || e.Position.Seq != uint64(i+1) {
+			v.find(&v.other, 1, nil, "%s: acknowledged event %d is at %s, where %s-%d is due", h.name, e.N, e.Position, c.epoch, i+1)
+			break
+		}
+	}
+	return c
+}
+
+// between are the events for id after the position after, and before before.
+func (c *court) between(id e2e.Identity, after, before uint64) []e2e.Entry {
+	var found []e2e.Entry
+	from := sort.Search(len(c.entries), func(i int) bool { return c.entries[i].Position.Seq > after })
+	for _, e := range c.entries[from:] {
+		if e.Position.Seq >= before {
+			break
+		}
+		if e.To.Matches(id) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+func (c *court) entry(seq uint64) (e2e.Entry, bool) {
+	i, ok := slices.BinarySearchFunc(c.entries, seq, func(e e2e.Entry, seq uint64) int { return int(int64(e.Position.Seq - seq)) })
+	if !ok {
+		return e2e.Entry{}, false
+	}
+	return c.entries[i], true
+}
+
+// forever is after all positions.
+const forever = ^uint64(0)
+
+// try judges one client.
+func (c *court) try(tr *trace) {
+	c.clients++
+	c.streams += tr.streams
+	if tr.err != nil {
+		c.find(&c.other, 1, tr, "%v\n%s", tr.err, tr.around(len(tr.received)))
+	}
+	if tr.start.Epoch == "" {
+		if tr.final {
+			c.find(&c.other, 1, tr, "it was never connected\n%s", tr.around(0))
+		}
+		return
+	}
+	at := tr.start.Seq
+	if tr.start.Epoch != c.epoch && len(c.entries) > 0 {
+		c.find(&c.other, 1, tr, "its epoch is not %s", c.epoch)
+		return
+	}
+	seen := make(map[uint64]bool)
+	for i, r := range tr.received {
+		if r.Gap != "" {
+			at = c.gap(tr, i, at)
+			continue
+		}
+		c.deliveries++
+		e, ok := c.entry(r.Position.Seq)
+		switch seq := r.Position.Seq; {
+		case !ok || e.Position != r.Position || e.N != r.N || e.Size != r.Size:
+			c.find(&c.foreign, 1, tr, "%s was never acknowledged\n%s", r, tr.around(i))
+		case !e.To.Matches(tr.id):
+			c.find(&c.foreign, 1, tr, "%s was for %v\n%s", r, e.To, tr.around(i))
+		case seen[seq]:
+			c.find(&c.doubled, 1, tr, "%s came again\n%s", r, tr.around(i))
+		case seq <= at:
+			c.find(&c.disordered, 1, tr, "%s came after %d\n%s", r, at, tr.around(i))
+		default:
+			c.missing(tr, i, c.between(tr.id, at, seq))
+			seen[seq], at = true, seq
+		}
+	}
+	end := tr.last.Seq + 1
+	if tr.final {
+		end = forever
+	}
+	c.missing(tr, len(tr.received), c.between(tr.id, at, end))
+}
+
+func (c *court) missing(tr *trace, i int, lost []e2e.Entry) {
+	if len(lost) > 0 {
+		c.find(&c.lost, len(lost), tr, "%d events are missing, the first is %d for %v at %s\n%s", len(lost), lost[0].N, lost[0].To, lost[0].Position, tr.around(i))
+	}
+}
+
+// gap judges a gap that was told to a client which had everything up to at. It is
+// a real one if the history had moved past at, and something for the client was
+// lost with that. After a restart the server cannot know that any more, and tells
+// the gap in doubt.
+func (c *court) gap(tr *trace, i int, at uint64) uint64 {
+	c.gaps++
+	g := tr.received[i]
+	before := tr.since
+	if i > 0 {
+		before = tr.received[i-1].At
+	}
+	restarted := slices.ContainsFunc(c.launched, func(t time.Time) bool { return t.After(before) && t.Before(g.At) })
+	missed := c.between(tr.id, at, g.Position.Seq+1)
+	// The first one retained is the one after the gap. So many after it were needed
+	// to push the last one out that is not.
+	last, ok := c.entry(g.Position.Seq + c.hub.bound)
+	evicted := c.hub.bound > 0 && g.Gap == "evicted" && g.Position.Epoch == c.epoch && g.Position.Seq > at && ok && last.Sent.Before(g.At)
+	switch {
+	case !evicted || len(missed) == 0 && !restarted:
+		c.find(&c.falseGaps, 1, tr, "%s was told after %d, though nothing was lost\n%s", g, at, tr.around(i))
+		c.missing(tr, i, missed)
+	case len(missed) == 0:
+		c.inDoubt++
+	}
+	return max(at, g.Position.Seq)
+}
+
+// around is what a client received about then, and how its streams ended.
+func (tr *trace) around(i int) string {
+	const some = 8
+	var b strings.Builder
+	for n := max(0, i-some); n < min(len(tr.received), i+some); n++ {
+		mark := "  "
+		if n == i {
+			mark = "> "
+		}
+		fmt.Fprintf(&b, "\t%s%s %s\n", mark, tr.received[n].At.Format(time.TimeOnly+".000"), tr.received[n])
+	}
+	fmt.Fprintf(&b, "\tits last streams ended with %q", tr.ends[max(0, len(tr.ends)-some):])
+	return b.String()
+}

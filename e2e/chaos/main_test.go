@@ -1,0 +1,173 @@
+//go:build soak
+
+package chaos
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+var (
+	duration = flag.Duration("duration", 30*time.Second, "for how long faults happen")
+	clients  = flag.Int("clients", 45, "how many clients there are")
+	rate     = flag.Int("rate", 15, "publish requests a second")
+	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")
+	results  = flag.String("results", "", "a file for the totals")
+)
+
+func TestMain(m *testing.M) { e2e.Main(m) }
+
+// hub is one under test.
+type hub struct {
+	name   string
+	path   string
+	bound  uint64 // events that it retains, at least; 0: all
+	share  int    // of the clients, in percent
+	load   int    // of what is published, likewise
+	ledger *e2e.Ledger
+}
+
+// world is the server with all that is around it. The test's goroutine has the
+// server; what is behind mu belongs to all.
+type world struct {
+	t      testing.TB
+	server *e2e.Server
+	hubs   []*hub
+
+	admin   *e2e.Proxy // the bad network of some publishers
+	proxies map[e2e.Protocol]*e2e.Proxy
+	shared  map[string]*e2e.Client // by path: HTTP/2 connections with many streams
+
+	faults   map[string]int
+	launched []time.Time // when processes were started
+
+	quiet      chan struct{} // closed when all clients are to be there
+	publishing sync.WaitGroup
+	living     sync.WaitGroup
+
+	mu          sync.Mutex
+	connections []*e2e.Client
+	traces      []*trace       // of clients that have gone
+	present     map[int]client // by seat
+	done        map[string]int // what clients did
+}
+
+// TestChaos is what makes of promises 1, 2, 3, 6, 7 and 10 that nothing is lost.
+func TestChaos(t *testing.T) {
+	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
+	t.Logf("seed %d", *seed)
+	w := newWorld(t)
+	began := time.Now()
+	w.touch()
+	base := w.reading()
+
+	w.populate()
+	w.publish()
+	w.storm(*duration*5/6, true)
+	w.storm(*duration/6, false)
+	w.settle()
+
+	verdict := w.judge()
+	w.reportTo(verdict, time.Since(began))
+	for _, finding := range verdict.findings {
+		t.Error(finding)
+	}
+	if verdict.deliveries == 0 || w.faults[kill] == 0 {
+		t.Error("too little happened for this to mean anything")
+	}
+	w.checkGrowth(base)
+	if t.Failed() {
+		t.Logf("seed %d; the end of the server's log:\n%s", *seed, w.server.Tail())
+	}
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{
+		t: t,
+		hubs: []*hub{
+			{name: "default", path: "/events", share: 50, load: 40},
+			{name: "chat", path: "/chat", share: 30, load: 20},
+			{name: "ticker", path: "/ticker", share: 20, load: 40, bound: tickerBound},
+		},
+		proxies: make(map[e2e.Protocol]*e2e.Proxy),
+		shared:  make(map[string]*e2e.Client),
+		faults:  make(map[string]int),
+		quiet:   make(chan struct{}),
+		present: make(map[int]client),
+		done:    make(map[string]int),
+	}
+	for _, h := range w.hubs {
+		h.ledger = new(e2e.Ledger)
+	}
+	w.launched = append(w.launched, time.Now())
+	w.server = e2e.Start(t, config(w.random(0)))
+
+	faults := e2e.Faults{CutAfter: 200_000, Stall: 2 * time.Second, Piece: 200, Rate: 4 << 10}
+	for i, p := range []e2e.Protocol{e2e.H1, e2e.H1TLS, e2e.H2} {
+		port := w.server.HTTPS
+		if p == e2e.H1 {
+			port = w.server.HTTP
+		}
+		w.proxies[p] = e2e.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", port), *seed+uint64(i), faults)
+	}
+	w.admin = e2e.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", w.server.Admin), *seed+9,
+		e2e.Faults{CutAfter: 20_000, Stall: time.Second, Piece: 50})
+	for _, h := range w.hubs {
+		c := w.server.Client(e2e.H2)
+		c.Path, c.Backoff = h.path, retryMax
+		w.shared[h.path] = c
+	}
+	return w
+}
+
+// random is a source of its own for each use.
+func (w *world) random(use int) *rand.Rand { return rand.New(rand.NewPCG(*seed, uint64(use))) }
+
+// count notes that a client did something.
+func (w *world) count(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done[what]++
+}
+
+// settle lets the storm end: everybody comes back, on a good network, and is
+// given the time to receive what is left.
+func (w *world) settle() {
+	w.publishing.Wait()
+	for _, p := range w.proxies {
+		p.Calm()
+	}
+	close(w.quiet)
+	w.living.Wait()
+	late := time.Now().Add(2 * e2e.Patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for time.Now().Before(late) && !w.caughtUp() {
+		<-tick.C
+	}
+	for seat, c := range w.present {
+		w.leave(seat, c, true)
+	}
+	for _, c := range w.connections {
+		c.Close()
+	}
+}
+
+// caughtUp reports whether all have received the last event that is for them.
+func (w *world) caughtUp() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.present {
+		if last := c.last(); c.failure() == nil && (last.Epoch == "" || len(c.hub().ledger.Expected(c.identity(), last.Epoch, last.Seq)) > 0) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,204 @@
+//go:build soak
+
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/launchdarkly/eventsource"
+	gosse "github.com/tmaxmax/go-sse"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// party is a client of a third party. It is seen by what it dispatches, so all
+// that it does about lines, positions and reconnection is its own.
+type party struct {
+	k      *kind
+	of     *hub
+	id     e2e.Identity
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu       sync.Mutex
+	since    time.Time
+	start    e2e.Position
+	at       e2e.Position
+	received []e2e.Received
+	streams  int
+	ends     []string
+	err      error
+}
+
+// third starts one. run returns when ctx has ended, or when the client gives up.
+func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *party, c *http.Client, req *http.Request) error) client {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &party{k: k, of: h, id: b.id, cancel: cancel, done: make(chan struct{}), since: b.since, start: b.from, at: b.from}
+	go func() {
+		defer close(p.done)
+		req, err := c.Request(ctx, b.id, "")
+		if err == nil {
+			err = run(ctx, p, c.HTTP(), req)
+		}
+		if ctx.Err() == nil {
+			p.fail(fmt.Errorf("it gave up: %w", err))
+		}
+	}()
+	return p
+}
+
+// firstRetry is before a client has been told one.
+const firstRetry = 20 * time.Millisecond
+
+func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
+	return third(k, c, h, b, func(_ context.Context, p *party, c *http.Client, req *http.Request) error {
+		config := gosse.Client{
+			HTTPClient: c,
+			Backoff:    gosse.Backoff{InitialInterval: firstRetry, MaxInterval: retryMax},
+			OnRetry:    func(err error, _ time.Duration) { p.lost(err) },
+		}
+		conn := config.NewConnection(req)
+		conn.SubscribeToAll(func(e gosse.Event) { p.take(e.Type, e.Data, e.LastEventID) })
+		return conn.Connect()
+	})
+}
+
+func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
+	return third(k, c, h, b, func(ctx context.Context, p *party, c *http.Client, req *http.Request) error {
+		options := []eventsource.StreamOption{
+			eventsource.StreamOptionHTTPClient(c),
+			eventsource.StreamOptionInitialRetry(firstRetry),
+			eventsource.StreamOptionUseBackoff(retryMax),
+			eventsource.StreamOptionUseJitter(0.5),
+			eventsource.StreamOptionCanRetryFirstConnection(-1),
+			eventsource.StreamOptionErrorHandler(func(err error) eventsource.StreamErrorHandlerResult {
+				p.lost(err)
+				return eventsource.StreamErrorHandlerResult{CloseNow: ctx.Err() != nil}
+			}),
+		}
+		if b.from.Epoch != "" {
+			options = append(options, eventsource.StreamOptionLastEventID(b.from.String()))
+		}
+		stream, err := eventsource.SubscribeWithRequestAndOptions(req, options...)
+		if err != nil {
+			return err
+		}
+		for e := range stream.Events {
+			p.take(e.Event(), e.Data(), e.(eventsource.EventWithLastID).LastEventID())
+		}
+		return errors.New("its events have ended")
+	})
+}
+
+// take is called with all that the client dispatches, in order.
+func (p *party) take(typ, data, id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return
+	}
+	p.err = p.read(typ, data, id)
+}
+
+func (p *party) read(typ, data, id string) error {
+	switch typ {
+	case "sse.closing", "sse.rejected":
+		return nil
+	case "sse.connected":
+		return p.connected(data, id)
+	}
+	position, err := e2e.ParsePosition(id)
+	if err != nil {
+		return err
+	}
+	r := e2e.Received{Position: position, At: time.Now()}
+	switch {
+	case typ == "sse.gap":
+		var gap e2e.Gap
+		if err := json.Unmarshal([]byte(data), &gap); err != nil {
+			return err
+		}
+		r.Gap = gap.Reason
+	case strings.HasPrefix(typ, "sse."):
+		return fmt.Errorf("unknown control event %s", typ)
+	case data == "": // it moves the position, no more
+	default:
+		if r.N, err = e2e.ReadPayload(data); err != nil {
+			return err
+		}
+		r.Size = len(data)
+	}
+	p.at = position
+	if r.Gap != "" || r.N != 0 {
+		p.received = append(p.received, r)
+	}
+	return nil
+}
+
+func (p *party) connected(data, id string) error {
+	var c e2e.Connected
+	if err := json.Unmarshal([]byte(data), &c); err != nil {
+		return err
+	}
+	p.streams++
+	switch {
+	case c.User != p.id.User:
+		return fmt.Errorf("connected as %q", c.User)
+	case p.at.Epoch == "": // at the head
+		start, err := e2e.ParsePosition(id)
+		p.start, p.at, p.since = start, start, time.Now()
+		return err
+	case id != p.at.String():
+		return fmt.Errorf("connected at %q after %s", id, p.at)
+	}
+	return nil // if it was not resumed, a gap follows
+}
+
+// lost is called when a stream has ended, or could not be had.
+func (p *party) lost(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ends = append(p.ends, err.Error())
+}
+
+func (p *party) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *party) hub() *hub              { return p.of }
+func (p *party) identity() e2e.Identity { return p.id }
+
+func (p *party) last() e2e.Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
+}
+
+func (p *party) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+func (p *party) stop() *trace {
+	p.cancel()
+	<-p.done
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &trace{
+		kind: p.k.name, hub: p.of, id: p.id, since: p.since, start: p.start, last: p.at,
+		received: slices.Clone(p.received), streams: p.streams, ends: p.ends, err: p.err,
+	}
+}

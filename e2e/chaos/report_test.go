@@ -1,0 +1,154 @@
+//go:build soak
+
+package chaos
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// String is the table of totals.
+func (v *verdict) String() string {
+	var b strings.Builder
+	for _, row := range []struct {
+		name string
+		n    int
+	}{
+		{"events acknowledged", v.events},
+		{"deliveries", v.deliveries},
+		{"clients", v.clients},
+		{"streams", v.streams},
+		{"**lost**", v.lost},
+		{"**doubled**", v.doubled},
+		{"**out of order**", v.disordered},
+		{"**not theirs, or never acknowledged**", v.foreign},
+		{"gaps told", v.gaps},
+		{"of those in doubt, after a restart", v.inDoubt},
+		{"**false gaps**", v.falseGaps},
+		{"**other violations**", v.other},
+	} {
+		fmt.Fprintf(&b, "| %s | %d |\n", row.name, row.n)
+	}
+	return b.String()
+}
+
+// reportTo logs the totals, and writes them to the file.
+func (w *world) reportTo(v *verdict, took time.Duration) {
+	var cuts, stalls, slow int64
+	for _, p := range []*e2e.Proxy{w.admin, w.proxies[e2e.H1], w.proxies[e2e.H1TLS], w.proxies[e2e.H2]} {
+		cuts, stalls, slow = cuts+p.Cuts.Load(), stalls+p.Stalls.Load(), slow+p.Slow.Load()
+	}
+	faults := maps.Clone(w.faults)
+	faults["connections cut"], faults["connections stalled"], faults["connections throttled"] = int(cuts), int(stalls), int(slow)
+	maps.Copy(faults, w.done)
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Results of `make soak`\n\n")
+	fmt.Fprintf(&b, "%s, %s. Took %s, with %d clients at a time and %d publish requests a second.\n\n",
+		time.Now().UTC().Format(time.DateOnly), machine(), took.Round(time.Second), *clients, *rate)
+	fmt.Fprintf(&b, "    make soak DURATION=%s SEED=%d\n\n", *duration, *seed)
+	fmt.Fprintf(&b, "| total | |\n|---|---:|\n%s\n| fault | |\n|---|---:|\n", v)
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		fmt.Fprintf(&b, "| %s | %d |\n", name, faults[name])
+	}
+	w.t.Logf("\n%s", b.String())
+	if *results != "" {
+		if err := os.WriteFile(*results, []byte(b.String()), 0o644); err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
+// machine says what this ran on. Linux only, as the readings of growth are.
+func machine() string {
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, after, ok := strings.Cut(string(info), "model name\t: "); ok {
+			model, _, _ = strings.Cut(after, "\n")
+		}
+	}
+	return fmt.Sprintf("%s, %d CPUs, %s/%s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// reading is what must not grow.
+type reading struct {
+	files, goroutines int
+	heap, resident    int64
+}
+
+// idleTimeout is short, since Go's HTTP/2 server keeps a connection that has died
+// with streams open in memory for as long: it stops its timer for idle
+// connections, and then starts it again for each that has no stream any more.
+const idleTimeout = time.Second
+
+// reading reads it when nobody is connected, and nothing has shrunk for a while.
+func (w *world) reading() (least reading) {
+	w.t.Helper()
+	const little = 64 << 10 // bytes
+	var since time.Time
+	e2e.Wait(w.t, e2e.Patience, "the server to be quiet", func() error {
+		for _, h := range w.hubs {
+			if n := w.server.StatusOf(h.name).Connections; n > 0 {
+				return fmt.Errorf("%d connections on %s are open", n, h.name)
+			}
+		}
+		now := reading{w.server.Files(), w.server.Goroutines(), w.server.Heap(), w.server.Resident()}
+		if since.IsZero() || now.files < least.files || now.goroutines < least.goroutines || now.heap < least.heap-little {
+			least, since = now, time.Now()
+		}
+		if time.Since(since) < 2*idleTimeout {
+			return fmt.Errorf("it may not be done: %+v", now)
+		}
+		return nil
+	})
+	return least
+}
+
+// touch has one client of each kind on each hub, since the first makes the server
+// take what it keeps.
+func (w *world) touch() {
+	for _, h := range w.hubs {
+		for _, p := range e2e.Protocols {
+			c := w.server.Client(p)
+			c.Path = h.path
+			s, err := c.Open(w.t.Context(), e2e.Identity{User: "user 0", Session: "session 0"}, "")
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if _, err := s.Next(); err != nil {
+				w.t.Fatal(err)
+			}
+			s.Close()
+			c.Close()
+		}
+	}
+}
+
+// checkGrowth compares the process that has been through the end of the storm
+// with the one before, in what has nothing to do with history, and with a new one
+// that has the same history.
+func (w *world) checkGrowth(base reading) {
+	w.t.Helper()
+	const (
+		few   = 5       // connections of the admin endpoint and of the server's own come and go
+		slack = 4 << 20 // bytes, and a tenth: what pools and maps keep
+	)
+	worn := w.reading()
+	w.server.Terminate(e2e.Patience / 2)
+	w.run()
+	w.touch()
+	fresh := w.reading()
+	w.t.Logf("at first %+v, in the end %+v, after a restart %+v", base, worn, fresh)
+	if worn.files > base.files+few || worn.goroutines > base.goroutines+few {
+		w.t.Errorf("in the end there are %d files and %d goroutines, and were %d and %d", worn.files, worn.goroutines, base.files, base.goroutines)
+	}
+	if worn.heap > fresh.heap*11/10+slack {
+		w.t.Errorf("the heap has %d bytes, %d more than that of a new process with the same history", worn.heap, worn.heap-fresh.heap)
+	}
+}

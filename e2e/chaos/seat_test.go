@@ -1,0 +1,208 @@
+//go:build soak
+
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// client is one that is there, of whatever kind. Its methods may be called from
+// any goroutine.
+type client interface {
+	hub() *hub
+	identity() e2e.Identity
+	last() e2e.Position
+	failure() error // it was sent what breaks a promise
+	stop() *trace   // and wait until it has
+}
+
+// trace is what became of a client.
+type trace struct {
+	kind     string
+	hub      *hub
+	id       e2e.Identity
+	since    time.Time // when it was given its first position
+	start    e2e.Position
+	last     e2e.Position
+	final    bool // it was there in the end
+	received []e2e.Received
+	streams  int
+	ends     []string // of streams
+	err      error
+}
+
+// begin is who a client is, and where it begins: at the head, or with a position
+// that it has had since then.
+type begin struct {
+	id    e2e.Identity
+	from  e2e.Position
+	since time.Time
+}
+
+// kind is how a client reaches the server, and what it is.
+type kind struct {
+	name    string
+	connect func(w *world, h *hub) *e2e.Client
+	join    func(w *world, k *kind, c *e2e.Client, h *hub, b begin) client
+	returns bool // it can begin with a position
+}
+
+func direct(p e2e.Protocol) func(*world, *hub) *e2e.Client {
+	return func(w *world, h *hub) *e2e.Client { return w.server.Client(p) }
+}
+
+func proxied(p e2e.Protocol) func(*world, *hub) *e2e.Client {
+	return func(w *world, h *hub) *e2e.Client { return w.server.ClientVia(w.proxies[p].Addr, p) }
+}
+
+func slow(p e2e.Protocol) func(*world, *hub) *e2e.Client {
+	return func(w *world, h *hub) *e2e.Client { return w.server.SmallClient(p) }
+}
+
+func curl(p e2e.Protocol) func(*world, *hub) *e2e.Client {
+	return func(w *world, h *hub) *e2e.Client { return w.server.Curl(w.proxies[p].Addr, p) }
+}
+
+func shared(w *world, h *hub) *e2e.Client { return w.shared[h.path] }
+
+// kinds are in turn those of each hub's clients.
+var kinds = []*kind{
+	{"follower, h1, bad network", proxied(e2e.H1), follow, true},
+	{"go-sse, h1, bad network", proxied(e2e.H1), goSSE, false},
+	{"follower, h2, bad network", proxied(e2e.H2), follow, true},
+	{"eventsource, h1, bad network", proxied(e2e.H1), eventSource, true},
+	{"curl, h1, bad network", curl(e2e.H1), follow, true},
+	{"follower, h1, slow", slow(e2e.H1), follow, true},
+	{"follower, h2, one connection for many", shared, follow, true},
+	{"follower, h1 over TLS, bad network", proxied(e2e.H1TLS), follow, true},
+	{"follower, h1", direct(e2e.H1), follow, true},
+	{"go-sse, h2", direct(e2e.H2), goSSE, false},
+	{"eventsource, h2, bad network", proxied(e2e.H2), eventSource, true},
+	{"follower, h2, slow", slow(e2e.H2), follow, true},
+	{"follower, h2, one connection for many", shared, follow, true},
+	{"curl, h2, bad network", curl(e2e.H2), follow, true},
+	{"follower, h3", direct(e2e.H3), follow, true},
+}
+
+// populate has clients come, and come and go, until it is quiet.
+func (w *world) populate() {
+	for i, h := range w.hubs {
+		for n := range *clients * h.share / 100 {
+			seat := i*10_000 + n
+			w.living.Go(func() { w.live(seat, kinds[(n+5*i)%len(kinds)], h, w.random(10_000+seat)) })
+		}
+	}
+}
+
+// live is what happens on one seat: clients take it one after the other, or one
+// that was away comes back.
+func (w *world) live(seat int, k *kind, h *hub, random *rand.Rand) {
+	c := k.connect(w, h)
+	if c != w.shared[h.path] {
+		c.Path, c.Backoff = h.path, retryMax
+	}
+	w.mu.Lock()
+	w.connections = append(w.connections, c)
+	w.mu.Unlock()
+	b := begin{id: someone(random), since: time.Now()}
+	for {
+		there := k.join(w, k, c, h, b)
+		w.mu.Lock()
+		w.present[seat] = there
+		w.mu.Unlock()
+		if w.stay(there, random) {
+			return
+		}
+		was := w.leave(seat, there, false)
+		if k.returns && random.IntN(4) > 0 {
+			b.from, b.since = was.last, time.Now()
+			w.count("clients that left and came back")
+		} else {
+			b = begin{id: someone(random), since: time.Now()}
+			w.count("clients that were replaced by others")
+		}
+		// On the third hub some miss something, as they should.
+		w.wait(time.Duration(random.Int64N(int64(5*time.Second)) << random.IntN(3)))
+	}
+}
+
+// wait reports whether it is quiet; if not, that much time has passed.
+func (w *world) wait(d time.Duration) bool {
+	select {
+	case <-w.quiet:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// stay lets a client be there for a while, in which it may stop reading now and
+// then, and reports whether it is quiet.
+func (w *world) stay(c client, random *rand.Rand) bool {
+	for range random.IntN(12) {
+		if w.wait(time.Duration(random.Int64N(int64(5 * time.Second)))) {
+			return true
+		}
+		if f, ok := c.(*follower); ok && random.IntN(4) == 0 {
+			f.Hold()
+			w.count("clients that stopped reading for a while")
+			quiet := w.wait(time.Duration(random.Int64N(int64(5 * time.Second))))
+			f.Release()
+			if quiet {
+				return true
+			}
+		}
+	}
+	select {
+	case <-w.quiet:
+		return true
+	default:
+		return false
+	}
+}
+
+// leave makes a client go, and keeps its trace.
+func (w *world) leave(seat int, c client, final bool) *trace {
+	tr := c.stop()
+	tr.final = final
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.present, seat)
+	w.traces = append(w.traces, tr)
+	return tr
+}
+
+// follower is the strict client.
+type follower struct {
+	*e2e.Follower
+	k     *kind
+	of    *hub
+	since time.Time
+}
+
+func follow(w *world, k *kind, c *e2e.Client, h *hub, b begin) client {
+	return &follower{e2e.FollowFrom(w.t, c, b.id, b.from), k, h, b.since}
+}
+
+func (f *follower) hub() *hub              { return f.of }
+func (f *follower) identity() e2e.Identity { return f.Identity }
+func (f *follower) last() e2e.Position     { return f.Last() }
+func (f *follower) failure() error         { return f.Err() }
+
+func (f *follower) stop() *trace {
+	f.Stop()
+	streams, ends := f.Streams()
+	return &trace{
+		kind: f.k.name, hub: f.of, id: f.Identity, since: f.since,
+		start: f.Start(), last: f.Last(), received: f.Received(),
+		streams: streams, ends: ends, err: f.Err(),
+	}
+}
+
+func (tr *trace) String() string {
+	return fmt.Sprintf("%s on %s, %+v, from %s to %s, %d streams", tr.kind, tr.hub.name, tr.id, tr.start, tr.last, tr.streams)
+}

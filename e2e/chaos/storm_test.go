@@ -1,0 +1,201 @@
+//go:build soak
+
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// config is one of those under which nothing may be lost.
+func config(random *rand.Rand) e2e.Config {
+	pick := func(options ...string) string { return options[random.IntN(len(options))] }
+	stream := "\n retry 20ms " + retryMax.String() +
+		"\n takeover " + pick("on", "on", "off") +
+		"\n heartbeat " + pick("300ms", "2s", "15s") +
+		"\n connection_timeout " + pick("2s", "10s", "60s") +
+		"\n max_lifetime " + pick("5s", "30s", "0", "12h")
+	route := func(hub string) string {
+		return fmt.Sprintf(`
+	sse /%s {
+		hub %s
+		user {http.request.header.X-User}
+		session {http.request.header.X-Session}
+		anonymous
+		topics news/* sport/*
+		%s
+	}`, hub, hub, stream)
+	}
+	return e2e.Config{
+		Global: fmt.Sprintf(`
+	servers {
+		timeouts {
+			idle %s
+		}
+	}
+	sse chat {
+		history 10000000 24h
+		history_size 4GiB
+		store disk
+	}
+	sse ticker {
+		history %d
+		store disk
+	}`, idleTimeout, tickerBound+random.IntN(tickerBound)),
+		Hub:    "history 10000000 " + pick("24h", "12h") + "\n history_size 4GiB\n store disk",
+		Stream: stream,
+		Routes: route("chat") + route("ticker"),
+	}
+}
+
+// failing is a config that is refused. If it took effect nonetheless, almost
+// everything would be lost.
+func (w *world) failing(random *rand.Rand) e2e.Config {
+	c := config(random)
+	c.Hub, c.Global = "history 1\n store disk", "sse chat {\n history 1\n }"
+	switch random.IntN(3) {
+	case 0: // early
+		c.Stream, c.Routes = "retry 5s 1s", ""
+	case 1: // in Provision
+		c.Routes = "sse /other {\n hub nowhere\n }"
+	case 2: // late, when it starts
+		c.NoSSE = random.IntN(2) == 0
+		c.Sites = "http://192.0.2.1:80 {\n bind 192.0.2.1\n respond no\n }" // TEST-NET-1 [RFC 5737]
+	}
+	return c
+}
+
+const kill = "kill -9"
+
+// storm lets faults happen for a while.
+func (w *world) storm(d time.Duration, restarts bool) {
+	random := w.random(1)
+	if !restarts {
+		random = w.random(2)
+	}
+	type fault struct {
+		name   string
+		weight int
+		do     func(*rand.Rand)
+	}
+	faults := []fault{
+		{"reload", 4, func(r *rand.Rand) {
+			if err := w.server.Reload(config(r)); err != nil {
+				w.t.Error(err)
+			}
+		}},
+		{"reload that fails", 3, func(r *rand.Rand) {
+			if w.server.Reload(w.failing(r)) == nil {
+				w.t.Fatal("a config that cannot work was taken")
+			}
+		}},
+		{"streams ended by the API", 2, w.disconnect},
+	}
+	if restarts {
+		faults = append(
+			faults,
+			fault{kill, 7, func(*rand.Rand) {
+				w.server.Kill()
+				w.run()
+			}},
+			fault{"kill -9 in a start", 1, func(r *rand.Rand) {
+				w.server.Kill()
+				w.launched = append(w.launched, time.Now())
+				w.server.Launch()
+				<-time.After(time.Duration(r.IntN(int(time.Second))))
+				w.server.Kill()
+				w.run()
+			}},
+			fault{"kill -9 in a reload", 1, w.killInReload},
+			fault{"SIGTERM", 2, func(*rand.Rand) {
+				w.server.Terminate(e2e.Patience / 2)
+				w.run()
+			}},
+		)
+	}
+	if restarts { // the first is not left to chance
+		w.server.Kill()
+		w.run()
+		w.faults[kill]++
+	}
+	weights := 0
+	for _, f := range faults {
+		weights += f.weight
+	}
+	for end := time.Now().Add(d); time.Now().Before(end) && w.sound(); {
+		// Faults may follow each other at once, or after a while.
+		<-time.After(min(time.Until(end), time.Duration(random.Int64N(int64(3*time.Second)))))
+		n := random.IntN(weights)
+		for _, f := range faults {
+			if n -= f.weight; n < 0 {
+				f.do(random)
+				w.faults[f.name]++
+				break
+			}
+		}
+	}
+}
+
+func (w *world) run() {
+	w.launched = append(w.launched, time.Now())
+	w.server.Run()
+}
+
+// killInReload kills the server at any moment of a reload.
+func (w *world) killInReload(random *rand.Rand) {
+	next := config(random)
+	reloaded := make(chan error)
+	go func() { reloaded <- w.server.Reload(next) }()
+	var err error
+	select {
+	case <-time.After(time.Duration(random.IntN(int(time.Second)))):
+		w.server.Kill()
+		err = <-reloaded
+	case err = <-reloaded:
+		w.server.Kill()
+	}
+	_ = err // the command may have been answered, or not
+	w.run()
+}
+
+// disconnect ends the streams of a user, or all of a hub.
+func (w *world) disconnect(random *rand.Rand) {
+	query := url.Values{"hub": {w.hubs[random.IntN(len(w.hubs))].name}}
+	if random.IntN(3) == 0 {
+		query.Set("all", "true")
+	} else {
+		query.Set("user", fmt.Sprintf("user %d", random.IntN(users)))
+	}
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodDelete,
+		fmt.Sprintf("http://127.0.0.1:%d/sse/connections?%s", w.server.Admin, query.Encode()), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Errorf("ending streams: %v", err)
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		w.t.Errorf("ending streams: %s", resp.Status)
+	}
+}
+
+// sound reports whether no client has seen anything that breaks a promise by
+// itself, after which there is no use in going on.
+func (w *world) sound() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.present {
+		if c.failure() != nil {
+			return false
+		}
+	}
+	return true
+}
