@@ -21,6 +21,10 @@ type sweeper struct {
 	wheel wheel
 }
 
+// pauseEvery is how many connections are served before others have the CPU: about
+// half a millisecond.
+const pauseEvery = 100
+
 func newSweeper(h *Hub) *sweeper {
 	return &sweeper{hub: h, signal: make(chan struct{}, 1)}
 }
@@ -51,6 +55,8 @@ func (s *sweeper) run() {
 	defer tick.Stop()
 	ticking := true
 	b := new(batch)
+	var p pause
+	defer p.close()
 	for {
 		select {
 		case <-s.hub.stopped:
@@ -65,9 +71,12 @@ func (s *sweeper) run() {
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
 		s.mu.Unlock()
-		for _, c := range s.sweep {
+		for i, c := range s.sweep {
 			c.take()
 			s.serve(c, b)
+			if i%pauseEvery == pauseEvery-1 {
+				p.take()
+			}
 		}
 		clear(s.sweep)
 		b.forget()
