@@ -78,7 +78,7 @@ func (f *epollFleet) dial(r Request) error {
 	}
 	i := len(f.conns)
 	f.conns = append(f.conns, stream{fd: fd, request: r.http1(f.host)})
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+	if err := lateBind(fd); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: source(i)}); err != nil {

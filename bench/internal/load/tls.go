@@ -97,7 +97,7 @@ func (f *tlsFleet) openH2(ctx context.Context, i int, r Request) error {
 
 func dialer(i int) *net.Dialer {
 	src := source(i)
-	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: src[:]}}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: src[:]}, Control: bindLate}
 }
 
 func tlsConfig() *tls.Config {
