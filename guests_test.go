@@ -20,12 +20,40 @@ import (
 
 func init() {
 	caddy.RegisterModule(testAuth{})
+	caddy.RegisterModule(testBreak{})
 	caddy.RegisterModule(testEvents{})
 	caddy.RegisterModule(testLogs{})
 	httpcaddyfile.RegisterHandlerDirective("test_auth", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return caddyauth.Authentication{ProvidersRaw: caddy.ModuleMap{"test": json.RawMessage(`{}`)}}, nil
 	})
 	httpcaddyfile.RegisterDirectiveOrder("test_auth", httpcaddyfile.Before, "basic_auth")
+	httpcaddyfile.RegisterHandlerDirective("test_break", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return testBreak{}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_break", httpcaddyfile.Before, "basic_auth")
+}
+
+// testBreak has a response writer that panics when X-Break is in what is written.
+type testBreak struct{}
+
+func (testBreak) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_break", New: func() caddy.Module { return new(testBreak) }}
+}
+
+func (testBreak) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(&breakWriter{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, r.Header.Get("X-Break")}, r)
+}
+
+type breakWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	at string
+}
+
+func (w *breakWriter) Write(p []byte) (int, error) {
+	if w.at != "" && strings.Contains(string(p), w.at) {
+		panic(http.ErrAbortHandler)
+	}
+	return w.ResponseWriterWrapper.Write(p)
 }
 
 // testAuth authenticates as whoever the X-User header says, which may be empty,

@@ -189,14 +189,25 @@ func validateTopic(topic string) error {
 }
 
 // ServeHTTP answers with a stream, for as long as the client stays.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
+	var s *sink
+	aside(func() { s, err = h.open(w, r) })
+	if s != nil {
+		s.serve(r.Context())
+	}
+	return err
+}
+
+// open begins a stream, and returns it if the handler's goroutine is to go on
+// with it.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return refuse(w, r, http.StatusMethodNotAllowed, errors.New("an event stream is read with GET"))
+		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("an event stream is read with GET"))
 	}
 	req, status, err := h.request(r)
 	if err != nil {
-		return refuse(w, r, status, err)
+		return nil, refuse(w, r, status, err)
 	}
 
 	header := w.Header()
@@ -206,7 +217,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	header.Set("X-Accel-Buffering", "no")
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
-		return nil
+		return nil, nil
 	}
 
 	conn, err := h.hub.Connect(r.Context(), req)
@@ -218,10 +229,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		}
 		w.WriteHeader(http.StatusOK)
 		_, err := w.Write(refusal.Block())
-		return err
+		return nil, err
 	}
 	if err != nil {
-		return err // the client is gone
+		return nil, err // the client is gone
 	}
 	opened(h.Hub, conn)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
@@ -236,10 +247,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	w.WriteHeader(http.StatusOK)
 	if nc, tcp := takeOver(chain); nc != nil {
 		conn.TakeOver(nc, tcp)
-		return nil
+		return nil, nil
 	}
-	h.serve(w, r, conn)
-	return nil
+	return h.begin(w, r, conn), nil
 }
 
 // request turns an HTTP request into a request for a connection, or into the

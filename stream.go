@@ -1,8 +1,11 @@
 package caddysse
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -16,6 +19,11 @@ import (
 
 // sink is a response as the hub sees it.
 type sink struct {
+	conn    *hub.Conn
+	closed  func(*hub.Conn, hub.Reason)
+	reason  hub.Reason // not empty: the stream has ended
+	restore func()     // gives the response its own timeout back
+
 	w      http.ResponseWriter
 	broken bool          // a write has failed
 	tcp    *net.TCPConn  // that the request came by, if it is known
@@ -25,11 +33,41 @@ type sink struct {
 	ctrl *http.ResponseController
 }
 
-// serve streams on the normal path: the handler's goroutine is the writer.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, conn *hub.Conn) {
-	s, done := newSink(w, r, h.settings.Timeout)
-	defer done()
-	h.settings.Closed(conn, conn.Serve(r.Context(), s))
+// aside runs f on a goroutine of its own and waits for it, since a goroutine that
+// stays keeps as large a stack as it ever needed. A panic of f is the caller's.
+func aside(f func()) {
+	failed := make(chan any)
+	go func() {
+		defer func() {
+			failure := recover()
+			if failure != nil && failure != http.ErrAbortHandler {
+				failure = fmt.Sprintf("%v\n\n%s", failure, debug.Stack())
+			}
+			failed <- failure
+		}()
+		f()
+	}()
+	if failure := <-failed; failure != nil {
+		panic(failure)
+	}
+}
+
+// begin begins a stream on the normal path, where the handler's goroutine is the
+// writer.
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn *hub.Conn) *sink {
+	s := newSink(w, r, h.settings.Timeout)
+	s.conn, s.closed = conn, h.settings.Closed
+	s.reason = conn.Open(s)
+	return s
+}
+
+// serve goes on with the stream until it ends.
+func (s *sink) serve(ctx context.Context) {
+	defer s.release()
+	if s.reason == "" {
+		s.reason = s.conn.Serve(ctx, s)
+	}
+	s.closed(s.conn, s.reason)
 	if s.broken {
 		// To return would end the response as if it were complete; and over HTTP/3
 		// that end would wait, behind what the client does not take.
@@ -43,18 +81,17 @@ const maxChunk = 16 << 10
 // newSink lets Caddy's writer for idle timeouts watch over each write, with our
 // timeout in place of the server's: the one next to the connection wins. The
 // server's limit on the time of a whole response is lifted, as a stream has no
-// such time. done must be called before the handler returns.
-func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *sink, done func()) {
+// such time.
+func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sink {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	s = &sink{w: w}
+	s := &sink{w: w, restore: func() {}}
 	s.quic, _ = r.Context().Value(http3.ServerContextKey).(*http3.Server)
 	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 		s.tcp = tcpOf(c)
 	}
-	restore := func() {}
 	if idle != nil {
 		idle.Deadline.HardDeadline = time.Time{}
-		restore = idle.Override(timeout, 0, maxChunk)
+		s.restore = idle.Override(timeout, 0, maxChunk)
 	} else {
 		idle = &caddyhttp.IdleTimeoutWriter{
 			ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
@@ -69,12 +106,15 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) (s *
 	s.ctrl = idle.Ctrl
 	// Not every writer has deadlines to clear; those that have none need nothing.
 	_ = s.ctrl.SetWriteDeadline(time.Time{})
-	return s, func() {
-		s.mu.Lock()
-		s.ctrl = nil
-		s.mu.Unlock()
-		restore()
-	}
+	return s
+}
+
+// release is called before the handler returns.
+func (s *sink) release() {
+	s.mu.Lock()
+	s.ctrl = nil
+	s.mu.Unlock()
+	s.restore()
 }
 
 // disconnect ends more than the stream, when the process is about to end: Caddy

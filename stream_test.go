@@ -2,6 +2,7 @@ package caddysse_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -165,6 +166,34 @@ func TestStreamSurvivesServerTimeouts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStreamOfAWriterThatPanics: it is reset, and nothing is left of it, whether
+// that happens as it begins or later.
+func TestStreamOfAWriterThatPanics(t *testing.T) {
+	s := startTLS(t, "", "test_break\nsse /events {\n anonymous\n}")
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url(s)+"/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Break", "sse.connected")
+		if resp, err := p.client.Do(req); err == nil {
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Error("it ended as if it were complete")
+			}
+			resp.Body.Close()
+		}
+		st := openWith(t, p.client, p.url(s)+"/events", "X-Break", "later")
+		s.send(`{"text":"now"}`)
+		st.expect("now")
+		s.send(`{"text":"later"}`)
+		if b, err := st.wait(); err == nil {
+			t.Errorf("got %+v", b)
+		}
+		eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
+	})
 }
 
 // TestStreamLifetime: it ends between nine and ten tenths of max_lifetime, and

@@ -73,7 +73,7 @@ func BenchmarkReplay(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					c := connect(b, h, as("alice").at(start))
-					c.Serve(gone, &w)
+					c.stream(gone, &w)
 					if n, _ := c.Sent(); n != uint64(missed) {
 						b.Fatalf("%d events", n)
 					}
@@ -95,7 +95,7 @@ func (d *discard) Flush() error {
 	return nil
 }
 
-// From publish to flushed, through Serve.
+// From publish to flushed, through Open and Serve.
 func BenchmarkDeliver(b *testing.B) {
 	h := newHub(b, Options{})
 	w, stop := deliverer(b, h)
@@ -147,7 +147,7 @@ func deliverer(t testing.TB, h *Hub) (w *discard, stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c.Serve(ctx, w)
+		c.stream(ctx, w)
 	}()
 	<-w.flushed
 	return w, func() {

@@ -60,9 +60,9 @@ const (
 	Starting       Reason = "starting" // the history is not open yet
 )
 
-// Conn is one open stream: an identity and a cursor. Connect makes it, and Serve
-// or TakeOver must be called on it once. All its exported methods may be called from any
-// goroutine.
+// Conn is one open stream: an identity and a cursor. Connect makes it, and then
+// Open and Serve, or TakeOver, must be called on it once. All its other exported
+// methods may be called from any goroutine.
 type Conn struct {
 	// Static after Connect.
 	hub      *Hub
@@ -77,9 +77,9 @@ type Conn struct {
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
 
-	// Static after Serve or TakeOver, which is before anybody pokes it.
+	// Static after Open or TakeOver, which is before anybody pokes it.
 	queue   queue
-	sweeper *sweeper // nil with Serve
+	sweeper *sweeper // nil with Open
 
 	turn atomic.Uint32 // who writes for it
 
@@ -98,7 +98,7 @@ type Conn struct {
 	first  uint64   // head when it was placed: what is not after it is replayed
 
 	// Used by whoever has the turn.
-	socket  *socket   // nil with Serve
+	socket  *socket   // nil with Open
 	written time.Time // when the client last got anything; zero before the first block
 	told    uint64    // the position that the client was last given
 

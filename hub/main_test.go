@@ -357,6 +357,14 @@ func open(t testing.TB, h *Hub, r Request) *visit {
 	return serve(t, c, newWire())
 }
 
+// stream is all of a stream to w.
+func (c *Conn) stream(ctx context.Context, w Sink) Reason {
+	if reason := c.Open(w); reason != "" {
+		return reason
+	}
+	return c.Serve(ctx, w)
+}
+
 func serve(t testing.TB, c *Conn, w *wire) *visit {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.timeout = c.settings.Timeout
@@ -368,7 +376,7 @@ func serve(t testing.TB, c *Conn, w *wire) *visit {
 	}
 	go func() {
 		defer close(v.ended)
-		v.reason = c.Serve(ctx, w)
+		v.reason = c.stream(ctx, w)
 	}()
 	t.Cleanup(func() { v.leave() })
 	return v
@@ -416,7 +424,7 @@ func take(t testing.TB, h *Hub, r Request, w *wire) string {
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	c.Serve(gone, w)
+	c.stream(gone, w)
 	return w.all()
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Sink is how Serve reaches a client.
+// Sink is how Open and Serve reach a client.
 type Sink interface {
 	// Write takes all of p, or fails. It fails when the client takes nothing for
 	// Settings.Timeout, and keeps no reference to p.
@@ -30,31 +30,45 @@ type wakeup chan struct{}
 
 func (w wakeup) push(*Conn) { w <- struct{}{} }
 
-// Serve sends the stream from the calling goroutine until it ends, or until ctx
-// does, which says that the client is gone.
-func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
+// Open begins the stream to w, from the calling goroutine, with all that is due
+// by now. It returns why the stream has ended already or, if Serve is to go on
+// with it, "".
+func (c *Conn) Open(w Sink) (reason Reason) {
 	c.setCutter(w)
-	defer c.setCutter(nil)
-	wake := make(wakeup, 1)
-	c.queue = wake
-	alarm := time.NewTimer(0)
+	c.queue = make(wakeup, 1)
+	reason = Gone // if w panics
+	defer func() {
+		if reason != "" {
+			c.hub.finish(c, reason)
+			c.setCutter(nil)
+		}
+	}()
+	return c.catchUp(w)
+}
+
+// Serve goes on with the stream to w, from the calling goroutine, until it ends,
+// or until ctx does, which says that the client is gone. It needs less of a stack
+// than Open.
+func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
+	defer func() {
+		c.hub.finish(c, Gone) // if w panics
+		c.setCutter(nil)
+	}()
+	wake := c.queue.(wakeup)
+	alarm := time.AfterFunc(time.Until(c.nextAlarm()), c.poke)
 	defer alarm.Stop()
 	for {
+		alarm.Reset(time.Until(c.nextAlarm()))
+		if c.yield() {
+			select {
+			case <-wake:
+			case <-ctx.Done():
+				return c.hub.finish(c, Gone)
+			}
+		}
 		c.take()
 		if reason := c.catchUp(w); reason != "" {
 			return reason
-		}
-		if !c.yield() {
-			continue
-		}
-		alarm.Reset(time.Until(c.nextAlarm()))
-		select {
-		case <-wake:
-		case <-alarm.C:
-			c.poke()
-			<-wake
-		case <-ctx.Done():
-			return c.hub.finish(c, Gone)
 		}
 	}
 }

@@ -46,7 +46,11 @@ func connect(t *testing.T, h *hub.Hub, user, position string) (c *client, leave 
 	c = &client{t: t, changed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
-	serving.Go(func() { conn.Serve(ctx, c) })
+	serving.Go(func() {
+		if conn.Open(c) == "" {
+			conn.Serve(ctx, c)
+		}
+	})
 	leave = func() {
 		cancel()
 		serving.Wait()
