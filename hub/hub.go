@@ -62,6 +62,7 @@ type Hub struct {
 	// takes to append a batch or to look up what one connection is to be sent.
 	mu      sync.RWMutex
 	history *history
+	ended   Position // the last of the history before
 	source  source
 	addrs   map[netip.Addr]int
 	users   int
@@ -179,24 +180,43 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 
 // store appends to the store, and waits until its tail has brought the events.
 func (h *Hub) store(ctx context.Context, events []Event) (stored []Stored, err error) {
-	var store Store
-	var closed bool
+	for {
+		var store Store
+		var closed bool
+		if h.await(ctx, func() bool {
+			store, closed = h.source.Store, h.ending == HubClosed
+			return h.source.open || closed
+		}) != nil {
+			return nil, fmt.Errorf("%w: the history is not open yet", ErrNotStored)
+		}
+		if closed {
+			return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
+		}
+		if stored, err = store.Append(ctx, events); err == nil {
+			break
+		}
+		if !errors.Is(err, ErrNotStored) || !h.replaced(store) {
+			return nil, err
+		}
+	}
+	var lost bool
 	if h.await(ctx, func() bool {
-		store, closed = h.source.Store, h.ending == HubClosed
-		return h.source.open || closed
+		lost = slices.ContainsFunc(stored, h.lost)
+		return lost || h.reached(stored)
 	}) != nil {
-		return nil, fmt.Errorf("%w: the history is not open yet", ErrNotStored)
-	}
-	if closed {
-		return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
-	}
-	if stored, err = store.Append(ctx, events); err != nil {
-		return nil, err
-	}
-	if h.await(ctx, func() bool { return h.reached(stored) }) != nil {
 		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
 	}
+	if lost {
+		return nil, fmt.Errorf("%w: it was accepted, but the history began anew before this node had received it", ErrUncertain)
+	}
 	return stored, nil
+}
+
+// replaced reports whether another store has taken the store's place.
+func (h *Hub) replaced(store Store) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.source.Store != store
 }
 
 // reached reports whether all that was stored is in history, or was. mu is held.
@@ -204,6 +224,12 @@ func (h *Hub) reached(stored []Stored) bool {
 	return !slices.ContainsFunc(stored, func(s Stored) bool {
 		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
 	})
+}
+
+// lost reports whether what was stored belongs to a history that ended before it
+// was in there. mu is held.
+func (h *Hub) lost(s Stored) bool {
+	return s.Position.Epoch != h.history.epoch && (s.Position.Epoch != h.ended.Epoch || s.Position.Seq > h.ended.Seq)
 }
 
 // await waits until ready, which is called with mu held, or ctx ends.
@@ -333,7 +359,7 @@ func (h *Hub) Close() error {
 	})
 	h.using.Lock()
 	defer h.using.Unlock()
-	return h.leaveStore()
+	return h.leaveStore(nil)
 }
 
 func (h *Hub) end(reason Reason, forGood bool) {

@@ -51,7 +51,8 @@ type Feed interface {
 	// Begin starts a life of the history in which nothing before oldest is known.
 	// It is called first, and again when events were lost, a position was used
 	// twice, or the store is not the one it was: with a new epoch, unless the
-	// positions of the old one still mean the same events.
+	// positions of the old one still mean the same events. Then the history goes on,
+	// if what follows is not beyond its end.
 	Begin(epoch string, oldest uint64)
 
 	// Deliver continues the history. The first record's Seq is one more than the
@@ -125,11 +126,7 @@ func (s *source) retain(h *history) {
 func (h *Hub) Use(store Store) error {
 	h.using.Lock()
 	defer h.using.Unlock()
-	err := h.leaveStore()
-	h.mu.Lock()
-	h.source = source{Store: store}
-	h.source.retain(h.history)
-	h.mu.Unlock()
+	err := h.leaveStore(store)
 	ctx, cancel := context.WithCancel(context.Background())
 	var tail sync.WaitGroup
 	tail.Go(func() { store.Tail(ctx, feed{h}) })
@@ -140,14 +137,24 @@ func (h *Hub) Use(store Store) error {
 	return err
 }
 
-// leaveStore stops and closes the store, if there is one. using is held.
-func (h *Hub) leaveStore() error {
-	if h.stopTail == nil {
+// leaveStore stops and closes the store, if there is one. Unless next is nil, what
+// is published from then on waits for that. using is held.
+func (h *Hub) leaveStore(next Store) error {
+	if h.stopTail != nil {
+		h.stopTail()
+		h.stopTail = nil
+	}
+	h.mu.Lock()
+	before := h.source.Store
+	if next != nil {
+		h.source = source{Store: next}
+		h.source.retain(h.history)
+	}
+	h.mu.Unlock()
+	if before == nil {
 		return nil
 	}
-	h.stopTail()
-	h.stopTail = nil
-	return h.source.Close()
+	return before.Close()
 }
 
 // feed is how the store reaches h.
@@ -158,8 +165,12 @@ func (f feed) Begin(epoch string, oldest uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.history
-	h.history = newHistory(before.opts, epoch, oldest)
 	h.source.begun = true
+	if epoch == before.epoch && oldest <= before.head+1 {
+		return // what there is already, Deliver leaves out
+	}
+	h.ended = Position{before.epoch, before.head}
+	h.history = newHistory(before.opts, epoch, oldest)
 	h.nudge, h.nudgeBytes = h.history.head, 0
 	clear(h.dirty)
 	h.dirty = h.dirty[:0]
@@ -172,13 +183,16 @@ func (f feed) Begin(epoch string, oldest uint64) {
 }
 
 func (f feed) Deliver(records []Record) {
+	h := f.h
+	h.mu.RLock()
+	epoch, head := h.history.epoch, h.history.head // only feed changes them, which is not called meanwhile
+	h.mu.RUnlock()
+	if len(records) > 0 && records[0].Seq <= head {
+		records = records[min(head-records[0].Seq+1, uint64(len(records))):]
+	}
 	if len(records) == 0 {
 		return
 	}
-	h := f.h
-	h.mu.RLock()
-	epoch := h.history.epoch // only Begin changes it, which is not called meanwhile
-	h.mu.RUnlock()
 	encodings := make([]encoded, len(records))
 	for i := range records {
 		encodings[i] = encode(&records[i].Event, epoch)

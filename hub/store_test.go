@@ -2,8 +2,12 @@ package hub
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 // retainer is a store that begins when it is told to.
@@ -54,4 +58,80 @@ func TestRetainIsOfTheStoresOwnHistory(t *testing.T) {
 	store.mu.Lock()
 	defer store.mu.Unlock()
 	want(t, "at last", store.oldest[len(store.oldest)-1], 2)
+}
+
+// shelf is a store whose tail is the test, and which answers what the test says.
+type shelf struct {
+	*Memory
+	answers chan func() ([]Stored, error) // nobody is answered before there is one
+}
+
+func newShelf() *shelf { return &shelf{NewMemory(), make(chan func() ([]Stored, error))} }
+
+func (s *shelf) Append(ctx context.Context, _ []Event) ([]Stored, error) {
+	select {
+	case answer := <-s.answers:
+		return answer()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
+	}
+}
+
+func (s *shelf) stored(p Position) { s.answers <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil } }
+
+// What was stored in a history that ended before it was in there may be nowhere
+// any more, or at another place. So it is not acknowledged.
+func TestStoredInAHistoryThatEnded(t *testing.T) {
+	for name, c := range map[string]struct {
+		seq uint64
+		ok  bool
+	}{
+		"it was in there":     {2, true},
+		"it was not in there": {3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, s := newHub(t, Options{}), newShelf()
+				use(t, h, s)
+				synctest.Wait()
+				feed{h}.Begin("one", 1)
+				feed{h}.Deliver([]Record{{1, Event{Targets: []Target{{}}}}, {2, Event{Targets: []Target{{}}}}})
+				published := make(chan error, 1)
+				go func() {
+					_, err := h.Publish(t.Context(), Event{Key: "k", Targets: []Target{{}}})
+					published <- err
+				}()
+				synctest.Wait()
+				feed{h}.Begin("two", 1)
+				s.stored(Position{"one", c.seq})
+				switch err := <-published; {
+				case c.ok && err != nil:
+					t.Error(err)
+				case !c.ok && (!errors.Is(err, ErrUncertain) || !strings.Contains(err.Error(), "began anew")):
+					t.Errorf("it is answered with %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A publish that the store before refused, because it was closed, is the next one's.
+func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newShelf()
+		use(t, h, s)
+		synctest.Wait()
+		published := make(chan error, 1)
+		go func() {
+			_, err := h.Publish(t.Context(), Event{Targets: []Target{{}}})
+			published <- err
+		}()
+		synctest.Wait()
+		use(t, h, NewMemory())
+		s.answers <- func() ([]Stored, error) { return nil, fmt.Errorf("%w: closed", ErrNotStored) }
+		if err := <-published; err != nil {
+			t.Error(err)
+		}
+		want(t, "events", h.Stats().Events, 1)
+	})
 }
