@@ -69,7 +69,7 @@ func (s *store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, e
 		}
 		first[events[i].Key] = i
 		p.at[i] = i
-		p.todo = append(p.todo, &message{index: i, made: made, id: url.PathEscape(events[i].Key), data: events[i].AppendBinary(nil)})
+		p.all = append(p.all, &message{index: i, made: made, id: url.PathEscape(events[i].Key), data: events[i].AppendBinary(nil)})
 	}
 	if err := p.run(ctx); err != nil {
 		return nil, err
@@ -87,6 +87,9 @@ type publication struct {
 	*store
 	stored []hub.Stored
 	at     []int      // of each event the first with its key
+	all    []*message // in order
+	epoch  string     // in which the answers are
+	before uint64     // delivered when the attempt began
 	todo   []*message // what has no answer yet, in order
 	unsure bool       // an attempt ended without an answer
 	cause  error      // why the last one failed that was not out of time
@@ -114,8 +117,15 @@ func (p *publication) run(ctx context.Context) error {
 		if err != nil {
 			return p.failed(err)
 		}
+		if known.epoch != p.epoch {
+			p.epoch, p.todo = known.epoch, p.all
+		}
 		if err = p.attempt(ctx, known); err == nil && len(p.todo) == 0 {
-			return nil
+			if ok, _ := p.knows(known); ok {
+				return nil
+			}
+			// Meanwhile another life may have begun, in which the answers are wrong.
+			p.epoch, p.unsure = "", true
 		}
 		if final(err) && !p.unsure {
 			return p.failed(err)
@@ -160,6 +170,7 @@ func (p *publication) attempt(ctx context.Context, known *stream) error {
 	if !p.conn.IsConnected() {
 		return errAway // before the client might keep it for later
 	}
+	p.before = p.lastDelivered().seq
 	limit := p.conn.MaxPayload()
 	for _, m := range p.todo {
 		if size := int64(len(m.data) + headerBytes); size > limit && limit > 0 {
@@ -192,9 +203,32 @@ func (p *publication) one(ctx context.Context, known *stream) error {
 		p.doubt(err)
 		return err
 	}
+	if err := p.believe(ctx, known, ack.Sequence, ack.Duplicate); err != nil {
+		return err
+	}
 	p.answer(p.todo[0], known, ack.Sequence, ack.Duplicate)
 	p.todo = nil
 	return nil
+}
+
+// believe makes sure that an event is where the server says. If the stream has
+// lost events, their positions may be used again, before the tail has noticed: by
+// what is stored now, or, if it is a duplicate, was by another node.
+func (p *publication) believe(ctx context.Context, known *stream, seq uint64, duplicate bool) (err error) {
+	switch {
+	case seq > p.before:
+	case duplicate:
+		err = p.verify(ctx, known)
+	default:
+		err = errReused
+	}
+	if err != nil {
+		p.unsure = true
+	}
+	if errors.Is(err, errReused) {
+		p.distrust(known)
+	}
+	return err
 }
 
 // batch publishes the messages as an atomic batch: the server keeps them aside
@@ -225,8 +259,12 @@ func (p *publication) batch(ctx context.Context, known *stream) error {
 			p.doubt(err)
 			return err
 		}
+		first := ack.Sequence - uint64(last)
+		if err := p.believe(ctx, known, first, false); err != nil {
+			return err
+		}
 		for i, m := range p.todo {
-			p.answer(m, known, ack.Sequence-uint64(last-i), false)
+			p.answer(m, known, first+uint64(i), false)
 		}
 	}
 	p.todo = nil
@@ -246,16 +284,22 @@ func (p *publication) ask(ctx context.Context, known *stream) error {
 		}
 	}
 	var rest []*message
+	oldest := ^uint64(0)
 	for i, m := range p.todo {
 		ack, err := acked(ctx, answers[i])
 		switch {
 		case err == nil:
+			oldest = min(oldest, ack.Sequence)
 			p.answer(m, known, ack.Sequence, true)
 		case code(err) == codeRollup:
 			rest = append(rest, m)
 		default:
 			return err
 		}
+	}
+	if err := p.believe(ctx, known, oldest, true); err != nil {
+		p.epoch = ""
+		return err
 	}
 	p.todo = rest
 	return nil

@@ -44,6 +44,7 @@ type node struct {
 	t testing.TB
 
 	mu        sync.Mutex
+	hold      func() // not nil: called before something is delivered
 	changed   chan struct{}
 	lives     []life
 	connected bool
@@ -90,6 +91,11 @@ func (n *node) Begin(epoch string, oldest uint64) {
 
 func (n *node) Deliver(records []hub.Record) {
 	n.mu.Lock()
+	if hold := n.hold; hold != nil {
+		n.mu.Unlock()
+		hold()
+		n.mu.Lock()
+	}
 	defer n.mu.Unlock()
 	l := &n.lives[len(n.lives)-1]
 	for _, r := range records {

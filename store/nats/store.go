@@ -39,19 +39,28 @@ type store struct {
 	closing  chan struct{} // closed by Close
 	closed   sync.Once
 
-	mu      sync.Mutex
-	opts    hub.Options // zero until Retain
-	known   *stream     // nil while nobody knows
-	changed chan struct{}
-	why     string          // the last complaint; empty: it works
-	said    map[string]bool // complaints since it last worked, not to be repeated
+	mu        sync.Mutex
+	opts      hub.Options // zero until Retain
+	known     *stream     // nil while nobody knows
+	doubted   bool        // what was known turned out to be wrong
+	changed   chan struct{}
+	delivered mark
+	why       string          // the last complaint; empty: it works
+	said      map[string]bool // complaints since it last worked, not to be repeated
 }
 
 // stream is what must be known about the stream to publish to it.
 type stream struct {
+	jetstream.Stream
 	epoch   string
 	subject string
 	atomic  bool // it takes batches, all or none
+}
+
+// mark is the last message of the stream that was delivered.
+type mark struct {
+	seq uint64
+	at  time.Time // when the stream stored it; zero: nothing of this life was delivered
 }
 
 const (
@@ -164,9 +173,62 @@ func (s *store) poke() {
 func (s *store) learn(known *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known = known
+	s.known, s.doubted = known, false
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// distrust says that what is known is wrong, so that the tail looks.
+func (s *store) distrust(known *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == known {
+		s.known, s.doubted = nil, true
+		s.poke()
+	}
+}
+
+// knows reports whether the stream is in the same life as known, and whether
+// somebody doubts that.
+func (s *store) knows(known *stream) (ok, doubted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known != nil && s.known.epoch == known.epoch, s.doubted
+}
+
+// note remembers what was delivered last.
+func (s *store) note(delivered mark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delivered = delivered
+}
+
+func (s *store) lastDelivered() mark {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.delivered
+}
+
+// verify makes sure that the stream has, at the place of what was delivered last,
+// that and nothing else. If it has nothing there any more, it must have got that
+// far at least.
+func (s *store) verify(ctx context.Context, known *stream) error {
+	last := s.lastDelivered()
+	if last.at.IsZero() {
+		return nil
+	}
+	m, err := known.GetMsg(ctx, last.seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		info, err := known.Info(ctx)
+		if err == nil && info.State.LastSeq < last.seq {
+			err = errReused
+		}
+		return err
+	}
+	if err == nil && !m.Time.Equal(last.at) {
+		err = errReused
+	}
+	return err
 }
 
 // await waits until the stream is known.

@@ -64,6 +64,7 @@ func (s *store) Tail(ctx context.Context, feed hub.Feed) {
 		if ctx.Err() != nil {
 			return
 		}
+		t.learn(nil) // until it is certain that the stream is the one it was
 		t.feed.Status(false, t.behind)
 		switch {
 		case errors.Is(err, errOtherLife):
@@ -87,8 +88,7 @@ type tail struct {
 	feed hub.Feed
 
 	epoch  string
-	last   uint64        // delivered
-	lastAt time.Time     // when the stream stored that; zero: nothing of this life was delivered
+	last   mark          // delivered
 	skew   time.Duration // to be added to the server's clock for ours
 	behind uint64
 	target uint64    // the last of the stream when it was first read: from there on the history is whole
@@ -96,9 +96,8 @@ type tail struct {
 	short  time.Time // since when it has ended before last; zero: it does not
 
 	// Of the consumer.
-	found   jetstream.Stream
-	overlap bool // the next message is the last one again
-	fresh   bool // it has not delivered anything yet
+	found *stream
+	fresh bool // it has not delivered anything yet
 }
 
 // follow reads the stream until something is not as it should be.
@@ -106,16 +105,12 @@ func (t *tail) follow(ctx context.Context) error {
 	if err := t.look(ctx); err != nil {
 		return err
 	}
-	from := t.last + 1
-	if t.overlap = !t.lastAt.IsZero(); t.overlap {
-		from = t.last
-	}
 	t.fresh = true
-	request, cancel := context.WithTimeout(ctx, requestTimeout)
+	request, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	consumer, err := t.found.CreateConsumer(request, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       from,
+		OptStartSeq:       t.last.seq + 1,
 		AckPolicy:         jetstream.AckNonePolicy,
 		MemoryStorage:     true,
 		Replicas:          1,
@@ -124,6 +119,15 @@ func (t *tail) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making a consumer of stream %s: %w", t.config.stream, err)
 	}
+	// A server that is started again, with what it had at some time, does not know
+	// the consumer. So what holds now holds as long as that delivers.
+	if err := t.verify(request, t.found); errors.Is(err, errReused) {
+		return t.reused(ctx)
+	} else if err != nil {
+		return fmt.Errorf("comparing stream %s with what was delivered: %w", t.config.stream, err)
+	}
+	t.rejoice(t.epoch, t.found.CachedInfo().State.LastSeq)
+	t.learn(t.found)
 	return t.read(ctx, consumer)
 }
 
@@ -144,10 +148,10 @@ func (t *tail) look(ctx context.Context) error {
 		return err
 	}
 	t.absent = time.Time{}
-	t.found = found
 	info := found.CachedInfo()
 	t.skew = asked.Add(time.Since(asked) / 2).Sub(info.TimeStamp)
 	epoch := epochOf(info.Config, info.Created)
+	t.found = &stream{found, epoch, info.Config.Subjects[0], info.Config.AllowAtomicPublish}
 	switch {
 	case epoch != t.epoch:
 		first := max(info.State.FirstSeq, 1)
@@ -158,22 +162,18 @@ func (t *tail) look(ctx context.Context) error {
 			first = max(first, info.State.LastSeq-n+1)
 		}
 		t.target = info.State.LastSeq
-		t.learn(nil) // lest what is published after Begin get a position of the epoch before
 		t.begin(epoch, first)
-	case info.State.LastSeq < t.last:
-		t.learn(nil)
+	case info.State.LastSeq < t.last.seq:
 		if t.short.IsZero() {
 			t.short = time.Now()
 		}
 		if time.Since(t.short) < patience {
-			return fmt.Errorf("stream %s ends with %d, before %d, which it had delivered", t.config.stream, info.State.LastSeq, t.last)
+			return fmt.Errorf("stream %s ends with %d, before %d, which it had delivered", t.config.stream, info.State.LastSeq, t.last.seq)
 		}
 		return t.reused(ctx)
 	}
 	t.short = time.Time{}
-	t.learn(&stream{epoch: epoch, subject: info.Config.Subjects[0], atomic: info.Config.AllowAtomicPublish})
-	t.rejoice(t.epoch, info.State.LastSeq)
-	if t.last >= info.State.LastSeq {
+	if t.last.seq >= info.State.LastSeq {
 		t.status(0)
 	}
 	return nil
@@ -181,7 +181,8 @@ func (t *tail) look(ctx context.Context) error {
 
 // begin starts a life of the history, or leaves out what cannot be had any more.
 func (t *tail) begin(epoch string, first uint64) {
-	t.epoch, t.last, t.lastAt = epoch, first-1, time.Time{}
+	t.epoch, t.last = epoch, mark{seq: first - 1}
+	t.note(t.last)
 	t.feed.Begin(epoch, first)
 }
 
@@ -195,8 +196,8 @@ func (t *tail) reused(ctx context.Context) error {
 
 // status says how far behind the history is.
 func (t *tail) status(behind uint64) {
-	if t.target > t.last {
-		behind = max(behind, t.target-t.last)
+	if t.target > t.last.seq {
+		behind = max(behind, t.target-t.last.seq)
 	} else if t.target > 0 {
 		t.target, behind = 0, 0 // whole, as it was when it was first looked at
 	}
@@ -230,8 +231,8 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 		return err
 	}
 	defer consuming.Stop()
-	epoch := t.epoch
-	running.Go(func() { t.watch(ctx, epoch, fail) })
+	found := t.found
+	running.Go(func() { t.watch(ctx, found, fail) })
 
 	var batch []jetstream.Msg
 	for {
@@ -254,7 +255,7 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 }
 
 // watch looks at the stream now and then, and when there is a reason.
-func (t *tail) watch(ctx context.Context, epoch string, fail func(error)) {
+func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
@@ -268,10 +269,22 @@ func (t *tail) watch(ctx context.Context, epoch string, fail func(error)) {
 			fail(errLost)
 			return
 		}
+		if _, doubted := t.knows(known); doubted {
+			fail(errReused)
+			return
+		}
+		last := t.lastDelivered()
 		// What fails here for a while, the consumer will notice if it matters.
 		found, err := t.find(ctx)
-		if err == nil && epochOf(found.CachedInfo().Config, found.CachedInfo().Created) != epoch {
+		if err != nil {
+			continue
+		}
+		switch info := found.CachedInfo(); {
+		case epochOf(info.Config, info.Created) != known.epoch:
 			fail(errOtherLife)
+			return
+		case info.State.LastSeq < last.seq:
+			fail(errReused)
 			return
 		}
 	}
@@ -294,18 +307,9 @@ func (t *tail) deliver(ctx context.Context, messages []jetstream.Msg) error {
 		}
 		seq := meta.Sequence.Stream
 		pending = meta.NumPending
-		if t.overlap {
-			t.overlap = false
-			if seq == t.last {
-				if !meta.Timestamp.Equal(t.lastAt) {
-					return t.reused(ctx)
-				}
-				continue
-			}
-		}
-		if seq != t.last+1 {
+		if seq != t.last.seq+1 {
 			flush()
-			if !t.fresh || seq <= t.last {
+			if !t.fresh || seq <= t.last.seq {
 				return errHole
 			}
 			if err := t.gone(ctx, seq); err != nil {
@@ -324,9 +328,10 @@ func (t *tail) deliver(ctx context.Context, messages []jetstream.Msg) error {
 		}
 		t.setClock(&event, meta.Timestamp)
 		records = append(records, hub.Record{Seq: seq, Event: event})
-		t.last, t.lastAt = seq, meta.Timestamp
+		t.last = mark{seq, meta.Timestamp}
 	}
 	flush()
+	t.note(t.last)
 	t.status(pending)
 	return nil
 }
@@ -340,7 +345,7 @@ func (t *tail) gone(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	missing := max(t.last+1, info.State.FirstSeq)
+	missing := max(t.last.seq+1, info.State.FirstSeq)
 	slices.Sort(info.State.Deleted)
 	for _, deleted := range info.State.Deleted {
 		if deleted == missing {

@@ -1,6 +1,8 @@
 package natsstore
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,22 +79,10 @@ func TestStreamLosesEvents(t *testing.T) {
 			servers := natstest.Start(t, 1)
 			n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 			n.upTo(n.publish(numbered("kept ", 5)...))
-			servers.Kill(0)
-			backup := filepath.Join(t.TempDir(), "backup")
-			if err := os.CopyFS(backup, os.DirFS(servers.Files(0))); err != nil {
-				t.Fatal(err)
-			}
-			servers.Start(0)
+			restore := backUp(t, servers, 0)
 			lost := n.publish(numbered("lost ", 20)...)
 			n.upTo(lost)
-			servers.Kill(0)
-			if err := os.RemoveAll(servers.Files(0)); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.CopyFS(servers.Files(0), os.DirFS(backup)); err != nil {
-				t.Fatal(err)
-			}
-			servers.Start(0)
+			restore()
 			if more > 0 {
 				other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
 				other.publish(numbered("new ", more)...)
@@ -101,6 +91,129 @@ func TestStreamLosesEvents(t *testing.T) {
 			got := n.upTo(n.publish("last")).texts()
 			if want := append(append(numbered("kept ", 5), numbered("new ", more)...), "last"); !slices.Equal(got, want) {
 				t.Errorf("delivered %q", got)
+			}
+		})
+	}
+}
+
+// backUp returns what puts a server's files back to what they are now. The server
+// is started again, also by that.
+func backUp(t *testing.T, servers *natstest.Servers, i int) (restore func()) {
+	t.Helper()
+	backup := filepath.Join(t.TempDir(), "backup")
+	servers.Kill(i)
+	if err := os.CopyFS(backup, os.DirFS(servers.Files(i))); err != nil {
+		t.Fatal(err)
+	}
+	servers.Start(i)
+	return func() {
+		servers.Kill(i)
+		if err := errors.Join(os.RemoveAll(servers.Files(i)), os.CopyFS(servers.Files(i), os.DirFS(backup))); err != nil {
+			t.Fatal(err)
+		}
+		servers.Start(i)
+	}
+}
+
+// TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's
+// files while events are published. Whatever is acknowledged from then on is
+// delivered at the position that was answered, in its epoch.
+func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	n.upTo(n.publish(numbered("kept ", 5)...))
+	restore := backUp(t, servers, 0)
+	lost := n.publish(numbered("lost ", 20)...)
+	n.upTo(lost)
+
+	restore()
+	var publishers sync.WaitGroup
+	var mu sync.Mutex
+	acknowledged := make(map[string]hub.Position)
+	for p := range 8 {
+		publishers.Go(func() {
+			var batch []hub.Event
+			for i := range 1 + 2*(p%2) {
+				text := strconv.Itoa(p) + "." + strconv.Itoa(i)
+				batch = append(batch, event(text, text))
+			}
+			stored, err := n.Append(t.Context(), batch)
+			if err != nil {
+				t.Errorf("Append: %v", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, s := range stored {
+				acknowledged[string(batch[i].Data)] = s.Position
+			}
+		})
+	}
+	publishers.Wait()
+	last := n.upTo(n.publish("last"))
+	for text, p := range acknowledged {
+		if p.Epoch != last.epoch || string(last.records[p.Seq-last.oldest].Event.Data) != text {
+			t.Errorf("%s was acknowledged as %v, and the epoch is %s", text, p, last.epoch)
+		}
+	}
+}
+
+// TestPositionsAreUsedAgainUnnoticed: the tail is busy, so that publishing is the
+// first to meet a position that was used before, by a new event or by the
+// duplicate of one that another node has stored meanwhile.
+func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"new", "batch", "duplicate", "duplicates"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			servers := natstest.Start(t, 1)
+			n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+			n.upTo(n.publish(numbered("kept ", 5)...))
+			restore := backUp(t, servers, 0)
+			lost := n.publish(numbered("lost ", 20)...)
+			n.upTo(lost)
+
+			busy, release := make(chan struct{}), make(chan struct{})
+			n.mu.Lock()
+			n.hold = sync.OnceFunc(func() {
+				close(busy)
+				<-release
+			})
+			n.mu.Unlock()
+			n.publish("the tail is busy with it")
+			<-busy
+			restore()
+			events := []hub.Event{event("a", "a")}
+			if kind == "batch" || kind == "duplicates" {
+				events = append(events, event("b", "b"))
+			}
+			if kind == "duplicate" || kind == "duplicates" {
+				other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
+				if _, err := other.Append(t.Context(), slices.Clone(events)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var appending sync.WaitGroup
+			var stored []hub.Stored
+			appending.Go(func() {
+				var err error
+				if stored, err = n.Append(t.Context(), events); err != nil {
+					t.Errorf("Append: %v", err)
+				}
+			})
+			servers.Eventually("nobody notices", func(context.Context) bool {
+				n.store.mu.Lock()
+				defer n.store.mu.Unlock()
+				return n.doubted
+			})
+			close(release)
+			appending.Wait()
+			for i, s := range stored {
+				l := n.upTo(s.Position)
+				if got := string(l.records[s.Position.Seq-l.oldest].Event.Data); s.Position.Epoch == lost.Epoch || got != string(events[i].Data) {
+					t.Errorf("%s was answered with %v, where %s is; the epoch was %s", events[i].Data, s.Position, got, lost.Epoch)
+				}
 			}
 		})
 	}
