@@ -14,14 +14,23 @@ import (
 // StoreModule is what the modules in the namespace sse.stores are: a way to keep
 // a hub's history.
 type StoreModule interface {
-	// Identity tells one history from another. As long as it stays the same, the
-	// open store goes on over config reloads; when it changes, the hub has another
-	// history.
+	// Identity tells one history from another: no two hubs may have the same. As
+	// long as it stays the same, the open store goes on over config reloads, unless
+	// the module is Remote; when it changes, another is opened.
 	Identity(hubName string) string
 
 	// Open opens the store. It is called when the config starts, never to
 	// validate one. Its error names what could not be opened, and the way out.
 	Open(hubName string) (hub.Store, error)
+}
+
+// Remote is what a store module may be besides, if the history is elsewhere.
+type Remote interface {
+	// Connection tells one way to the history from another. It may hold secrets,
+	// since it is only compared. When it changes over a config reload, another
+	// store is opened and takes the place of the open one. If the history is the
+	// same, streams go on without a gap.
+	Connection() string
 }
 
 // memory is the store of a hub that has none configured.
@@ -39,9 +48,10 @@ type pooledHub struct {
 
 // usedStore is what is known about the store that a hub uses.
 type usedStore struct {
-	identity string
-	kind     string
-	cluster  Cluster // nil: the store is this node's alone
+	identity   string
+	connection string // empty unless the module is Remote
+	kind       string
+	cluster    Cluster // nil: the store is this node's alone
 }
 
 // use is the store that the hub uses, empty before the first.
@@ -89,11 +99,25 @@ func (a *App) store(name string) StoreModule {
 	return memory{}
 }
 
+// toUse is what there is to know about the hub's store before it is opened.
+func (a *App) toUse(name string) usedStore {
+	module := a.store(name)
+	used := usedStore{identity: module.Identity(name), kind: "memory"}
+	if m, ok := module.(caddy.Module); ok {
+		used.kind = m.CaddyModule().ID.Name()
+	}
+	if m, ok := module.(Remote); ok {
+		used.connection = m.Connection()
+	}
+	return used
+}
+
 // openStores opens those stores that are not open already.
 func (a *App) openStores() error {
 	a.opened = make(map[string]hub.Store)
 	for name, h := range a.held {
-		if h.use().identity == a.store(name).Identity(name) {
+		used, next := h.use(), a.toUse(name)
+		if used.identity == next.identity && used.connection == next.connection {
 			continue
 		}
 		store, err := a.store(name).Open(name)
@@ -117,16 +141,12 @@ func (a *App) closeStores() (err error) {
 // useStores puts to use what was opened.
 func (a *App) useStores() (err error) {
 	for name, store := range a.opened {
-		h, module := a.held[name], a.store(name)
-		used := &usedStore{identity: module.Identity(name), kind: "memory"}
-		if m, ok := module.(caddy.Module); ok {
-			used.kind = m.CaddyModule().ID.Name()
-		}
+		h, used := a.held[name], a.toUse(name)
 		if cluster, ok := store.(Cluster); ok {
 			used.cluster = cluster
 			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte) []byte { return answerNode(h.Hub, request) }))
 		}
-		h.store.Store(used)
+		h.store.Store(&used)
 		err = errors.Join(err, h.Use(store))
 	}
 	a.opened = nil

@@ -6,6 +6,7 @@ package natsstore
 import (
 	"cmp"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -31,8 +32,8 @@ func init() {
 // and serves also while NATS is away: publishing is refused then, streams stay
 // open, and all catches up when it is back.
 //
-// As long as servers and stream stay the same, a config reload keeps the open
-// store: changes to the other options take effect at the next start.
+// When a config reload changes an option, the node connects anew, as it says now.
+// As long as the stream is the same, streams and history go on.
 type Store struct {
 	// The servers, as nats://, tls://, ws:// or wss:// URLs; those of the same
 	// cluster that are not listed are learned from the others. A user and password
@@ -131,6 +132,15 @@ func (s *Store) Identity(hubName string) string {
 	return strings.Join(hosts, ",") + " stream " + s.stream(hubName)
 }
 
+// Connection is all that is configured.
+func (s *Store) Connection() string {
+	all, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return string(all)
+}
+
 // Open begins to connect; it does not wait for NATS.
 func (s *Store) Open(hubName string) (hub.Store, error) {
 	var options []nats.Option
@@ -207,6 +217,7 @@ const (
 // Interface guards.
 var (
 	_ caddysse.StoreModule  = (*Store)(nil)
+	_ caddysse.Remote       = (*Store)(nil)
 	_ caddy.Provisioner     = (*Store)(nil)
 	_ caddy.Validator       = (*Store)(nil)
 	_ caddyfile.Unmarshaler = (*Store)(nil)

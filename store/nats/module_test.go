@@ -175,17 +175,21 @@ func TestTLSAndPassword(t *testing.T) {
 	}
 }
 
-// TestCaddyStartsWithoutNATS runs Caddy with a hub on NATS, and NATS later.
-func TestCaddyStartsWithoutNATS(t *testing.T) {
-	servers := natstest.New(t, 1, "")
+// freeAddr is an address that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	admin := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// TestCaddyStartsWithoutNATS runs Caddy with a hub on NATS, and NATS later.
+func TestCaddyStartsWithoutNATS(t *testing.T) {
+	servers := natstest.New(t, 1, "")
+	admin := freeAddr(t)
 	config := fmt.Sprintf("{\n admin %s\n persist_config off\n sse {\n store nats {\n url %s\n }\n }\n }\n", admin, servers.URLs()[0])
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	if err != nil {

@@ -1,0 +1,119 @@
+package natsstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+// TestReloadConnectsAnew changes address, user and password of NATS while events
+// are published: each is received once and in order by a stream that sees nothing
+// of the reload, and publishing has to be repeated only where the admin endpoint
+// itself was replaced.
+func TestReloadConnectsAnew(t *testing.T) {
+	servers := natstest.New(t, 1, `authorization { users: [ { user: one, password: first }, { user: two, password: second } ] }`)
+	servers.Start(0)
+	first, second := natstest.NewProxy(t, servers.URLs()[0]), natstest.NewProxy(t, servers.URLs()[0])
+	admin, site := freeAddr(t), freeAddr(t)
+	load := func(login string, proxy *natstest.Proxy) {
+		t.Helper()
+		config := fmt.Sprintf(`{
+			admin %s
+			persist_config off
+			sse {
+				store nats {
+					url %s
+				}
+			}
+		}
+		http://%s {
+			sse /events {
+				anonymous
+			}
+		}`, admin, strings.Replace(proxy.URL(), "//", "//"+login+"@", 1), site)
+		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Load(adapted, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load("one:first", first)
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	response, err := http.Get("http://" + site + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	published := make(chan int, 1) // how many
+	publishing.Go(func() {
+		client := &http.Client{Transport: &http.Transport{}}
+		defer client.CloseIdleConnections()
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			body := fmt.Sprintf(`{"data":%d,"key":"%d"}`, n, n)
+			for {
+				answer, err := client.Post("http://"+admin+"/sse/broadcast", "application/json", bytes.NewReader([]byte(body)))
+				if err != nil {
+					continue // the endpoint was replaced
+				}
+				text, err := io.ReadAll(answer.Body)
+				answer.Body.Close()
+				if err != nil {
+					continue
+				}
+				if answer.StatusCode != http.StatusOK {
+					t.Errorf("publishing is answered with %s", text)
+				}
+				break
+			}
+		}
+		published <- n
+	})
+	lines := bufio.NewScanner(response.Body)
+	next := 0
+	read := func(upTo int) {
+		t.Helper()
+		for next < upTo {
+			if !lines.Scan() {
+				t.Fatalf("the stream ends after %d events: %v", next, lines.Err())
+			}
+			if line := lines.Text(); strings.HasPrefix(line, "event: ") && line != "event: sse.connected" {
+				t.Fatalf("after %d events there is %s", next, line)
+			} else if data, ok := strings.CutPrefix(line, "data: "); ok && !strings.HasPrefix(data, "{") {
+				if data != fmt.Sprint(next) {
+					t.Fatalf("after %d events there is %s", next, data)
+				}
+				next++
+			}
+		}
+	}
+	read(50)
+	load("two:second", second)
+	first.Cut() // nobody needs it any more
+	read(next + 50)
+	load("one:first", second)
+	read(next + 50)
+	stop()
+	publishing.Wait()
+	read(<-published)
+}
