@@ -71,21 +71,33 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 }
 
 // awaitPosition waits for the history to be open, and for what it has yet to
-// receive up to the position. A position that does not come is a gap.
+// receive up to the position. A position that does not come is a gap, unless the
+// history is known to lack something: then the client is to try again, here or on
+// another node, where it misses nothing.
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	wait, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	opened := h.await(wait, func() bool { return h.source.open || h.ending != "" })
-	if p, ok := ParsePosition(position); ok && opened == nil {
-		_ = h.await(wait, func() bool {
+	failed := h.await(wait, func() bool { return h.source.open || h.ending != "" })
+	if p, ok := ParsePosition(position); ok && failed == nil {
+		failed = h.await(wait, func() bool {
 			return h.ending != "" || !h.source.Shared() || p.Epoch != h.history.epoch || p.Seq <= h.history.head
 		})
+		if failed != nil && h.isWhole() {
+			failed = nil
+		}
 	}
-	if ctx.Err() == nil && opened != nil {
+	if ctx.Err() == nil && failed != nil {
 		h.stats.rejected.add(string(Starting), 1)
 		return &Refusal{Starting, between(time.Second, 5*time.Second)}
 	}
 	return ctx.Err()
+}
+
+// isWhole reports whether the history has all that is stored, as far as is known.
+func (h *Hub) isWhole() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.source.connected && h.source.behind == 0
 }
 
 // admit is the decision of Connect. mu is held.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // retainer is a store that begins when it is told to.
@@ -77,6 +78,8 @@ func (s *shelf) Append(ctx context.Context, _ []Event) ([]Stored, error) {
 	}
 }
 
+func (*shelf) Shared() bool { return true }
+
 func (s *shelf) stored(p Position) { s.answers <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil } }
 
 // What was stored in a history that ended before it was in there may be nowhere
@@ -134,4 +137,45 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 		}
 		want(t, "events", h.Stats().Events, 1)
 	})
+}
+
+// A position that this node has not received is a gap only if it has received all
+// there is.
+func TestPositionThatOthersGave(t *testing.T) {
+	for name, c := range map[string]struct {
+		connected bool
+		behind    uint64
+		comes     bool
+		want      string
+	}{
+		"it comes":          {comes: true, want: "resumed"},
+		"there is no such":  {connected: true, want: "sse.gap invalid"},
+		"more is to come":   {connected: true, behind: 1, want: "connection refused: starting"},
+		"nothing can reach": {want: "connection refused: starting"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, s := newHub(t, Options{}), newShelf()
+				use(t, h, s)
+				synctest.Wait()
+				epoch := h.Stats().Head.Epoch
+				feed{h}.Status(c.connected, c.behind)
+				if c.comes {
+					go feed{h}.Deliver([]Record{{1, Event{Targets: []Target{{}}, At: time.Now()}}})
+				}
+				began := time.Now()
+				v, err := h.Connect(t.Context(), as("alice").at(Position{epoch, 1}.String()))
+				got := "resumed"
+				if err != nil {
+					got = err.Error()
+				} else if v.gap == gapInvalid {
+					got = "sse.gap invalid"
+				}
+				want(t, "it is", got, c.want)
+				if waited := time.Since(began); !c.comes && waited != startTimeout {
+					t.Errorf("it waited %v", waited)
+				}
+			})
+		})
+	}
 }
