@@ -1,4 +1,4 @@
-.PHONY: test test-go test-client test-browser check lint build page bench soak
+.PHONY: test test-go test-client test-browser check lint build page bench soak soak-cluster
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
@@ -33,11 +33,16 @@ bench:
 	command -v nginx || { apt-get update && apt-get install -y --no-install-recommends nginx libnginx-mod-nchan; }
 	cd bench && go run .
 
-# Tries to lose events: make soak DURATION=20m SEED=1. It writes e2e/RESULTS.md.
+# Tries to lose events: make soak DURATION=20m SEED=1. It writes its section
+# of e2e/RESULTS.md.
 DURATION ?= 20m
 SEED ?= 0
 soak:
 	go test -tags soak -count=1 -timeout=0 -v -run '^TestChaos$$' ./e2e/chaos -duration=$(DURATION) -seed=$(SEED) -clients=150 -rate=40 -results=../RESULTS.md
+
+# The same with three nodes and three NATS servers, into the same file.
+soak-cluster:
+	cd store/nats && go test -count=1 -timeout=0 -v -run '^TestClusterLosesNothing$$' ./e2e -duration=$(DURATION) -seed=$(SEED) -results=../../../e2e/RESULTS.md
 
 # What CI runs after the tests.
 check: lint build

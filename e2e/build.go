@@ -15,13 +15,15 @@ import (
 // way.
 var binary, command string
 
-// Main builds them once, runs the tests and removes what was built. It is
-// called by TestMain, from a directory directly below the module's root.
+// Main builds Caddy with this module once, runs the tests and removes what was
+// built. It is called by TestMain.
 func Main(m *testing.M) {
-	os.Exit(run(m))
+	os.Exit(Run(m, "github.com/ea766355/caddy-sse/cmd/caddy"))
 }
 
-func run(m *testing.M) int {
+// Run is Main with another package to build, which is of the module that the tests
+// are of, and returns what to exit with.
+func Run(m *testing.M, server string) int {
 	dir, err := os.MkdirTemp("", "caddy-sse-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -36,7 +38,7 @@ func run(m *testing.M) int {
 		builds = append(builds, []string{"-race", "-o", binary})
 	}
 	for _, args := range builds {
-		build := exec.Command("go", slices.Concat([]string{"build"}, args, []string{"github.com/ea766355/caddy-sse/cmd/caddy"})...)
+		build := exec.Command("go", slices.Concat([]string{"build"}, args, []string{server})...)
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "building the server:", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
@@ -52,6 +53,26 @@ func (s *Server) ClientVia(addr string, p Protocol) *Client { return s.client(p,
 
 // SmallClient makes a client that takes little that its user does not read.
 func (s *Server) SmallClient(p Protocol) *Client { return s.client(p, "", true) }
+
+// Roaming makes a client that reaches the nodes of a cluster over cleartext
+// HTTP/1.1: each stream comes from one of the addresses, by chance.
+func Roaming(addrs ...string) *Client {
+	tr := roaming(addrs)
+	return &Client{
+		Protocol: H1, Path: "/events", Backoff: backoff,
+		base: "http://127.0.0.1", http: &http.Client{Transport: tr}, close: tr.CloseIdleConnections,
+	}
+}
+
+func roaming(addrs []string) *http.Transport {
+	return &http.Transport{
+		DisableCompression: true,
+		DisableKeepAlives:  true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addrs[rand.IntN(len(addrs))])
+		},
+	}
+}
 
 func (s *Server) client(p Protocol, addr string, small bool) *Client {
 	c := &Client{Protocol: p, Path: "/events", Backoff: backoff}

@@ -40,8 +40,8 @@ type Event struct {
 	Size int // of its padding, in bytes
 }
 
-// Publisher publishes through the admin API. What is not acknowledged it sends
-// again with the same key. It may be used from any goroutine.
+// Publisher publishes through the API. What is not acknowledged it sends again
+// with the same key. It may be used from any goroutine.
 type Publisher struct {
 	Ledger  *Ledger
 	Retried atomic.Int64 // requests that were sent again
@@ -62,8 +62,7 @@ func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 		addr = fmt.Sprintf("127.0.0.1:%d", s.Admin)
 	}
 	tr := &http.Transport{
-		// An admin endpoint that is being replaced may take a request and not answer.
-		ResponseHeaderTimeout: 10 * time.Second,
+		ResponseHeaderTimeout: answerTimeout,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
@@ -77,6 +76,19 @@ func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 	s.t.Cleanup(p.Close)
 	return p
 }
+
+// RoamingPublisher makes a publisher for the default hub that sends each request,
+// also the same one again, to one of the nodes of a cluster, by chance. They have
+// sse_api at /sse.
+func RoamingPublisher(ledger *Ledger, addrs ...string) *Publisher {
+	tr := roaming(addrs)
+	tr.ResponseHeaderTimeout = answerTimeout
+	return &Publisher{Ledger: ledger, url: "http://127.0.0.1/sse/", hub: "default", http: &http.Client{Transport: tr}}
+}
+
+// answerTimeout is how long a publisher waits for an answer: an endpoint that is
+// being replaced may take a request and not answer.
+const answerTimeout = 15 * time.Second
 
 // Close closes the publisher's connections. It may go on with others.
 func (p *Publisher) Close() { p.http.CloseIdleConnections() }

@@ -5,8 +5,6 @@ package chaos
 import (
 	"fmt"
 	"maps"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -49,9 +47,8 @@ func (w *world) reportTo(v *verdict, took time.Duration) {
 	faults["connections cut"], faults["connections stalled"], faults["connections throttled"] = int(cuts), int(stalls), int(slow)
 	maps.Copy(faults, w.done)
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Results of `make soak`\n\n")
-	fmt.Fprintf(&b, "%s, %s. Took %s, with %d clients at a time and %d publish requests a second.\n\n",
-		time.Now().UTC().Format(time.DateOnly), machine(), took.Round(time.Second), *clients, *rate)
+	fmt.Fprintf(&b, "%s. Took %s, with %d clients at a time and %d publish requests a second.\n\n",
+		e2e.Machine(), took.Round(time.Second), *clients, *rate)
 	fmt.Fprintf(&b, "    make soak DURATION=%s SEED=%d\n\n", *duration, *seed)
 	fmt.Fprintf(&b, "| total | |\n|---|---:|\n%s\n| fault | |\n|---|---:|\n", v)
 	for _, name := range slices.Sorted(maps.Keys(faults)) {
@@ -59,21 +56,10 @@ func (w *world) reportTo(v *verdict, took time.Duration) {
 	}
 	w.t.Logf("\n%s", b.String())
 	if *results != "" {
-		if err := os.WriteFile(*results, []byte(b.String()), 0o644); err != nil {
+		if err := e2e.WriteResults(*results, "Results of `make soak`", b.String()); err != nil {
 			w.t.Error(err)
 		}
 	}
-}
-
-// machine says what this ran on. Linux only, as the readings of growth are.
-func machine() string {
-	model := "unknown processor"
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if _, after, ok := strings.Cut(string(info), "model name\t: "); ok {
-			model, _, _ = strings.Cut(after, "\n")
-		}
-	}
-	return fmt.Sprintf("%s, %d CPUs, %s/%s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
 // reading is what must not grow.

@@ -1,0 +1,254 @@
+// Package e2e_test tries to lose events in a cluster: three real nats-servers keep
+// one stream, three real Caddy nodes share it, clients hop between the nodes with
+// their last position, and publishers send to any node, and again with the same
+// key to any other, until they are acknowledged. Meanwhile servers and nodes are
+// killed, restarted, reloaded and cut off from one another. In the end every
+// acknowledged event must have reached every client that it was for, once and in
+// order; and as the history holds all, nobody may have been told of a gap.
+//
+// The seed that is printed makes the same choices again. Their timing is the
+// machine's.
+//
+// It is not with the other whole-system tests because it needs NATS, which the
+// module above must not depend on.
+package e2e_test
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+var (
+	duration = flag.Duration("duration", time.Minute, "for how long faults happen")
+	clients  = flag.Int("clients", 300, "how many clients there are")
+	rate     = flag.Int("rate", 30, "publish requests a second")
+	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")
+	results  = flag.String("results", "", "a file for the totals")
+)
+
+func TestMain(m *testing.M) {
+	code := e2e.Run(m, "github.com/ea766355/caddy-sse/store/nats/cmd/caddy")
+	natstest.Clean()
+	os.Exit(code)
+}
+
+// size is how many NATS servers there are, and how many nodes.
+const size = 3
+
+// streamName is what the store calls the stream of the default hub.
+const streamName = "SSE_default"
+
+// world is the cluster with all that is around it. It is used by the test's
+// goroutine, but for what is behind mu.
+type world struct {
+	t         testing.TB
+	servers   *natstest.Servers
+	nodes     []*node
+	ledger    *e2e.Ledger
+	followers []*e2e.Follower
+	faults    map[string]int
+	mending   sync.WaitGroup
+
+	publishing sync.WaitGroup
+	mu         sync.Mutex
+	again      int64         // publish requests sent again
+	longest    time.Duration // until one was acknowledged
+}
+
+// node is one Caddy, with what may be cut between it and the others.
+type node struct {
+	*e2e.Server
+	nats    []*natstest.Proxy // its ways to the NATS servers
+	clients *e2e.Proxy        // the bad network of some clients
+}
+
+// TestClusterLosesNothing is what makes of promises 1, 2, 3, 6 and 7 in a cluster
+// that nothing is lost.
+func TestClusterLosesNothing(t *testing.T) {
+	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
+	t.Logf("seed %d", *seed)
+	w := &world{t: t, ledger: new(e2e.Ledger), faults: make(map[string]int)}
+	w.start()
+	began := time.Now()
+	w.follow()
+	w.publish()
+	w.storm()
+	w.settle()
+	v := w.judge()
+	w.report(v, time.Since(began))
+	if v.deliveries == 0 {
+		t.Error("too little happened for this to mean anything")
+	}
+	if t.Failed() {
+		t.Logf("seed %d", *seed)
+		for i, n := range w.nodes {
+			t.Logf("the end of node %d's log:\n%s", i+1, n.Tail())
+		}
+	}
+}
+
+// random is a source of its own for each use.
+func random(use uint64) *rand.Rand { return rand.New(rand.NewPCG(*seed, use)) }
+
+// start starts the servers and the nodes.
+func (w *world) start() {
+	w.servers = natstest.Start(w.t, size)
+	for i := range size {
+		n := new(node)
+		for _, url := range w.servers.URLs() {
+			n.nats = append(n.nats, natstest.NewProxy(w.t, url))
+		}
+		n.Server = e2e.Start(w.t, n.config(random(uint64(i))))
+		n.clients = e2e.NewProxy(w.t, n.addr(), *seed+uint64(i), e2e.Faults{CutAfter: 100_000, Stall: time.Second, Piece: 200})
+		w.nodes = append(w.nodes, n)
+	}
+}
+
+// config is one of those under which nothing may be lost. Each has its own order
+// of servers, so that another one makes the node connect anew.
+func (n *node) config(random *rand.Rand) e2e.Config {
+	var urls []string
+	for _, i := range random.Perm(size) {
+		urls = append(urls, n.nats[i].URL())
+	}
+	return e2e.Config{
+		Hub: fmt.Sprintf("history 10000000\n history_size 1GiB\n store nats {\n url %s\n replicas %d\n }", strings.Join(urls, " "), size),
+		Stream: "retry 20ms 200ms\n max_lifetime 10s\n heartbeat " + []string{"300ms", "15s"}[random.IntN(2)] +
+			"\n takeover " + []string{"on", "off"}[random.IntN(2)],
+		Routes: "sse_api /sse/*",
+	}
+}
+
+// addr is where clients and publishers reach it.
+func (n *node) addr() string { return fmt.Sprintf("127.0.0.1:%d", n.HTTP) }
+
+func (w *world) addrs() (addrs []string) {
+	for _, n := range w.nodes {
+		addrs = append(addrs, n.addr())
+	}
+	return addrs
+}
+
+// follow has all clients come. Each hops when its stream ends: by its lifetime, by
+// a fault, or cut off at any byte.
+func (w *world) follow() {
+	addrs := w.addrs()
+	for _, n := range w.nodes {
+		addrs = append(addrs, n.clients.Addr)
+	}
+	c := e2e.Roaming(addrs...)
+	c.Backoff = 200 * time.Millisecond
+	for i := range *clients {
+		id := e2e.Identity{User: user(i), Session: session(i)}
+		if i%3 == 0 {
+			id.Topics = []string{topics[i%len(topics)]}
+		}
+		w.followers = append(w.followers, e2e.Follow(w.t, c, id))
+	}
+	e2e.AwaitOpen(w.t, w.followers)
+}
+
+// Who clients may be, and whom events are for.
+const users, sessions = 30, 10
+
+var topics = []string{"news/a", "news/b", "sport/a", "sport/b"}
+
+func user(i int) string    { return fmt.Sprintf("user %d", i%users) }
+func session(i int) string { return fmt.Sprintf("session %d", i%sessions) }
+
+// request is what one request publishes: one event, or now and then a batch.
+func request(random *rand.Rand) []e2e.Event {
+	events := make([]e2e.Event, 1+random.IntN(8)/7*random.IntN(20))
+	everybody := random.IntN(4) == 0
+	for i := range events {
+		events[i].Size = random.IntN(300)
+		switch n := random.IntN(6); {
+		case everybody:
+		case n < 3:
+			events[i].To = e2e.To("user", user(random.IntN(users)), user(random.IntN(users)))
+		case n < 4:
+			events[i].To = e2e.To("session", session(random.IntN(sessions)))
+		default:
+			events[i].To = e2e.To("topic", topics[random.IntN(len(topics))])
+		}
+	}
+	return events
+}
+
+// keyLimit is how long an event may take to be acknowledged, at most: before the
+// servers forget its key.
+const keyLimit = 100 * time.Second
+
+// publish starts the publishers, which stop when the faults do.
+func (w *world) publish() {
+	const publishers = 10
+	ctx, stop := context.WithTimeout(context.Background(), *duration)
+	w.t.Cleanup(stop)
+	for i := range publishers {
+		random := random(uint64(1000 + i))
+		p := e2e.RoamingPublisher(w.ledger, w.addrs()...)
+		w.publishing.Go(func() {
+			defer p.Close()
+			tick := time.NewTicker(publishers * time.Second / time.Duration(*rate))
+			defer tick.Stop()
+			var longest time.Duration
+			for ctx.Err() == nil {
+				// What was begun is acknowledged, also when the time is over.
+				began := time.Now()
+				within, done := context.WithTimeout(context.Background(), keyLimit)
+				if err := p.Publish(within, request(random)...); err != nil {
+					w.t.Errorf("publishing: %v", err)
+				}
+				done()
+				longest = max(longest, time.Since(began))
+				select {
+				case <-ctx.Done():
+				case <-tick.C:
+				}
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.again += p.Retried.Load()
+			w.longest = max(w.longest, longest)
+		})
+	}
+}
+
+// settle lets the storm end, and gives everybody the time to receive what is left.
+func (w *world) settle() {
+	w.publishing.Wait()
+	w.mending.Wait()
+	for _, n := range w.nodes {
+		n.clients.Calm()
+	}
+	late := time.Now().Add(2 * e2e.Patience)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for time.Now().Before(late) && !w.caughtUp() {
+		<-tick.C
+	}
+	for _, f := range w.followers {
+		f.Stop()
+	}
+}
+
+// caughtUp reports whether all have received the last event that is for them.
+func (w *world) caughtUp() bool {
+	for _, f := range w.followers {
+		if last := f.Last(); f.Err() == nil && len(w.ledger.Expected(f.Identity, last.Epoch, last.Seq)) > 0 {
+			return false
+		}
+	}
+	return true
+}

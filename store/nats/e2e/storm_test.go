@@ -1,0 +1,98 @@
+package e2e_test
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// storm lets faults happen for a while: each kind once, and then any.
+func (w *world) storm() {
+	random := random(1)
+	type fault struct {
+		name string
+		do   func(*rand.Rand)
+	}
+	faults := []fault{
+		{"kill -9 of the NATS server that leads the stream", w.killLeader},
+		{"kill -9 of a node", w.killNode},
+		{"SIGTERM to a node", w.terminateNode},
+		{"a node cut off from NATS", w.cutOff},
+		{"a reload that connects anew", w.reload},
+	}
+	order := random.Perm(len(faults))
+	for end := time.Now().Add(*duration); time.Now().Before(end) && w.sound(); {
+		if len(order) == 0 {
+			order = append(order, random.IntN(len(faults)))
+		}
+		f := faults[order[0]]
+		order = order[1:]
+		f.do(random)
+		w.faults[f.name]++
+		// Faults may follow each other at once, or after a while.
+		pause(random, 3*time.Second)
+	}
+}
+
+func pause(random *rand.Rand, most time.Duration) {
+	<-time.After(time.Duration(random.Int64N(int64(most))))
+}
+
+func (w *world) node(random *rand.Rand) *node { return w.nodes[random.IntN(size)] }
+
+// killLeader leaves a majority: all must have caught up before.
+func (w *world) killLeader(random *rand.Rand) {
+	w.servers.AwaitReplicas(streamName)
+	leader := w.servers.AwaitLeader(streamName)
+	w.servers.Kill(leader)
+	pause(random, 3*time.Second)
+	w.servers.Start(leader)
+}
+
+func (w *world) killNode(random *rand.Rand) {
+	n := w.node(random)
+	n.Kill()
+	pause(random, time.Second)
+	n.Run()
+}
+
+func (w *world) terminateNode(random *rand.Rand) {
+	n := w.node(random)
+	n.Terminate(e2e.Patience)
+	pause(random, time.Second)
+	n.Run()
+}
+
+// cutOff lets other faults happen while the node is cut off.
+func (w *world) cutOff(random *rand.Rand) {
+	n := w.node(random)
+	for _, p := range n.nats {
+		p.Cut()
+	}
+	mended := time.After(time.Duration(random.Int64N(int64(10 * time.Second))))
+	w.mending.Go(func() {
+		<-mended
+		for _, p := range n.nats {
+			p.Mend()
+		}
+	})
+}
+
+func (w *world) reload(random *rand.Rand) {
+	n := w.node(random)
+	if err := n.Reload(n.config(random)); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// sound reports whether no client has seen anything that breaks a promise by
+// itself, after which there is no use in going on.
+func (w *world) sound() bool {
+	for _, f := range w.followers {
+		if f.Err() != nil {
+			return false
+		}
+	}
+	return true
+}
