@@ -62,6 +62,7 @@ func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 		addr = fmt.Sprintf("127.0.0.1:%d", s.Admin)
 	}
 	tr := &http.Transport{
+		MaxIdleConnsPerHost:   100,
 		ResponseHeaderTimeout: answerTimeout,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, addr)

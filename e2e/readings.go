@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // What the running server says about itself.
@@ -109,6 +110,28 @@ func (s *Server) Files() int {
 		s.t.Fatal(err)
 	}
 	return len(files)
+}
+
+// CPU is the time of processors that the server has used. Linux only.
+func (s *Server) CPU() time.Duration {
+	s.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.process.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// utime and stime, in hundredths of a second; the name before may hold spaces.
+	// [proc_pid_stat(5)]
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	var used time.Duration
+	for _, field := range fields[11:13] {
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		used += time.Duration(ticks) * time.Second / 100
+	}
+	return used
 }
 
 // Resident is the server's resident memory in bytes. Linux only.

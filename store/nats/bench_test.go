@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,23 +40,31 @@ func BenchmarkAppend(b *testing.B) {
 	for _, replicas := range []int{1, 3} {
 		servers := natstest.Start(b, replicas)
 		for _, size := range []int{1, 100} {
-			for _, publishers := range []int{1, 32} {
+			for _, publishers := range []int{1, 64} {
 				name := "servers=" + strconv.Itoa(replicas) + "/batch=" + strconv.Itoa(size) + "/publishers=" + strconv.Itoa(publishers)
 				b.Run(name, func(b *testing.B) {
 					n := startNode(b, newStream(), replicas, someOptions, servers.URLs()...)
 					n.publish("first")
-					b.SetParallelism(publishers) // for each of two cores
-					b.RunParallel(func(pb *testing.PB) {
-						for pb.Next() {
-							batch := make([]hub.Event, size)
-							for i := range batch {
-								batch[i] = event(strings.Repeat("x", 256), "")
+					turns := make(chan struct{})
+					var publishing sync.WaitGroup
+					for range publishers {
+						publishing.Go(func() {
+							for range turns {
+								batch := make([]hub.Event, size)
+								for i := range batch {
+									batch[i] = event(strings.Repeat("x", 256), "")
+								}
+								if _, err := n.Append(b.Context(), batch); err != nil {
+									b.Error(err)
+								}
 							}
-							if _, err := n.Append(b.Context(), batch); err != nil {
-								b.Error(err)
-							}
-						}
-					})
+						})
+					}
+					for b.Loop() {
+						turns <- struct{}{}
+					}
+					close(turns)
+					publishing.Wait()
 					b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "events/s")
 				})
 			}

@@ -5,12 +5,15 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
 // Proxy stands between a client and a server, to cut the one off from the other.
 // Its methods may be called from any goroutine.
 type Proxy struct {
+	Passed atomic.Int64 // bytes that the server sent
+
 	server   string // host and port
 	listener net.Listener
 	running  sync.WaitGroup
@@ -102,6 +105,9 @@ func (p *Proxy) pipe(to io.WriteCloser, from io.Reader, fromServer bool) {
 		p.mu.Lock()
 		drop := fromServer && p.muted
 		p.mu.Unlock()
+		if fromServer {
+			p.Passed.Add(int64(n))
+		}
 		if n > 0 && !drop {
 			if _, failed := to.Write(buf[:n]); failed != nil {
 				err = failed
