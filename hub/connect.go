@@ -75,18 +75,17 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 // history is known to lack something: then the client is to try again, here or on
 // another node, where it misses nothing.
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
+	p, given := ParsePosition(position)
+	arrived := func() bool {
+		return h.ending != "" || h.source.open &&
+			(!given || !h.source.Shared() || p.Epoch != h.history.epoch || p.Seq <= h.history.head)
+	}
+	if h.holds(arrived) { // as always, but for the beginning
+		return nil
+	}
 	wait, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	failed := h.await(wait, func() bool { return h.source.open || h.ending != "" })
-	if p, ok := ParsePosition(position); ok && failed == nil {
-		failed = h.await(wait, func() bool {
-			return h.ending != "" || !h.source.Shared() || p.Epoch != h.history.epoch || p.Seq <= h.history.head
-		})
-		if failed != nil && h.isWhole() {
-			failed = nil
-		}
-	}
-	if ctx.Err() == nil && failed != nil {
+	if h.await(wait, arrived) != nil && ctx.Err() == nil && !h.holds(h.isWhole) {
 		h.stats.rejected.add(string(Starting), 1)
 		return &Refusal{Starting, between(time.Second, 5*time.Second)}
 	}
@@ -94,11 +93,8 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 }
 
 // isWhole reports whether the history has all that is stored, as far as is known.
-func (h *Hub) isWhole() bool {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.source.connected && h.source.behind == 0
-}
+// mu is held.
+func (h *Hub) isWhole() bool { return h.source.connected && h.source.behind == 0 }
 
 // admit is the decision of Connect. mu is held.
 func (h *Hub) admit(r Request) *Refusal {

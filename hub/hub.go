@@ -195,7 +195,7 @@ func (h *Hub) store(ctx context.Context, events []Event) (stored []Stored, err e
 		if stored, err = store.Append(ctx, events); err == nil {
 			break
 		}
-		if !errors.Is(err, ErrNotStored) || !h.replaced(store) {
+		if !errors.Is(err, ErrNotStored) || !h.holds(func() bool { return h.source.Store != store }) {
 			return nil, err
 		}
 	}
@@ -212,13 +212,6 @@ func (h *Hub) store(ctx context.Context, events []Event) (stored []Stored, err e
 	return stored, nil
 }
 
-// replaced reports whether another store has taken the store's place.
-func (h *Hub) replaced(store Store) bool {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.source.Store != store
-}
-
 // reached reports whether all that was stored is in history, or was. mu is held.
 func (h *Hub) reached(stored []Stored) bool {
 	return !slices.ContainsFunc(stored, func(s Stored) bool {
@@ -232,12 +225,16 @@ func (h *Hub) lost(s Stored) bool {
 	return s.Position.Epoch != h.history.epoch && (s.Position.Epoch != h.ended.Epoch || s.Position.Seq > h.ended.Seq)
 }
 
+// holds calls ready with mu held.
+func (h *Hub) holds(ready func() bool) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return ready()
+}
+
 // await waits until ready, which is called with mu held, or ctx ends.
 func (h *Hub) await(ctx context.Context, ready func() bool) error {
-	h.mu.RLock()
-	ok := ready()
-	h.mu.RUnlock()
-	for !ok {
+	for ok := h.holds(ready); !ok; {
 		h.mu.Lock()
 		ok = ready()
 		if h.changed == nil {

@@ -80,7 +80,9 @@ func (s *shelf) Append(ctx context.Context, _ []Event) ([]Stored, error) {
 
 func (*shelf) Shared() bool { return true }
 
-func (s *shelf) stored(p Position) { s.answers <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil } }
+func (s *shelf) stored(p Position) {
+	s.answers <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil }
+}
 
 // What was stored in a history that ended before it was in there may be nowhere
 // any more, or at another place. So it is not acknowledged.
