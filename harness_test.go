@@ -1,6 +1,7 @@
 package caddysse_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -34,6 +36,10 @@ import (
 
 // patience is how long a test waits for what should happen at once.
 const patience = 10 * time.Second
+
+// takeover is for all streams that do not say otherwise, so that the same tests
+// run both ways.
+var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "caddysse")
@@ -184,6 +190,8 @@ func (s *server) load(sites string) error {
 	if err != nil {
 		return err
 	}
+	const handler = `"handler":"sse",`
+	adapted = bytes.ReplaceAll(adapted, []byte(handler), []byte(handler+`"takeover":"`+*takeover+`",`))
 	return caddy.Load(adapted, true)
 }
 

@@ -129,9 +129,14 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 			}
 		}
 		eventually(t, "the slow client to be dropped", func() bool { return s.status("default").Connections == 1 })
-		reason := "timeout"
-		if n := s.metric(`caddy_sse_connections_closed_total{hub="default",reason="` + reason + `"}`); n < 1 {
-			t.Errorf("counted as %s: %v", reason, n)
+		dropped := s.metric(`caddy_sse_connections_closed_total{hub="default",reason="timeout"}`)
+		if *takeover == "off" && strings.HasPrefix(p.name, "h1") {
+			// The kernel may be the first to notice, and the server then only says that
+			// the client is gone.
+			dropped = max(dropped, s.metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`))
+		}
+		if dropped < 1 {
+			t.Error("it was not counted")
 		}
 		s.send(`{"text":"on we go"}`)
 		other.expect("on we go")

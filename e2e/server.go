@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,6 +29,10 @@ type Config struct {
 	NoSSE  bool   // no route serves streams
 }
 
+// takeover is for all streams that do not say otherwise, so that the same tests
+// run both ways.
+var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
+
 // caddyfile names users, sessions and topics by headers, as the tests are not
 // about authentication.
 func (s *Server) caddyfile(c Config) string {
@@ -36,6 +41,7 @@ func (s *Server) caddyfile(c Config) string {
 		session {http.request.header.X-Session}
 		anonymous
 		topics news/* sport/*
+		takeover ` + *takeover + `
 		` + c.Stream + `
 	}`
 	if c.NoSSE {

@@ -1,0 +1,103 @@
+package caddysse_test
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// TestStreamBehindListenerWrappers: what Caddy puts around the connections that it
+// accepts does a stream no harm, and does not keep it from being taken over.
+func TestStreamBehindListenerWrappers(t *testing.T) {
+	s := startTLS(t, `servers {
+		protocols h1
+		listener_wrappers {
+			proxy_protocol {
+				timeout 5s
+				allow 127.0.0.0/8
+			}
+			http_redirect
+			tls
+		}
+	}`, "log\n"+bothWays("heartbeat 100ms"))
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp4", address)
+		if err == nil {
+			_, err = c.Write([]byte("PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"))
+		}
+		return c, err
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: dial, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // made for these tests
+	}}
+	for _, path := range []string{"/events", "/kept"} {
+		t.Run(path, func(t *testing.T) {
+			s := s.in(t)
+			logs.reset()
+			st := openWith(t, client, "https://localhost:"+port(s.https)+path)
+			if path == "/events" && *takeover == "on" {
+				eventually(t, "the end of the request, though not of the stream", func() bool {
+					return len(logs.with(t, "handled request")) == 1
+				})
+			}
+			if list := s.api("GET", "/sse/connections", ""); !strings.Contains(list.body, `"remote":"192.0.2.7"`) {
+				t.Errorf("the connection is %s", list.body)
+			}
+			if b := st.next(); !b.colon {
+				t.Errorf("got %+v", b)
+			}
+			id := s.send(`{"text":"one"}`).ID
+			if b := st.event(); b.data != "one" || b.id != id {
+				t.Errorf("got %+v", b)
+			}
+			st.close()
+			eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
+		})
+	}
+	// In clear text the same listener answers with a redirect.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Get("http://localhost:" + port(s.https) + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusPermanentRedirect {
+		t.Errorf("in clear text: %s", resp.Status)
+	}
+}
+
+// TestStreamIsTraced: by a collector's word, and it goes on after its span has ended.
+func TestStreamIsTraced(t *testing.T) {
+	var exports atomic.Int32
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/traces" {
+			exports.Add(1)
+		}
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_TRACES_EXPORTER", "otlp")
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+	s := startTLS(t, "", "tracing {\n span events\n}\n"+bothWays(""))
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		before := exports.Load()
+		st := openWith(t, p.client, p.url(s)+"/events")
+		s.send(`{"text":"one"}`)
+		st.expect("one")
+		if *takeover == "on" && strings.HasPrefix(p.name, "h1") {
+			eventually(t, "the span of a stream that goes on", func() bool { return exports.Load() > before })
+			s.send(`{"text":"two"}`)
+			st.expect("two")
+		}
+		st.close()
+		eventually(t, "the span", func() bool { return exports.Load() > before })
+	})
+}
