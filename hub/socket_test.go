@@ -530,6 +530,56 @@ func TestStalledAmongMany(t *testing.T) {
 	})
 }
 
+// trickle is a connection of which a byte a second is read, until it is closed.
+type trickle struct {
+	io.Reader
+	seconds <-chan time.Time
+	faster  <-chan struct{}
+}
+
+func (r trickle) Read(p []byte) (int, error) {
+	select {
+	case <-r.faster:
+	case <-r.seconds:
+		p = p[:1]
+	}
+	return r.Reader.Read(p)
+}
+
+// A client that reads a byte a second delays nobody, and when it reads faster it
+// has missed nothing.
+func TestByteASecond(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const events, size = 40, 16 << 10
+		h := newHub(t, Options{})
+		slow, other := dial(t, h, as("slow"), kind), dial(t, h, as("other"), kind)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		faster := make(chan struct{})
+		source := trickle{io.TeeReader(slow.Conn, &slow.raw), tick.C, faster}
+		for i := range events {
+			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", size)))
+			other.until(t, fmt.Sprint("data: ", i, ";"))
+		}
+		var some [3]byte
+		if _, err := io.ReadFull(source, some[:]); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, h, "the end")
+		other.until(t, "data: the end")
+		if lag := slow.Info().Lag; lag == 0 {
+			t.Error("it was not slow")
+		}
+		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
+		close(faster)
+		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(some[:]), source))))
+		slow.until(t, "data: the end")
+		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
+		want(t, "events", len(c.events), events+1)
+		want(t, "told", c.told(), "")
+	})
+}
+
 // eventually waits for what nothing tells of.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
