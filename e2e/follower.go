@@ -169,7 +169,7 @@ func (f *Follower) take(s *Stream, b Block) error {
 		if err := strict(b.Data, &gap); err != nil {
 			return err
 		}
-		r.Gap = gap.Reason
+		r.Gap, r.After = gap.Reason, f.last
 		f.received = append(f.received, r)
 	default:
 		if !b.hasData {

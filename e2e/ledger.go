@@ -96,7 +96,8 @@ type Received struct {
 	Position Position
 	N        int64
 	Size     int
-	Gap      string // the reason; the rest is where the stream goes on
+	Gap      string   // the reason; the rest is where the stream goes on
+	After    Position // that it had before the gap
 	At       time.Time
 }
 

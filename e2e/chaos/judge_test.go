@@ -1,5 +1,3 @@
-//go:build soak
-
 package chaos
 
 import (
@@ -164,31 +162,38 @@ func (c *court) missing(tr *trace, i int, lost []e2e.Entry) {
 	}
 }
 
-// gap judges a gap that was told to a client which had everything up to at. It is
-// a real one if the history had moved past at, and something for the client was
-// lost with that. After a restart the server cannot know that any more, and tells
-// the gap in doubt.
+// gap judges a gap that was told to a client which had received everything up to
+// at. It is a real one if the history had moved past the client's position, and
+// something for the client was lost with that. A process that was started since
+// cannot know that of what it did not load, and tells the gap in doubt.
 func (c *court) gap(tr *trace, i int, at uint64) uint64 {
 	c.gaps++
 	g := tr.received[i]
-	before := tr.since
-	if i > 0 {
-		before = tr.received[i-1].At
-	}
-	restarted := slices.ContainsFunc(c.launched, func(t time.Time) bool { return t.After(before) && t.Before(g.At) })
+	// Up to its position it had all that was for it, or should have had.
+	c.missing(tr, i, c.between(tr.id, at, g.After.Seq+1))
+	at = max(at, g.After.Seq)
 	missed := c.between(tr.id, at, g.Position.Seq+1)
 	// The first one retained is the one after the gap. So many after it were needed
 	// to push the last one out that is not.
 	last, ok := c.entry(g.Position.Seq + c.hub.bound)
 	evicted := c.hub.bound > 0 && g.Gap == "evicted" && g.Position.Epoch == c.epoch && g.Position.Seq > at && ok && last.Sent.Before(g.At)
 	switch {
-	case !evicted || len(missed) == 0 && !restarted:
+	case !evicted || len(missed) == 0 && !c.doubtful(at, g.At):
 		c.find(&c.falseGaps, 1, tr, "%s was told after %d, though nothing was lost\n%s", g, at, tr.around(i))
 		c.missing(tr, i, missed)
 	case len(missed) == 0:
 		c.inDoubt++
 	}
 	return max(at, g.Position.Seq)
+}
+
+// doubtful reports whether a process that was started before then may not have
+// loaded the event after the position at: more were sent until it was started than
+// it loads at least. When the client received what led to its position says
+// nothing, as it may have been slow to read what a former process had sent.
+func (c *court) doubtful(at uint64, then time.Time) bool {
+	next, ok := c.entry(at + 1 + c.hub.bound)
+	return ok && slices.ContainsFunc(c.launched, func(t time.Time) bool { return next.Sent.Before(t) && t.Before(then) })
 }
 
 // around is what a client received about then, and how its streams ended.

@@ -1,5 +1,3 @@
-//go:build soak
-
 package chaos
 
 import (
@@ -126,7 +124,7 @@ func (p *party) read(typ, data, id string) error {
 		if err := json.Unmarshal([]byte(data), &gap); err != nil {
 			return err
 		}
-		r.Gap = gap.Reason
+		r.Gap, r.After = gap.Reason, p.at
 	case strings.HasPrefix(typ, "sse."):
 		return fmt.Errorf("unknown control event %s", typ)
 	case data == "": // it moves the position, no more
