@@ -2,8 +2,14 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/disk"
 )
 
 // TestPublishWhileStarting publishes from the moment in which the process starts:
@@ -26,4 +32,84 @@ func TestPublishWhileStarting(t *testing.T) {
 		}
 		publishers.Wait()
 	}
+}
+
+// firstStreamWithin is how soon after the start of a process that has a hundred
+// thousand events on disk a client is served that comes back.
+var firstStreamWithin = 2 * time.Second
+
+// TestRestartWithLongHistory kills a server that retains a hundred thousand events
+// on disk. A client that had missed the last of them, and asks from the moment in
+// which the process starts, is soon served, and gets just these.
+func TestRestartWithLongHistory(t *testing.T) {
+	const retained, missed = 100_000, 100
+	path := filepath.Join(t.TempDir(), "history.db")
+	epoch := writeHistory(t, path, retained)
+	s := Start(t, Config{Hub: fmt.Sprintf("history %d\n store disk %s", retained, path)})
+	Wait(t, Patience, "the history to be open", func() error {
+		if n := s.Status().Events; n != retained {
+			return fmt.Errorf("%d events are retained", n)
+		}
+		return nil
+	})
+	s.Kill()
+	c := s.Client(H1)
+	defer c.Close()
+	began := time.Now()
+	s.Launch()
+	var stream *Stream
+	Wait(t, Patience, "a stream", func() (err error) {
+		stream, err = c.Open(t.Context(), Identity{}, Position{epoch, retained - missed}.String())
+		return err
+	})
+	defer stream.Close()
+	if _, err := stream.Next(); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(began)
+	t.Logf("the first block came %s after the start", took)
+	if took > firstStreamWithin {
+		t.Errorf("the first block came %s after the start, later than %s", took, firstStreamWithin)
+	}
+	if stream.Goodbye != nil || !stream.Connected.Resumed {
+		t.Fatalf("it began with %+v, and ended with %+v", stream.Connected, stream.Goodbye)
+	}
+	for seq := uint64(retained - missed + 1); seq <= retained; seq++ {
+		b, err := stream.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := ReadPayload(b.Data); b.ID != (Position{epoch, seq}) || n != int64(seq) || err != nil {
+			t.Fatalf("%+v (%v) came where %d is due", b, err, seq)
+		}
+	}
+}
+
+// writeHistory makes a file with n events for everybody, whose numbers are their
+// positions, and returns its epoch.
+func writeHistory(t *testing.T, path string, n int) (epoch string) {
+	t.Helper()
+	store, err := disk.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hub.New(hub.Options{MaxEvents: n})
+	if err := h.Use(store); err != nil {
+		t.Fatal(err)
+	}
+	events := make([]hub.Event, 1000)
+	for first := 1; first <= n; first += len(events) {
+		for i := range events {
+			events[i] = hub.Event{Data: []byte(payload(int64(first+i), 256)), Targets: []hub.Target{{Kind: hub.All}}}
+		}
+		receipts, err := h.Publish(t.Context(), events...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		epoch = receipts[0].Position.Epoch
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return epoch
 }
