@@ -41,11 +41,12 @@ func (m *Memory) Append(ctx context.Context, events []Event) ([]Stored, error) {
 	stored := make([]Stored, len(events))
 	records := make([]Record, 0, len(events))
 	for i, e := range events {
-		seq, known := m.keys.Find(e.Key)
+		key := SumKey(e.Key)
+		seq, known := m.keys.Find(key, now)
 		if !known {
 			m.seq++
 			seq = m.seq
-			m.keys.Add(e.Key, seq, now)
+			m.keys.Add(key, seq, now)
 			records = append(records, Record{seq, e})
 		}
 		stored[i] = Stored{Position{m.epoch, seq}, known}

@@ -15,7 +15,7 @@ const maxCommit = 8 << 20
 // group is what one commit stores.
 type group struct {
 	requests []*request
-	keys     map[string]uint64 // of its records
+	keys     map[hub.KeySum]uint64 // of its records
 	records  []hub.Record
 	values   [][]byte
 	first    uint64 // seq; that of the next commit, if it has no records
@@ -59,38 +59,47 @@ func (s *Store) gather() {
 // take makes a group of the requests that wait, or returns nil.
 func (s *Store) take() *group {
 	s.gather()
-	s.keys.Expire(time.Now())
+	now := time.Now()
+	s.keys.Expire(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	size, n := 0, 0
+	size, events, n := 0, 0, 0
 	for n < len(s.queue) && (n == 0 || size+s.queue[n].size <= maxCommit) {
 		size += s.queue[n].size
+		events += len(s.queue[n].events)
 		n++
 	}
 	if n == 0 {
 		return nil
 	}
-	g := &group{requests: s.queue[:n:n], first: s.span.next, keys: make(map[string]uint64, n)}
+	g := &group{
+		requests: s.queue[:n:n],
+		keys:     make(map[hub.KeySum]uint64, events),
+		records:  make([]hub.Record, 0, events),
+		values:   make([][]byte, 0, events),
+		first:    s.span.next,
+	}
 	s.queue = append(make([]*request, 0, len(s.queue)), s.queue[n:]...)
 	for _, r := range g.requests {
 		r.state = taken
-		s.place(g, r)
+		s.place(g, r, now)
 	}
 	s.flying = g
 	return g
 }
 
 // place gives the events of a request their positions, unless they have one.
-func (s *Store) place(g *group, r *request) {
+func (s *Store) place(g *group, r *request, now time.Time) {
 	r.stored = make([]hub.Stored, len(r.events))
 	for i, e := range r.events {
-		seq, known := g.keys[e.Key]
+		sum := r.sums[i]
+		seq, known := g.keys[sum]
 		if !known {
-			seq, known = s.keys.Find(e.Key)
+			seq, known = s.keys.Find(sum, now)
 		}
 		if !known {
 			seq = g.first + uint64(len(g.records))
-			g.keys[e.Key] = seq
+			g.keys[sum] = seq
 			key := encodeSeq(seq)
 			g.records = append(g.records, hub.Record{Seq: seq, Event: e})
 			g.values = append(g.values, seal(r.values[i], key[:]))
@@ -121,11 +130,11 @@ func (s *Store) finish(g *group, feed hub.Feed) {
 	defer s.mu.Unlock()
 	s.flying = nil
 	for _, r := range g.requests {
-		for i, e := range r.events {
+		for i, sum := range r.sums {
 			// Nobody asks for a key that was made here, but who was left without
 			// an answer.
 			if !r.stored[i].Duplicate && (r.keyed[i] || r.state == abandoned) {
-				s.keys.Add(e.Key, r.stored[i].Position.Seq, now)
+				s.keys.Add(sum, r.stored[i].Position.Seq, now)
 			}
 		}
 		r.answer(nil)

@@ -7,11 +7,11 @@
 // CRC-32C, since bbolt has sums of its own for nothing but its two headers.
 //
 //	state   format -> 1 byte: 1
-//	        epoch  -> the history's epoch
+//	        epoch  -> the history's epoch, sum
 //	        span   -> seq of the oldest event, seq of the next one, sum
 //	events  seq    -> hub.Event.AppendBinary, sum of that and of seq
-//	keys    seq    -> seq, time, length and idempotency key of each dropped event
-//	                  whose key is still remembered; sum of that
+//	keys    seq    -> seq, time and hub.KeySum of each event that was dropped with
+//	                  this one and whose key is still remembered; sum of that
 //
 // Between the two seqs of span no event is missing. The file grows to what the
 // history needs at most and is reused from then on; it never shrinks.

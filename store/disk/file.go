@@ -299,7 +299,7 @@ func read(tx *bbolt.Tx) (*contents, error) {
 			return errors.Join(err, fmt.Errorf("%w: event %d is not in its place", errDamaged, next))
 		}
 		if at := storedBy(&e); at.After(remembered) {
-			found.keys.Add(e.Key, next, at)
+			found.keys.Add(hub.SumKey(e.Key), next, at)
 		}
 		next++
 		return nil
@@ -344,8 +344,11 @@ func (s *span) decode(buf []byte) error {
 
 // seal appends the sum of what is in buf, and of what it is filed under.
 func seal(buf, key []byte) []byte {
-	sum := crc32.Update(crc32.Checksum(buf, castagnoli), castagnoli, key)
-	return binary.BigEndian.AppendUint32(buf, sum)
+	return binary.BigEndian.AppendUint32(buf, checksum(buf, key))
+}
+
+func checksum(buf, key []byte) uint32 {
+	return crc32.Update(crc32.Checksum(buf, castagnoli), castagnoli, key)
 }
 
 func unseal(buf, key []byte) ([]byte, bool) {
@@ -353,37 +356,35 @@ func unseal(buf, key []byte) ([]byte, bool) {
 	if n < 0 {
 		return nil, false
 	}
-	return buf[:n], slices.Equal(seal(buf[:n:n], key)[n:], buf[n:])
+	return buf[:n], checksum(buf[:n], key) == binary.BigEndian.Uint32(buf[n:])
 }
 
-// A chunk holds the keys of events that were dropped together. It begins with the
-// time when the youngest of them was stored.
+// A chunk holds the keys of events that were dropped together, in order: the seq of
+// each, when it was stored at the latest, and the key's sum.
 
-// appendKey adds a key to a chunk, which may be nil.
-func appendKey(chunk []byte, key string, seq uint64, at time.Time) []byte {
-	if chunk == nil {
-		chunk = make([]byte, 8)
-	}
-	nano := max(uint64(at.UnixNano()), binary.BigEndian.Uint64(chunk))
-	binary.BigEndian.PutUint64(chunk, nano)
+const chunkEntry = 16 + len(hub.KeySum{})
+
+func appendKey(chunk []byte, sum hub.KeySum, seq uint64, at time.Time) []byte {
 	chunk = binary.BigEndian.AppendUint64(chunk, seq)
 	chunk = binary.BigEndian.AppendUint64(chunk, uint64(at.UnixNano()))
-	return append(append(chunk, byte(len(key))), key...)
+	return append(chunk, sum[:]...)
 }
 
-// youngest is when the youngest event of the chunk was stored.
-func youngest(chunk []byte) time.Time { return time.Unix(0, int64(binary.BigEndian.Uint64(chunk))) }
-
 // eachKey reads a chunk.
-func eachKey(chunk []byte, add func(key string, seq uint64, at time.Time)) error {
+func eachKey(chunk []byte, add func(sum hub.KeySum, seq uint64, at time.Time)) error {
 	chunk, ok := unseal(chunk, nil)
-	if !ok || len(chunk) < 8 {
+	if !ok || len(chunk)%chunkEntry != 0 {
 		return fmt.Errorf("%w: the sum of its keys is wrong", errDamaged)
 	}
-	for chunk = chunk[8:]; len(chunk) > 0; {
-		seq, at, end := binary.BigEndian.Uint64(chunk), binary.BigEndian.Uint64(chunk[8:]), 17+int(chunk[16])
-		add(string(chunk[17:end]), seq, time.Unix(0, int64(at)))
-		chunk = chunk[end:]
+	for entry := range slices.Chunk(chunk, chunkEntry) {
+		seq, at := binary.BigEndian.Uint64(entry), binary.BigEndian.Uint64(entry[8:])
+		add(hub.KeySum(entry[16:]), seq, time.Unix(0, int64(at)))
 	}
 	return nil
+}
+
+// over reports whether all keys of a chunk are. The last was stored last.
+func over(chunk []byte, remembered time.Time) bool {
+	last := len(chunk) - crc32.Size - chunkEntry
+	return last >= 0 && !time.Unix(0, int64(binary.BigEndian.Uint64(chunk[last+8:]))).After(remembered)
 }

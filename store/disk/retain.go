@@ -1,7 +1,11 @@
 package disk
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
 	"slices"
 	"time"
 
@@ -103,28 +107,29 @@ func (s *Store) drop(tx *bbolt.Tx, after *span) error {
 	s.mu.Lock()
 	cutoff := tooOld(s.opts)
 	s.mu.Unlock()
-	events, keys := tx.Bucket(bucketEvents), tx.Bucket(bucketKeys)
+	cursor, keys := tx.Bucket(bucketEvents).Cursor(), tx.Bucket(bucketKeys)
 	first := encodeSeq(after.oldest)
 	remembered := time.Now().Add(-hub.KeyLifetime)
-	var chunk []byte
+	chunk := make([]byte, 0, min(n, maxDrop)*uint64(chunkEntry)+crc32.Size)
 	for i := uint64(0); i < maxDrop && after.oldest < s.span.next; i++ {
-		key := encodeSeq(after.oldest)
+		seq := encodeSeq(after.oldest)
+		key, value := cursor.Seek(seq[:])
 		var e hub.Event
-		if _, err := decodeEvent(&e, key[:], events.Get(key[:])); err != nil {
-			return err
+		if _, err := decodeEvent(&e, seq[:], value); err != nil || !bytes.Equal(key, seq[:]) {
+			return errors.Join(err, fmt.Errorf("%w: event %d is missing", errDamaged, after.oldest))
 		}
 		if i >= n && e.At.After(cutoff) {
 			break
 		}
 		if at := storedBy(&e); at.After(remembered) {
-			chunk = appendKey(chunk, e.Key, after.oldest, at)
+			chunk = appendKey(chunk, hub.SumKey(e.Key), after.oldest, at)
 		}
-		if err := events.Delete(key[:]); err != nil {
+		if err := cursor.Delete(); err != nil {
 			return err
 		}
 		after.oldest++
 	}
-	if chunk != nil {
+	if len(chunk) > 0 {
 		if err := keys.Put(first[:], seal(chunk, nil)); err != nil {
 			return err
 		}
@@ -136,7 +141,7 @@ func (s *Store) drop(tx *bbolt.Tx, after *span) error {
 func forget(keys *bbolt.Bucket, remembered time.Time) error {
 	for range maxChunks {
 		key, chunk := keys.Cursor().First()
-		if len(chunk) < 8 || youngest(chunk).After(remembered) {
+		if !over(chunk, remembered) {
 			return nil
 		}
 		if err := keys.Delete(key); err != nil {

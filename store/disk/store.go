@@ -63,7 +63,8 @@ func open(path string, lockTimeout, retryAfter time.Duration) (*Store, error) {
 type request struct {
 	events []hub.Event
 	values [][]byte // the encoded events, without their sum
-	keyed  []bool   // whose key is the publisher's
+	sums   []hub.KeySum
+	keyed  []bool // whose key is the publisher's
 	size   int
 	done   chan struct{} // closed when the answer is there
 
@@ -110,6 +111,7 @@ func (s *Store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, e
 func (s *Store) encode(events []hub.Event) *request {
 	r := &request{
 		values: make([][]byte, len(events)),
+		sums:   make([]hub.KeySum, len(events)),
 		keyed:  make([]bool, len(events)),
 		done:   make(chan struct{}),
 	}
@@ -119,6 +121,7 @@ func (s *Store) encode(events []hub.Event) *request {
 		if r.keyed[i] = e.Key != ""; !r.keyed[i] {
 			e.Key = s.nonce + strconv.FormatUint(s.made.Add(1), 36)
 		}
+		r.sums[i] = hub.SumKey(e.Key)
 		size += 64 + len(e.Key) + len(e.Type) + len(e.Data)
 		for _, t := range e.Targets {
 			size += 4 + len(t.Name)
@@ -153,8 +156,8 @@ func (s *Store) enqueue(r *request) error {
 
 // refusal is the answer to a request that was not taken. mu is held.
 func (s *Store) refusal(r *request, err error) error {
-	if s.flying != nil && slices.ContainsFunc(r.events, func(e hub.Event) bool {
-		_, flying := s.flying.keys[e.Key]
+	if s.flying != nil && slices.ContainsFunc(r.sums, func(sum hub.KeySum) bool {
+		_, flying := s.flying.keys[sum]
 		return flying
 	}) {
 		return fmt.Errorf("%w: one with the same key may have been: %w", hub.ErrUncertain, err)

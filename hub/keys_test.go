@@ -1,0 +1,80 @@
+package hub
+
+import (
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// A key is known for exactly its lifetime, whatever was added before and after it,
+// and however long ago that was.
+func TestKeysLiveForTheirTime(t *testing.T) {
+	var keys Keys
+	began := time.Now()
+	at := func(n int) time.Time { return began.Add(time.Duration(n*n) * 7 * time.Millisecond) }
+	sum := func(n int) KeySum { return SumKey(strconv.Itoa(n)) }
+	for n := range 300 {
+		keys.Add(sum(n), uint64(2*n), at(n))
+		for _, now := range []time.Time{at(n), at(n + 1).Add(-1)} {
+			for old := range n + 1 {
+				seq, known := keys.Find(sum(old), now)
+				if want := now.Sub(at(old)) < KeyLifetime; known != want || known && seq != uint64(2*old) {
+					t.Fatalf("%s after it was added key %d is %v, of event %d", now.Sub(at(old)), old, known, seq)
+				}
+			}
+			if _, known := keys.Find(sum(n+1), now); known {
+				t.Fatalf("key %d is known before it was added", n+1)
+			}
+			keys.Expire(now)
+		}
+	}
+	// One that is used again is the new event's.
+	keys.Add(sum(0), 1000, at(300))
+	if seq, known := keys.Find(sum(0), at(300)); seq != 1000 || !known {
+		t.Errorf("a key that was used again is %v, of event %d", known, seq)
+	}
+	keys.Add(SumKey(""), 1001, at(300))
+	if _, known := keys.Find(SumKey(""), at(300)); known {
+		t.Error("the empty key is known")
+	}
+	keys.Expire(at(300).Add(KeyLifetime))
+	if n := len(keys.generations); n != 0 {
+		t.Errorf("%d generations are left", n)
+	}
+}
+
+// BenchmarkKeys adds a key as a publisher does that goes on without end, and
+// reports what the keys of the last two minutes take.
+func BenchmarkKeys(b *testing.B) {
+	const perSecond = 20_000
+	var keys Keys
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before, began := heap(), time.Now()
+	var now time.Time
+	n := 0
+	add := func() {
+		now = began.Add(time.Duration(n) * time.Second / perSecond)
+		sum := SumKey("0192f0c4-7e4f-7c1a-b5b2-" + strconv.Itoa(100_000_000_000+n))
+		if _, known := keys.Find(sum, now); known {
+			b.Fatalf("key %d is known", n)
+		}
+		keys.Add(sum, uint64(n), now)
+		keys.Expire(now)
+		n++
+	}
+	remembered := int(perSecond * KeyLifetime / time.Second)
+	for n < remembered {
+		add()
+	}
+	for b.Loop() {
+		add()
+	}
+	b.ReportMetric(float64(heap()-before)/float64(remembered), "B/key")
+	runtime.KeepAlive(&keys)
+}
