@@ -81,7 +81,7 @@ func openFile(path string, createIt bool, timeout time.Duration) (*bbolt.DB, *co
 			// use its positions again.
 			found.epoch = hub.NewEpoch()
 			err = db.Update(func(tx *bbolt.Tx) error {
-				return tx.Bucket(bucketState).Put(keyEpoch, []byte(found.epoch))
+				return tx.Bucket(bucketState).Put(keyEpoch, seal([]byte(found.epoch), nil))
 			})
 		}
 		if err != nil {
@@ -172,7 +172,7 @@ func create(path string) (err error) {
 		state := tx.Bucket(bucketState)
 		return errors.Join(
 			state.Put(keyFormat, []byte{format}),
-			state.Put(keyEpoch, []byte(hub.NewEpoch())),
+			state.Put(keyEpoch, seal([]byte(hub.NewEpoch()), nil)),
 			state.Put(keySpan, span{1, 1}.encode()),
 		)
 	})
@@ -280,8 +280,9 @@ func read(tx *bbolt.Tx) (*contents, error) {
 	case f[0] > format:
 		return nil, fmt.Errorf("%w %d, %d is known", errLater, f[0], format)
 	}
-	found := &contents{epoch: string(state.Get(keyEpoch))}
-	if _, ok := hub.ParsePosition(found.epoch + "-1"); !ok {
+	epoch, ok := unseal(state.Get(keyEpoch), nil)
+	found := &contents{epoch: string(epoch)}
+	if _, valid := hub.ParsePosition(found.epoch + "-1"); !ok || !valid {
 		return nil, fmt.Errorf("%w: it has no epoch", errDamaged)
 	}
 	if err := found.span.decode(state.Get(keySpan)); err != nil {
