@@ -74,6 +74,13 @@ func atMost(hub, mode, key string, most float64, format string) func(look) (stri
 	}
 }
 
+func atLeast(hub, mode, key string, least float64, format string) func(look) (string, bool) {
+	return func(l look) (string, bool) {
+		v := l.up(hub, mode, key)
+		return fmt.Sprintf(format, v), v >= least
+	}
+}
+
 var allBars = []bar{
 	{"server CPU per delivery by the raw loop's: 5,000 streams at 5 events/s", "<= 1.9x", timesRaw("paced", 1.9)},
 	{"the same by Nchan's", "< 1x", func(l look) (string, bool) {
@@ -104,6 +111,18 @@ var allBars = []bar{
 		with := l.up(ours, "stall", "p99Stalled")
 		without := slices.Concat(l.all(ours, "stall", "p99A"), l.all(ours, "stall", "p99Again"), []float64{0})
 		return fmt.Sprintf("median %.1f ms; without, at most %.1f ms", with, slices.Max(without)), with <= slices.Max(without)
+	}},
+	{"events/s to disk, fsync each commit, with keys, in process, 64 goroutines", ">= 50,000", atLeast(ours, "keep", "diskProcess", 50_000, "%.0f")},
+	{"the same over HTTP, one event a request: 64 publishers by 1", ">= 3x", func(l look) (string, bool) {
+		one, many, times := l.up(ours, "keep", "disk1"), l.up(ours, "keep", "disk64"), l.up(ours, "keep", "ratio")
+		return fmt.Sprintf("%.1fx (%.0f, 1 publisher %.0f)", times, many, one), times >= 3
+	}},
+	{"the same, batches of 100", ">= 50,000", atLeast(ours, "keep", "diskBatch", 50_000, "%.0f")},
+	{"s until the first stream after a kill -9, 100,000 events on disk", "<= 2", atMost(ours, "restart", "seconds", 2, "%.2f")},
+	{"flat out to disk, with keys: resident memory and file after 10 minutes by after 5", "<= 1.1x", func(l look) (string, bool) {
+		rss, file := l.up(ours, "endure", "rss10"), l.up(ours, "endure", "file10")
+		rss5, file5 := l.up(ours, "endure", "rss5"), l.up(ours, "endure", "file5")
+		return fmt.Sprintf("%.2fx (%.0f MB), %.2fx (%.0f MB)", rss/rss5, rss, file/file5, file), rss <= 1.1*rss5 && file <= 1.1*file5
 	}},
 	{"lost, doubled or out of order, in all modes of this run", "0", func(l look) (string, bool) {
 		var sum float64

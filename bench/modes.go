@@ -67,6 +67,18 @@ var allModes = []*mode{
 		name: "peak", title: "Resident memory in a broadcast to 10,000 streams at 2 events/s, h1 over TLS",
 		columns: peakColumns, takes: publishesTLS, run: peak,
 	},
+	{
+		name: "keep", title: "Events published to a history on disk and in memory, each with a key, no streams", median: true,
+		columns: keepColumns, takes: keeps, run: keep,
+	},
+	{
+		name: "restart", title: "First stream after a kill -9, 100,000 events on disk", median: true,
+		columns: restartColumns, takes: keeps, run: restart,
+	},
+	{
+		name: "endure", title: "Ten minutes of publishing to disk flat out, batches of 100, each event with a key",
+		columns: endureColumns, takes: keeps, run: endure,
+	},
 }
 
 func modeNames() string {

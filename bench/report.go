@@ -90,6 +90,29 @@ var (
 		{key: "ratioSettled", title: "ratio after", format: "%.2f"},
 		{key: "lost", title: "lost", format: "%.0f", sum: true},
 	}
+	keepColumns = []column{
+		{key: "diskProcess", title: "disk, events/s in process, 64 goroutines", format: "%.0f"},
+		{key: "disk1", title: "over HTTP, 1 publisher", format: "%.0f"},
+		{key: "disk1p99", title: "p99 ms", format: "%.1f"},
+		{key: "disk64", title: "64 publishers", format: "%.0f"},
+		{key: "disk64p99", title: "p99 ms", format: "%.1f"},
+		{key: "diskBatch", title: "8, batches of 100", format: "%.0f"},
+		{key: "diskBatchp99", title: "p99 ms", format: "%.1f"},
+		{key: "memoryProcess", title: "memory, in process", format: "%.0f"},
+		{key: "memory1", title: "1 publisher", format: "%.0f"},
+		{key: "memory64", title: "64 publishers", format: "%.0f"},
+		{key: "memoryBatch", title: "8, batches of 100", format: "%.0f"},
+	}
+	restartColumns = []column{{key: "seconds", title: "s until its first block", format: "%.2f"}}
+	endureColumns  = []column{
+		{key: "events", title: "events/s", format: "%.0f"},
+		{key: "rss1", title: "MB resident, 1 min", format: "%.0f"},
+		{key: "rss5", title: "5 min", format: "%.0f"},
+		{key: "rss10", title: "10 min", format: "%.0f"},
+		{key: "file1", title: "MB on disk, 1 min", format: "%.0f"},
+		{key: "file5", title: "5 min", format: "%.0f"},
+		{key: "file10", title: "10 min", format: "%.0f"},
+	}
 )
 
 // figure is a column's value for a hub; not ok if it was not measured.

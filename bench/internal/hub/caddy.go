@@ -50,7 +50,7 @@ type module struct {
 func (h *module) Name() string { return h.name }
 
 func (h *module) Abilities() Abilities {
-	return Abilities{Publish: true, TLS: true, H2: true, Users: true, Resume: true}
+	return Abilities{Publish: true, TLS: true, H2: true, Users: true, Resume: true, Keep: h.takeover}
 }
 
 func (h *module) Prepare(ctx context.Context, w Workshop) (_ string, err error) {

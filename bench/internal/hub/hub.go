@@ -34,6 +34,7 @@ type Abilities struct {
 	H2      bool
 	Users   bool // can send to one user
 	Resume  bool // can go on after a position
+	Keep    bool // is measured with its history on disk
 }
 
 // Workshop is where servers are built.
@@ -52,6 +53,8 @@ type Site struct {
 	Cert, Key string
 	// Users makes the header X-User the identity of a stream; else all are anonymous.
 	Users bool
+	// Options of the hub itself, if it has any.
+	Options string
 }
 
 // Heartbeat is how often an idle stream is written to, by the hubs that do so at all:

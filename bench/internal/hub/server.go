@@ -23,6 +23,7 @@ import (
 // Server is a running server and the processes it consists of.
 type Server struct {
 	H1, TLS, API string // addresses
+	Launched     time.Time
 	settle       string // URL that makes it give memory back, or empty
 	profile      string // URL of its CPU profile, or empty
 
@@ -43,7 +44,8 @@ func (s *Server) launch(ctx context.Context, site Site, name string, args ...str
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Env = append(os.Environ(), "HOME="+site.Dir, "XDG_DATA_HOME="+site.Dir, "XDG_CONFIG_HOME="+site.Dir)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Stop ends the workers too
-	if err := startOn(site.CPU, s.cmd); err != nil {
+	s.Launched = time.Now()
+	if err := startOn(s.cmd, site.CPU); err != nil {
 		s.log.Close()
 		return err
 	}
@@ -64,16 +66,18 @@ func (s *Server) launch(ctx context.Context, site Site, name string, args ...str
 
 // startOn starts a command with its affinity set before its first instruction: Go
 // programs count their CPUs once.
-func startOn(cpu int, cmd *exec.Cmd) error {
+func startOn(cmd *exec.Cmd, cpus ...int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var here, there unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &here); err != nil {
 		return err
 	}
-	there.Set(cpu)
+	for _, cpu := range cpus {
+		there.Set(cpu)
+	}
 	if err := unix.SchedSetaffinity(0, &there); err != nil {
-		return fmt.Errorf("CPU %d: %w", cpu, err)
+		return fmt.Errorf("CPUs %v: %w", cpus, err)
 	}
 	return errors.Join(cmd.Start(), unix.SchedSetaffinity(0, &here))
 }
