@@ -34,12 +34,13 @@ bench:
 	command -v nginx || { apt-get update && apt-get install -y --no-install-recommends nginx libnginx-mod-nchan; }
 	cd bench && go run .
 
-# Tries to lose events: make soak DURATION=20m SEED=1. It writes its section
-# of e2e/RESULTS.md.
+# Tries to lose events: make soak DURATION=20m SEED=1. It writes its section of
+# e2e/RESULTS.md, and heap profiles into tmp if the server has grown.
 DURATION ?= 20m
 SEED ?= 0
 soak:
-	go test -tags soak -count=1 -timeout=0 -v -run '^TestChaos$$' ./e2e/chaos -duration=$(DURATION) -seed=$(SEED) -clients=150 -rate=40 -results=../RESULTS.md
+	mkdir -p tmp
+	go test -count=1 -timeout=0 -artifacts -outputdir="$(CURDIR)/tmp" -v -run '^TestChaos$$' ./e2e/chaos -duration=$(DURATION) -seed=$(SEED) -clients=150 -rate=40 -results=../RESULTS.md
 
 # The same with three nodes and three NATS servers, into the same file.
 soak-cluster:

@@ -96,10 +96,27 @@ func (s *Server) Goroutines() int {
 // Heap is the size in bytes of what is reachable on the server's heap.
 func (s *Server) Heap() int64 {
 	s.t.Helper()
-	// The second collection frees what the first one found in pools.
+	// The second collection frees what the first one found in pools. The profile's
+	// text has the size right after it; to make the profile, or to answer for the
+	// metrics, takes megabytes of its own.
 	s.admin("/debug/pprof/heap?gc=1")
-	s.admin("/debug/pprof/heap?gc=1")
-	return int64(s.Metric("go_memstats_heap_alloc_bytes"))
+	for line := range strings.Lines(string(s.admin("/debug/pprof/heap?gc=1&debug=1"))) {
+		if value, ok := strings.CutPrefix(line, "# HeapAlloc = "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			if err != nil {
+				s.t.Fatalf("%s: %v", line, err)
+			}
+			return n
+		}
+	}
+	s.t.Fatal("the heap profile does not say how large the heap is")
+	return 0
+}
+
+// HeapProfile says what is on it.
+func (s *Server) HeapProfile() []byte {
+	s.t.Helper()
+	return s.admin("/debug/pprof/heap")
 }
 
 // Files is how many files and sockets the server has open. Linux only.

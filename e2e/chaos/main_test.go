@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 30*time.Second, "for how long faults happen")
+	duration = flag.Duration("duration", time.Minute, "for how long faults happen")
 	clients  = flag.Int("clients", 45, "how many clients there are")
 	rate     = flag.Int("rate", 15, "publish requests a second")
 	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")

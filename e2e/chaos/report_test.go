@@ -3,6 +3,8 @@ package chaos
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -123,7 +125,7 @@ func (w *world) checkGrowth(base reading) {
 		few   = 5       // connections of the admin endpoint and of the server's own come and go
 		slack = 4 << 20 // bytes, and a tenth: what pools and maps keep
 	)
-	worn := w.reading()
+	worn, wornProfile := w.reading(), w.server.HeapProfile()
 	w.server.Terminate(e2e.Patience / 2)
 	w.run()
 	w.touch()
@@ -134,5 +136,10 @@ func (w *world) checkGrowth(base reading) {
 	}
 	if worn.heap > fresh.heap*11/10+slack {
 		w.t.Errorf("the heap has %d bytes, %d more than that of a new process with the same history", worn.heap, worn.heap-fresh.heap)
+		for name, profile := range map[string][]byte{"worn": wornProfile, "fresh": w.server.HeapProfile()} {
+			if err := os.WriteFile(filepath.Join(w.t.ArtifactDir(), name+".pprof"), profile, 0o644); err != nil {
+				w.t.Error(err)
+			}
+		}
 	}
 }
