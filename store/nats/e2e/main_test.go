@@ -32,7 +32,7 @@ import (
 var (
 	duration = flag.Duration("duration", time.Minute, "for how long faults happen")
 	clients  = flag.Int("clients", 300, "how many clients there are")
-	rate     = flag.Int("rate", 30, "publish requests a second")
+	rate     = flag.Int("rate", 50, "publish requests a second")
 	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")
 	results  = flag.String("results", "", "a file for the totals")
 )
@@ -192,7 +192,7 @@ const keyLimit = 100 * time.Second
 
 // publish starts the publishers, which stop when the faults do.
 func (w *world) publish() {
-	const publishers = 10
+	const publishers = 25
 	ctx, stop := context.WithTimeout(context.Background(), *duration)
 	w.t.Cleanup(stop)
 	for i := range publishers {

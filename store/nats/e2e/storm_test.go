@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ea766355/caddy-sse/e2e"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
 // storm lets faults happen for a while: each kind once, and then any.
@@ -18,7 +19,8 @@ func (w *world) storm() {
 		{"kill -9 of the NATS server that leads the stream", w.killLeader},
 		{"kill -9 of a node", w.killNode},
 		{"SIGTERM to a node", w.terminateNode},
-		{"a node cut off from NATS", w.cutOff},
+		{"a node cut off from NATS", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Cut) }},
+		{"a node that NATS hears and does not answer", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Mute) }},
 		{"a reload that connects anew", w.reload},
 	}
 	order := random.Perm(len(faults))
@@ -64,11 +66,11 @@ func (w *world) terminateNode(random *rand.Rand) {
 	n.Run()
 }
 
-// cutOff lets other faults happen while the node is cut off.
-func (w *world) cutOff(random *rand.Rand) {
+// part parts a node from NATS, and lets other faults happen meanwhile.
+func (w *world) part(random *rand.Rand, from func(*natstest.Proxy)) {
 	n := w.node(random)
 	for _, p := range n.nats {
-		p.Cut()
+		from(p)
 	}
 	mended := time.After(time.Duration(random.Int64N(int64(10 * time.Second))))
 	w.mending.Go(func() {

@@ -1,0 +1,64 @@
+package natsstore
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// TestConfigsInTheDocs: Caddy and nats-server take the configs of docs/scaling.md.
+func TestConfigsInTheDocs(t *testing.T) {
+	text, err := os.ReadFile("../../docs/scaling.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is validated may already look for the others.
+	doc := strings.ReplaceAll(string(text), "10.0.0.", "127.0.0.")
+	t.Setenv("NATS_PASSWORD", "secret")
+	t.Setenv("BACKEND_HASH", "$2a$10$BQMoUgL/8U3y28ywqMBGDeddGnVYdbv2dxObymwe4lLjXH16apCxa")
+	count := map[string]int{}
+	for _, block := range regexp.MustCompile("(?s)```(caddyfile|nats)\n(.*?)```").FindAllStringSubmatch(doc, -1) {
+		kind, config := block[1], block[2]
+		count[kind]++
+		if kind == "nats" {
+			file := filepath.Join(t.TempDir(), "nats.conf")
+			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			options, err := server.ProcessConfigFile(file)
+			if err == nil {
+				_, err = server.NewServer(options)
+			}
+			if err != nil {
+				t.Errorf("nats-server refuses\n%s\n%v", config, err)
+			}
+			continue
+		}
+		adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+		for _, w := range warnings {
+			if !strings.Contains(w.Message, "not formatted") {
+				t.Errorf("%s\n%s", config, w)
+			}
+		}
+		var parsed caddy.Config
+		if err == nil {
+			err = caddy.StrictUnmarshalJSON(adapted, &parsed)
+		}
+		if err == nil {
+			err = caddy.Validate(&parsed)
+		}
+		if err != nil {
+			t.Errorf("Caddy refuses\n%s\n%v", config, err)
+		}
+	}
+	if count["caddyfile"] != 2 || count["nats"] != 1 {
+		t.Errorf("the docs have %v", count)
+	}
+}
