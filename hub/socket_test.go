@@ -117,7 +117,7 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		record := func(seq uint64) Record {
-			return Record{seq, Event{Data: []byte(fmt.Sprint(seq)), Targets: []Target{{}}, At: time.Now()}}
+			return Record{seq, Event{Data: fmt.Append(nil, seq), Targets: []Target{{}}, At: time.Now()}}
 		}
 		v, lags := open(t, h, as("alice")), open(t, h, as("alice"))
 		synctest.Wait()
