@@ -2,7 +2,6 @@ package natsstore
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -57,37 +57,51 @@ func TestReloadConnectsAnew(t *testing.T) {
 		}
 	})
 
-	response, err := http.Get("http://" + site + "/events")
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+site+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	ctx, stop := context.WithCancel(t.Context())
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	// publish sends again what the admin endpoint did not answer, as it is replaced.
+	publish := func(n int) {
+		body := fmt.Sprintf(`{"data":%d,"key":"%d"}`, n, n)
+		for ctx.Err() == nil {
+			answer, err := client.Post("http://"+admin+"/sse/broadcast", "application/json", strings.NewReader(body))
+			if err != nil {
+				continue
+			}
+			text, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			if err != nil {
+				continue
+			}
+			if answer.StatusCode != http.StatusOK {
+				t.Errorf("publishing is answered with %s", text)
+			}
+			return
+		}
+	}
+	quiet, published := make(chan struct{}), make(chan int, 1)
 	var publishing sync.WaitGroup
-	published := make(chan int, 1) // how many
+	defer publishing.Wait()
+	defer stop()
 	publishing.Go(func() {
-		client := &http.Client{Transport: &http.Transport{}}
-		defer client.CloseIdleConnections()
-		n := 0
-		for ; ctx.Err() == nil; n++ {
-			body := fmt.Sprintf(`{"data":%d,"key":"%d"}`, n, n)
-			for {
-				answer, err := client.Post("http://"+admin+"/sse/broadcast", "application/json", bytes.NewReader([]byte(body)))
-				if err != nil {
-					continue // the endpoint was replaced
-				}
-				text, err := io.ReadAll(answer.Body)
-				answer.Body.Close()
-				if err != nil {
-					continue
-				}
-				if answer.StatusCode != http.StatusOK {
-					t.Errorf("publishing is answered with %s", text)
-				}
-				break
+		for n := 0; ctx.Err() == nil; n++ {
+			select {
+			case <-quiet:
+				published <- n
+				return
+			default:
+				publish(n)
 			}
 		}
-		published <- n
 	})
 	lines := bufio.NewScanner(response.Body)
 	next := 0
@@ -113,7 +127,6 @@ func TestReloadConnectsAnew(t *testing.T) {
 	read(next + 50)
 	load("one:first", second)
 	read(next + 50)
-	stop()
-	publishing.Wait()
+	close(quiet)
 	read(<-published)
 }
