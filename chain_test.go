@@ -17,6 +17,18 @@ func dialSmall(ctx context.Context, network, address string) (net.Conn, error) {
 	return c, c.(*net.TCPConn).SetReadBuffer(64 << 10)
 }
 
+// checkDelivery has a stream be sent a heartbeat and an event.
+func checkDelivery(t testing.TB, s *server, st *stream) {
+	t.Helper()
+	if b := st.next(); !b.colon {
+		t.Errorf("got %+v", b)
+	}
+	id := s.send(`{"text":"one"}`).ID
+	if b := st.event(); b.data != "one" || b.id != id {
+		t.Errorf("got %+v", b)
+	}
+}
+
 // TestStreamBehindOtherHandlers: what else a site may do to answers does no harm
 // to a stream, over every protocol.
 func TestStreamBehindOtherHandlers(t *testing.T) {
@@ -56,13 +68,7 @@ func TestStreamBehindOtherHandlers(t *testing.T) {
 					} else {
 						checkStreamHeaders(t, st.Header)
 					}
-					if b := st.next(); !b.colon {
-						t.Errorf("got %+v", b)
-					}
-					id := s.send(`{"text":"one"}`).ID
-					if b := st.event(); b.data != "one" || b.id != id {
-						t.Errorf("got %+v", b)
-					}
+					checkDelivery(t, s, st)
 					st.close()
 				}
 			})

@@ -49,13 +49,7 @@ func TestStreamBehindListenerWrappers(t *testing.T) {
 			if list := s.api("GET", "/sse/connections", ""); !strings.Contains(list.body, `"remote":"192.0.2.7"`) {
 				t.Errorf("the connection is %s", list.body)
 			}
-			if b := st.next(); !b.colon {
-				t.Errorf("got %+v", b)
-			}
-			id := s.send(`{"text":"one"}`).ID
-			if b := st.event(); b.data != "one" || b.id != id {
-				t.Errorf("got %+v", b)
-			}
+			checkDelivery(t, s, st)
 			st.close()
 			eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
 		})

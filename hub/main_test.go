@@ -451,3 +451,17 @@ func connect(t testing.TB, h *Hub, r Request) *Conn {
 	}
 	return c
 }
+
+// eventually waits for what nothing tells of.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not after 20 seconds: %s", what)
+		}
+		<-tick.C
+	}
+}

@@ -1,0 +1,150 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// certificate is for the server's end of TLS.
+var certificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+})
+
+// pair is a connection over loopback: the client's end, what TakeOver writes to,
+// and the TCP connection below that.
+func pair(t testing.TB, kind way) (near, conn net.Conn, tcp *net.TCPConn) {
+	t.Helper()
+	near, tcp = tcpPair(t)
+	if kind != overTLS {
+		return near, tcp, tcp
+	}
+	server := tls.Server(tcp, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	client := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+	shaken := make(chan error)
+	go func() { shaken <- server.Handshake() }()
+	if err := errors.Join(client.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	return client, server, tcp
+}
+
+func tcpPair(t testing.TB) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = l.AcceptTCP(); err != nil {
+		t.Fatal(err)
+	}
+	// Little is needed to fill it.
+	if err := far.SetWriteBuffer(128 << 10); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}
+
+// peer is a real client of a connection that was taken over.
+type peer struct {
+	*visit
+	net.Conn
+	tcp *net.TCPConn // the client's
+	raw bytes.Buffer
+	in  *bufio.Reader
+}
+
+// dial connects and takes over. The client's end is closed when the test ends.
+func dial(t testing.TB, h *Hub, r Request, kind way) *peer {
+	t.Helper()
+	p := &peer{visit: &visit{Conn: connect(t, h, r), ended: make(chan struct{})}}
+	p.reports()
+	near, conn, tcp := pair(t, kind)
+	p.use(near)
+	p.visit.TakeOver(conn, tcp)
+	t.Cleanup(func() {
+		near.Close()
+		<-p.ended
+	})
+	return p
+}
+
+func (p *peer) use(near net.Conn) {
+	p.Conn = near
+	p.tcp, _ = near.(*net.TCPConn)
+	if c, ok := near.(*tls.Conn); ok {
+		p.tcp = c.NetConn().(*net.TCPConn)
+	}
+	p.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.TeeReader(near, &p.raw))))
+}
+
+// block reads the next block.
+func (p *peer) block() (string, error) {
+	var block strings.Builder
+	for {
+		line, err := p.in.ReadString('\n')
+		block.WriteString(line)
+		if err != nil || line == "\n" || block.String() == ":\n" {
+			return block.String(), err
+		}
+	}
+}
+
+// until reads blocks up to one that contains s.
+func (p *peer) until(t testing.TB, s string) {
+	t.Helper()
+	for {
+		block, err := p.block()
+		if err != nil {
+			t.Fatalf("no %q: %v", s, err)
+		}
+		if strings.Contains(block, s) {
+			return
+		}
+	}
+}
+
+// rest reads to the end and is the client that has read it all.
+func (p *peer) rest(t testing.TB) *client {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, p.in); err != nil {
+		t.Errorf("the stream did not end with a final chunk: %v", err)
+	}
+	want(t, "final chunk", final(p.raw.Bytes()), true)
+	if n, err := p.Conn.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		t.Errorf("after the end: %d, %v", n, err)
+	}
+	return (&client{t: t}).read(dechunk(p.raw.Bytes()))
+}
+
+func eachKind(t *testing.T, test func(t *testing.T, kind way)) {
+	for _, kind := range []way{overTCP, overTLS} {
+		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
+	}
+}

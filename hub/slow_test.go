@@ -1,0 +1,210 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http/httputil"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// One that takes nothing has one goroutine, and delays nobody. Later it gets what
+// history still holds.
+func TestStalledAmongMany(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const events, size = 60, 16 << 10
+		for name, opts := range map[string]Options{"catches up": {}, "has lost some": {MaxEvents: 5}} {
+			t.Run(name, func(t *testing.T) {
+				h := newHub(t, opts)
+				stalled := dial(t, h, as("stalled"), kind)
+				var others []*peer
+				for range 4 {
+					others = append(others, dial(t, h, as("other"), kind))
+				}
+				for i := range events {
+					data := strings.Repeat("x", size)
+					if i == events/2 {
+						data = strings.Repeat("x", 1<<20-10)
+					}
+					publish(t, h, fmt.Sprint(i, ";", data))
+					for _, p := range others {
+						p.until(t, fmt.Sprint("data: ", i, ";"))
+						p.raw.Reset()
+					}
+				}
+				want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
+				if lag := stalled.Info().Lag; lag < opts.MaxEvents || lag == 0 {
+					t.Errorf("lag %d", lag)
+				}
+				publish(t, h, "the end")
+				stalled.until(t, "data: the end")
+				if opts.MaxEvents > 0 {
+					h.Shutdown()
+					c := stalled.rest(t)
+					want(t, "told", c.told(), "sse.gap evicted, sse.closing shutdown")
+				}
+				for _, p := range others {
+					p.until(t, "data: the end")
+				}
+				if opts.MaxEvents == 0 {
+					want(t, "events", len((&client{t: t}).read(dechunk(stalled.raw.Bytes())).events), events+1)
+				}
+				eventually(t, "goroutines end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn).drain(") })
+			})
+		}
+	})
+}
+
+// trickle is a connection of which a byte a second is read, until it is closed.
+type trickle struct {
+	io.Reader
+	seconds <-chan time.Time
+	faster  <-chan struct{}
+}
+
+func (r trickle) Read(p []byte) (int, error) {
+	select {
+	case <-r.faster:
+	case <-r.seconds:
+		p = p[:1]
+	}
+	return r.Reader.Read(p)
+}
+
+// A client that reads a byte a second delays nobody, and when it reads faster it
+// has missed nothing.
+func TestByteASecond(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const events, size = 40, 16 << 10
+		h := newHub(t, Options{})
+		slow, other := dial(t, h, as("slow"), kind), dial(t, h, as("other"), kind)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		faster := make(chan struct{})
+		source := trickle{io.TeeReader(slow.Conn, &slow.raw), tick.C, faster}
+		for i := range events {
+			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", size)))
+			other.until(t, fmt.Sprint("data: ", i, ";"))
+		}
+		var some [3]byte
+		if _, err := io.ReadFull(source, some[:]); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, h, "the end")
+		other.until(t, "data: the end")
+		if lag := slow.Info().Lag; lag == 0 {
+			t.Error("it was not slow")
+		}
+		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
+		close(faster)
+		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(some[:]), source))))
+		slow.until(t, "data: the end")
+		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
+		want(t, "events", len(c.events), events+1)
+		want(t, "told", c.told(), "")
+	})
+}
+
+func TestTimeoutOfStalled(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		h := newHub(t, Options{})
+		hasty := *usual
+		hasty.Timeout = 200 * time.Millisecond
+		p, other := dial(t, h, as("stalled").with(hasty), kind), dial(t, h, as("other").with(hasty), kind)
+		go io.Copy(io.Discard, other.in)
+		began := time.Now()
+		for range 40 {
+			publish(t, h, strings.Repeat("x", 32<<10))
+		}
+		want(t, "reason", p.wait(), Timeout)
+		if took := time.Since(began); took < hasty.Timeout {
+			t.Errorf("after %v", took)
+		}
+		want(t, "counted", h.Stats().Closed["timeout"], 1)
+		want(t, "the other", h.Stats().Connections["h1"], 1)
+		if _, err := io.Copy(io.Discard, p.in); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("a stream that was dropped ended with %v", err)
+		}
+		want(t, "told", strings.Contains(dechunk(p.raw.Bytes()), "sse.closing"), false)
+	})
+}
+
+// A write that has been cut off does not go on because the client took a part of it.
+func TestCutEndsDrain(t *testing.T) {
+	for range 10 {
+		near, tcp := tcpPair(t)
+		s := newSocket(tcp, tcp)
+		s.rest = make([]byte, 64<<20)
+		drained := make(chan error, 1)
+		go func() {
+			_, err := s.drain(time.Minute)
+			drained <- err
+		}()
+		buf := make([]byte, 100_000)
+		if _, err := io.ReadFull(near, buf); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it waits", func() bool { return strings.Contains(stacks(), "waitWrite") })
+		// As it is cut off in the hub: again and again, for the case that the socket
+		// has just taken a piece and the next one sets its own deadline.
+		var err error
+		eventually(t, "it is cut off", func() bool {
+			s.Cut()
+			select {
+			case err = <-drained:
+				return true
+			default:
+				return false
+			}
+		})
+		wantErr(t, err, os.ErrDeadlineExceeded)
+		near.Close()
+		s.close()
+	}
+}
+
+func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
+	h := New(Options{})
+	use(t, h, NewMemory())
+	var reading sync.WaitGroup
+	var stalled []*peer
+	for i := range 500 {
+		kind := overTCP
+		if i%10 == 1 {
+			kind = overTLS
+		}
+		p := dial(t, h, as(fmt.Sprint("u", i)), kind)
+		if i%100 < 2 {
+			stalled = append(stalled, p)
+			continue
+		}
+		reading.Go(func() {
+			if told := p.rest(t).told(); told != "sse.closing hub_closed" {
+				t.Errorf("told %q", told)
+			}
+		})
+	}
+	for range 20 {
+		for _, p := range stalled {
+			publish(t, h, strings.Repeat("x", 32<<10), user(p.identity.User))
+		}
+	}
+	began := time.Now()
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 2*farewell {
+		t.Errorf("took %v", took)
+	}
+	for _, s := range []string{"hub.(*Conn).drain", "hub.(*sweeper).run", "departures", "wakeListeners"} {
+		want(t, "goroutines left of "+s, strings.Count(stacks(), s), 0)
+	}
+	want(t, "open", h.Stats().Connections["h1"], 0)
+	reading.Wait()
+}
