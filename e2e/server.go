@@ -36,12 +36,14 @@ var takeover = flag.String("takeover", "on", "whether connections are taken over
 // caddyfile names users, sessions and topics by headers, as the tests are not
 // about authentication.
 func (s *Server) caddyfile(c Config) string {
+	if !strings.Contains(c.Stream, "takeover") {
+		c.Stream += "\n takeover " + *takeover
+	}
 	stream := `sse /events {
 		user {http.request.header.X-User}
 		session {http.request.header.X-Session}
 		anonymous
 		topics news/* sport/*
-		takeover ` + *takeover + `
 		` + c.Stream + `
 	}`
 	if c.NoSSE {
