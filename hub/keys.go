@@ -31,7 +31,7 @@ func SumKey(key string) (sum KeySum) {
 // Maps do not shrink, and to delete key by key takes a list of them. So keys are
 // kept by generation, and go with their generation when the last of it is over.
 type Keys struct {
-	generations []*keyGeneration // oldest first
+	generations []*keyGeneration // in the order in which they began to be filled
 }
 
 // keyGeneration is the keys of a quarter of KeyLifetime. What is known of each is
@@ -69,7 +69,8 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	if n := len(k.generations); n > 0 {
 		g = k.generations[n-1]
 	}
-	if g == nil || at.Sub(g.began) >= KeyLifetime/4 {
+	// Keys of an earlier process come with its clock, which may have been set since.
+	if g == nil || at.Sub(g.began).Abs() >= KeyLifetime/4 {
 		g = &keyGeneration{seq: seq, began: at, last: at, keys: make(map[KeySum]usedKey)}
 		k.generations = append(k.generations, g)
 	}
@@ -82,7 +83,5 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 
 // Expire forgets keys whose time is over, and may be late for some.
 func (k *Keys) Expire(now time.Time) {
-	for len(k.generations) > 0 && now.Sub(k.generations[0].last) >= KeyLifetime {
-		k.generations = slices.Delete(k.generations, 0, 1)
-	}
+	k.generations = slices.DeleteFunc(k.generations, func(g *keyGeneration) bool { return now.Sub(g.last) >= KeyLifetime })
 }

@@ -44,6 +44,27 @@ func TestKeysLiveForTheirTime(t *testing.T) {
 	}
 }
 
+// Keys of an earlier process may seem to be of the future, when the clock was set
+// back meanwhile. That makes no difference to those that are added then.
+func TestKeysWhenTheClockWasSetBack(t *testing.T) {
+	var keys Keys
+	now := time.Now()
+	keys.Add(SumKey("earlier"), 1, now.Add(time.Hour).Round(0))
+	keys.Add(SumKey("later"), 2, now)
+	for _, after := range []time.Duration{0, KeyLifetime - 1, KeyLifetime} {
+		keys.Expire(now.Add(after))
+		if seq, known := keys.Find(SumKey("later"), now.Add(after)); known != (after < KeyLifetime) || known && seq != 2 {
+			t.Errorf("after %s the key is %v, of event %d", after, known, seq)
+		}
+		if seq, known := keys.Find(SumKey("earlier"), now.Add(after)); seq != 1 || !known {
+			t.Errorf("after %s the key of the earlier process is %v, of event %d", after, known, seq)
+		}
+	}
+	if n := len(keys.generations); n != 1 {
+		t.Errorf("%d generations are left, one is not over", n)
+	}
+}
+
 // BenchmarkKeys adds a key as a publisher does that goes on without end, and
 // reports what the keys of the last two minutes take.
 func BenchmarkKeys(b *testing.B) {
