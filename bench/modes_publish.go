@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,15 +68,17 @@ func endure(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 		return nil, err
 	}
 	defer s.Stop()
+	var publishing sync.WaitGroup
+	defer publishing.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	published := make(chan error, 1)
 	var events float64
-	go func() {
+	publishing.Go(func() {
 		var err error
 		_, events, err = s.flatOut(ctx, load.Publishing{Publishers: 8, For: 10 * minute}, keptBatch)
 		published <- err
-	}()
+	})
 	out := sample{}
 	began := time.Now()
 	for _, at := range []int{1, 5, 10} {
