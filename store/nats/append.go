@@ -99,6 +99,7 @@ type publication struct {
 type message struct {
 	index int
 	made  bool   // its key was made for this Append
+	fresh bool   // an attempt was told that it stored it
 	id    string // the key, as a header holds it
 	data  []byte
 }
@@ -203,10 +204,10 @@ func (p *publication) one(ctx context.Context, known *stream) error {
 		p.doubt(err)
 		return err
 	}
+	p.answer(p.todo[0], known, ack.Sequence, ack.Duplicate)
 	if err := p.believe(ctx, known, ack.Sequence, ack.Duplicate); err != nil {
 		return err
 	}
-	p.answer(p.todo[0], known, ack.Sequence, ack.Duplicate)
 	p.todo = nil
 	return nil
 }
@@ -260,11 +261,11 @@ func (p *publication) batch(ctx context.Context, known *stream) error {
 			return err
 		}
 		first := ack.Sequence - uint64(last)
-		if err := p.believe(ctx, known, first, false); err != nil {
-			return err
-		}
 		for i, m := range p.todo {
 			p.answer(m, known, first+uint64(i), false)
+		}
+		if err := p.believe(ctx, known, first, false); err != nil {
+			return err
 		}
 	}
 	p.todo = nil
@@ -325,10 +326,11 @@ func acked(ctx context.Context, future jetstream.PubAckFuture) (*jetstream.PubAc
 	}
 }
 
-// answer notes where a message is. A key that only this Append knows is a
-// duplicate of its own earlier attempt.
+// answer notes where a message is. One that an earlier attempt stored, or whose
+// key only this Append knows, is a duplicate of its own.
 func (p *publication) answer(m *message, known *stream, seq uint64, duplicate bool) {
-	p.stored[m.index] = hub.Stored{Position: hub.Position{Epoch: known.epoch, Seq: seq}, Duplicate: duplicate && !m.made}
+	m.fresh = m.fresh || m.made || !duplicate
+	p.stored[m.index] = hub.Stored{Position: hub.Position{Epoch: known.epoch, Seq: seq}, Duplicate: !m.fresh}
 }
 
 // doubt notes that an attempt may have stored something, unless the error says

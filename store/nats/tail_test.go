@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -211,6 +212,9 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 			appending.Wait()
 			for i, s := range stored {
 				l := n.upTo(s.Position)
+				if s.Duplicate != strings.HasPrefix(kind, "duplicate") {
+					t.Errorf("%s was answered as a duplicate: %v", events[i].Data, s.Duplicate)
+				}
 				if got := string(l.records[s.Position.Seq-l.oldest].Event.Data); s.Position.Epoch == lost.Epoch || got != string(events[i].Data) {
 					t.Errorf("%s was answered with %v, where %s is; the epoch was %s", events[i].Data, s.Position, got, lost.Epoch)
 				}
