@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,9 +122,7 @@ func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
 
 // hubOf is the hub that the request names.
 func hubOf(r *http.Request) (*pooledHub, error) {
-	name := r.URL.Query().Get("hub")
-	orDefault(&name, defaultHub)
-	h, err := findHub(name)
+	h, err := findHub(hubNameOf(r))
 	if err != nil && caddy.ActiveContext().Context == nil {
 		// The admin endpoint is up before the first config, and the hubs, are.
 		return nil, &apiError{Status: http.StatusServiceUnavailable, Message: "Caddy is starting", Stored: "no"}
@@ -132,6 +131,10 @@ func hubOf(r *http.Request) (*pooledHub, error) {
 		return nil, fail(http.StatusNotFound, "%s", err)
 	}
 	return h, nil
+}
+
+func hubNameOf(r *http.Request) string {
+	return cmp.Or(r.URL.Query().Get("hub"), defaultHub)
 }
 
 // receipt is the answer to one event.

@@ -34,6 +34,7 @@ type App struct {
 	events *caddyevents.App
 	held   map[string]*pooledHub // those this config holds in the pool
 	served map[string]bool       // those that have a route
+	over   atomic.Bool           // Stop was called
 
 	stores map[string]StoreModule // by hub; none: memory
 	opened map[string]hub.Store   // by hub, from Start until they are put to use
@@ -49,7 +50,8 @@ type HubConfig struct {
 	// How long events are retained. Default: 24h.
 	HistoryAge caddy.Duration `json:"history_age,omitempty"`
 
-	// How many bytes of encoded events are retained, each counted with 128 more.
+	// How many bytes of encoded events are retained; each counts 128 more for each of
+	// its targets.
 	// Default: 67108864 (64 MiB).
 	HistorySize int64 `json:"history_size,omitempty"`
 
@@ -121,7 +123,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 func (c *HubConfig) validate() error {
 	for name, n := range map[string]int64{
-		"history": int64(c.History), "history age": int64(c.HistoryAge),
+		"history": int64(c.History), "history_age": int64(c.HistoryAge),
 		"history_size": c.HistorySize, "max_event_size": int64(c.MaxEventSize),
 	} {
 		if n < 0 {
@@ -179,6 +181,13 @@ func (a *App) serve(name string) (*hub.Hub, error) {
 	return a.hold(name)
 }
 
+// unserved reports whether this config is over, and the one in force has no route
+// for the hub.
+func (a *App) unserved(name string) bool {
+	next := running.Load()
+	return a.over.Load() && next != nil && next != a && !next.served[name]
+}
+
 // Start puts the app in force, unless there is one in force already: then that
 // happens when the other is stopped, which says that this config did not fail.
 // What can fail is done here.
@@ -195,11 +204,12 @@ func (a *App) Start() error {
 // Stop hands over to the app of the next config. An app that is not in force
 // has nothing to hand over.
 func (a *App) Stop() error {
+	a.over.Store(true)
 	var next *App
 	if app, err := caddy.ActiveContext().AppIfConfigured("sse"); err == nil && app != a {
 		next = app.(*App)
 	}
-	if running.CompareAndSwap(a, next) && next != nil {
+	if next != nil && running.CompareAndSwap(a, next) {
 		return next.apply()
 	}
 	return nil
@@ -220,12 +230,12 @@ func (a *App) apply() error {
 
 // Cleanup lets go of the hubs. One that no config holds any more is closed.
 func (a *App) Cleanup() error {
-	running.CompareAndSwap(a, nil)
 	err := a.closeStores()
 	for name := range a.held {
 		_, closing := hubs.Delete(name)
 		err = errors.Join(err, closing)
 	}
+	running.CompareAndSwap(a, nil) // after the last streams were reported
 	return err
 }
 
@@ -275,6 +285,9 @@ func findHub(name string) (*pooledHub, error) {
 	names := make([]string, 0, len(open))
 	for name := range open {
 		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("there is no hub %q: the config has none", name)
 	}
 	slices.Sort(names)
 	return nil, fmt.Errorf("there is no hub %q; there is %s", name, strings.Join(names, ", "))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 const anonymousSite = "sse /events {\n anonymous\n}"
@@ -164,6 +166,36 @@ func TestPromise7HubThatIsGone(t *testing.T) {
 	}
 }
 
+// TestPromise7StreamThatComesLate: one that was asked for before the reload which
+// left its hub without a route, and opened after that, ends too.
+func TestPromise7StreamThatComesLate(t *testing.T) {
+	s := start(t, "sse chat", anonymousSite+"\ntest_hold /chat\nsse /chat {\n hub chat\n anonymous\n}")
+	opened := make(chan *stream)
+	go func() { opened <- s.open("/chat", "X-Hold", "yes") }()
+	release := <-holding
+	s.mustLoad(s.site(anonymousSite))
+	close(release)
+	if blocks := (<-opened).ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, "hub_closed") {
+		t.Errorf("it ended with %+v", blocks)
+	}
+	eventually(t, "the end", func() bool { return s.status("chat").Connections == 0 })
+}
+
+// TestEndIsLogged: of every stream, when Caddy stops.
+func TestEndIsLogged(t *testing.T) {
+	s := start(t, "", bothWays(""))
+	ids := map[string]bool{s.open("/events").id: true, s.open("/kept").id: true}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range logs.with(t, "stream closed") {
+		delete(ids, line["connection"].(string))
+	}
+	if len(ids) > 0 {
+		t.Errorf("%d ends were not logged", len(ids))
+	}
+}
+
 // TestPromise7NoAppAnyMore: without the app there are no hubs, and it comes back.
 func TestPromise7NoAppAnyMore(t *testing.T) {
 	s := start(t, "", anonymousSite)
@@ -248,7 +280,7 @@ func TestAppValidate(t *testing.T) {
 		`{"hubs":{"Default":{}}}`:                      "1 to 32 of a-z",
 		`{"hubs":{"":{}}}`:                             "1 to 32 of a-z",
 		`{"hubs":{"x":{"history":-1}}}`:                "history must not be negative",
-		`{"hubs":{"x":{"history_age":-1}}}`:            "history age must not be negative",
+		`{"hubs":{"x":{"history_age":-1}}}`:            "history_age must not be negative",
 		`{"hubs":{"x":{"max_event_size":-1}}}`:         "max_event_size must not be negative",
 		`{"hubs":{"x":{"history_size":100}}}`:          "more than history_size",
 		`{"hubs":{"x":{"store":{"kind":"nonsense"}}}}`: "sse.stores.nonsense",

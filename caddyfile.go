@@ -93,7 +93,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.WrapErr(err)
 	}
 	app.Hubs[name] = config
-	return httpcaddyfile.App{Name: "sse", Value: caddyconfig.JSON(app, nil)}, nil
+	return httpcaddyfile.App{Name: "sse", Value: caddyconfig.JSON(&app, nil)}, nil
 }
 
 // UnmarshalCaddyfile reads the block of the global option.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -49,9 +50,14 @@ func (c *CORS) Validate() error {
 		if err != nil || u.Host == "" || origin != u.Scheme+"://"+u.Host {
 			return fmt.Errorf("origin %q: it must be a scheme and a host, such as https://app.example.com", origin)
 		}
+		if strings.Contains(origin, "*") || origin != strings.ToLower(origin) || u.Port() != "" && u.Port() == defaultPorts[u.Scheme] {
+			return fmt.Errorf("origin %q: browsers send it in small letters, with a port only if it is not the scheme's own, and there are no wildcards", origin)
+		}
 	}
 	return nil
 }
+
+var defaultPorts = map[string]string{"http": "80", "https": "443"}
 
 // ServeHTTP answers preflights and passes everything else on.
 func (c *CORS) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

@@ -82,7 +82,7 @@ func TestCORSValidate(t *testing.T) {
 	for origins, wrong := range map[string]string{
 		"": "at least one origin", "* https://a.example": "leave out the others", "a.example": "a scheme and a host",
 		"https://a.example/": "a scheme and a host", "https://a.example/path": "a scheme and a host", "https://": "a scheme and a host",
-		"https://*.example": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
+		"https://*.example": "no wildcards", "https://A.example": "small letters", "https://a.example:443": "the scheme's own", "http://a.example:443": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
 		"*": "", "https://a.example http://localhost:3000": "", "https://u@a.example": "a scheme and a host",
 	} {
 		err := (&caddysse.CORS{Origins: strings.Fields(origins)}).Validate()

@@ -21,6 +21,7 @@ import (
 func init() {
 	caddy.RegisterModule(testAuth{})
 	caddy.RegisterModule(testBreak{})
+	caddy.RegisterModule(testHold{})
 	caddy.RegisterModule(testEvents{})
 	caddy.RegisterModule(testLogs{})
 	httpcaddyfile.RegisterHandlerDirective("test_auth", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -31,9 +32,33 @@ func init() {
 		return testBreak{}, nil
 	})
 	httpcaddyfile.RegisterDirectiveOrder("test_break", httpcaddyfile.Before, "basic_auth")
+	httpcaddyfile.RegisterHandlerDirective("test_hold", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return testHold{}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_hold", httpcaddyfile.Before, "basic_auth")
 }
 
-// testBreak has a response writer that panics when X-Break is in what is written.
+// testHold holds requests with the header X-Hold back, until one that is read from
+// holding is sent back.
+type testHold struct{}
+
+var holding = make(chan chan struct{})
+
+func (testHold) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_hold", New: func() caddy.Module { return new(testHold) }}
+}
+
+func (testHold) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Header.Get("X-Hold") != "" {
+		release := make(chan struct{})
+		holding <- release
+		<-release
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// testBreak has a response writer that panics when X-Break is in what is written,
+// or is "header".
 type testBreak struct{}
 
 func (testBreak) CaddyModule() caddy.ModuleInfo {
@@ -47,6 +72,13 @@ func (testBreak) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 type breakWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	at string
+}
+
+func (w *breakWriter) WriteHeader(status int) {
+	if w.at == "header" {
+		panic(http.ErrAbortHandler)
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
 }
 
 func (w *breakWriter) Write(p []byte) (int, error) {

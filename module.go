@@ -94,6 +94,7 @@ type Handler struct {
 	// The same for the connections from one client address. Default: no limit.
 	MaxConnectionsPerIP int `json:"max_connections_per_ip,omitempty"`
 
+	app      *App
 	hub      *hub.Hub
 	settings *hub.Settings
 }
@@ -130,7 +131,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.hub, err = app.(*App).serve(h.Hub); err != nil {
+	h.app = app.(*App)
+	if h.hub, err = h.app.serve(h.Hub); err != nil {
 		return err
 	}
 	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
@@ -232,7 +234,16 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, err // the client is gone
+		return nil, caddyhttp.Error(statusClientGone, err)
+	}
+	begun := false
+	defer func() {
+		if !begun { // what others do with the response, or the event, has panicked
+			conn.Leave()
+		}
+	}()
+	if h.app.unserved(h.Hub) {
+		h.hub.EndStreams() // once more, as this came later
 	}
 	opened(h.Hub, conn)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
@@ -245,7 +256,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		header.Set("Connection", "close")
 	}
 	w.WriteHeader(http.StatusOK)
-	if nc, tcp := takeOver(chain); nc != nil {
+	nc, tcp := takeOver(chain)
+	begun = true
+	if nc != nil {
 		conn.TakeOver(nc, tcp)
 		return nil, nil
 	}
@@ -319,7 +332,8 @@ next:
 	for i, name := range asked {
 		for _, target := range allowed {
 			if target.Matches(name) {
-				targets[i] = hub.Target{Kind: hub.Topic, Name: name}
+				// A copy, since name may be a part of the whole URL.
+				targets[i] = hub.Target{Kind: hub.Topic, Name: strings.Clone(name)}
 				continue next
 			}
 		}
@@ -327,6 +341,9 @@ next:
 	}
 	return targets, nil
 }
+
+// statusClientGone is what nobody receives, and the log has.
+const statusClientGone = 499
 
 // maxAskedTopics bounds what one request may make the hub look up for each event.
 const maxAskedTopics = 100

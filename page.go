@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -84,6 +85,13 @@ func (p *TestPage) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 		return next.ServeHTTP(w, r)
 	}
 	header := w.Header()
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		header.Set("Allow", "GET, HEAD")
+		return refuse(w, r, http.StatusMethodNotAllowed, errors.New("the page is read with GET"))
+	}
+	if name == "/assets/" { // which would list them
+		return refuse(w, r, http.StatusNotFound, errors.New("there is no such file"))
+	}
 	header.Set("Content-Security-Policy", contentPolicy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")

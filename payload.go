@@ -143,8 +143,8 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 			return err
 		}
 		d, err := caddy.ParseDuration(ttl)
-		if err != nil || d <= 0 {
-			return fmt.Errorf("ttl must be a duration of more than 0, such as \"10m\", not %q", ttl)
+		if err != nil || d <= 0 || d > maxTTL {
+			return fmt.Errorf("ttl must be a duration of more than 0 and at most %s, such as \"10m\", not %q", maxTTL, ttl)
 		}
 		p.event.Expires = time.Now().Add(d)
 	default:
@@ -152,6 +152,9 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 	}
 	return err
 }
+
+// maxTTL is far from where times in nanoseconds end, which is in 2262.
+const maxTTL = 100 * 365 * 24 * time.Hour
 
 func readString(name string, value json.RawMessage) (string, error) {
 	var s *string

@@ -50,6 +50,7 @@ func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 		{"broadcast", `{"text":"x","ttl":"soon"}`, 400, "ttl must be a duration"},
 		{"broadcast", `{"text":"x","ttl":"0s"}`, 400, "more than 0"},
 		{"broadcast", `{"text":"x","ttl":"-1m"}`, 400, "more than 0"},
+		{"broadcast", `{"text":"x","ttl":"2000000h"}`, 400, "at most 876000h"},
 		{"broadcast", `{"text":"x","type":"sse.connected"}`, 400, "reserved"},
 		{"broadcast", `{"text":"x","type":"sse."}`, 400, "reserved"},
 		{"broadcast", `{"text":"x","type":"a\nb"}`, 400, "CR, LF or NUL"},

@@ -42,7 +42,7 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		open = map[string]*pooledHub{r.URL.Query().Get("hub"): h}
+		open = map[string]*pooledHub{hubNameOf(r): h}
 	}
 	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
 	for name, h := range open {

@@ -174,7 +174,7 @@ func TestStreamSurvivesServerTimeouts(t *testing.T) {
 }
 
 // TestStreamOfAWriterThatPanics: it is reset, and nothing is left of it, whether
-// that happens as it begins or later.
+// that happens before it begins, then, or later.
 func TestStreamOfAWriterThatPanics(t *testing.T) {
 	s := startTLS(t, "", "test_break\nsse /events {\n anonymous\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -189,6 +189,11 @@ func TestStreamOfAWriterThatPanics(t *testing.T) {
 				t.Error("it ended as if it were complete")
 			}
 			resp.Body.Close()
+		}
+		req.Header.Set("X-Break", "header")
+		if resp, err := p.client.Do(req); err == nil {
+			resp.Body.Close()
+			t.Errorf("without a header: %s", resp.Status)
 		}
 		st := openWith(t, p.client, p.url(s)+"/events", "X-Break", "later")
 		s.send(`{"text":"now"}`)

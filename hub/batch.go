@@ -85,10 +85,14 @@ func (b *batch) add(e *entry, seq uint64) bool {
 // pending reports whether there is anything to write.
 func (b *batch) pending() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
-// writeTo sends the blocks in one write. An event alone is sent from where it is.
+// writeTo sends the blocks in one write. An event alone, and one that is large, is
+// sent from where it is.
 func (b *batch) writeTo(w io.Writer) (int, error) {
 	if len(b.items) == 1 && len(b.before)+len(b.after) == 0 {
 		return w.Write(b.items[0].frame.block())
+	}
+	if b.size > batchBytes { // one event, of which a client that stalls is to hold no copy
+		return writeEach(w, b.before, b.items[0].frame.block(), b.after)
 	}
 	b.out = append(b.out[:0], b.before...)
 	for _, it := range b.items {
@@ -96,6 +100,17 @@ func (b *batch) writeTo(w io.Writer) (int, error) {
 	}
 	b.out = append(b.out, b.after...)
 	return w.Write(b.out)
+}
+
+func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
+	for _, p := range parts {
+		if len(p) > 0 && err == nil {
+			var took int
+			took, err = w.Write(p)
+			n += took
+		}
+	}
+	return n, err
 }
 
 // wire is the same as HTTP/1.1 chunks [RFC 9112 7.1], and where in it the events

@@ -203,12 +203,24 @@ func (c *Conn) Info() Info {
 	for _, t := range c.identity.Topics {
 		info.Topics = append(info.Topics, t.Name)
 	}
-	for _, s := range c.seats {
-		if s.lane.pending(cursor) {
-			info.Lag += len(s.lane.seqs) - s.lane.after(cursor)
+	info.Lag = lag(c.seats, cursor)
+	return info
+}
+
+// lag counts the events of the seats' lanes after the position seq, each once.
+func lag(seats []seat, seq uint64) int {
+	var pending [][]uint64
+	for _, s := range seats {
+		if l := s.lane; l.pending(seq) {
+			pending = append(pending, l.seqs[l.after(seq):])
 		}
 	}
-	return info
+	if len(pending) == 1 {
+		return len(pending[0])
+	}
+	all := slices.Concat(pending...)
+	slices.Sort(all)
+	return len(slices.Compact(all))
 }
 
 // Sent is how many events, and bytes with all that is around them, were

@@ -152,6 +152,10 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	c.cut = time.AfterFunc(farewell, c.cutOff)
 }
 
+// Leave ends c as if its client had gone, for whoever cannot come to Open or
+// TakeOver.
+func (c *Conn) Leave() { c.hub.finish(c, Gone) }
+
 // place sets where c begins: after the position that the client gave, or with a
 // gap at what is left. mu is held.
 func (h *Hub) place(c *Conn, position string) {

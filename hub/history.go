@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// entryOverhead is what an event counts for in the bytes of a history beside
-// its frame: its entry, its places in lanes, its share of their maps.
-const entryOverhead = 128
+// targetOverhead is what an event counts for in the bytes of a history, beside its
+// frame, for each of its targets: its place in a lane, its share of their map and of
+// the ring.
+const targetOverhead = 128
 
 // history is the bounded ring of encoded events, indexed by target. It is
 // guarded by Hub.mu: methods that change it need the lock, since and lost only
@@ -44,6 +45,7 @@ type history struct {
 type entry struct {
 	frame   frame
 	lanes   []*lane // which hold its seq
+	cost    int64   // of history.bytes
 	at      int64   // accepted, Unix nanoseconds
 	expires int64   // Unix nanoseconds; math.MaxInt64: never
 }
@@ -168,7 +170,8 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 	if !enc.event.Expires.IsZero() {
 		e.expires = enc.event.Expires.UnixNano()
 	}
-	h.bytes += e.cost()
+	e.cost = int64(len(e.frame.bytes) + targetOverhead*len(enc.event.Targets))
+	h.bytes += e.cost
 	for _, t := range enc.event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
@@ -200,8 +203,6 @@ func (h *history) indexAs(s shape, e *entry, seq uint64, t Target) {
 	}
 }
 
-func (e *entry) cost() int64 { return int64(len(e.frame.bytes)) + entryOverhead }
-
 // grow doubles the ring. The bounds of the history are what limits it.
 func (h *history) grow() {
 	ring := make([]entry, 2*len(h.ring))
@@ -230,7 +231,7 @@ func (h *history) evict(now time.Time) {
 			}
 			h.drop(l)
 		}
-		h.bytes -= e.cost()
+		h.bytes -= e.cost
 		*e = entry{}
 		h.oldest++
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,7 +29,7 @@ const nudgeEvery = 5 * time.Second
 type Options struct {
 	MaxEvents    int           // retained events
 	MaxAge       time.Duration // of a retained event
-	MaxBytes     int64         // of the encoded events, and 128 an event
+	MaxBytes     int64         // of the encoded events, and 128 for each of their targets
 	MaxEventSize int           // bytes of one event's type and payload
 }
 
@@ -68,7 +69,7 @@ type Hub struct {
 	users   int
 	dirty   []*lane       // with news for their listeners
 	ending  Reason        // not empty: no connection is admitted any more
-	changed chan struct{} // not nil: somebody waits for the history to change
+	changed chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
 
 	// Clients must not fall far behind history while nothing is sent to them, so
 	// each quarter of it all are nudged to move their position; but not more often
@@ -76,6 +77,8 @@ type Hub struct {
 	nudge      uint64
 	nudgeBytes int64
 	nudged     time.Time
+
+	waiting atomic.Int64 // who waits for changed
 
 	stats stats
 
@@ -95,6 +98,7 @@ func New(opts Options) *Hub {
 		stopped: make(chan struct{}),
 		history: newHistory(opts.withDefaults(), "", 1),
 		addrs:   make(map[netip.Addr]int),
+		changed: make(chan struct{}),
 	}
 	h.waker.Go(h.wakeListeners)
 	for range runtime.GOMAXPROCS(0) {
@@ -167,8 +171,6 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	}
 
 	receipts := make([]Receipt, len(events))
-	h.mu.RLock()
-	defer h.mu.RUnlock()
 	for i, s := range stored {
 		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
 		if !s.Duplicate {
@@ -234,16 +236,12 @@ func (h *Hub) holds(ready func() bool) bool {
 
 // await waits until ready, which is called with mu held, or ctx ends.
 func (h *Hub) await(ctx context.Context, ready func() bool) error {
-	for ok := h.holds(ready); !ok; {
-		h.mu.Lock()
-		ok = ready()
-		if h.changed == nil {
-			h.changed = make(chan struct{})
-		}
-		changed := h.changed
-		h.mu.Unlock()
-		if ok {
-			break
+	h.waiting.Add(1) // before it looks, so that no change is missed
+	defer h.waiting.Add(-1)
+	for {
+		var changed chan struct{}
+		if h.holds(func() bool { changed = h.changed; return ready() }) {
+			return nil
 		}
 		select {
 		case <-changed:
@@ -251,15 +249,14 @@ func (h *Hub) await(ctx context.Context, ready func() bool) error {
 			return ctx.Err()
 		}
 	}
-	return nil
 }
 
-// ring tells whoever waits that the history has changed, and the waker that
+// notify tells whoever waits that the history has changed, and the waker that
 // there are dirty lanes. mu is held.
-func (h *Hub) ring() {
-	if h.changed != nil {
+func (h *Hub) notify() {
+	if h.waiting.Load() > 0 {
 		close(h.changed)
-		h.changed = nil
+		h.changed = make(chan struct{})
 	}
 	select {
 	case h.signal <- struct{}{}:
@@ -273,7 +270,7 @@ func (h *Hub) append(enc encoded, now time.Time) {
 	for _, l := range e.lanes {
 		h.mark(l)
 	}
-	h.nudgeBytes += e.cost()
+	h.nudgeBytes += e.cost
 	quarter := h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4
 	if quarter && now.Sub(h.nudged) >= nudgeEvery {
 		h.nudge, h.nudgeBytes, h.nudged = h.history.head, 0, now
@@ -315,23 +312,40 @@ func (h *Hub) wakeListeners() {
 	}
 }
 
-// audience counts the connections that listen to one of the targets. mu is held.
+// audience counts the connections that listen to one of the targets. Those of the
+// longest lane need not be looked at.
 func (h *Hub) audience(targets []Target) int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
 	var few [4]*lane
 	lanes := few[:0]
 	for _, t := range targets {
 		lanes = h.history.lanesFor(t, lanes)
 	}
-	if len(lanes) == 1 {
-		return len(lanes[0].conns)
+	if len(lanes) == 0 {
+		return 0
 	}
-	seen := make(map[*Conn]struct{})
-	for _, l := range lanes {
-		for _, c := range l.conns {
-			seen[c] = struct{}{}
+	longest := 0
+	for i, l := range lanes {
+		if len(l.conns) > len(lanes[longest].conns) {
+			longest = i
 		}
 	}
-	return len(seen)
+	lanes[0], lanes[longest] = lanes[longest], lanes[0]
+	n := len(lanes[0].conns)
+	if len(lanes) == 1 {
+		return n
+	}
+	counted := map[*lane]bool{lanes[0]: true}
+	for _, l := range lanes[1:] {
+		for _, c := range l.conns {
+			if !slices.ContainsFunc(c.seats, func(s seat) bool { return counted[s.lane] }) {
+				n++
+			}
+		}
+		counted[l] = true
+	}
+	return n
 }
 
 // Shutdown ends all connections and admits no more, since the process is about
@@ -368,5 +382,5 @@ func (h *Hub) end(reason Reason, forGood bool) {
 	for _, c := range slices.Clone(h.history.all.conns) {
 		h.detach(c, reason)
 	}
-	h.ring()
+	h.notify()
 }

@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -322,4 +323,86 @@ func TestCloseEndsAll(t *testing.T) {
 	h.Close()
 	_, err := h.Connect(t.Context(), as("alice"))
 	want(t, "refused", err.Error(), "connection refused: hub_closed")
+}
+
+// The receipts count each connection once, by whatever lanes it is reached.
+func TestAudience(t *testing.T) {
+	h := newHub(t, Options{})
+	random := rand.New(rand.NewPCG(1, 2))
+	names := []string{"a", "b", "c/d", "c/e"}
+	pick := func(from ...string) string { return from[random.IntN(len(from))] }
+	var conns []*Conn
+	for range 60 {
+		r := as(pick("", "u", "v"))
+		for range random.IntN(3) {
+			more := as("", pick(append(names, "*", "c/*")...))
+			r.Topics = append(r.Topics, more.Topics...)
+		}
+		conns = append(conns, connect(t, h, r))
+	}
+	for range 200 {
+		var targets []Target
+		for range 1 + random.IntN(4) {
+			targets = append(targets, topic(pick(names...)), user(pick("u", "v")))
+		}
+		targets = targets[random.IntN(2) : 1+random.IntN(len(targets)-1)]
+		reached := 0
+		for _, c := range conns {
+			if slices.ContainsFunc(targets, func(to Target) bool {
+				return to.Kind == User && to.Name == c.identity.User ||
+					to.Kind == Topic && slices.ContainsFunc(c.identity.Topics, func(own Target) bool { return own.Matches(to.Name) })
+			}) {
+				reached++
+			}
+		}
+		if len(targets) > 0 {
+			want(t, fmt.Sprint(targets), publish(t, h, "x", targets...).Connections, reached)
+		}
+	}
+}
+
+// An event for many takes the room of many, so that the bound of a history bounds
+// its memory.
+func TestManyTargetsCount(t *testing.T) {
+	h := newHub(t, Options{MaxBytes: 10 * MaxTargets * targetOverhead})
+	targets := make([]Target, MaxTargets)
+	var batch []Event
+	for n := range 30 {
+		for i := range targets {
+			targets[i] = user(fmt.Sprint(n, " ", i))
+		}
+		batch = append(batch, Event{Targets: slices.Clone(targets)})
+	}
+	if _, err := h.Publish(t.Context(), batch...); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "events", h.Stats().Events, 9)
+	if lanes := len(h.history.lanes); lanes > 9*MaxTargets+1 {
+		t.Errorf("%d lanes", lanes)
+	}
+	if bytes := h.Stats().EventBytes; bytes < 9*MaxTargets*targetOverhead {
+		t.Errorf("9 events count %d bytes", bytes)
+	}
+	h.SetOptions(Options{MaxEvents: 1})
+	publish(t, h, "x")
+	want(t, "bytes of one", h.Stats().EventBytes, int64(len(h.history.entry(h.history.head).frame.bytes))+targetOverhead)
+}
+
+// An event that reaches a connection twice lags once.
+func TestLag(t *testing.T) {
+	h := newHub(t, Options{})
+	c := connect(t, h, as("alice", "news", "*"))
+	publish(t, h, "1", topic("news"))
+	publish(t, h, "2", user("alice"))
+	publish(t, h, "3", topic("other"), user("alice"))
+	want(t, "lag", c.Info().Lag, 3)
+}
+
+// Who comes for nothing has left nothing.
+func TestLeave(t *testing.T) {
+	h := newHub(t, Options{})
+	c := connect(t, h, as("alice"))
+	c.Leave()
+	want(t, "open", h.Stats().Connections["h1"], 0)
+	want(t, "closed", h.Stats().Closed["gone"], 1)
 }

@@ -14,7 +14,7 @@ type Memory struct {
 	tailed chan struct{} // closed when feed is set
 
 	mu   sync.Mutex // held while an event is appended and delivered
-	feed Feed       // nil after Tail
+	feed Feed       // nil after Close
 	seq  uint64
 	keys Keys
 }
@@ -64,9 +64,6 @@ func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Unlock()
 	close(m.tailed)
 	<-ctx.Done()
-	m.mu.Lock()
-	m.feed = nil // or what is appended later would get into another store's history
-	m.mu.Unlock()
 }
 
 // Retain implements Store.
@@ -76,4 +73,9 @@ func (*Memory) Retain(Options, uint64) {}
 func (*Memory) Shared() bool { return false }
 
 // Close implements Store.
-func (*Memory) Close() error { return nil }
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.feed = nil // or what is appended later would get into another store's history
+	return nil
+}

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"io"
+	"math"
 	"time"
 )
 
@@ -25,43 +26,64 @@ type Cutter interface {
 	Cut()
 }
 
-// wakeup is the queue of one connection, whose goroutine waits for it.
-type wakeup chan struct{}
+// waiter is the queue of one connection, whose goroutine waits for it.
+type waiter struct {
+	wake  chan struct{} // one slot
+	alarm *time.Timer
+}
 
-func (w wakeup) push(*Conn) { w <- struct{}{} }
+func (w *waiter) push(*Conn) { w.wake <- struct{}{} }
+
+// onAlarm wakes the goroutine of c. It may be in a write that takes long, so the
+// alarm goes off again when the time of c is over, which cuts the write off.
+func (c *Conn) onAlarm() {
+	now := time.Now()
+	c.expire(now)
+	c.hub.mu.Lock()
+	if c.reason == "" && !c.end.IsZero() {
+		c.queue.(*waiter).alarm.Reset(c.end.Sub(now))
+	}
+	c.hub.mu.Unlock()
+	c.poke()
+}
 
 // Open begins the stream to w, from the calling goroutine, with all that is due
 // by now. It returns why the stream has ended already or, if Serve is to go on
 // with it, "".
 func (c *Conn) Open(w Sink) (reason Reason) {
+	wait := &waiter{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
+	c.queue = wait
+	if !c.end.IsZero() {
+		wait.alarm.Reset(time.Until(c.end))
+	}
 	c.setCutter(w)
-	c.queue = make(wakeup, 1)
 	reason = Gone // if w panics
 	defer func() {
 		if reason != "" {
-			c.hub.finish(c, reason)
-			c.setCutter(nil)
+			c.release(reason)
 		}
 	}()
 	return c.catchUp(w)
+}
+
+// release ends c, if nothing else has, and what Open has begun.
+func (c *Conn) release(reason Reason) {
+	c.hub.finish(c, reason)
+	c.setCutter(nil)
+	c.queue.(*waiter).alarm.Stop()
 }
 
 // Serve goes on with the stream to w, from the calling goroutine, until it ends,
 // or until ctx does, which says that the client is gone. It needs less of a stack
 // than Open.
 func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
-	defer func() {
-		c.hub.finish(c, Gone) // if w panics
-		c.setCutter(nil)
-	}()
-	wake := c.queue.(wakeup)
-	alarm := time.AfterFunc(time.Until(c.nextAlarm()), c.poke)
-	defer alarm.Stop()
+	defer c.release(Gone) // if w panics
+	wait := c.queue.(*waiter)
 	for {
-		alarm.Reset(time.Until(c.nextAlarm()))
+		wait.alarm.Reset(time.Until(c.nextAlarm()))
 		if c.yield() {
 			select {
-			case <-wake:
+			case <-wait.wake:
 			case <-ctx.Done():
 				return c.hub.finish(c, Gone)
 			}

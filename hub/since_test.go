@@ -35,7 +35,7 @@ func (r *record) dead() bool { return !r.Expires.IsZero() && !time.Now().Before(
 
 func (r *record) bytes(epoch string) int64 {
 	block := fmt.Sprintf("data: %s\nid: %s-%d\n\n", r.Data, epoch, r.seq)
-	return int64(len(fmt.Sprintf("%x\r\n%s\r\n", len(block), block))) + 128
+	return int64(len(fmt.Sprintf("%x\r\n%s\r\n", len(block), block))) + int64(targetOverhead*len(r.Targets))
 }
 
 func (m *model) evict(epoch string) {

@@ -24,21 +24,18 @@ func (s *socket) Cut() { _ = s.conn.SetWriteDeadline(time.Unix(1, 0)) }
 // piece is how much a client must take within its timeout not to be dropped.
 const piece = 16 << 10
 
-// drain writes the rest, and waits for the client to take it. An error says that
-// it has gone or, if os.ErrDeadlineExceeded, that it took nothing for the timeout.
+// drain writes a piece of the rest, and waits for the client to take it. An error
+// says that it has gone or, if os.ErrDeadlineExceeded, that it took nothing for the
+// timeout.
 func (s *socket) drain(timeout time.Duration) (n int, err error) {
-	for len(s.rest) > 0 && err == nil {
-		deadline := time.Now().Add(timeout)
-		if err = s.conn.SetWriteDeadline(deadline); err != nil {
-			break
-		}
-		var took int
-		took, err = s.conn.Write(s.rest[:min(len(s.rest), piece)])
-		s.rest = s.rest[took:]
-		n += took
-		if took > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) && !time.Now().Before(deadline) {
-			err = nil // it did take something, and was not cut off
-		}
+	deadline := time.Now().Add(timeout)
+	if err := s.conn.SetWriteDeadline(deadline); err != nil {
+		return 0, err
+	}
+	n, err = s.conn.Write(s.rest[:min(len(s.rest), piece)])
+	s.rest = s.rest[n:]
+	if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) && !time.Now().Before(deadline) {
+		err = nil // it did take something, and was not cut off
 	}
 	if err != nil {
 		return n, err
@@ -92,11 +89,14 @@ func (c *Conn) run(b *batch) {
 // not wait.
 func (c *Conn) drain() {
 	for {
-		n, err := c.socket.drain(c.settings.Timeout)
-		c.count(n)
-		if err != nil {
-			c.hang(c.hub.finish(c, reasonOf(err)))
-			return
+		for len(c.socket.rest) > 0 {
+			n, err := c.socket.drain(c.settings.Timeout)
+			c.count(n)
+			if err != nil {
+				c.hang(c.hub.finish(c, reasonOf(err)))
+				return
+			}
+			c.expire(time.Now()) // which cuts it off, if it does not come to the end soon
 		}
 		b := batches.Get().(*batch)
 		state := c.step(b)

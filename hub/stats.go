@@ -70,7 +70,7 @@ type Stats struct {
 	Head        Position         // of the last event
 	Oldest      Position         // of the oldest retained event; Seq is Head's + 1 if there is none
 	Events      int              // retained
-	EventBytes  int64            // retained, with 128 for each event
+	EventBytes  int64            // retained, with 128 for each of their targets
 
 	Connected bool   // the store is reachable
 	Behind    uint64 // of its events that are not in history yet

@@ -179,7 +179,7 @@ func (f feed) Begin(epoch string, oldest uint64) {
 		c.sitDown(h.history)
 	}
 	h.mark(h.history.all)
-	h.ring()
+	h.notify()
 }
 
 func (f feed) Deliver(records []Record) {
@@ -197,14 +197,30 @@ func (f feed) Deliver(records []Record) {
 	for i := range records {
 		encodings[i] = encode(&records[i].Event, epoch)
 	}
+	for len(encodings) > 0 {
+		n, targets := 0, 0
+		for n < len(encodings) && (n == 0 || targets < targetsAtOnce) {
+			targets += len(encodings[n].event.Targets)
+			n++
+		}
+		h.deliver(encodings[:n])
+		encodings = encodings[n:]
+	}
+}
+
+// targetsAtOnce is about how many targets are indexed under one lock: a batch may
+// have a million of them.
+const targetsAtOnce = MaxTargets
+
+func (h *Hub) deliver(events []encoded) {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, enc := range encodings {
+	for _, enc := range events {
 		h.append(enc, now)
 	}
 	h.source.retain(h.history)
-	h.ring()
+	h.notify()
 }
 
 func (f feed) Status(connected bool, behind uint64) {
@@ -214,6 +230,6 @@ func (f feed) Status(connected bool, behind uint64) {
 	h.source.connected, h.source.behind = connected, behind
 	if connected && behind == 0 && !h.source.open {
 		h.source.open = true
-		h.ring()
+		h.notify()
 	}
 }

@@ -181,3 +181,27 @@ func TestPositionThatOthersGave(t *testing.T) {
 		})
 	}
 }
+
+// Publishing goes on while another store takes the place of one in memory.
+func TestPublishOverSwitches(t *testing.T) {
+	h := newHub(t, Options{})
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	for range 4 {
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					publish(t, h, "x")
+				}
+			}
+		})
+	}
+	for range 200 {
+		use(t, h, NewMemory())
+	}
+	close(stop)
+	publishing.Wait()
+}

@@ -52,9 +52,7 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 // it has the connection's turn, and calls wrote afterwards.
 func (c *Conn) compose(now time.Time, b *batch) look {
 	b.clear()
-	if !c.end.IsZero() && !now.Before(c.end) {
-		c.hub.finish(c, c.endsBy)
-	}
+	c.expire(now)
 	l := c.hub.look(c, now, b)
 	first := c.written.IsZero()
 	gap := l.gap
@@ -126,6 +124,13 @@ func (c *Conn) nextAlarm() time.Time {
 		return c.end
 	}
 	return beat
+}
+
+// expire ends c if its time is over.
+func (c *Conn) expire(now time.Time) {
+	if !c.end.IsZero() && !now.Before(c.end) {
+		c.hub.finish(c, c.endsBy)
+	}
 }
 
 // finish ends c for the reason, unless it has ended for another already, and

@@ -323,3 +323,55 @@ func TestFarewellComesAfterWhatIsDue(t *testing.T) {
 		want(t, "flushed", v.all(), v.received())
 	})
 }
+
+// A stream ends when its time is over, also while a write is under way of which
+// the client takes little.
+func TestLifetimeOfTheSlow(t *testing.T) {
+	hour := *usual
+	hour.MaxLifetime, hour.Timeout = 10*time.Second, time.Hour
+	t.Run("served", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, Options{})
+			began := time.Now()
+			v, fresh := open(t, h, as("alice").with(hour)), newWire()
+			synctest.Wait()
+			v.stall()
+			fresh.stall()
+			late := serve(t, connect(t, h, as("bob").with(hour)), fresh)
+			publish(t, h, "x")
+			want(t, "reason", v.wait(), Lifetime)
+			want(t, "reason of one whose first write is stuck", late.wait(), Lifetime)
+			if took := time.Since(began); took > hour.MaxLifetime+2*farewell {
+				t.Errorf("after %v", took)
+			}
+		})
+	})
+	hour.MaxLifetime = time.Second
+	eachKind(t, func(t *testing.T, kind way) {
+		h := newHub(t, Options{})
+		p := dial(t, h, as("alice").with(hour), kind)
+		publish(t, h, strings.Repeat("x", 1<<20-10))
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for piece := make([]byte, 20<<10); ; <-tick.C {
+			if _, err := p.Conn.Read(piece[:4<<10]); err != nil {
+				break
+			}
+		}
+		want(t, "reason", p.wait(), Lifetime)
+	})
+}
+
+// Who stalls over a large event holds no copy of it, whatever goes out with it.
+func TestLargeEventIsNotCopied(t *testing.T) {
+	h := newHub(t, Options{})
+	start := h.Stats().Head.String()
+	publish(t, h, strings.Repeat("x", 2*batchBytes))
+	c, w := connect(t, h, as("alice").at(start)), newWire()
+	serve(t, c, w)
+	eventually(t, "it comes", func() bool { n, _ := c.Sent(); return n == 1 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	want(t, "the bytes of the history were written", w.last == &h.history.entry(1).frame.block()[0], true)
+	want(t, "writes", w.writes, 2)
+}

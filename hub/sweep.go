@@ -64,9 +64,11 @@ func (s *sweeper) run() {
 		case <-s.signal:
 		case <-tick.C:
 			ticking = false
-			for _, c := range s.wheel.due(time.Now()) {
+			due := s.wheel.due(time.Now())
+			for _, c := range due {
 				c.poke()
 			}
+			clear(due)
 		}
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
@@ -135,9 +137,9 @@ func (w *wheel) add(c *Conn, at time.Time) {
 	w.n++
 }
 
-// due empties the slots up to now. What it returns is valid until the next call.
+// due empties the slots up to now. What it returns is to be cleared, and valid until
+// the next call.
 func (w *wheel) due(now time.Time) []*Conn {
-	clear(w.spare)
 	w.spare = w.spare[:0]
 	for until := w.ticks(now); w.now < until && w.n > 0; {
 		w.now++
