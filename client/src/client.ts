@@ -47,7 +47,10 @@ export function createSSE<E = DefaultEvents>(
   const limit = () => options.maxMessages ?? 200;
 
   function call(type: string, message?: SSEMessage<E>) {
-    for (const listener of listeners.get(type) ?? []) guard(() => listener(message as never));
+    const all = listeners.get(type);
+    // As in a source: a listener may remove itself and others, or add some.
+    for (const listener of [...(all ?? [])])
+      if (all!.has(listener)) guard(() => listener(message as never));
   }
 
   function changed() {

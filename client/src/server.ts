@@ -77,6 +77,9 @@ export interface Publisher {
   sendAlert(userId: string, message: string, severity?: Severity): Promise<Receipt>;
 }
 
+/** The longest `Retry-After` that is waited for, in milliseconds: the server forgets keys after two minutes. */
+const MAX_WAIT = 30_000;
+
 /**
  * Makes a publisher. It retries with an idempotency key, so a lost answer doubles nothing.
  *
@@ -117,7 +120,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         return await attempt(call, body, key);
       } catch (error) {
         const { retryable, after = 0 } = error as PublishError & { after?: number };
-        if (!retryable || left <= 0) throw error;
+        if (!retryable || left <= 0 || after > MAX_WAIT) throw error;
         await new Promise((resolve) =>
           setTimeout(resolve, Math.max(after, wait * (0.5 + Math.random()))),
         );

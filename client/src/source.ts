@@ -22,8 +22,8 @@ export function sourceOf(key: string | object, open: (sink: Sink, last: News) =>
 
   function all(news: News) {
     last = { state: news.state ?? last.state, position: news.position ?? last.position };
-    // A sink may leave while it is told: a Set is iterated as it is then.
-    for (const sink of sinks) sink(news);
+    // Sinks may leave and join while they are told: who left is told no more, who joined not yet.
+    for (const sink of [...sinks]) if (sinks.has(sink)) sink(news);
   }
 
   // Quietly: a page that keeps a connection or a lock is not kept in the back/forward cache. One that

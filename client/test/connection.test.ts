@@ -38,6 +38,22 @@ const statusOf = (sse: SSEClient<Any>) => sse.getSnapshot().connectionStatus;
 const wait = (ms: number) => vi.advanceTimersByTimeAsync(ms);
 
 describe("life", () => {
+  test("a listener that is replaced in its own call gets each event once", async () => {
+    const sse = createSSE<Any>(URL_, { fetch: server.fetch });
+    const got: string[] = [];
+    let off = sse.on("n", swap);
+    stop = () => off();
+    function swap({ data }: { data: unknown }) {
+      got.push(String(data));
+      off();
+      off = sse.on("n", swap);
+    }
+    await settle();
+    await server.last.send(connected("c-1"));
+    await server.last.send([1, 2, 3].map((n) => `event: n\ndata: ${n}\nid: e-${n}\n\n`).join(""));
+    expect(got).toEqual(["1", "2", "3"]);
+  });
+
   test("idle, connecting, open, reconnecting, closed", async () => {
     const sse = createSSE<Any>(URL_, { fetch: server.fetch });
     expect(statusOf(sse)).toBe("idle");

@@ -199,6 +199,12 @@ describe("errors", () => {
     const sse = createPublisher({ endpoint: await listen(), timeoutMs: 50, retries: 0 });
     await expect(sse.notifyAll("x")).rejects.toMatchObject({ status: 0, retryable: true });
   });
+  test("a Retry-After of an hour is not waited for", async () => {
+    replies.push([503, {}, { "Retry-After": "3600" }]);
+    const sse = createPublisher({ endpoint: await listen() });
+    await expect(sse.notifyAll("x")).rejects.toMatchObject({ status: 503, retryable: true });
+  });
+
   test("Retry-After is waited for", async () => {
     replies.push([503, {}, { "Retry-After": "1" }]);
     const sse = createPublisher({ endpoint: await listen() });
