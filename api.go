@@ -39,7 +39,8 @@ type apiError struct {
 	Key    string   `json:"key,omitempty"`
 	Keys   []string `json:"keys,omitempty"` // of a batch, in order
 
-	Missing []string `json:"missing,omitempty"` // nodes that did not answer
+	Missing      []string `json:"missing,omitempty"`      // nodes that did not answer
+	Disconnected *int     `json:"disconnected,omitempty"` // connections, although not all nodes know of it
 }
 
 func (e *apiError) Error() string { return e.Message }
@@ -314,10 +315,32 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 	if (filters > 0) == all {
 		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
 	}
-	end := nodeRequest{Disconnect: true, Filter: filterOf(query)}
-	found, missing := end.everywhere(r, h)
-	answer(w, http.StatusOK, disconnected{found.Count, missing})
+	n, missing, err := end(r, h, filterOf(query))
+	if err != nil {
+		return err
+	}
+	answer(w, http.StatusOK, disconnected{n, missing})
 	return nil
+}
+
+// end ends the connections that the filter chooses: on the nodes that answer at
+// once, and on the others when they reach the command in the history.
+func end(r *http.Request, h *pooledHub, filter hub.Filter) (n int, missing []string, err error) {
+	request := nodeRequest{Disconnect: true, Filter: filter}
+	found, missing := request.everywhere(r, h)
+	late, err := h.Disconnect(r.Context(), filter)
+	n = found.Count + late
+	if err == nil {
+		return n, missing, nil
+	}
+	stored := "no"
+	if errors.Is(err, hub.ErrUncertain) {
+		stored = "unknown"
+	}
+	return n, missing, &apiError{
+		Status: http.StatusServiceUnavailable, Stored: stored, Missing: missing, Disconnected: &n,
+		Message: fmt.Sprintf("other nodes may keep their connections, because the disconnect could not be stored: %s; repeat it", err),
+	}
 }
 
 func disconnectOne(w http.ResponseWriter, r *http.Request) error {
@@ -329,11 +352,13 @@ func disconnectOne(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	_, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
-	end := nodeRequest{Disconnect: true, Filter: hub.Filter{IDs: []string{id}}}
-	found, missing := end.everywhere(r, h)
-	if found.Count == 0 {
+	n, missing, err := end(r, h, hub.Filter{IDs: []string{id}})
+	if err != nil {
+		return err
+	}
+	if n == 0 {
 		return &apiError{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no open connection %q", id), Missing: missing}
 	}
-	answer(w, http.StatusOK, disconnected{found.Count, missing})
+	answer(w, http.StatusOK, disconnected{n, missing})
 	return nil
 }

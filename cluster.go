@@ -41,7 +41,7 @@ type nodeAnswer struct {
 // perform does on this node what is asked.
 func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	if r.Disconnect {
-		return nodeAnswer{Count: h.Disconnect(r.Filter)}
+		return nodeAnswer{Count: h.DisconnectHere(r.Filter)}
 	}
 	conns := h.Connections(r.Filter)
 	found := nodeAnswer{Count: len(conns)}

@@ -187,7 +187,8 @@ func TestPromise6OnlyTheAddressed(t *testing.T) {
 	for range secrets {
 		bob.expect("for bob")
 	}
-	first := strings.TrimSuffix(secrets[0], "1") + "0"
+	epoch, _, _ := strings.Cut(secrets[0], "-")
+	first := epoch + "-0"
 
 	type attempt struct {
 		name, query string

@@ -29,7 +29,8 @@ type hubStatus struct {
 type storeStatus struct {
 	Kind      string `json:"kind"`
 	Connected bool   `json:"connected"`
-	Lag       uint64 `json:"lag"` // events that this node has yet to receive
+	Lag       uint64 `json:"lag"` // records that this node has yet to receive
+	Problem   string `json:"problem,omitempty"`
 }
 
 func showStatus(w http.ResponseWriter, r *http.Request) error {
@@ -51,12 +52,16 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		for _, n := range stats.Connections {
 			connections += n
 		}
-		s.Hubs[name] = hubStatus{
+		hub := hubStatus{
 			Connections: connections, Users: stats.Users,
 			Head: positionOf(stats.Head), Oldest: positionOf(stats.Oldest),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{h.use().kind, stats.Connected, stats.Behind},
+			Store: storeStatus{Kind: h.use().kind, Connected: stats.Problem == nil, Lag: stats.Behind},
 		}
+		if stats.Problem != nil {
+			hub.Store.Problem = stats.Problem.Error()
+		}
+		s.Hubs[name] = hub
 	}
 	answer(w, http.StatusOK, s)
 	return nil

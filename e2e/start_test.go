@@ -59,7 +59,7 @@ func TestRestartWithLongHistory(t *testing.T) {
 	s.Launch()
 	var stream *Stream
 	Wait(t, Patience, "a stream", func() (err error) {
-		stream, err = c.Open(t.Context(), Identity{}, Position{epoch, retained - missed}.String())
+		stream, err = c.Open(t.Context(), Identity{}, Position{Epoch: epoch, Seq: retained - missed}.String())
 		return err
 	})
 	defer stream.Close()
@@ -79,7 +79,7 @@ func TestRestartWithLongHistory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := ReadPayload(b.Data); b.ID != (Position{epoch, seq}) || n != int64(seq) || err != nil {
+		if n, err := ReadPayload(b.Data); b.ID.Epoch != epoch || b.ID.Seq != seq || b.ID.Tag == "" || n != int64(seq) || err != nil {
 			t.Fatalf("%+v (%v) came where %d is due", b, err, seq)
 		}
 	}

@@ -8,29 +8,43 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Position is a position as the wire promises it: <epoch>-<seq>.
+// Position is a position as the wire promises it: <epoch>-<seq>-<tag>. The tag is
+// missing where the history no longer has the record.
 type Position struct {
 	Epoch string
 	Seq   uint64
+	Tag   string
 }
+
+var position = regexp.MustCompile(`^([a-z0-9]+)-([0-9]+)(?:-([0-9a-z]{4}))?$`)
 
 // ParsePosition reads an id. Its error is a Violation.
 func ParsePosition(s string) (Position, error) {
-	epoch, seq, ok := strings.Cut(s, "-")
-	n, err := strconv.ParseUint(seq, 10, 64)
-	p := Position{epoch, n}
-	if !ok || epoch == "" || err != nil || p.String() != s {
+	parts := position.FindStringSubmatch(s)
+	if parts == nil {
+		return Position{}, Violation(fmt.Sprintf("%q is no position", s))
+	}
+	n, err := strconv.ParseUint(parts[2], 10, 64)
+	p := Position{parts[1], n, parts[3]}
+	if err != nil || p.String() != s {
 		return p, Violation(fmt.Sprintf("%q is no position", s))
 	}
 	return p, nil
 }
 
-func (p Position) String() string { return fmt.Sprintf("%s-%d", p.Epoch, p.Seq) }
+func (p Position) String() string {
+	s := fmt.Sprintf("%s-%d", p.Epoch, p.Seq)
+	if p.Tag != "" {
+		s += "-" + p.Tag
+	}
+	return s
+}
 
 // Violation is the error of a stream that is not what the wire promises. All
 // other errors say that the connection was lost.

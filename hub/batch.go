@@ -38,9 +38,9 @@ type batch struct {
 // item is an event in a batch. It refers to the event's bytes, so that eviction
 // does not matter any more.
 type item struct {
-	frame frame
-	seq   uint64
-	at    int64
+	frame    frame
+	seq      uint64
+	accepted int64 // Unix nanoseconds
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -77,7 +77,7 @@ func (b *batch) add(e *entry, seq uint64) bool {
 	if b.size > 0 && b.size+len(e.frame.bytes) > batchBytes {
 		return false
 	}
-	b.items = append(b.items, item{e.frame, seq, e.at})
+	b.items = append(b.items, item{e.frame, seq, e.accepted})
 	b.size += len(e.frame.bytes)
 	return true
 }

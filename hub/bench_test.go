@@ -66,7 +66,7 @@ func BenchmarkReplay(b *testing.B) {
 						mustPublish(b, h, user("bob"))
 					}
 				}
-				start := Position{h.history.epoch, h.history.oldest - 1}.String()
+				start := Position{Epoch: h.history.epoch, Seq: h.history.oldest - 1}.String()
 				gone, cancel := context.WithCancel(b.Context())
 				cancel()
 				var w discard
@@ -127,7 +127,7 @@ func BenchmarkAppendFull(b *testing.B) {
 	now := time.Now()
 	i := 0
 	put := func() {
-		h.append(encode(&targets[i%len(targets)], "abcdefgh"), now)
+		h.append(encode(recordOf(h.head+1, targets[i%len(targets)]), "abcdefgh", now), now)
 		i++
 	}
 	for range 2 * DefaultMaxEvents {

@@ -73,6 +73,7 @@ type Conn struct {
 	addr     netip.Addr
 	since    time.Time
 	gap      gapReason // known at Connect
+	given    Tag       // of the client's position
 	resumed  bool      // a position was given, and it is not known to be a gap
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
@@ -86,6 +87,7 @@ type Conn struct {
 	// Guarded by Hub.mu.
 	history *history // in which it has its seats
 	seats   []seat
+	joined  uint64 // head when it took them: commands up to it do not concern it
 	reason  Reason // not empty: it has ended, and is not in the hub any more
 	limit   uint64 // head when it ended: nothing after it is sent
 	cutter  Cutter
@@ -96,6 +98,7 @@ type Conn struct {
 	placed *history // in which the cursor is a place
 	epoch  string   // of the cursor
 	first  uint64   // head when it was placed: what is not after it is replayed
+	lost   uint64   // the client knows of what is lost up to here
 
 	// Used by whoever has the turn.
 	socket  *socket   // nil with Open
@@ -129,7 +132,7 @@ func (c *Conn) sit(l *lane) {
 // sitDown makes c a listener of all the lanes that its identity gives it.
 // Hub.mu is held.
 func (c *Conn) sitDown(h *history) {
-	c.history = h
+	c.history, c.joined = h, h.head
 	c.sit(h.all)
 	c.sit(h.lane(Target{Connection, c.id}))
 	if c.identity.User != "" {
@@ -195,7 +198,7 @@ func (c *Conn) Info() Info {
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
 		Protocol: c.protocol, Since: c.since,
-		Position: Position{c.epoch, cursor}.String(),
+		Position: c.position(cursor).String(),
 	}
 	if c.addr.IsValid() {
 		info.Remote = c.addr.String()
@@ -205,6 +208,14 @@ func (c *Conn) Info() Info {
 	}
 	info.Lag = lag(c.seats, cursor)
 	return info
+}
+
+// position is that of its cursor. Hub.mu is held.
+func (c *Conn) position(cursor uint64) Position {
+	if c.placed == c.hub.history {
+		return c.placed.position(cursor)
+	}
+	return Position{Epoch: c.epoch, Seq: cursor}
 }
 
 // lag counts the events of the seats' lanes after the position seq, each once.

@@ -94,7 +94,7 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 
 // isWhole reports whether the history has all that is stored, as far as is known.
 // mu is held.
-func (h *Hub) isWhole() bool { return h.source.connected && h.source.behind == 0 }
+func (h *Hub) isWhole() bool { return h.source.problem == nil && h.source.behind == 0 }
 
 // admit is the decision of Connect. mu is held.
 func (h *Hub) admit(r Request) *Refusal {
@@ -163,7 +163,8 @@ func (h *Hub) place(c *Conn, position string) {
 	hi.evict(time.Now())
 	c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
 	var cursor uint64
-	switch p, ok := ParsePosition(position); {
+	p, ok := ParsePosition(position)
+	switch c.given = p.Tag; {
 	case position == "":
 		cursor = hi.head
 	case position == Earliest:
@@ -175,7 +176,7 @@ func (h *Hub) place(c *Conn, position string) {
 		c.resumed = c.gap == noGap
 	}
 	c.cursor.Store(cursor)
-	c.told = cursor
+	c.told, c.lost = cursor, hi.lost(c.seats)
 }
 
 // newID is a UUID of version 7, so that ids sort by the time of opening.

@@ -123,7 +123,7 @@ func TestPlace(t *testing.T) {
 	for i := range 8 {
 		publish(t, h, fmt.Sprint(i), user([]string{"alice", "bob"}[i%2]))
 	}
-	position := func(seq int) string { return fmt.Sprint(h.history.epoch, "-", seq) }
+	position := func(seq uint64) string { return at(h, seq) }
 	for _, tt := range []struct {
 		position, data, told, begins string
 		resumed                      bool

@@ -92,12 +92,12 @@ func TestDepartureOfAReusedNumber(t *testing.T) {
 	for range 200 {
 		first := dial(t, h, as("first"), overTCP)
 		go first.tcp.Close() // at the same time as the hub ends it
-		h.Disconnect(Filter{IDs: []string{first.ID()}})
+		h.DisconnectHere(Filter{IDs: []string{first.ID()}})
 		second := dial(t, h, as("second"), overTCP)
 		first.wait()
 		publish(t, h, "still there", user("second"))
 		second.until(t, "still there")
-		h.Disconnect(Filter{IDs: []string{second.ID()}})
+		h.DisconnectHere(Filter{IDs: []string{second.ID()}})
 		want(t, "reason", second.wait(), Disconnected)
 		second.tcp.Close()
 	}

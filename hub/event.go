@@ -116,17 +116,32 @@ func (f frame) block() []byte { return f.bytes[f.from : len(f.bytes)-2] }
 // headroom is left before a block for its chunk header: eight hex digits, CRLF.
 const headroom = 10
 
-// encoded is an event as far as it can be encoded before its position is known.
+// encoded is a record as far as it can be prepared without the hub's lock.
 type encoded struct {
-	event *Event
-	buf   []byte // headroom, then the block up to its id
+	seq     uint64
+	tag     Tag
+	stored  int64    // Unix nanoseconds
+	event   *Event   // nil: the record is a command or cannot be read
+	command *Command // nil: it is no command
+	buf     []byte   // of an event: headroom, then the block up to its seq
 }
 
 // encode is the only place where an event becomes bytes.
-func encode(e *Event, epoch string) encoded {
-	lines := 1 + bytes.Count(e.Data, []byte{'\n'}) + bytes.Count(e.Data, []byte{'\r'})
+func encode(r Record, epoch string, now time.Time) encoded {
+	enc := encoded{seq: r.Seq, tag: TagOf(r.Data), stored: min(r.At.UnixNano(), now.UnixNano())}
+	what, err := decode(r.Data)
+	if err != nil {
+		return enc
+	}
+	if enc.command = what.command; enc.command != nil {
+		return enc
+	}
+	e := what.event
+	e.trustClock(time.Unix(0, enc.stored))
+	enc.event = e
+	lines := 1 + bytes.Count(e.Data, []byte{'\n'}) + bytes.Count(e.Data, []byte{'\r'}) - bytes.Count(e.Data, []byte("\r\n"))
 	buf := make([]byte, headroom, headroom+len("event: \n")+len(e.Type)+len(e.Data)+lines*len("data: \n")+
-		len("id: -\n\n\r\n")+len(epoch)+20)
+		len("id: --\n\n\r\n")+len(epoch)+20+len(enc.tag))
 	if e.Type != "" {
 		buf = append(buf, "event: "...)
 		buf = append(buf, e.Type...)
@@ -135,14 +150,15 @@ func encode(e *Event, epoch string) encoded {
 	buf = appendData(buf, e.Data)
 	buf = append(buf, "id: "...)
 	buf = append(buf, epoch...)
-	buf = append(buf, '-')
-	return encoded{e, buf}
+	enc.buf = append(buf, '-')
+	return enc
 }
 
-// finish adds the position and the chunk around the block. It runs under the
-// hub's lock, and so copies nothing: the room was left by encode.
-func (e encoded) finish(seq uint64) frame {
-	buf := strconv.AppendUint(e.buf, seq, 10)
+// frame adds the position and the chunk around the block. It runs under the hub's
+// lock, and so copies nothing: the room was left by encode.
+func (e encoded) frame() frame {
+	buf := strconv.AppendUint(e.buf, e.seq, 10)
+	buf = e.tag.append(buf)
 	buf = append(buf, "\n\n"...)
 	size := len(buf) - headroom
 	buf = append(buf, "\r\n"...)
@@ -152,6 +168,25 @@ func (e encoded) finish(seq uint64) frame {
 	copy(buf[at:], digits)
 	copy(buf[headroom-2:], "\r\n")
 	return frame{buf[at:], uint8(headroom - at)}
+}
+
+// Clocks are believed as long as an event was stored between clockBefore and
+// clockAfter its acceptance.
+const (
+	clockBefore = -2 * time.Second
+	clockAfter  = PublishTimeout + 5*time.Second
+)
+
+// trustClock corrects the times of an event if the clock of the node that accepted
+// it and ours differ.
+func (e *Event) trustClock(stored time.Time) {
+	if waited := stored.Sub(e.At); waited >= clockBefore && waited <= clockAfter {
+		return
+	}
+	if !e.Expires.IsZero() {
+		e.Expires = stored.Add(e.Expires.Sub(e.At))
+	}
+	e.At = stored
 }
 
 // appendData writes data as data lines. CR, LF and CRLF all end a line in an

@@ -2,16 +2,17 @@ package hub
 
 import (
 	"cmp"
+	"context"
 	"slices"
 )
 
 // Filter chooses connections: those that fit every list that is not empty. They
 // fit a list by one of its items.
 type Filter struct {
-	IDs      []string
-	Users    []string
-	Sessions []string
-	Topics   []string // exact names, that would reach the connection
+	IDs      []string `json:"ids,omitempty"`
+	Users    []string `json:"users,omitempty"`
+	Sessions []string `json:"sessions,omitempty"`
+	Topics   []string `json:"topics,omitempty"` // exact names, that would reach the connection
 }
 
 // Connections lists the open connections that the filter chooses by ascending
@@ -22,8 +23,23 @@ func (h *Hub) Connections(f Filter) []*Conn {
 	return conns
 }
 
-// Disconnect ends the connections that the filter chooses and returns how many.
-func (h *Hub) Disconnect(f Filter) int {
+// Disconnect ends the connections that the filter chooses on this node at once,
+// and returns how many, also with an error. If other nodes share the store, it
+// stores a command: they end theirs when their history reaches it, and what is
+// published after Disconnect has returned comes after it. Its errors are those of
+// [Hub.Publish], and mean that other nodes may not learn of it.
+func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
+	n := h.DisconnectHere(f)
+	if !h.sharesStore() {
+		return n, nil
+	}
+	_, err := h.store(ctx, []Entry{{Data: encodeCommand(&Command{Disconnect: &f})}})
+	return n, err
+}
+
+// DisconnectHere ends the connections of this node that the filter chooses and
+// returns how many.
+func (h *Hub) DisconnectHere(f Filter) int {
 	n := 0
 	for _, c := range h.matching(f) {
 		h.mu.Lock()

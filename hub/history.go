@@ -24,6 +24,7 @@ type history struct {
 	ring   []entry
 	oldest uint64 // the first retained; head+1 when there is none
 	head   uint64 // the last appended
+	before Tag    // of the record before the oldest, if it is known
 	bytes  int64
 
 	lanes  map[Target]*lane
@@ -40,14 +41,16 @@ type history struct {
 	floor      uint64 // below it nothing is known, so every position is a gap
 }
 
-// entry is one retained event. It is immutable but for lanes, which grows when
-// a new shape comes into use.
+// entry is one retained record. Only an event has a frame and lanes. It is
+// immutable but for lanes, which grows when a new shape comes into use.
 type entry struct {
-	frame   frame
-	lanes   []*lane // which hold its seq
-	cost    int64   // of history.bytes
-	at      int64   // accepted, Unix nanoseconds
-	expires int64   // Unix nanoseconds; math.MaxInt64: never
+	frame    frame
+	lanes    []*lane // which hold its seq
+	cost     int64   // of history.bytes
+	stored   int64   // Unix nanoseconds; the age counts from here
+	accepted int64   // Unix nanoseconds; the latency of delivery counts from here
+	expires  int64   // Unix nanoseconds; math.MaxInt64: never
+	tag      Tag     // zero: the record is not known
 }
 
 // lane is everything there is about one target: the retained events for it, in
@@ -158,28 +161,70 @@ func (h *history) shape(name string) shape {
 
 func (h *history) entry(seq uint64) *entry { return &h.ring[seq%uint64(len(h.ring))] }
 
-// append adds an encoded event as the next one, evicts what no longer fits and
-// returns its entry, which is valid until the next call.
+// append adds a record as the next one, evicts what no longer fits and returns its
+// entry, which is valid until the next call. A record that could not be read
+// becomes a hole.
 func (h *history) append(enc encoded, now time.Time) *entry {
+	e := h.next()
+	e.tag, e.stored = enc.tag, enc.stored
+	switch {
+	case enc.event != nil:
+		h.addEvent(e, enc)
+	case enc.command == nil:
+		h.all.evicted = h.head // to everybody this is as if an event had been evicted
+	}
+	h.bytes += e.cost
+	h.evict(now)
+	return e
+}
+
+// addHoles adds n records that are lost.
+func (h *history) addHoles(n uint64, now time.Time) {
+	for range n {
+		e := h.next()
+		e.stored = now.UnixNano()
+		h.bytes += e.cost
+		h.all.evicted = h.head
+	}
+	h.evict(now)
+}
+
+// next adds an entry without content.
+func (h *history) next() *entry {
 	h.head++
 	if n := h.head - h.oldest + 1; n > uint64(len(h.ring)) {
 		h.grow()
 	}
 	e := h.entry(h.head)
-	*e = entry{frame: enc.finish(h.head), at: enc.event.At.UnixNano(), expires: math.MaxInt64}
+	*e = entry{expires: math.MaxInt64, cost: targetOverhead}
+	return e
+}
+
+func (h *history) addEvent(e *entry, enc encoded) {
+	e.frame = enc.frame()
+	e.accepted = enc.event.At.UnixNano()
 	if !enc.event.Expires.IsZero() {
 		e.expires = enc.event.Expires.UnixNano()
 	}
 	e.cost = int64(len(e.frame.bytes) + targetOverhead*len(enc.event.Targets))
-	h.bytes += e.cost
 	for _, t := range enc.event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
 			h.indexAs(s, e, h.head, t)
 		}
 	}
-	h.evict(now)
-	return e
+}
+
+// position is the one with this seq.
+func (h *history) position(seq uint64) Position {
+	p := Position{Epoch: h.epoch, Seq: seq}
+	switch {
+	case seq >= h.oldest && seq <= h.head:
+		p.Tag = h.entry(seq).tag
+	case seq == h.oldest-1:
+		p.Tag = h.before
+	}
+	return p
 }
 
 // index puts the event into the target's lane, once.
@@ -227,18 +272,19 @@ func (h *history) evict(now time.Time) {
 		for _, l := range e.lanes {
 			l.seqs = l.seqs[1:]
 			if missed {
-				l.evicted = h.oldest
+				l.evicted = max(l.evicted, h.oldest)
 			}
 			h.drop(l)
 		}
 		h.bytes -= e.cost
+		h.before = e.tag
 		*e = entry{}
 		h.oldest++
 	}
 }
 
 func (h *history) fresh(e *entry, now time.Time) bool {
-	return e.at > now.Add(-h.opts.MaxAge).UnixNano()
+	return e.stored > now.Add(-h.opts.MaxAge).UnixNano()
 }
 
 // stale reports whether evict has something to do that only time did.
@@ -246,21 +292,25 @@ func (h *history) stale(now time.Time) bool {
 	return h.oldest <= h.head && !h.fresh(h.entry(h.oldest), now)
 }
 
-// lost reports whether something addressed to one of the seats' lanes was evicted
-// after the position seq.
-func (h *history) lost(seats []seat, seq uint64) bool {
-	return slices.ContainsFunc(seats, func(s seat) bool { return s.lane.evicted > seq })
+// lost is the last position whose record is lost to a connection with these seats;
+// 0: there is none.
+func (h *history) lost(seats []seat) (last uint64) {
+	for _, s := range seats {
+		last = max(last, s.lane.evicted)
+	}
+	return last
 }
 
 // resume is where a client goes on that has everything up to p, and whether it
 // has missed something.
 func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
+	known := h.position(p.Seq).Tag
 	switch {
-	case p.Epoch != h.epoch:
+	case p.Epoch != h.epoch, p.Tag != (Tag{}) && known != (Tag{}) && p.Tag != known:
 		return h.oldest - 1, gapEpoch
 	case p.Seq > h.head:
 		return h.oldest - 1, gapInvalid
-	case p.Seq < h.floor || h.lost(seats, p.Seq):
+	case p.Seq < h.floor || h.lost(seats) > p.Seq:
 		return max(p.Seq, h.oldest-1), gapEvicted
 	}
 	return p.Seq, noGap

@@ -120,8 +120,8 @@ func TestTimeToLive(t *testing.T) {
 		resume()
 		synctest.Wait()
 		want(t, "to a stream that was stuck", v.client(t).data()+", "+v.client(t).told(), "brief long in the write, ")
-		want(t, "evicted after its time", read(t, h, as("alice").at(Position{h.history.epoch, 3}.String())).told(), "")
-		want(t, "others were lost", read(t, h, as("alice").at(Position{h.history.epoch, 1}.String())).told(), "sse.gap evicted")
+		want(t, "evicted after its time", read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).told(), "")
+		want(t, "others were lost", read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 1}.String())).told(), "sse.gap evicted")
 	})
 }
 
@@ -160,7 +160,7 @@ func TestShapeLearnedLate(t *testing.T) {
 	}
 	check := func(pattern string, seq uint64, expected string) {
 		t.Helper()
-		c := read(t, h, as("", pattern).at(Position{h.history.epoch, seq}.String()))
+		c := read(t, h, as("", pattern).at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
 		want(t, fmt.Sprintf("%s from %d", pattern, seq), c.data()+", "+c.told(), expected)
 	}
 	check("a/*", 2, "a/2 a/3/x, ")

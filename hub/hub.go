@@ -97,6 +97,7 @@ func New(opts Options) *Hub {
 		done:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		history: newHistory(opts.withDefaults(), "", 1),
+		source:  source{problem: errOpening},
 		addrs:   make(map[netip.Addr]int),
 		changed: make(chan struct{}),
 	}
@@ -150,51 +151,77 @@ func (e *BatchError) Unwrap() error { return e.Err }
 func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
 	now := time.Now()
+	entries := make([]Entry, len(events))
 	for i := range events {
-		if err := events[i].validate(maxSize); err != nil {
+		e := &events[i]
+		if err := e.validate(maxSize); err != nil {
 			return nil, &BatchError{i, err}
 		}
-		events[i].At = now
+		e.At = now
+		entries[i] = Entry{e.Key, encodeEvent(e)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
-	defer cancel()
-	stored, err := h.store(ctx, events)
-	if errors.Is(err, ErrUncertain) {
-		keys := make([]string, len(events))
-		for i, e := range events {
-			keys[i] = e.Key
-		}
-		return nil, &Uncertain{keys, err}
-	}
+	stored, err := h.store(ctx, entries)
 	if err != nil {
 		return nil, err
 	}
 
 	receipts := make([]Receipt, len(events))
 	for i, s := range stored {
-		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
-		if !s.Duplicate {
+		if s.Duplicate {
+			s.Position = h.complete(s.Position)
+		} else {
+			s.Position.Tag = TagOf(entries[i].Data)
 			h.stats.published.Add(1)
 		}
+		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
 	}
 	return receipts, nil
 }
 
-// store appends to the store, and waits until its tail has brought the events.
-func (h *Hub) store(ctx context.Context, events []Event) (stored []Stored, err error) {
+// complete adds the tag to a position, if the history still has it.
+func (h *Hub) complete(p Position) Position {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if p.Epoch == h.history.epoch {
+		return h.history.position(p.Seq)
+	}
+	return p
+}
+
+// store appends to the store, and waits until its tail has brought the entries.
+// Its errors are those of Publish.
+func (h *Hub) store(ctx context.Context, entries []Entry) ([]Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
+	defer cancel()
+	stored, err := h.tryStore(ctx, entries)
+	if errors.Is(err, ErrUncertain) {
+		keys := make([]string, len(entries))
+		for i, e := range entries {
+			keys[i] = e.Key
+		}
+		return nil, &Uncertain{keys, err}
+	}
+	return stored, err
+}
+
+func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, err error) {
 	for {
 		var store Store
 		var closed bool
+		var problem error
 		if h.await(ctx, func() bool {
-			store, closed = h.source.Store, h.ending == HubClosed
+			store, closed, problem = h.source.Store, h.ending == HubClosed, h.source.problem
 			return h.source.open || closed
 		}) != nil {
-			return nil, fmt.Errorf("%w: the history is not open yet", ErrNotStored)
+			if problem == nil {
+				problem = errors.New("the history is still being read")
+			}
+			return nil, fmt.Errorf("%w: %w", ErrNotStored, problem)
 		}
 		if closed {
 			return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
 		}
-		if stored, err = store.Append(ctx, events); err == nil {
+		if stored, err = store.Append(ctx, entries); err == nil {
 			break
 		}
 		if !errors.Is(err, ErrNotStored) || !h.holds(func() bool { return h.source.Store != store }) {
@@ -264,11 +291,14 @@ func (h *Hub) notify() {
 	}
 }
 
-// append adds one event and marks the lanes of those it is for. mu is held.
+// append adds one record and marks the lanes of those it is for. mu is held.
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	for _, l := range e.lanes {
 		h.mark(l)
+	}
+	if enc.event == nil && enc.command == nil {
+		h.mark(h.history.all) // a hole concerns everybody
 	}
 	h.nudgeBytes += e.cost
 	quarter := h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4

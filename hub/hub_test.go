@@ -23,7 +23,7 @@ func TestPublishBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, connections := range []int{2, 1, 2, 0, 2} {
-		want(t, fmt.Sprint("receipt ", i), receipts[i], Receipt{Position{h.history.epoch, uint64(i + 1)}, connections, false})
+		want(t, fmt.Sprint("receipt ", i), receipts[i], Receipt{h.history.position(uint64(i + 1)), connections, false})
 	}
 	_, err = h.Publish(t.Context(), event("6", Target{}), event("12345", Target{}))
 	wantErr(t, err, ErrTooLarge)
@@ -106,7 +106,7 @@ func TestKeys(t *testing.T) {
 		want(t, "stored", sum, 100)
 		c := read(t, h, as("alice").at(Earliest))
 		for i, m := range c.events {
-			want(t, "event "+m.data, m.id, Position{h.history.epoch, seqs[0][i]}.String())
+			want(t, "event "+m.data, m.id, at(h, seqs[0][i]))
 		}
 		want(t, "delivered", len(c.events), 100)
 	})
@@ -158,8 +158,8 @@ func TestFilters(t *testing.T) {
 	} {
 		h, names := setup(t)
 		want(t, fmt.Sprint("listed by ", tt.f), list(h, names, tt.f), tt.chosen)
-		want(t, fmt.Sprint("ended by ", tt.f), h.Disconnect(tt.f), len(tt.chosen))
-		want(t, "by the same again", h.Disconnect(tt.f), 0)
+		want(t, fmt.Sprint("ended by ", tt.f), h.DisconnectHere(tt.f), len(tt.chosen))
+		want(t, "by the same again", h.DisconnectHere(tt.f), 0)
 		var left strings.Builder
 		for i := range entries {
 			if !strings.Contains(tt.chosen, fmt.Sprint(i)) {
@@ -190,7 +190,7 @@ func TestDisconnectTellsTheClient(t *testing.T) {
 		h := newHub(t, Options{})
 		alice, bob := open(t, h, as("alice")), open(t, h, as("bob"))
 		publish(t, h, "before")
-		want(t, "ended", h.Disconnect(Filter{Users: []string{"alice"}}), 1)
+		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
 		publish(t, h, "after")
 		want(t, "reason", alice.wait(), Disconnected)
 		synctest.Wait()
@@ -223,8 +223,8 @@ func TestStats(t *testing.T) {
 		want(t, "replayed", s.Replayed, 3)
 		want(t, "deliveries", s.Deliveries, 3+3)
 		want(t, "gap", s.Gaps["invalid"], 1)
-		want(t, "head", s.Head, Position{h.history.epoch, 3})
-		want(t, "oldest", s.Oldest, Position{h.history.epoch, 2})
+		want(t, "head", s.Head, h.history.position(3))
+		want(t, "oldest", s.Oldest, h.history.position(2))
 		want(t, "retained", s.Events, 2)
 		want(t, "at once", s.Latency[0], 3)
 		want(t, "took", s.LatencySum, 0)
@@ -244,7 +244,7 @@ func TestStats(t *testing.T) {
 		want(t, "took", s.LatencySum, 3*time.Second)
 
 		want(t, "gone", visits[0].leave(), Gone)
-		h.Disconnect(Filter{Users: []string{"bob"}})
+		h.DisconnectHere(Filter{Users: []string{"bob"}})
 		h.Shutdown()
 		for _, v := range visits {
 			v.wait()
@@ -281,7 +281,7 @@ func TestInfo(t *testing.T) {
 		publish(t, h, "3", topic("a/x"))
 		publish(t, h, "4", topic("news"))
 		info := v.Info()
-		want(t, "position", info.Position, Position{h.history.epoch, 0}.String())
+		want(t, "position", info.Position, Position{Epoch: h.history.epoch, Seq: 0}.String())
 		want(t, "lag", info.Lag, 4)
 		want(t, "topics", strings.Join(info.Topics, " "), "news a/* news")
 		info.Position, info.Lag, info.Topics = "", 0, nil
@@ -289,7 +289,7 @@ func TestInfo(t *testing.T) {
 		resume()
 		synctest.Wait()
 		want(t, "lag", v.Info().Lag, 0)
-		want(t, "position", v.Info().Position, Position{h.history.epoch, 5}.String())
+		want(t, "position", v.Info().Position, at(h, 5))
 	})
 }
 
@@ -304,7 +304,7 @@ func TestDisconnectCountsEachOnce(t *testing.T) {
 	for i := range ended {
 		disconnecting.Go(func() {
 			<-together
-			ended[i] = h.Disconnect(Filter{Users: []string{"alice"}})
+			ended[i] = h.DisconnectHere(Filter{Users: []string{"alice"}})
 		})
 	}
 	close(together)

@@ -85,7 +85,7 @@ func TestPromise10HubsAreIslands(t *testing.T) {
 		want(t, "in b", inB.client(t).data(), "b")
 		moved := inA.client(t).resume(b, as("alice"))
 		want(t, "a position of the other", moved.told()+": "+moved.data(), "sse.gap epoch: a b")
-		want(t, "disconnected in a", a.Disconnect(Filter{IDs: []string{inB.ID()}}), 0)
+		want(t, "disconnected in a", a.DisconnectHere(Filter{IDs: []string{inB.ID()}}), 0)
 		a.Close()
 		publish(t, b, "still open")
 		synctest.Wait()

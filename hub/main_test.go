@@ -465,3 +465,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		<-tick.C
 	}
 }
+
+// recordOf is an event as a store has it that stored it now.
+func recordOf(seq uint64, e Event) Record {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	return Record{Seq: seq, At: time.Now(), Data: encodeEvent(&e)}
+}
+
+// at is the position that has the seq, as a client knows it.
+func at(h *Hub, seq uint64) string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.history.position(seq).String()
+}

@@ -25,7 +25,7 @@ func NewMemory() *Memory {
 }
 
 // Append implements Store.
-func (m *Memory) Append(ctx context.Context, events []Event) ([]Stored, error) {
+func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
 	select {
 	case <-m.tailed:
 	case <-ctx.Done():
@@ -38,18 +38,18 @@ func (m *Memory) Append(ctx context.Context, events []Event) ([]Stored, error) {
 	}
 	now := time.Now()
 	m.keys.Expire(now)
-	stored := make([]Stored, len(events))
-	records := make([]Record, 0, len(events))
-	for i, e := range events {
+	stored := make([]Stored, len(entries))
+	records := make([]Record, 0, len(entries))
+	for i, e := range entries {
 		key := SumKey(e.Key)
 		seq, known := m.keys.Find(key, now)
 		if !known {
 			m.seq++
 			seq = m.seq
 			m.keys.Add(key, seq, now)
-			records = append(records, Record{seq, e})
+			records = append(records, Record{seq, now, e.Data})
 		}
-		stored[i] = Stored{Position{m.epoch, seq}, known}
+		stored[i] = Stored{Position{Epoch: m.epoch, Seq: seq}, known}
 	}
 	m.feed.Deliver(records)
 	return stored, nil
@@ -60,7 +60,7 @@ func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Lock()
 	m.feed = feed
 	feed.Begin(m.epoch, 1)
-	feed.Status(true, 0)
+	feed.Status(nil, 0)
 	m.mu.Unlock()
 	close(m.tailed)
 	<-ctx.Done()

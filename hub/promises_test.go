@@ -37,7 +37,7 @@ func TestPromise1OnceInOrder(t *testing.T) {
 		want(t, "live", v.client(t).data(), strings.Join(all, " "))
 
 		v.leave()
-		c := read(t, h, alice().at(Position{h.history.epoch, 0}.String()))
+		c := read(t, h, alice().at(Position{Epoch: h.history.epoch, Seq: 0}.String()))
 		want(t, "after the connection ended", c.data(), strings.Join(kept, " "))
 		want(t, "its events are no gap", c.told(), "")
 	})
@@ -140,7 +140,7 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 	t.Run("evicted", func(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(3) {
-			c := read(t, h, as("bob").at(Position{h.history.epoch, seq}.String()))
+			c := read(t, h, as("bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
 			want(t, "told", c.told()+": "+c.data(), "sse.gap evicted: 1 3 5 7 9")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":false`), true)
 		}
@@ -149,12 +149,12 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 	t.Run("only to whom it concerns", func(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(4) {
-			c := read(t, h, as("alice", "bob").at(Position{h.history.epoch, seq}.String()))
+			c := read(t, h, as("alice", "bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
 			want(t, "alice is told", c.told(), "")
 			want(t, "and gets", c.data(), "0 2 4 6 8")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":true`), true)
 		}
-		want(t, "bob at the edge is told", read(t, h, as("bob").at(Position{h.history.epoch, 3}.String())).told(), "")
+		want(t, "bob at the edge is told", read(t, h, as("bob").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).told(), "")
 	})
 	t.Run("again when the telling was cut", func(t *testing.T) {
 		h := full(t, ten)
@@ -197,9 +197,9 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 		h.history.age()
 		h.history.age() // forgets that the three were dave's
 		publish(t, h, "1", user("alice"))
-		c := read(t, h, as("alice").at(Position{h.history.epoch, 2}.String()))
+		c := read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 2}.String()))
 		want(t, "told", c.told()+": "+c.data(), "sse.gap evicted: 1")
-		c = read(t, h, as("alice").at(Position{h.history.epoch, 3}.String()))
+		c = read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String()))
 		want(t, "at the floor", c.told()+": "+c.data(), ": 1")
 	})
 }
@@ -222,7 +222,7 @@ func TestPromise3AcknowledgedMeansKept(t *testing.T) {
 
 	for i := range 20 {
 		r := publish(t, h, fmt.Sprint(i), user("alice"))
-		c := read(t, h, as("alice").at(Position{h.history.epoch, r.Position.Seq - 1}.String()))
+		c := read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: r.Position.Seq - 1}.String()))
 		want(t, "kept", c.data(), fmt.Sprint(i))
 		want(t, "its position", c.events[0].id, r.Position.String())
 	}

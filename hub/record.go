@@ -1,26 +1,55 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 )
 
-// recordVersion begins every encoded event, so that a later format is refused
-// rather than misread.
-const recordVersion = 1
+// The first byte of a record says what it is. A number is never used for
+// another format.
+const (
+	recordEvent   = 1
+	recordCommand = 2
+)
 
-// ErrRecord is returned for bytes that are not an encoded event.
-var ErrRecord = errors.New("not an encoded event of a version that is known")
+// errRecord says that a record was not written by this version, or an earlier
+// one, of this package.
+var errRecord = errors.New("unknown kind or version of record")
 
-// AppendBinary appends the event as stores keep it: a version byte, then the
-// times, as Unix nanoseconds with 0 for none, and every string behind its length.
-func (e *Event) AppendBinary(buf []byte) []byte {
-	buf = append(buf, recordVersion)
+// A Command is a change that every node carries out when its history reaches
+// the command's position. It concerns connections that were opened before that.
+//
+// Later versions may have more fields. A node that meets a command with unknown
+// fields ends the connections that it may concern, which is all of them, so that
+// they are authenticated anew.
+type Command struct {
+	// Disconnect chooses the connections that end.
+	Disconnect *Filter `json:"disconnect,omitempty"`
+}
+
+// decoded is what a record says. Both fields are nil for a hole.
+type decoded struct {
+	event   *Event
+	command *Command
+}
+
+// encodeEvent returns the record of an event: its kind, then the times, as Unix
+// nanoseconds with 0 for none, and every string behind its length. The key is
+// not a part of it, since it is the store's concern.
+func encodeEvent(e *Event) []byte {
+	size := 2*binary.MaxVarintLen64 + 16 + len(e.Type) + len(e.Data)
+	for _, t := range e.Targets {
+		size += 4 + len(t.Name)
+	}
+	buf := make([]byte, 0, size)
+	buf = append(buf, recordEvent)
 	buf = binary.AppendVarint(buf, unixNano(e.At))
 	buf = binary.AppendVarint(buf, unixNano(e.Expires))
-	buf = appendString(buf, e.Key)
 	buf = appendString(buf, e.Type)
 	buf = binary.AppendUvarint(buf, uint64(len(e.Targets)))
 	for _, t := range e.Targets {
@@ -30,16 +59,51 @@ func (e *Event) AppendBinary(buf []byte) []byte {
 	return append(buf, e.Data...)
 }
 
-// ParseBinary reads what AppendBinary wrote. The event's Data is a part of buf.
-func (e *Event) ParseBinary(buf []byte) error {
-	r := recordReader{buf: buf}
-	if r.byte() != recordVersion {
-		return ErrRecord
+// encodeCommand returns the record of a command.
+func encodeCommand(c *Command) []byte {
+	body, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // strings
 	}
-	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Key: r.string(), Type: r.string()}
+	return append([]byte{recordCommand}, body...)
+}
+
+// decode reads a record. An event's Data is a part of the record. A command that
+// cannot be read is &Command{}; anything else that cannot be read is an error.
+func decode(record []byte) (decoded, error) {
+	if len(record) == 0 {
+		return decoded{}, errRecord
+	}
+	switch record[0] {
+	case recordEvent:
+		e := new(Event)
+		err := e.decode(record[1:])
+		if err == nil {
+			// Another program may have written it.
+			err = e.validate(math.MaxInt)
+		}
+		if err != nil {
+			return decoded{}, err
+		}
+		return decoded{event: e}, nil
+	case recordCommand:
+		c := new(Command)
+		reader := json.NewDecoder(bytes.NewReader(record[1:]))
+		reader.DisallowUnknownFields()
+		if reader.Decode(c) != nil {
+			return decoded{command: new(Command)}, nil
+		}
+		return decoded{command: c}, nil
+	}
+	return decoded{}, fmt.Errorf("%w: %d", errRecord, record[0])
+}
+
+func (e *Event) decode(buf []byte) error {
+	r := recordReader{buf: buf}
+	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string()}
 	n := r.uvarint()
 	if n > MaxTargets {
-		return ErrRecord
+		return errRecord
 	}
 	e.Targets = make([]Target, n)
 	for i := range e.Targets {
@@ -47,7 +111,7 @@ func (e *Event) ParseBinary(buf []byte) error {
 	}
 	e.Data = r.buf
 	if r.failed {
-		return ErrRecord
+		return errRecord
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type record struct {
 	seq    uint64
 	at     time.Time
 	missed bool // evicted before its time was over
+	hole   bool // the hub cannot read it
 }
 
 func (m *model) head() uint64 { return uint64(len(m.records)) }
@@ -34,7 +35,10 @@ func (m *model) head() uint64 { return uint64(len(m.records)) }
 func (r *record) dead() bool { return !r.Expires.IsZero() && !time.Now().Before(r.Expires) }
 
 func (r *record) bytes(epoch string) int64 {
-	block := fmt.Sprintf("data: %s\nid: %s-%d\n\n", r.Data, epoch, r.seq)
+	if len(r.Targets) == 0 {
+		return targetOverhead
+	}
+	block := fmt.Sprintf("data: %s\nid: %s-%d-xxxx\n\n", r.Data, epoch, r.seq)
 	return int64(len(fmt.Sprintf("%x\r\n%s\r\n", len(block), block))) + int64(targetOverhead*len(r.Targets))
 }
 
@@ -75,6 +79,8 @@ func (m *model) expect(who Request, id string, position uint64) (data string, lo
 	var got []message
 	for _, r := range m.records[position:] {
 		switch {
+		case r.hole:
+			lost = true
 		case !r.isFor(who, id):
 		case r.seq < m.oldest:
 			lost = lost || r.missed
@@ -166,7 +172,7 @@ func (p *program) run() {
 		p.connect(i)
 	}
 	for len(p.code) > 0 {
-		switch p.next(12) {
+		switch p.next(14) {
 		default:
 			p.publish()
 		case 6:
@@ -185,6 +191,10 @@ func (p *program) run() {
 			}
 		case 9, 10:
 			p.catchUp(p.next(len(p.open)))
+		case 12:
+			p.store([]byte{0xff, 1, 2, 3}, true)
+		case 13:
+			p.store(encodeCommand(&Command{Disconnect: &Filter{Users: []string{"nobody"}}}), false)
 		case 11:
 			if i := p.next(len(p.open)); p.next(2) == 0 {
 				p.hub.finish(p.open[i].Conn, Gone)
@@ -223,6 +233,17 @@ func (p *program) publish() {
 		p.Fatal(err)
 	}
 	m.records = append(m.records, r)
+	m.evict(p.hub.history.epoch)
+	want(p.T, "oldest", p.hub.history.oldest, m.oldest)
+}
+
+// store stores a record that is no event.
+func (p *program) store(data []byte, hole bool) {
+	if _, err := p.hub.store(p.Context(), []Entry{{Data: data}}); err != nil {
+		p.Fatal(err)
+	}
+	m := &p.model
+	m.records = append(m.records, &record{seq: m.head() + 1, at: time.Now(), hole: hole})
 	m.evict(p.hub.history.epoch)
 	want(p.T, "oldest", p.hub.history.oldest, m.oldest)
 }
@@ -269,7 +290,7 @@ func (p *program) catchUp(i int) {
 func (p *program) resume(who Request, position int) {
 	m := &p.model
 	m.learn(who)
-	c := read(p.T, p.hub, who.at(Position{p.hub.history.epoch, uint64(position)}.String()))
+	c := read(p.T, p.hub, who.at(Position{Epoch: p.hub.history.epoch, Seq: uint64(position)}.String()))
 	m.evict(p.hub.history.epoch)
 	data, lost := m.expect(who, "", uint64(position))
 	var told string

@@ -41,7 +41,7 @@ func TestFullAtEveryByte(t *testing.T) {
 		publish(t, h, "9", user("bob"))
 		c.written = time.Now().Add(-time.Hour) // a heartbeat is due
 		step()
-		h.Disconnect(Filter{})
+		h.DisconnectHere(Filter{})
 		c.sweeper = h.anySweeper()
 		h.taken.Add(1)
 		step()

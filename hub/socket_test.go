@@ -94,7 +94,7 @@ func TestSwitchOfStores(t *testing.T) {
 		resume()
 		synctest.Wait()
 		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).told(), "1 2 3, sse.gap epoch")
-		want(t, "its position", lags.client(t).position, Position{h.history.epoch, 1}.String())
+		want(t, "its position", lags.client(t).position, at(h, 1))
 	})
 }
 
@@ -104,7 +104,7 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		record := func(seq uint64) Record {
-			return Record{seq, Event{Data: fmt.Append(nil, seq), Targets: []Target{{}}, At: time.Now()}}
+			return recordOf(seq, Event{Data: fmt.Append(nil, seq), Targets: []Target{{}}})
 		}
 		v, lags := open(t, h, as("alice")), open(t, h, as("alice"))
 		synctest.Wait()
@@ -140,7 +140,7 @@ func TestBatchOnTheWire(t *testing.T) {
 				b.before = append(b.before, strings.Repeat("event: sse.gap\n\n", before)...)
 				for i := range items {
 					e := &Event{Data: bytes.Repeat([]byte{'x'}, 1<<(6*i)), Targets: []Target{{}}}
-					b.add(&entry{frame: encode(e, "abcdefgh").finish(uint64(i + 1))}, uint64(i+1))
+					b.add(&entry{frame: encode(recordOf(uint64(i+1), *e), "abcdefgh", time.Now()).frame()}, uint64(i+1))
 				}
 				b.after = append(b.after, strings.Repeat(":\n", min(after, 1))...)
 				b.final = after == 2
@@ -170,7 +170,7 @@ func TestStreamEndsWithFinalChunk(t *testing.T) {
 		publish(t, h, "1")
 		p.until(t, "data: 1")
 		publish(t, h, "2")
-		h.Disconnect(Filter{})
+		h.DisconnectHere(Filter{})
 		want(t, "reason", p.wait(), Disconnected)
 		c := p.rest(t)
 		want(t, "got", c.data()+", "+c.told(), "1 2, sse.closing disconnected")

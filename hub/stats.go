@@ -72,8 +72,8 @@ type Stats struct {
 	Events      int              // retained
 	EventBytes  int64            // retained, with 128 for each of their targets
 
-	Connected bool   // the store is reachable
-	Behind    uint64 // of its events that are not in history yet
+	Problem error  // not nil: why the store cannot be reached
+	Behind  uint64 // of its records that are not in history yet
 
 	Opened     uint64
 	Closed     map[string]int64 // by Reason
@@ -115,9 +115,9 @@ func (h *Hub) Stats() Stats {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	out.Users = h.users
-	out.Connected, out.Behind = h.source.connected, h.source.behind
-	out.Head = Position{h.history.epoch, h.history.head}
-	out.Oldest = Position{h.history.epoch, h.history.oldest}
+	out.Problem, out.Behind = h.source.problem, h.source.behind
+	out.Head = h.history.position(h.history.head)
+	out.Oldest = h.history.position(h.history.oldest)
 	out.Events = int(h.history.head - h.history.oldest + 1)
 	out.EventBytes = h.history.bytes
 	return out

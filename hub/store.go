@@ -7,34 +7,35 @@ import (
 	"time"
 )
 
-// Store orders events and, unless it is Memory, makes them outlive the process.
-// Append never reaches clients: only what Tail delivers becomes history, so that
-// all nodes that share a store see one order, and nothing is delivered before it
-// is stored. All methods but Tail may be called from any goroutine, and before
-// Tail; storetest checks the contract.
+// Store orders records and, unless it is Memory, makes them outlive the process.
+// It knows nothing of what a record says. Append never reaches clients: only what
+// Tail delivers becomes history, so that all nodes that share a store see one
+// order, and nothing is delivered before it is stored. All methods but Tail may be
+// called from any goroutine, and before Tail. Package storetest checks the
+// contract.
 type Store interface {
-	// Append stores the events, in order, all or none, and returns when they are
-	// as durable as the store makes them. An event whose Key was stored within
-	// KeyLifetime, also by an earlier process, is not stored again: its place in
-	// the answer is the first one's. One with the same key that is under way is
-	// waited for. It may set keys that are empty.
+	// Append stores the entries, in order, all or none, and returns when they are
+	// as durable as the store makes them, and after Feed.Begin was called. An entry
+	// whose Key was stored within KeyLifetime, also by an earlier process, is not
+	// stored again: its place in the answer is the first one's. One with the same
+	// key that is under way is waited for. It may set keys that are empty.
 	//
-	// Its error is a *BatchError when one of the events is too large for the store,
+	// Its error is a *BatchError when one of the entries is too large for the store,
 	// and nothing was stored. Else it wraps ErrNotStored when it is certain that
-	// nothing was stored and nothing will be, and ErrUncertain when the same events
+	// nothing was stored and nothing will be, and ErrUncertain when the same entries
 	// with the same keys must be appended again to know.
-	Append(ctx context.Context, events []Event) ([]Stored, error)
+	Append(ctx context.Context, entries []Entry) ([]Stored, error)
 
-	// Tail calls feed with the whole retained history, in order and without holes,
-	// and then with every event that is stored, until ctx ends. What fails
-	// meanwhile it retries by itself. It is called once, and feed by one goroutine
-	// at a time.
+	// Tail calls feed with the whole retained history, in order, and then with
+	// every record that is stored, until ctx ends. What fails meanwhile it retries
+	// by itself. It is called once, and feed by one goroutine at a time.
 	Tail(ctx context.Context, feed Feed)
 
 	// Retain says how the hub bounds its history, and the oldest seq that it
 	// retains. A store may drop what is older, in its own time, and what is older
-	// than the bounds allow. It is called before Tail, with 0, and then with the
-	// hub locked: it must not block, nor call feed.
+	// than the bounds allow; it may do so before its own Tail has delivered it. It
+	// is called before Tail, with 0, and then with the hub locked: it must not
+	// block, nor call feed.
 	Retain(opts Options, oldest uint64)
 
 	// Shared reports whether others append too, so that a position may be one
@@ -46,34 +47,47 @@ type Store interface {
 	Close() error
 }
 
+// Entry is a record to be stored.
+type Entry struct {
+	Key  string // idempotency key; empty: none
+	Data []byte // not empty, not changed afterwards
+}
+
+// Stored is the answer to one appended entry.
+type Stored struct {
+	Position  Position // without its tag
+	Duplicate bool     // of an entry that was there before
+}
+
+// Record is an entry with its place in a store.
+type Record struct {
+	Seq  uint64
+	At   time.Time // when it was stored, by the clock of this node
+	Data []byte    // not changed afterwards
+}
+
 // Feed is what a store tells its hub.
 type Feed interface {
 	// Begin starts a life of the history in which nothing before oldest is known.
-	// It is called first, and again when events were lost, a position was used
-	// twice, or the store is not the one it was: with a new epoch, unless the
-	// positions of the old one still mean the same events. Then the history goes on,
-	// if what follows is not beyond its end.
-	Begin(epoch string, oldest uint64)
+	// It is called first, and again when records were lost, a position was used
+	// twice, or the store is not the one it was.
+	//
+	// If the epoch is the one of the hub's history, that goes on, and have is its
+	// end. A store that ends before have, or keeps a record there whose TagOf
+	// differs from have.Tag, must call Begin again, with an epoch that was never
+	// used. have.Seq is 0 if the hub has nothing of the epoch. have.Tag may be
+	// zero: then it is not known.
+	Begin(epoch string, oldest uint64) (have Position)
 
-	// Deliver continues the history. The first record's Seq is one more than the
-	// last one's.
+	// Deliver continues the history. Seqs ascend. Those that are left out are
+	// records that the store no longer has. Records that the hub has already are
+	// passed over.
 	Deliver(records []Record)
 
-	// Status reports whether the store is reachable and how many of its events
-	// are not delivered yet. The history is open as soon as that is 0.
-	Status(connected bool, behind uint64)
-}
-
-// Stored is the answer to one appended event.
-type Stored struct {
-	Position  Position
-	Duplicate bool // of an event that was there before
-}
-
-// Record is an event with its place in a store.
-type Record struct {
-	Seq   uint64
-	Event Event
+	// Status reports why the store cannot be reached, nil if it can, and how many
+	// of its records are not delivered yet. The history is open as soon as that
+	// is nil and 0.
+	Status(problem error, behind uint64)
 }
 
 // Errors of Publish, and of Append.
@@ -83,7 +97,9 @@ var (
 
 	// ErrUncertain means that the events may have been stored. Publishing them
 	// again with the same keys tells, and does not double them.
-	ErrUncertain = errors.New("stored or not, that is uncertain")
+	ErrUncertain = errors.New("the events may or may not have been stored")
+
+	errOpening = errors.New("the store is opening")
 )
 
 // Uncertain is an ErrUncertain with the keys to publish again with.
@@ -101,11 +117,11 @@ const startTimeout = 5 * time.Second
 
 // source is a hub's store, and what it said last. Guarded by Hub.mu.
 type source struct {
-	Store          // nil before Use
-	begun     bool // the history is the store's
-	open      bool // once it was complete
-	connected bool
-	behind    uint64
+	Store         // nil before Use
+	begun   bool  // the history is the store's
+	open    bool  // the history is complete: it may be served
+	problem error // not nil: the store cannot be reached
+	behind  uint64
 }
 
 // retain tells the store what the hub retains: nothing yet, as long as the
@@ -121,8 +137,9 @@ func (s *source) retain(h *history) {
 }
 
 // Use makes the store the hub's, and closes the one before. The hub closes it in
-// turn. Connections go on; those that were on another history are told. Its error
-// is of closing the store before.
+// turn. Connections go on. While the store opens, the history that is there is
+// served; if the store turns out to be another history, the connections are told.
+// Its error is of closing the store before.
 func (h *Hub) Use(store Store) error {
 	h.using.Lock()
 	defer h.using.Unlock()
@@ -138,7 +155,7 @@ func (h *Hub) Use(store Store) error {
 }
 
 // leaveStore stops and closes the store, if there is one. Unless next is nil, what
-// is published from then on waits for that. using is held.
+// is published from then on goes there. using is held.
 func (h *Hub) leaveStore(next Store) error {
 	if h.stopTail != nil {
 		h.stopTail()
@@ -147,7 +164,7 @@ func (h *Hub) leaveStore(next Store) error {
 	h.mu.Lock()
 	before := h.source.Store
 	if next != nil {
-		h.source = source{Store: next}
+		h.source = source{Store: next, open: h.source.open, problem: errOpening}
 		h.source.retain(h.history)
 	}
 	h.mu.Unlock()
@@ -155,81 +172,4 @@ func (h *Hub) leaveStore(next Store) error {
 		return nil
 	}
 	return before.Close()
-}
-
-// feed is how the store reaches h.
-type feed struct{ h *Hub }
-
-func (f feed) Begin(epoch string, oldest uint64) {
-	h := f.h
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	before := h.history
-	h.source.begun = true
-	if epoch == before.epoch && oldest <= before.head+1 {
-		return // what there is already, Deliver leaves out
-	}
-	h.ended = Position{before.epoch, before.head}
-	h.history = newHistory(before.opts, epoch, oldest)
-	h.nudge, h.nudgeBytes = h.history.head, 0
-	clear(h.dirty)
-	h.dirty = h.dirty[:0]
-	for _, c := range before.all.conns {
-		c.seats = nil
-		c.sitDown(h.history)
-	}
-	h.mark(h.history.all)
-	h.notify()
-}
-
-func (f feed) Deliver(records []Record) {
-	h := f.h
-	h.mu.RLock()
-	epoch, head := h.history.epoch, h.history.head // only feed changes them, which is not called meanwhile
-	h.mu.RUnlock()
-	if len(records) > 0 && records[0].Seq <= head {
-		records = records[min(head-records[0].Seq+1, uint64(len(records))):]
-	}
-	if len(records) == 0 {
-		return
-	}
-	encodings := make([]encoded, len(records))
-	for i := range records {
-		encodings[i] = encode(&records[i].Event, epoch)
-	}
-	for len(encodings) > 0 {
-		n, targets := 0, 0
-		for n < len(encodings) && (n == 0 || targets < targetsAtOnce) {
-			targets += len(encodings[n].event.Targets)
-			n++
-		}
-		h.deliver(encodings[:n])
-		encodings = encodings[n:]
-	}
-}
-
-// targetsAtOnce is about how many targets are indexed under one lock: a batch may
-// have a million of them.
-const targetsAtOnce = MaxTargets
-
-func (h *Hub) deliver(events []encoded) {
-	now := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, enc := range events {
-		h.append(enc, now)
-	}
-	h.source.retain(h.history)
-	h.notify()
-}
-
-func (f feed) Status(connected bool, behind uint64) {
-	h := f.h
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.source.connected, h.source.behind = connected, behind
-	if connected && behind == 0 && !h.source.open {
-		h.source.open = true
-		h.notify()
-	}
 }

@@ -69,7 +69,7 @@ type shelf struct {
 
 func newShelf() *shelf { return &shelf{NewMemory(), make(chan func() ([]Stored, error))} }
 
-func (s *shelf) Append(ctx context.Context, _ []Event) ([]Stored, error) {
+func (s *shelf) Append(ctx context.Context, _ []Entry) ([]Stored, error) {
 	select {
 	case answer := <-s.answers:
 		return answer()
@@ -100,7 +100,8 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 				use(t, h, s)
 				synctest.Wait()
 				feed{h}.Begin("one", 1)
-				feed{h}.Deliver([]Record{{1, Event{Targets: []Target{{}}}}, {2, Event{Targets: []Target{{}}}}})
+				feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}}), recordOf(2, Event{Targets: []Target{{}}})})
+				feed{h}.Status(nil, 0)
 				published := make(chan error, 1)
 				go func() {
 					_, err := h.Publish(t.Context(), Event{Key: "k", Targets: []Target{{}}})
@@ -108,7 +109,7 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 				}()
 				synctest.Wait()
 				feed{h}.Begin("two", 1)
-				s.stored(Position{"one", c.seq})
+				s.stored(Position{Epoch: "one", Seq: c.seq})
 				switch err := <-published; {
 				case c.ok && err != nil:
 					t.Error(err)
@@ -144,16 +145,17 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 // A position that this node has not received is a gap only if it has received all
 // there is.
 func TestPositionThatOthersGave(t *testing.T) {
+	away := errors.New("the server is away")
 	for name, c := range map[string]struct {
-		connected bool
-		behind    uint64
-		comes     bool
-		want      string
+		problem error
+		behind  uint64
+		comes   bool
+		want    string
 	}{
-		"it comes":          {comes: true, want: "resumed"},
-		"there is no such":  {connected: true, want: "sse.gap invalid"},
-		"more is to come":   {connected: true, behind: 1, want: "connection refused: starting"},
-		"nothing can reach": {want: "connection refused: starting"},
+		"it comes":          {problem: away, comes: true, want: "resumed"},
+		"there is no such":  {want: "sse.gap invalid"},
+		"more is to come":   {behind: 1, want: "connection refused: starting"},
+		"nothing can reach": {problem: away, want: "connection refused: starting"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -161,12 +163,12 @@ func TestPositionThatOthersGave(t *testing.T) {
 				use(t, h, s)
 				synctest.Wait()
 				epoch := h.Stats().Head.Epoch
-				feed{h}.Status(c.connected, c.behind)
+				feed{h}.Status(c.problem, c.behind)
 				if c.comes {
-					go feed{h}.Deliver([]Record{{1, Event{Targets: []Target{{}}, At: time.Now()}}})
+					go feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
 				}
 				began := time.Now()
-				v, err := h.Connect(t.Context(), as("alice").at(Position{epoch, 1}.String()))
+				v, err := h.Connect(t.Context(), as("alice").at(Position{Epoch: epoch, Seq: 1}.String()))
 				got := "resumed"
 				if err != nil {
 					got = err.Error()

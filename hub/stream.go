@@ -6,6 +6,8 @@ import "time"
 type look struct {
 	cursor uint64 // looked up to here
 	from   uint64 // where it began; past the old cursor if there was a gap
+	tag    Tag    // of cursor
+	begins Tag    // of from
 	more   bool   // the batch was full
 	gap    gapReason
 	reason Reason // not empty: the connection has ended
@@ -32,17 +34,18 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	}
 	switch {
 	case c.placed == hi:
-		if hi.lost(c.seats, l.from) {
-			l.gap, l.from = gapEvicted, max(l.from, hi.oldest-1)
+		if lost := hi.lost(c.seats); lost > max(l.from, c.lost) {
+			l.gap, l.from, c.lost = gapEvicted, max(l.from, hi.oldest-1), lost
 		}
 	case c.reason != "": // the history that it ended in is gone
 		b.found()
 		return l
 	default:
-		l.from, l.gap = hi.resume(Position{c.epoch, l.from}, c.seats)
-		c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
+		l.from, l.gap = hi.resume(Position{Epoch: c.epoch, Seq: l.from}, c.seats)
+		c.placed, c.epoch, c.first, c.lost = hi, hi.epoch, hi.head, hi.lost(c.seats)
 	}
 	l.cursor = hi.since(c.seats, l.from, max(last, l.from), now, b)
+	l.tag, l.begins = hi.position(l.cursor).Tag, hi.position(l.from).Tag
 	l.more = l.cursor < last
 	return l
 }
@@ -60,10 +63,14 @@ func (c *Conn) compose(now time.Time, b *batch) look {
 		if c.gap != noGap {
 			gap = c.gap
 		}
-		b.before = c.appendOpening(b.before, gap)
+		begins := Position{c.epoch, l.from, l.begins}
+		if begins.Tag == (Tag{}) {
+			begins.Tag = c.given // the history no longer knows it
+		}
+		b.before = c.appendOpening(b.before, gap, begins)
 	}
 	if gap != noGap {
-		b.before = appendGap(b.before, gap, Position{c.epoch, l.from})
+		b.before = appendGap(b.before, gap, Position{c.epoch, l.from, l.begins})
 		c.hub.stats.gaps[gap].Add(1)
 		c.told = l.from
 	}
@@ -78,7 +85,7 @@ func (c *Conn) compose(now time.Time, b *batch) look {
 		b.after = appendClosing(b.after, l.reason, between(c.settings.RetryMin, c.settings.RetryMax))
 		b.final = true
 	case l.cursor > told && (silent || told < l.nudge):
-		b.after = appendID(b.after, Position{c.epoch, l.cursor})
+		b.after = appendID(b.after, Position{c.epoch, l.cursor, l.tag})
 		b.moved = true
 	case silent:
 		b.after = append(b.after, ":\n"...)
@@ -96,7 +103,7 @@ func (c *Conn) wrote(b *batch, l look, n int, all bool) {
 		if it.seq <= c.first {
 			st.replayed.Add(1)
 		} else {
-			st.latency.observe(c.written.UnixNano() - it.at)
+			st.latency.observe(c.written.UnixNano() - it.accepted)
 		}
 	}
 	c.events.Add(uint64(n))

@@ -3,6 +3,7 @@ package hub
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ func TestOpening(t *testing.T) {
 			`data: {"connectionId":"`+stale.ID()+`","user":"alice","heartbeat":15000,"resumed":false}`+"\n\n"+
 			"event: sse.gap\ndata: {\"reason\":\"epoch\"}\nid: "+h.history.epoch+"-0\n\ndata: x\nid: "+position+"\n\n")
 		want(t, "in one write", stale.writes, 1)
-		h.Disconnect(Filter{})
+		h.DisconnectHere(Filter{})
 		synctest.Wait()
 		want(t, "farewell", strings.HasSuffix(stale.received(), "\n\nretry: 2137\nevent: sse.closing\ndata: {\"reason\":\"disconnected\",\"retryMs\":2137}\n\n"), true)
 	})
@@ -64,7 +65,7 @@ func TestHeartbeat(t *testing.T) {
 			time.Sleep(after)
 			want(t, fmt.Sprint("sent after ", after), sending(v, &had), expected)
 		}
-		id := func(seq int) string { return fmt.Sprintf("id: %s-%d\n\n", h.history.epoch, seq) }
+		id := func(seq uint64) string { return "id: " + at(h, seq) + "\n\n" }
 
 		for range 3 {
 			sent(15*time.Second-1, "")
@@ -80,7 +81,7 @@ func TestHeartbeat(t *testing.T) {
 		sent(0, "data: y\n"+id(2))
 		sent(15*time.Second-1, "")
 		sent(1, ":\n")
-		want(t, "where it would resume", v.client(t).position, h.history.epoch+"-2")
+		want(t, "where it would resume", v.client(t).position, at(h, 2))
 	})
 }
 
@@ -97,11 +98,11 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 		synctest.Wait()
 		publish(t, h, "y", user("alice"))
 		v.cancel()
-		v.breakAt = len(v.all()) + len("id: abcdefgh-1\n\n") // it is the last that she gets
+		v.breakAt = len(v.all()) + len("id: abcdefgh-1-x7d2\n\n") // it is the last that she gets
 		resume()
 		v.wait()
 		c := v.client(t)
-		want(t, "moved to", c.position, h.history.epoch+"-1")
+		want(t, "moved to", c.position, at(h, 1))
 		want(t, "got", c.data(), "")
 		want(t, "on resuming", c.resume(h, as("alice")).data(), "y")
 	})
@@ -114,8 +115,42 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 		b := new(batch)
 		l := c.compose(time.Now(), b)
 		publish(t, h, "y", user("alice"))
-		want(t, "heartbeat", string(b.after), "id: "+h.history.epoch+"-1\n\n")
+		want(t, "heartbeat", string(b.after), "id: "+at(h, 1)+"\n\n")
 		want(t, "cursor", l.cursor, 1)
+	})
+
+	// The head moves all the time, and the position is the one of the look-up.
+	t.Run("while events are published", func(t *testing.T) {
+		h := newHub(t, Options{})
+		c := connect(t, h, as("alice").with(Settings{}))
+		c.written = time.Now()
+		stop := make(chan struct{})
+		var publishing sync.WaitGroup
+		defer publishing.Wait()
+		defer close(stop)
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					publish(t, h, "x", user("bob"))
+				}
+			}
+		})
+		b := new(batch)
+		for heartbeats := 0; heartbeats < 2_000; {
+			l := c.compose(time.Now(), b)
+			if len(b.after) == 0 || !b.moved {
+				continue
+			}
+			heartbeats++
+			id := strings.TrimSpace(strings.TrimPrefix(string(b.after), "id: "))
+			if p, _ := ParsePosition(id); p.Seq != l.cursor {
+				t.Fatalf("the heartbeat says %s, and events were looked up to %d", id, l.cursor)
+			}
+			c.wrote(b, l, 0, true)
+		}
 	})
 
 	t.Run("at any moment", func(t *testing.T) {
@@ -272,7 +307,7 @@ func TestFarewellIsCutOff(t *testing.T) {
 		publish(t, h, "x")
 		synctest.Wait()
 		began := time.Now()
-		h.Disconnect(Filter{})
+		h.DisconnectHere(Filter{})
 		time.Sleep(farewell - 1)
 		synctest.Wait()
 		select {
@@ -290,7 +325,7 @@ func TestFarewellIsCutOff(t *testing.T) {
 		resume := w.stall()
 		c := connect(t, h, as("alice"))
 		c.setCutter(w)
-		h.Disconnect(Filter{})
+		h.DisconnectHere(Filter{})
 		time.Sleep(farewell + 1) // the first cut finds no write
 		v = serve(t, c, w)
 		began = time.Now()

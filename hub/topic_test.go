@@ -44,7 +44,7 @@ func checkTopic(t *testing.T, stream, name string) {
 	// came before the pattern was ever used.
 	h := newHistory(Options{}.withDefaults(), "e", 1)
 	put := func() bool {
-		e := h.append(encode(&event, "e"), time.Now())
+		e := h.append(encode(recordOf(h.head+1, event), "e", time.Now()), time.Now())
 		return slices.Contains(e.lanes, h.lanes[target])
 	}
 	put()

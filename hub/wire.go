@@ -25,7 +25,7 @@ var gapNames = [gapReasons]string{gapEvicted: "evicted", gapEpoch: "epoch", gapI
 // appendOpening writes the first block. When a gap is to be told it has no id:
 // a client that is cut off between the two keeps its old position, and so is
 // told again.
-func (c *Conn) appendOpening(buf []byte, gap gapReason) []byte {
+func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 	buf = appendRetry(buf, between(c.settings.RetryMin, c.settings.RetryMax))
 	buf = appendControl(buf, "sse.connected", struct {
 		ConnectionID string `json:"connectionId"`
@@ -36,7 +36,7 @@ func (c *Conn) appendOpening(buf []byte, gap gapReason) []byte {
 	if gap != noGap {
 		return append(buf, '\n')
 	}
-	return appendID(buf, Position{c.epoch, c.cursor.Load()})
+	return appendID(buf, p)
 }
 
 // appendGap tells a gap, and the position from which the stream goes on.
@@ -90,9 +90,6 @@ func appendControl(buf []byte, name string, data any) []byte {
 // appendID ends a block with its position. A block with nothing else dispatches
 // no event, but moves the client's last event id. [HTML spec 9.2.6]
 func appendID(buf []byte, p Position) []byte {
-	buf = append(buf, "id: "...)
-	buf = append(buf, p.Epoch...)
-	buf = append(buf, '-')
-	buf = strconv.AppendUint(buf, p.Seq, 10)
+	buf = p.append(append(buf, "id: "...))
 	return append(buf, "\n\n"...)
 }

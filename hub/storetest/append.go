@@ -20,10 +20,10 @@ func positions(t *testing.T, kind Kind) {
 	var want []string
 	next := uint64(0)
 	for i := range 20 {
-		batch := make([]hub.Event, 1+i%4)
+		batch := make([]hub.Entry, 1+i%4)
 		for j := range batch {
 			want = append(want, fmt.Sprint(i, ".", j))
-			batch[j] = event(want[len(want)-1], "")
+			batch[j] = entry(want[len(want)-1], "")
 		}
 		for _, s := range publish(t, l, batch...) {
 			if next == 0 {
@@ -40,7 +40,7 @@ func positions(t *testing.T, kind Kind) {
 	}
 	var got []string
 	for _, r := range l.upTo(next - 1) {
-		got = append(got, string(r.Event.Data))
+		got = append(got, string(r.Data))
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("delivered %q, want %q", got, want)
@@ -48,30 +48,24 @@ func positions(t *testing.T, kind Kind) {
 }
 
 func roundTrip(t *testing.T, kind Kind) {
-	now := time.Now()
-	want := []hub.Event{
-		{Data: []byte{}, Targets: []hub.Target{{Kind: hub.All}}, At: now, Key: "k"},
-		{
-			Type: "order_update", Data: []byte("one\ntwo\r\nthree\x00\xf0\x9f\x90\x9f"), At: now, Key: "schlüssel / #1 \x01",
-			Expires: now.Add(time.Hour), Targets: []hub.Target{
-				{Kind: hub.User, Name: "ålice"},
-				{Kind: hub.Connection, Name: "c"},
-				{Kind: hub.Session, Name: strings.Repeat("s", 300)},
-				{Kind: hub.Topic, Name: "a/b c"},
-			},
-		},
-		{Data: []byte(strings.Repeat("x", 700_000)), Targets: []hub.Target{{Kind: hub.All}}, At: now, Key: strings.Repeat("y", hub.MaxKeyLength)},
+	want := []hub.Entry{
+		{Data: []byte{0}, Key: "k"},
+		{Data: []byte("one\ntwo\r\nthree\x00\xff\xf0\x9f\x90\x9f"), Key: "schlüssel / #1 \x01"},
+		{Data: []byte(strings.Repeat("x", 700_000)), Key: strings.Repeat("y", hub.MaxKeyLength)},
 	}
 	l := start(t, kind.New(t), roomy)
+	began := time.Now()
 	var head uint64
 	for _, e := range want {
 		head = publish(t, l, e)[0].Position.Seq
 	}
 	for i, r := range l.upTo(head) {
-		got, want := r.Event, want[i]
-		if got.Type != want.Type || string(got.Data) != string(want.Data) || got.Key != want.Key ||
-			!slices.Equal(got.Targets, want.Targets) || !got.Expires.Equal(want.Expires) || !got.At.Equal(want.At) {
-			t.Errorf("event %d came back as %.300v, want %.300v", i, got, want)
+		if string(r.Data) != string(want[i].Data) {
+			t.Errorf("record %d came back as %.300q, want %.300q", i, r.Data, want[i].Data)
+		}
+		// Another machine may have stored it, and its clock is only known roughly.
+		if r.At.Before(began.Add(-time.Second)) || r.At.After(time.Now().Add(time.Second)) {
+			t.Errorf("record %d was stored at %s, want a time from %s on", i, r.At, began)
 		}
 	}
 }
@@ -81,7 +75,7 @@ func appendBeforeTail(t *testing.T, kind Kind) {
 	store.Retain(roomy, 0)
 	answer := make(chan error, 1)
 	go func() {
-		_, err := store.Append(t.Context(), []hub.Event{event("early", "")})
+		_, err := store.Append(t.Context(), []hub.Entry{entry("early", "")})
 		answer <- err
 	}()
 	l := follow(t, store, roomy)
@@ -101,7 +95,7 @@ func concurrency(t *testing.T, kind Kind) {
 	for p := range publishers {
 		wg.Go(func() {
 			for i := range rounds {
-				batch := []hub.Event{event(fmt.Sprint(p, "-", 2*i), ""), event(fmt.Sprint(p, "-", 2*i+1), fmt.Sprint(p, "/", i))}
+				batch := []hub.Entry{entry(fmt.Sprint(p, "-", 2*i), ""), entry(fmt.Sprint(p, "-", 2*i+1), fmt.Sprint(p, "/", i))}
 				stored, err := l.Append(t.Context(), batch)
 				if err != nil {
 					t.Errorf("Append: %v", err)
@@ -116,7 +110,7 @@ func concurrency(t *testing.T, kind Kind) {
 	wg.Wait()
 	at := make(map[uint64]string)
 	for _, r := range l.mark() {
-		at[r.Seq] = string(r.Event.Data)
+		at[r.Seq] = string(r.Data)
 	}
 	for p := range publishers {
 		for i, seq := range seqs[p] {
@@ -135,8 +129,8 @@ func concurrency(t *testing.T, kind Kind) {
 
 func keys(t *testing.T, kind Kind) {
 	l := start(t, kind.New(t), roomy)
-	first := publish(t, l, event("a", "k1"), event("b", "k2"), event("a again", "k1"), event("c", ""))
-	second := publish(t, l, event("d", ""), event("b again", "k2"), event("e", "k3"), event("c", ""))
+	first := publish(t, l, entry("a", "k1"), entry("b", "k2"), entry("a again", "k1"), entry("c", ""))
+	second := publish(t, l, entry("d", ""), entry("b again", "k2"), entry("e", "k3"), entry("c", ""))
 	want := func(s hub.Stored, seq uint64, duplicate bool) {
 		t.Helper()
 		if s.Position.Seq != seq || s.Duplicate != duplicate {
@@ -165,7 +159,7 @@ func keyInFlight(t *testing.T, kind Kind) {
 		var wg sync.WaitGroup
 		for i := range stored {
 			wg.Go(func() {
-				answer, err := l.Append(t.Context(), []hub.Event{event("once", number("k", round))})
+				answer, err := l.Append(t.Context(), []hub.Entry{entry("once", number("k", round))})
 				if err != nil {
 					t.Errorf("Append: %v", err)
 					return
@@ -195,13 +189,13 @@ func keyInFlight(t *testing.T, kind Kind) {
 func keyExpires(t *testing.T, kind Kind) {
 	open := kind.New(t)
 	l := start(t, open, roomy)
-	first := publish(t, l, event("a", "k"))[0]
+	first := publish(t, l, entry("a", "k"))[0]
 	sleep(hub.KeyLifetime - time.Second)
-	if s := publish(t, l, event("a", "k"))[0]; s.Position != first.Position || !s.Duplicate {
+	if s := publish(t, l, entry("a", "k"))[0]; s.Position != first.Position || !s.Duplicate {
 		t.Errorf("within its lifetime the key is answered with %+v, want %v", s, first.Position)
 	}
 	sleep(2 * time.Second)
-	if s := publish(t, l, event("b", "k"))[0]; s.Duplicate {
+	if s := publish(t, l, entry("b", "k"))[0]; s.Duplicate {
 		t.Errorf("after its lifetime the key is answered with %+v", s)
 	}
 	// A store that was closed may remember longer, since an event may have
@@ -210,7 +204,7 @@ func keyExpires(t *testing.T, kind Kind) {
 		l.stop()
 		sleep(hub.KeyLifetime + hub.PublishTimeout + time.Second)
 		l = start(t, open, roomy)
-		if s := publish(t, l, event("c", "k"))[0]; s.Duplicate {
+		if s := publish(t, l, entry("c", "k"))[0]; s.Duplicate {
 			t.Errorf("after its lifetime the key is answered with %+v by a later process", s)
 		}
 	}
@@ -230,7 +224,7 @@ func endedContext(t *testing.T, kind Kind) {
 	cancel()
 	var failed []int
 	for i := range 20 {
-		_, err := l.Append(ctx, []hub.Event{event(number("late ", i), number("late ", i))})
+		_, err := l.Append(ctx, []hub.Entry{entry(number("late ", i), number("late ", i))})
 		switch {
 		case errors.Is(err, hub.ErrNotStored):
 			failed = append(failed, i)
@@ -278,15 +272,15 @@ func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, co
 		wg.Go(func() {
 			for i := range 20 {
 				name := fmt.Sprint(p, ".", i)
-				batch := make([]hub.Event, batchSize)
+				batch := make([]hub.Entry, batchSize)
 				for j := range batch {
-					batch[j] = event(name, "")
+					batch[j] = entry(name, "")
 				}
 				ctx, cancel := attempt()
 				_, err := store.Append(ctx, batch)
 				cancel()
 				for errors.Is(err, hub.ErrUncertain) {
-					if slices.ContainsFunc(batch, func(e hub.Event) bool { return e.Key == "" }) {
+					if slices.ContainsFunc(batch, func(e hub.Entry) bool { return e.Key == "" }) {
 						t.Error("ErrUncertain without the keys to append again with")
 						return
 					}

@@ -23,6 +23,21 @@ type Kind struct {
 
 	// Local: it needs no network, so that it can run in a synctest bubble.
 	Local bool
+
+	// Faulty is New for a durable store, with ways to break the place. Default:
+	// none, and the clauses about faults are not checked.
+	Faulty func(t *testing.T) (open func(t *testing.T) hub.Store, faults Faults)
+}
+
+// Faults are what can happen to a place where records are stored.
+type Faults struct {
+	// Snapshot keeps what is stored, and returns a function that puts it back. No
+	// store is open when either is called.
+	Snapshot func() (restore func())
+
+	// LoseAnswers lets what is appended be stored, and the answers be lost, until
+	// restore is called. A store is open. Default: this clause is not checked.
+	LoseAnswers func() (restore func())
 }
 
 // Run checks every clause of the contract in a sub-test of its name.
@@ -33,7 +48,7 @@ func Run(t *testing.T, kind Kind) {
 		needs bool
 	}{
 		{"positions count up by one", positions, true},
-		{"an event comes back as it was", roundTrip, true},
+		{"a record comes back as it was", roundTrip, true},
 		{"append may come before tail", appendBeforeTail, true},
 		{"many publishers share one order", concurrency, true},
 		{"the same key is answered with the first position", keys, true},
@@ -50,6 +65,10 @@ func Run(t *testing.T, kind Kind) {
 		{"close ends what append is doing", closing, true},
 		{"after close nothing is stored", closed, true},
 		{"two stores share one history", shared, true},
+		{"a store that has what the hub has goes on", goesOn, kind.Faulty != nil},
+		{"a store that ends before the hub begins a new epoch", endsBefore, kind.Faulty != nil},
+		{"a store with another record begins a new epoch", otherRecord, kind.Faulty != nil},
+		{"a lost answer is told by the key", lostAnswer, kind.Faulty != nil},
 	}
 	for _, c := range clauses {
 		if c.needs {
@@ -75,24 +94,21 @@ func start(t *testing.T, open func(*testing.T) hub.Store, opts hub.Options) *tai
 	return follow(t, store, opts)
 }
 
-// event makes an event that differs from all others by its data.
-func event(data, key string) hub.Event {
-	return hub.Event{Type: "note", Data: []byte(data), Targets: []hub.Target{{Kind: hub.All}}, Key: key, At: time.Now()}
-}
+func entry(data, key string) hub.Entry { return hub.Entry{Key: key, Data: []byte(data)} }
 
 func number(prefix string, i int) string { return prefix + strconv.Itoa(i) }
 
 // publish appends what must be stored.
-func publish(t *testing.T, store hub.Store, events ...hub.Event) []hub.Stored {
+func publish(t *testing.T, store hub.Store, entries ...hub.Entry) []hub.Stored {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	stored, err := store.Append(ctx, events)
+	stored, err := store.Append(ctx, entries)
 	if err != nil {
 		t.Fatalf("Append: %v", err)
 	}
-	if len(stored) != len(events) {
-		t.Fatalf("Append answered %d events with %d positions", len(events), len(stored))
+	if len(stored) != len(entries) {
+		t.Fatalf("Append answered %d entries with %d positions", len(entries), len(stored))
 	}
 	return stored
 }

@@ -24,6 +24,7 @@ type tail struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when something was fed
+	end     hub.Position  // of the history that the hub had before; Seq 0: none
 	epoch   string
 	oldest  uint64
 	head    uint64
@@ -35,7 +36,12 @@ type tail struct {
 
 // follow tails a store until the test ends, or stop is called.
 func follow(t *testing.T, store hub.Store, opts hub.Options) *tail {
-	l := &tail{Store: store, t: t, opts: opts, changed: make(chan struct{})}
+	return followFrom(t, store, opts, hub.Position{})
+}
+
+// followFrom is follow by a hub whose history ends with a position.
+func followFrom(t *testing.T, store hub.Store, opts hub.Options, end hub.Position) *tail {
+	l := &tail{Store: store, t: t, opts: opts, end: end, changed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tailing sync.WaitGroup
 	tailing.Go(func() { store.Tail(ctx, l) })
@@ -58,16 +64,21 @@ func (l *tail) enter() (leave func()) {
 	return l.feeding.Unlock
 }
 
-func (l *tail) Begin(epoch string, oldest uint64) {
+func (l *tail) Begin(epoch string, oldest uint64) (have hub.Position) {
 	defer l.enter()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch == "" || oldest == 0 {
 		l.t.Errorf("Begin(%q, %d): an epoch has a name, and begins with 1", epoch, oldest)
 	}
-	l.epoch, l.oldest, l.head, l.records = epoch, oldest, oldest-1, nil
 	l.lives++
 	l.ring()
+	if l.end.Seq > 0 && epoch == l.end.Epoch {
+		l.epoch, l.head = epoch, l.end.Seq
+		return l.end
+	}
+	l.epoch, l.oldest, l.head, l.records = epoch, oldest, oldest-1, nil
+	return hub.Position{}
 }
 
 func (l *tail) Deliver(records []hub.Record) {
@@ -78,23 +89,32 @@ func (l *tail) Deliver(records []hub.Record) {
 		l.t.Error("Deliver before Begin")
 	}
 	for _, r := range records {
+		if r.Seq <= l.head && l.end.Epoch == l.epoch {
+			continue // the hub has it
+		}
 		if r.Seq != l.head+1 {
 			l.t.Errorf("%d was delivered after %d", r.Seq, l.head)
 		}
 		l.head = r.Seq
+		l.records = append(l.records, r)
 	}
-	l.records = append(l.records, records...)
+	if l.end.Epoch == l.epoch {
+		l.end = hub.Position{Epoch: l.epoch, Seq: l.head, Tag: l.end.Tag}
+		if n := len(l.records); n > 0 {
+			l.end.Tag = hub.TagOf(l.records[n-1].Data)
+		}
+	}
 	if l.opts != roomy {
 		l.Retain(l.opts, max(l.oldest, l.head+1-min(l.head, uint64(l.opts.MaxEvents))))
 	}
 	l.ring()
 }
 
-func (l *tail) Status(connected bool, behind uint64) {
+func (l *tail) Status(problem error, behind uint64) {
 	defer l.enter()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if connected && behind == 0 && !l.opened {
+	if problem == nil && behind == 0 && !l.opened {
 		if l.lives == 0 {
 			l.t.Error("the history was open before Begin")
 		}
@@ -148,14 +168,14 @@ func (l *tail) upTo(seq uint64) []hub.Record {
 // was stored before is there, and what is missing was not stored.
 func (l *tail) mark() []hub.Record {
 	l.t.Helper()
-	stored := publish(l.t, l, event("mark", ""))
+	stored := publish(l.t, l, entry("mark", ""))
 	return l.upTo(stored[0].Position.Seq)
 }
 
 // count counts the delivered events with this data.
 func count(records []hub.Record, data string) (n int) {
 	for _, r := range records {
-		if string(r.Event.Data) == data {
+		if string(r.Data) == data {
 			n++
 		}
 	}
@@ -166,7 +186,7 @@ func count(records []hub.Record, data string) (n int) {
 func texts(records []hub.Record) map[string]int {
 	n := make(map[string]int)
 	for _, r := range records {
-		n[string(r.Event.Data)]++
+		n[string(r.Data)]++
 	}
 	return n
 }

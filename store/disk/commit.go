@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"runtime"
 	"time"
@@ -66,7 +67,7 @@ func (s *Store) take() *group {
 	size, events, n := 0, 0, 0
 	for n < len(s.queue) && (n == 0 || size+s.queue[n].size <= maxCommit) {
 		size += s.queue[n].size
-		events += len(s.queue[n].events)
+		events += len(s.queue[n].entries)
 		n++
 	}
 	if n == 0 {
@@ -90,8 +91,8 @@ func (s *Store) take() *group {
 
 // place gives the events of a request their positions, unless they have one.
 func (s *Store) place(g *group, r *request, now time.Time) {
-	r.stored = make([]hub.Stored, len(r.events))
-	for i, e := range r.events {
+	r.stored = make([]hub.Stored, len(r.entries))
+	for i, e := range r.entries {
 		sum := r.sums[i]
 		seq, known := g.keys[sum]
 		if !known {
@@ -101,7 +102,8 @@ func (s *Store) place(g *group, r *request, now time.Time) {
 			seq = g.first + uint64(len(g.records))
 			g.keys[sum] = seq
 			key := encodeSeq(seq)
-			g.records = append(g.records, hub.Record{Seq: seq, Event: e})
+			g.records = append(g.records, hub.Record{Seq: seq, At: now, Data: e.Data})
+			binary.BigEndian.PutUint64(r.values[i], uint64(now.UnixNano()))
 			g.values = append(g.values, seal(r.values[i], key[:]))
 		}
 		r.stored[i] = hub.Stored{Position: hub.Position{Epoch: s.epoch, Seq: seq}, Duplicate: known}
@@ -124,8 +126,11 @@ func (s *Store) commit(g *group, feed hub.Feed) bool {
 
 // finish makes a group that was stored a part of the history.
 func (s *Store) finish(g *group, feed hub.Feed) {
-	feed.Deliver(g.records)
 	now := time.Now()
+	for i := range g.records {
+		g.records[i].At = now // the commit may have taken long, and age counts from its end
+	}
+	feed.Deliver(g.records)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flying = nil

@@ -9,7 +9,7 @@
 //	state   format -> 1 byte: 1
 //	        epoch  -> the history's epoch, sum
 //	        span   -> seq of the oldest event, seq of the next one, sum
-//	events  seq    -> hub.Event.AppendBinary, sum of that and of seq
+//	events  seq    -> time of storing, hub.KeySum, the data; sum of that and of seq
 //	keys    seq    -> seq, time and hub.KeySum of each event that was dropped with
 //	                  this one and whose key is still remembered; sum of that
 //

@@ -295,12 +295,12 @@ func read(tx *bbolt.Tx) (*contents, error) {
 	next := found.span.oldest
 	remembered := time.Now().Add(-hub.KeyLifetime)
 	err = events.ForEach(func(key, value []byte) error {
-		var e hub.Event
-		if seq, err := decodeEvent(&e, key, value); err != nil || seq != next {
+		r, sum, err := decodeRecord(key, value)
+		if err != nil || r.Seq != next {
 			return errors.Join(err, fmt.Errorf("%w: event %d is not in its place", errDamaged, next))
 		}
-		if at := storedBy(&e); at.After(remembered) {
-			found.keys.Add(hub.SumKey(e.Key), next, at)
+		if r.At.After(remembered) {
+			found.keys.Add(sum, next, r.At)
 		}
 		next++
 		return nil
@@ -311,9 +311,9 @@ func read(tx *bbolt.Tx) (*contents, error) {
 	return found, err
 }
 
-// storedBy is when the event was stored at the latest. Its own time is from when
-// it began to wait for that.
-func storedBy(e *hub.Event) time.Time { return e.At.Add(hub.PublishTimeout) }
+// valueOverhead is what a value takes beside its data: the time of storing, the
+// key's sum, and a checksum.
+const valueOverhead = 8 + len(hub.KeySum{}) + crc32.Size
 
 func encodeSeq(seq uint64) [8]byte {
 	var key [8]byte
@@ -321,12 +321,16 @@ func encodeSeq(seq uint64) [8]byte {
 	return key
 }
 
-func decodeEvent(e *hub.Event, key, value []byte) (seq uint64, err error) {
-	record, ok := unseal(value, key)
-	if !ok || len(key) != 8 {
-		return 0, fmt.Errorf("%w: the sum of event %x is wrong", errDamaged, key)
+// decodeRecord reads a value. The record's Data is a part of it.
+func decodeRecord(key, value []byte) (r hub.Record, sum hub.KeySum, err error) {
+	value, ok := unseal(value, key)
+	if !ok || len(key) != 8 || len(value) < 8+len(sum) {
+		return r, sum, fmt.Errorf("%w: the checksum of record %x is wrong", errDamaged, key)
 	}
-	return binary.BigEndian.Uint64(key), e.ParseBinary(record)
+	r.Seq = binary.BigEndian.Uint64(key)
+	r.At = time.Unix(0, int64(binary.BigEndian.Uint64(value)))
+	r.Data = value[8+copy(sum[:], value[8:]):]
+	return r, sum, nil
 }
 
 func (s span) encode() []byte {

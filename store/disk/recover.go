@@ -15,13 +15,13 @@ const retryAfter = time.Second
 // fail refuses everything from now on, and finds out what became of the group.
 func (s *Store) fail(g *group, err error, feed hub.Feed) {
 	s.doubt = g
-	feed.Status(false, 0)
-	s.refuse(fmt.Errorf("the disk does not take it: %w", err))
+	feed.Status(s.refuse(fmt.Errorf("the disk does not take it: %w", err)), 0)
 	s.resolve(feed)
 }
 
-// refuse answers, from now on, with the error what has not been taken.
-func (s *Store) refuse(err error) {
+// refuse answers, from now on, with the error what has not been taken. It returns
+// the answer.
+func (s *Store) refuse(err error) error {
 	s.broken = time.Now()
 	err = fmt.Errorf("%s: %w", s.path, err)
 	s.mu.Lock()
@@ -31,6 +31,7 @@ func (s *Store) refuse(err error) {
 		r.answer(s.refusal(r, err))
 	}
 	s.queue = nil
+	return err
 }
 
 // recovered reports whether the file can be used, and tries if it could not.
@@ -47,8 +48,7 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 	}
 	if !s.loaded {
 		if err := s.load(ctx, feed); err != nil {
-			feed.Status(false, 0)
-			s.refuse(err)
+			feed.Status(s.refuse(err), 0)
 			return false
 		}
 		s.loaded = true
@@ -58,7 +58,7 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 		s.mu.Lock()
 		s.refusing = nil
 		s.mu.Unlock()
-		feed.Status(true, 0)
+		feed.Status(nil, 0)
 	}
 	return true
 }

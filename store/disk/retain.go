@@ -37,11 +37,11 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 		start := encodeSeq(from)
 		key, value := cursor.Seek(start[:])
 		for cutoff := tooOld(opts); key != nil; key, value = cursor.Next() {
-			var e hub.Event
-			if _, err := decodeEvent(&e, key, value); err != nil {
+			r, _, err := decodeRecord(key, value)
+			if err != nil {
 				return err
 			}
-			if e.At.After(cutoff) {
+			if r.At.After(cutoff) {
 				break
 			}
 			from++
@@ -50,15 +50,14 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 		var batch []hub.Record
 		size := 0
 		for ; key != nil; key, value = cursor.Next() {
-			var r hub.Record
-			var err error
-			if r.Seq, err = decodeEvent(&r.Event, key, slices.Clone(value)); err != nil {
+			r, _, err := decodeRecord(key, slices.Clone(value))
+			if err != nil {
 				return err
 			}
 			batch = append(batch, r)
 			if size += len(value); len(batch) == loadBatch || size >= loadAtATime {
 				feed.Deliver(batch)
-				feed.Status(true, s.span.next-1-r.Seq)
+				feed.Status(nil, s.span.next-1-r.Seq)
 				batch, size = nil, 0
 				if err := ctx.Err(); err != nil {
 					return err
@@ -66,7 +65,7 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 			}
 		}
 		feed.Deliver(batch)
-		feed.Status(true, 0)
+		feed.Status(nil, 0)
 		return nil
 	})
 }
@@ -114,15 +113,15 @@ func (s *Store) drop(tx *bbolt.Tx, after *span) error {
 	for i := uint64(0); i < maxDrop && after.oldest < s.span.next; i++ {
 		seq := encodeSeq(after.oldest)
 		key, value := cursor.Seek(seq[:])
-		var e hub.Event
-		if _, err := decodeEvent(&e, seq[:], value); err != nil || !bytes.Equal(key, seq[:]) {
+		r, sum, err := decodeRecord(seq[:], value)
+		if err != nil || !bytes.Equal(key, seq[:]) {
 			return errors.Join(err, fmt.Errorf("%w: event %d is missing", errDamaged, after.oldest))
 		}
-		if i >= n && e.At.After(cutoff) {
+		if i >= n && r.At.After(cutoff) {
 			break
 		}
-		if at := storedBy(&e); at.After(remembered) {
-			chunk = appendKey(chunk, hub.SumKey(e.Key), after.oldest, at)
+		if r.At.After(remembered) {
+			chunk = appendKey(chunk, sum, after.oldest, r.At)
 		}
 		if err := cursor.Delete(); err != nil {
 			return err

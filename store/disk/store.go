@@ -61,8 +61,8 @@ func open(path string, lockTimeout, retryAfter time.Duration) (*Store, error) {
 
 // request is one Append. Its state is guarded by Store.mu.
 type request struct {
-	events []hub.Event
-	values [][]byte // the encoded events, without their sum
+	entries []hub.Entry
+	values  [][]byte // of the file: room for the time, the key's sum, the data, room for a checksum
 	sums   []hub.KeySum
 	keyed  []bool // whose key is the publisher's
 	size   int
@@ -85,11 +85,11 @@ const (
 var errClosed = errors.New("the store is closed")
 
 // Append implements hub.Store.
-func (s *Store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, error) {
+func (s *Store) Append(ctx context.Context, entries []hub.Entry) ([]hub.Stored, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", hub.ErrNotStored, err)
 	}
-	r := s.encode(events)
+	r := s.encode(entries)
 	if err := s.enqueue(r); err != nil {
 		return nil, err
 	}
@@ -106,37 +106,34 @@ func (s *Store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, e
 	return r.stored, nil
 }
 
-// encode does what can be done before an event's seq is known. Every event gets a
+// encode does what can be done before an entry's seq is known. Every entry gets a
 // key, by which its publisher can ask again if its fate remains unknown.
-func (s *Store) encode(events []hub.Event) *request {
+func (s *Store) encode(entries []hub.Entry) *request {
 	r := &request{
-		values: make([][]byte, len(events)),
-		sums:   make([]hub.KeySum, len(events)),
-		keyed:  make([]bool, len(events)),
+		values: make([][]byte, len(entries)),
+		sums:   make([]hub.KeySum, len(entries)),
+		keyed:  make([]bool, len(entries)),
 		done:   make(chan struct{}),
 	}
-	size := 0
-	for i := range events {
-		e := &events[i]
+	for i := range entries {
+		e := &entries[i]
 		if r.keyed[i] = e.Key != ""; !r.keyed[i] {
 			e.Key = s.nonce + strconv.FormatUint(s.made.Add(1), 36)
 		}
 		r.sums[i] = hub.SumKey(e.Key)
-		size += 64 + len(e.Key) + len(e.Type) + len(e.Data)
-		for _, t := range e.Targets {
-			size += 4 + len(t.Name)
-		}
+		r.size += valueOverhead + len(e.Data)
 	}
-	r.events = slices.Clone(events) // the committer may outlast Append
-	buf := make([]byte, 0, size)
-	for i := range events {
+	r.entries = slices.Clone(entries) // the committer may outlast Append
+	buf := make([]byte, 0, r.size)
+	for i, e := range entries {
 		begin := len(buf)
-		buf = events[i].AppendBinary(buf)
+		buf = append(buf, make([]byte, 8)...)
+		buf = append(buf, r.sums[i][:]...)
+		buf = append(buf, e.Data...)
 		end := len(buf)
-		buf = append(buf, 0, 0, 0, 0) // room for the sum
+		buf = append(buf, 0, 0, 0, 0)
 		r.values[i] = buf[begin:end:len(buf)]
 	}
-	r.size = len(buf)
 	return r
 }
 

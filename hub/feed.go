@@ -1,0 +1,169 @@
+package hub
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// feed is how the store reaches h. It is used by one goroutine at a time, that of
+// the store's tail. Nothing else changes the head of the history.
+type feed struct{ h *Hub }
+
+func (f feed) Begin(epoch string, oldest uint64) (have Position) {
+	h := f.h
+	h.mu.Lock()
+	h.source.begun = true
+	goesOn := epoch == h.history.epoch
+	if goesOn {
+		have = h.history.position(h.history.head)
+	} else {
+		h.ended = h.history.position(h.history.head)
+		h.source.open = false
+		h.restart(epoch, oldest)
+	}
+	h.mu.Unlock()
+	if goesOn {
+		h.leaveOut(oldest)
+	}
+	return have
+}
+
+func (f feed) Status(problem error, behind uint64) {
+	h := f.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.source.problem, h.source.behind = problem, behind
+	if problem == nil && behind == 0 && !h.source.open {
+		h.source.open = true
+		h.notify()
+	}
+}
+
+func (f feed) Deliver(records []Record) {
+	h := f.h
+	h.mu.RLock()
+	epoch, head := h.history.epoch, h.history.head
+	h.mu.RUnlock()
+	known, _ := slices.BinarySearchFunc(records, head+1, func(r Record, seq uint64) int { return cmp.Compare(r.Seq, seq) })
+	records = records[known:]
+	now := time.Now()
+	encodings := make([]encoded, len(records))
+	for i, r := range records {
+		encodings[i] = encode(r, epoch, now)
+	}
+	for len(encodings) > 0 {
+		h.leaveOut(encodings[0].seq)
+		n := sliceLength(encodings)
+		h.deliver(encodings[:n])
+		if last := encodings[n-1]; last.command != nil {
+			h.carryOut(last.command, last.seq)
+		}
+		encodings = encodings[n:]
+	}
+}
+
+// targetsAtOnce is about how many targets are indexed under one lock: a batch may
+// have a million of them.
+const targetsAtOnce = MaxTargets
+
+// sliceLength is how many records one lock is held for. They follow each other,
+// and a command is the last one, because it is carried out before others follow.
+func sliceLength(records []encoded) int {
+	targets := 0
+	for i, r := range records {
+		if r.event != nil {
+			targets += len(r.event.Targets)
+		}
+		if r.command != nil || targets >= targetsAtOnce || i+1 < len(records) && records[i+1].seq != r.seq+1 {
+			return i + 1
+		}
+	}
+	return len(records)
+}
+
+// deliver makes records the next part of the history.
+func (h *Hub) deliver(records []encoded) {
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range records {
+		h.append(r, now)
+	}
+	h.source.retain(h.history)
+	h.notify()
+}
+
+// holesAtOnce is how many holes are made under one lock.
+const holesAtOnce = 1000
+
+// leaveOut makes holes of the positions before next that the store does not have.
+// Where others append to the store, a hole may have been a command.
+func (h *Hub) leaveOut(next uint64) {
+	left := false
+	for h.addHoles(next) {
+		left = true
+	}
+	if left && h.sharesStore() {
+		h.carryOut(new(Command), next)
+	}
+}
+
+// addHoles makes some of the holes before next, and reports whether there were any
+// to make.
+func (h *Hub) addHoles(next uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	missing := next - min(next, h.history.head+1)
+	switch {
+	case missing == 0:
+		return false
+	case missing >= uint64(h.history.opts.MaxEvents):
+		h.restart(h.history.epoch, next)
+	default:
+		h.history.addHoles(min(missing, holesAtOnce), time.Now())
+		h.mark(h.history.all)
+		h.notify()
+	}
+	return true
+}
+
+// restart begins a history in which nothing before oldest is known. Connections
+// move over with their cursors. mu is held.
+func (h *Hub) restart(epoch string, oldest uint64) {
+	before := h.history
+	h.history = newHistory(before.opts, epoch, oldest)
+	h.nudge, h.nudgeBytes = h.history.head, 0
+	clear(h.dirty)
+	h.dirty = h.dirty[:0]
+	for _, c := range before.all.conns {
+		c.seats = nil
+		c.sitDown(h.history)
+	}
+	h.mark(h.history.all)
+	h.notify()
+}
+
+func (h *Hub) sharesStore() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.source.Store != nil && h.source.Shared()
+}
+
+// carryOut does what a command says, at its position: the history ends there as
+// long as this runs. A command that says nothing stands for one that cannot be
+// read: the connections that it may concern come back, and are authenticated anew.
+func (h *Hub) carryOut(command *Command, seq uint64) {
+	var filter Filter
+	reason := Lifetime
+	if command.Disconnect != nil {
+		filter, reason = *command.Disconnect, Disconnected
+	}
+	for _, c := range h.matching(filter) {
+		h.mu.Lock()
+		if c.joined < seq {
+			h.detach(c, reason)
+		}
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,115 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// startFrom opens a store for a hub whose history ends with a position.
+func startFrom(t *testing.T, open func(*testing.T) hub.Store, end hub.Position) *tail {
+	t.Helper()
+	store := open(t)
+	store.Retain(roomy, 0)
+	return followFrom(t, store, roomy, end)
+}
+
+// endOf is the position of the last record that was delivered.
+func endOf(l *tail) hub.Position {
+	records := l.mark()
+	last := records[len(records)-1]
+	return hub.Position{Epoch: l.epoch, Seq: last.Seq, Tag: hub.TagOf(last.Data)}
+}
+
+// live opens a store for a hub without a history, stores two records and closes
+// it. It returns where the hub's history ends.
+func live(t *testing.T, open func(*testing.T) hub.Store, name string) hub.Position {
+	t.Helper()
+	l := start(t, open, roomy)
+	publish(t, l, entry(name, ""), entry(name+" again", ""))
+	end := endOf(l)
+	l.stop()
+	return end
+}
+
+func goesOn(t *testing.T, kind Kind) {
+	open, _ := kind.Faulty(t)
+	end := live(t, open, "one")
+	l := startFrom(t, open, end)
+	s := publish(t, l, entry("next", ""))[0]
+	if s.Position.Epoch != end.Epoch || s.Position.Seq != end.Seq+1 {
+		t.Errorf("after %v comes %v, want the next position of the same epoch", end, s.Position)
+	}
+	if n := len(l.upTo(end.Seq + 1)); n != 1 {
+		t.Errorf("the hub, which had all but one, was given %d records", n)
+	}
+}
+
+// endsBefore opens an older copy of the store, which has not all that the hub has.
+func endsBefore(t *testing.T, kind Kind) {
+	open, faults := kind.Faulty(t)
+	live(t, open, "one")
+	restore := faults.Snapshot()
+	end := live(t, open, "two")
+	restore()
+	mustBeginAnew(t, open, end)
+}
+
+// otherRecord opens a copy that went another way than the hub's history.
+func otherRecord(t *testing.T, kind Kind) {
+	open, faults := kind.Faulty(t)
+	live(t, open, "one")
+	restore := faults.Snapshot()
+	end := live(t, open, "two")
+	restore()
+	if other := live(t, open, "three"); other.Epoch != end.Epoch {
+		return // it noticed without the hub
+	}
+	mustBeginAnew(t, open, end)
+}
+
+// mustBeginAnew opens a store that lacks the end of a hub's history.
+func mustBeginAnew(t *testing.T, open func(*testing.T) hub.Store, end hub.Position) {
+	t.Helper()
+	l := startFrom(t, open, end)
+	s := publish(t, l, entry("next", ""))[0]
+	l.upTo(s.Position.Seq)
+	if s.Position.Epoch == end.Epoch || l.epoch == end.Epoch {
+		t.Errorf("the hub has %v, which the store lacks; the next position is %v, want one of a new epoch", end, s.Position)
+	}
+	if n := count(l.mark(), "next"); n != 1 {
+		t.Errorf("what was stored then was delivered %d times", n)
+	}
+	l.stop()
+
+	again := start(t, open, roomy)
+	if end := endOf(again); end.Epoch != s.Position.Epoch {
+		t.Errorf("a later process goes on with epoch %s, want %s", end.Epoch, s.Position.Epoch)
+	}
+}
+
+func lostAnswer(t *testing.T, kind Kind) {
+	open, faults := kind.Faulty(t)
+	if faults.LoseAnswers == nil {
+		return
+	}
+	l := start(t, open, roomy)
+	publish(t, l, entry("before", ""))
+	restore := faults.LoseAnswers()
+	ctx, cancel := context.WithTimeout(t.Context(), hub.PublishTimeout/5)
+	defer cancel()
+	entries := []hub.Entry{entry("lost", "lost")}
+	if _, err := l.Append(ctx, entries); !errors.Is(err, hub.ErrUncertain) {
+		t.Errorf("without an answer Append says %v, want ErrUncertain", err)
+	}
+	restore()
+	first := publish(t, l, entries...)[0]
+	if again := publish(t, l, entries...)[0]; again.Position != first.Position || !again.Duplicate {
+		t.Errorf("asked again it answers %+v, want %v", again, first.Position)
+	}
+	if n := count(l.mark(), "lost"); n != 1 {
+		t.Errorf("it was delivered %d times", n)
+	}
+}
