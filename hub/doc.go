@@ -16,8 +16,8 @@
 //     repeated, as long as history reaches back. An event for a connection ends
 //     with that connection.
 //  2. A gap is always told, and, as far back as the floor, only to whom it
-//     concerns: a position of another epoch, one that is not ours, or something
-//     evicted that was addressed to this client.
+//     concerns: a position of another epoch or with another tag, one that is not
+//     ours, or something evicted that was addressed to this client.
 //  3. Acknowledged means kept. A publish that returned without error is in
 //     history; one that was refused is never seen by anyone.
 //  4. Encoded once. One event is one set of bytes, however many connections.
@@ -30,4 +30,6 @@
 //     those that take no bytes.
 //  9. The engine never imports Caddy.
 //  10. Hubs are islands. Nothing crosses from one Hub to another.
+//  11. Rights change at a position. Once Disconnect has returned, nothing that is
+//     published afterwards reaches a connection that it ended, on any node.
 package hub

@@ -33,9 +33,11 @@ func (f feed) Status(problem error, behind uint64) {
 	h := f.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	recovered := problem == nil && h.source.problem != nil
 	h.source.problem, h.source.behind = problem, behind
-	if problem == nil && behind == 0 && !h.source.open {
-		h.source.open = true
+	opened := problem == nil && behind == 0 && !h.source.open
+	h.source.open = h.source.open || opened
+	if recovered || opened {
 		h.notify()
 	}
 }

@@ -300,7 +300,7 @@ func use(t testing.TB, h *Hub, store Store) {
 	if err := h.Use(store); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.await(t.Context(), func() bool { return h.source.open }); err != nil {
+	if err := h.await(t.Context(), func() bool { return h.source.open && h.source.problem == nil }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -63,10 +63,10 @@ func open(path string, lockTimeout, retryAfter time.Duration) (*Store, error) {
 type request struct {
 	entries []hub.Entry
 	values  [][]byte // of the file: room for the time, the key's sum, the data, room for a checksum
-	sums   []hub.KeySum
-	keyed  []bool // whose key is the publisher's
-	size   int
-	done   chan struct{} // closed when the answer is there
+	sums    []hub.KeySum
+	keyed   []bool // whose key is the publisher's
+	size    int
+	done    chan struct{} // closed when the answer is there
 
 	state  state
 	stored []hub.Stored

@@ -1,0 +1,102 @@
+package hub
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestPromise11RightsChangeAtAPosition: a node that was away carries a disconnect
+// out before it delivers what was published after it.
+func TestPromise11RightsChangeAtAPosition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSharedLog()
+		here, _ := log.join(t, Options{})
+		there, cutOff := log.join(t, Options{})
+		mallory, bob := open(t, there, as("mallory")), open(t, there, as("bob"))
+		publish(t, here, "before")
+		synctest.Wait()
+		cutOff.set(true)
+
+		publish(t, here, "still")
+		if _, err := here.Disconnect(t.Context(), Filter{Users: []string{"mallory"}}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, here, "after")
+		time.Sleep(2 * time.Minute)
+		cutOff.set(false)
+		synctest.Wait()
+		want(t, "bob got", bob.client(t).data(), "before still after")
+		want(t, "mallory got", mallory.client(t).data(), "before still")
+		want(t, "mallory was told", mallory.client(t).told(), "sse.closing disconnected")
+		want(t, "mallory ended", mallory.wait(), Disconnected)
+
+		// The command concerns those who were there.
+		again := open(t, there, as("mallory"))
+		publish(t, here, "anew")
+		synctest.Wait()
+		want(t, "mallory, who came back, got", again.client(t).data(), "anew")
+	})
+}
+
+// A store that is out of reach delays no disconnect on the node that was asked.
+func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, n := newSharedLog().join(t, Options{})
+		v := open(t, h, as("mallory"))
+		synctest.Wait()
+		n.set(true)
+		ended, err := h.Disconnect(t.Context(), Filter{Users: []string{"mallory"}})
+		want(t, "ended", ended, 1)
+		if !errors.Is(err, ErrNotStored) || !errors.Is(err, errAway) {
+			t.Errorf("the error is %v, want ErrNotStored, and why", err)
+		}
+		want(t, "it ended", v.wait(), Disconnected)
+	})
+}
+
+// A command of a later version may take a right away, so it is not passed over.
+func TestCommandOfALaterVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSharedLog()
+		h, n := log.join(t, Options{})
+		v := open(t, h, as("alice"))
+		synctest.Wait()
+		for _, body := range []string{`{"disconnect":{"users":["x"],"tenants":["y"]}}`, `{"rename":{}}`, `{`, ``} {
+			if _, err := n.Append(t.Context(), []Entry{{Data: append([]byte{recordCommand}, body...)}}); err != nil {
+				t.Fatal(err)
+			}
+			publish(t, h, "after", user("alice"))
+			want(t, "for "+body+" it ended", v.wait(), Lifetime)
+			want(t, "for "+body+" it got", v.client(t).data(), "")
+			want(t, "for "+body+" it was told", v.client(t).told(), "sse.closing lifetime")
+			v = open(t, h, as("alice"))
+			synctest.Wait()
+		}
+	})
+}
+
+// A command takes a position, is sent to nobody, and is lost to nobody.
+func TestCommandsAreNoEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := newSharedLog().join(t, Options{MaxEvents: 3})
+		v := open(t, h, as("alice"))
+		publish(t, h, "a")
+		synctest.Wait()
+		position := v.client(t).position
+		for range 5 {
+			if _, err := h.Disconnect(t.Context(), Filter{Users: []string{"nobody"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publish(t, h, "b")
+		synctest.Wait()
+		want(t, "she got", v.client(t).data(), "a b")
+		want(t, "and was told", v.client(t).told(), "")
+		c := read(t, h, as("alice").at(position))
+		want(t, "who comes back gets", c.data(), "b")
+		want(t, "and is told", c.told(), "")
+		want(t, "events counted", h.Stats().Events, 3)
+	})
+}

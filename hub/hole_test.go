@@ -1,0 +1,109 @@
+package hub
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+)
+
+// A record that was deleted, or that nobody can read, costs the history nothing
+// but itself. All who were not past it are told, once.
+func TestHoles(t *testing.T) {
+	for name, lose := range map[string]func(*sharedLog, *node){
+		"deleted": func(l *sharedLog, _ *node) {
+			l.change(func() { l.next += 3 })
+		},
+		"foreign": func(_ *sharedLog, n *node) {
+			entries := []Entry{{Data: []byte("hello")}, {Data: []byte{recordEvent}}, {Data: nil}}
+			if _, err := n.Append(t.Context(), entries); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := newSharedLog()
+				h, n := log.join(t, Options{})
+				publish(t, h, "1")
+				position := at(h, 1)
+				lose(log, n)
+				for i := 5; i < 10; i++ {
+					publish(t, h, fmt.Sprint(i))
+				}
+				synctest.Wait()
+				want(t, "head", h.Stats().Head.Seq, 9)
+
+				c := read(t, h, as("").at(position))
+				want(t, "who was before it gets", c.data(), "5 6 7 8 9")
+				want(t, "and is told", c.told(), "sse.gap evicted")
+				c = read(t, h, as("").at(at(h, 5)))
+				want(t, "who was past it gets", c.data(), "6 7 8 9")
+				want(t, "and is told", c.told(), "")
+				c = read(t, h, as("").at(Earliest))
+				want(t, "who wants all that there is gets", c.data(), "1 5 6 7 8 9")
+				want(t, "and is told", c.told(), "")
+			})
+		})
+	}
+}
+
+// A hole in the middle of what a client gets in several writes is told once.
+func TestHoleIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSharedLog()
+		h, n := log.join(t, Options{})
+		large := fmt.Sprintf("%0*d", batchBytes-1000, 0)
+		publish(t, h, large)
+		publish(t, h, large)
+		v := open(t, h, as(""))
+		synctest.Wait()
+		resume := v.stall()
+		publish(t, h, "3") // its write is stuck
+		synctest.Wait()
+		publish(t, h, large)
+		if _, err := n.Append(t.Context(), []Entry{{Data: []byte("foreign")}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			publish(t, h, large)
+		}
+		resume()
+		synctest.Wait()
+		c := v.client(t)
+		want(t, "events", len(c.events), 5)
+		want(t, "told", c.told(), "sse.gap evicted")
+	})
+}
+
+// What a node has missed for good may have been a command.
+func TestMissedCommands(t *testing.T) {
+	for name, missed := range map[string]uint64{"some": 5, "more than the history holds": 1_000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := newSharedLog()
+				here, _ := log.join(t, Options{MaxEvents: 10_000})
+				there, cutOff := log.join(t, Options{MaxEvents: 100})
+				publish(t, here, "before")
+				synctest.Wait()
+				mallory := open(t, there, as("mallory"))
+				synctest.Wait()
+				cutOff.set(true)
+				if _, err := here.Disconnect(t.Context(), Filter{Users: []string{"mallory"}}); err != nil {
+					t.Fatal(err)
+				}
+				for range missed - 1 {
+					publish(t, here, "meanwhile")
+				}
+				log.remove(1, missed+1)
+				publish(t, here, "after")
+				cutOff.set(false)
+				synctest.Wait()
+				want(t, "mallory got", mallory.client(t).data(), "")
+				want(t, "mallory ended", mallory.wait(), Lifetime)
+				c := read(t, there, as("bob").at(at(here, 1)))
+				want(t, "who comes back gets", c.data(), "after")
+				want(t, "and is told", c.told(), "sse.gap evicted")
+			})
+		})
+	}
+}

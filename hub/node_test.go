@@ -1,0 +1,111 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// sharedLog is a store that several hubs share. Its methods may be called from any
+// goroutine.
+type sharedLog struct {
+	epoch string
+
+	mu      sync.Mutex
+	records []Record // by ascending seq; not those that were deleted
+	next    uint64
+	changed chan struct{} // closed when anything has changed
+}
+
+func newSharedLog() *sharedLog {
+	return &sharedLog{epoch: NewEpoch(), next: 1, changed: make(chan struct{})}
+}
+
+func (l *sharedLog) change(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// remove deletes the records from one seq up to another.
+func (l *sharedLog) remove(from, to uint64) {
+	l.change(func() {
+		var kept []Record
+		for _, r := range l.records {
+			if r.Seq < from || r.Seq > to {
+				kept = append(kept, r)
+			}
+		}
+		l.records = kept
+	})
+}
+
+// node is the log as one hub sees it.
+type node struct {
+	*sharedLog
+	away bool // guarded by sharedLog.mu
+}
+
+var errAway = errors.New("the servers are away")
+
+func (n *node) set(away bool) { n.change(func() { n.away = away }) }
+
+func (n *node) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
+	n.change(func() {
+		if n.away {
+			err = fmt.Errorf("%w: %w", ErrNotStored, errAway)
+			return
+		}
+		for _, e := range entries {
+			n.records = append(n.records, Record{n.next, time.Now(), e.Data})
+			stored = append(stored, Stored{Position: Position{Epoch: n.epoch, Seq: n.next}})
+			n.next++
+		}
+	})
+	return stored, err
+}
+
+func (n *node) Tail(ctx context.Context, feed Feed) {
+	feed.Begin(n.epoch, 1)
+	head := uint64(0)
+	for {
+		n.mu.Lock()
+		away, changed := n.away, n.changed
+		var news []Record
+		for _, r := range n.records {
+			if r.Seq > head && !away {
+				news = append(news, r)
+				head = r.Seq
+			}
+		}
+		n.mu.Unlock()
+		feed.Deliver(news)
+		if away {
+			feed.Status(errAway, 0)
+		} else {
+			feed.Status(nil, 0)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (*node) Retain(Options, uint64) {}
+func (*node) Shared() bool           { return true }
+func (*node) Close() error           { return nil }
+
+// join makes a hub of a node that shares the log.
+func (l *sharedLog) join(t testing.TB, opts Options) (*Hub, *node) {
+	t.Helper()
+	h, n := newHub(t, opts), &node{sharedLog: l}
+	use(t, h, n)
+	return h, n
+}
