@@ -30,7 +30,7 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 		want(t, "bob got", bob.client(t).data(), "before still after")
 		want(t, "mallory got", mallory.client(t).data(), "before still")
 		want(t, "mallory was told", mallory.client(t).told(), "sse.closing disconnected")
-		want(t, "mallory ended", mallory.wait(), Disconnected)
+		want(t, "mallory ended", mallory.ending(t), Disconnected)
 
 		// The command concerns those who were there.
 		again := open(t, there, as("mallory"))
@@ -52,7 +52,7 @@ func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 		if !errors.Is(err, ErrNotStored) || !errors.Is(err, errAway) {
 			t.Errorf("the error is %v, want ErrNotStored, and why", err)
 		}
-		want(t, "it ended", v.wait(), Disconnected)
+		want(t, "it ended", v.ending(t), Disconnected)
 	})
 }
 
@@ -68,7 +68,7 @@ func TestCommandOfALaterVersion(t *testing.T) {
 				t.Fatal(err)
 			}
 			publish(t, h, "after", user("alice"))
-			want(t, "for "+body+" it ended", v.wait(), Lifetime)
+			want(t, "for "+body+" it ended", v.ending(t), Lifetime)
 			want(t, "for "+body+" it got", v.client(t).data(), "")
 			want(t, "for "+body+" it was told", v.client(t).told(), "sse.closing lifetime")
 			v = open(t, h, as("alice"))

@@ -187,13 +187,13 @@ type Info struct {
 	Remote   string    `json:"remote"`
 	Since    time.Time `json:"since"`
 	Position string    `json:"position"`
-	Lag      int       `json:"lag"` // events addressed to it and not yet written
+	Lag      int       `json:"lag"` // events addressed to it and not yet written; one for several of its topics may count several times
 }
 
 // Info describes the connection as it is now.
 func (c *Conn) Info() Info {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
+	c.hub.mu.RLock()
+	defer c.hub.mu.RUnlock()
 	cursor := c.cursor.Load()
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
@@ -206,7 +206,7 @@ func (c *Conn) Info() Info {
 	for _, t := range c.identity.Topics {
 		info.Topics = append(info.Topics, t.Name)
 	}
-	info.Lag = lag(c.seats, cursor)
+	info.Lag = lag(c.seats, cursor, c.history.head)
 	return info
 }
 
@@ -218,20 +218,16 @@ func (c *Conn) position(cursor uint64) Position {
 	return Position{Epoch: c.epoch, Seq: cursor}
 }
 
-// lag counts the events of the seats' lanes after the position seq, each once.
-func lag(seats []seat, seq uint64) int {
-	var pending [][]uint64
+// lag is at least how many events the seats' lanes have after the position seq, and
+// at most that for each lane. To know better one would have to look at each event.
+func lag(seats []seat, seq, head uint64) int {
+	n := 0
 	for _, s := range seats {
 		if l := s.lane; l.pending(seq) {
-			pending = append(pending, l.seqs[l.after(seq):])
+			n += len(l.seqs) - l.after(seq)
 		}
 	}
-	if len(pending) == 1 {
-		return len(pending[0])
-	}
-	all := slices.Concat(pending...)
-	slices.Sort(all)
-	return len(slices.Compact(all))
+	return min(n, int(head-min(seq, head)))
 }
 
 // Sent is how many events, and bytes with all that is around them, were

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,7 +55,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		c.end, c.endsBy = r.Expires, Expired
 	}
 
-	h.mu.Lock()
+	h.lockLearned(r.Topics)
 	defer h.mu.Unlock()
 	if l := h.history.lanes[Target{Connection, r.Previous}]; l != nil && len(l.conns) > 0 {
 		if p := l.conns[0]; p.identity.User == r.User && p.identity.Session == r.Session {
@@ -68,6 +69,20 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	h.attach(c)
 	h.place(c, r.Position)
 	return c, nil
+}
+
+// lockLearned locks mu once the shapes of the topics are learned.
+func (h *Hub) lockLearned(topics []Target) {
+	for {
+		for !h.trim(time.Now()) {
+		}
+		h.learnShapes(topics)
+		h.mu.Lock()
+		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.knows(t) }) {
+			return
+		}
+		h.mu.Unlock() // a new history has just begun
+	}
 }
 
 // awaitPosition waits for the history to be open, and for what it has yet to

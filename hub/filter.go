@@ -54,31 +54,31 @@ func (h *Hub) DisconnectHere(f Filter) int {
 
 // matching looks the filter's lanes up, so that it costs what it finds.
 func (h *Hub) matching(f Filter) []*Conn {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	var lists [][]*lane
+	var lists [][]laneSize
 	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {
 		if len(names) == 0 {
 			continue
 		}
-		var lanes []*lane
-		for _, name := range names {
-			lanes = h.history.lanesFor(Target{kind, name}, lanes)
+		targets := make([]Target, len(names))
+		for i, name := range names {
+			targets[i] = Target{kind, name}
 		}
+		lanes, _ := h.lanesWithListeners(targets)
 		lists = append(lists, lanes)
 	}
 	if len(lists) == 0 {
-		return slices.Clone(h.history.all.conns)
+		lanes, _ := h.lanesWithListeners([]Target{{}})
+		lists = append(lists, lanes)
 	}
 	// Of every connection: how many of the lists it fits.
 	fits := make(map[*Conn]int)
 	for i, lanes := range lists {
 		for _, l := range lanes {
-			for _, c := range l.conns {
+			h.eachListener(l.lane, nil, func(c *Conn) {
 				if fits[c] == i {
 					fits[c]++
 				}
-			}
+			})
 		}
 	}
 	var conns []*Conn

@@ -19,9 +19,8 @@ type history struct {
 	opts  Options
 	epoch string
 
-	// The ring. Sequence numbers are gapless, so two of them say it all: the
-	// event seq is in ring[seq%len(ring)].
-	ring   []entry
+	// Sequence numbers are gapless, so two of them say what is in the ring.
+	ring   ring
 	oldest uint64 // the first retained; head+1 when there is none
 	head   uint64 // the last appended
 	before Tag    // of the record before the oldest, if it is known
@@ -29,7 +28,7 @@ type history struct {
 
 	lanes  map[Target]*lane
 	all    *lane // lanes[Target{All}], which is never dropped
-	shapes []shape
+	shapes []*shape
 
 	// What was evicted, for targets that have no lane: a target's hash to its
 	// highest evicted seq, in two generations. When the young one is full the old
@@ -53,16 +52,6 @@ type entry struct {
 	tag      Tag     // zero: the record is not known
 }
 
-// lane is everything there is about one target: the retained events for it, in
-// order, and the connections that listen. It lives as long as it has either.
-type lane struct {
-	target  Target
-	seqs    []uint64 // ascending
-	evicted uint64   // the highest seq evicted from it
-	conns   []*Conn
-	dirty   bool // in Hub.dirty
-}
-
 // generation is how many targets one generation of evicted ones may hold.
 const generation = 500_000
 
@@ -71,7 +60,6 @@ func newHistory(opts Options, epoch string, oldest uint64) *history {
 	h := &history{
 		opts:   opts,
 		epoch:  epoch,
-		ring:   make([]entry, 16),
 		oldest: oldest,
 		head:   oldest - 1,
 		floor:  oldest - 1,
@@ -83,83 +71,7 @@ func newHistory(opts Options, epoch string, oldest uint64) *history {
 	return h
 }
 
-// lane returns the target's lane and makes it if there is none.
-func (h *history) lane(t Target) *lane {
-	l := h.lanes[t]
-	if l == nil {
-		l = &lane{target: t}
-		h.lanes[t] = l // before its shape is learned, which may index events into it
-		if t.Kind == pattern {
-			l.evicted = h.shape(t.Name).floor
-		}
-		if len(h.young)+len(h.old) > 0 {
-			sum := maphash.Comparable(h.seed, t)
-			l.evicted = max(l.evicted, h.young[sum], h.old[sum])
-		}
-	}
-	return l
-}
-
-// lanesFor appends to lanes those with listeners that an event for t is for.
-func (h *history) lanesFor(t Target, lanes []*lane) []*lane {
-	if l := h.lanes[t]; l != nil && len(l.conns) > 0 {
-		lanes = append(lanes, l)
-	}
-	if t.Kind != Topic {
-		return lanes
-	}
-	for _, s := range h.shapes {
-		if l := h.lanes[Target{pattern, s.apply(t.Name)}]; l != nil && len(l.conns) > 0 {
-			lanes = append(lanes, l)
-		}
-	}
-	return lanes
-}
-
-// drop forgets a lane that has neither events nor connections, and keeps what
-// was evicted from it.
-func (h *history) drop(l *lane) {
-	if len(l.seqs) > 0 || len(l.conns) > 0 || l == h.all {
-		return
-	}
-	delete(h.lanes, l.target)
-	// Nobody resumes as a connection that has ended.
-	if l.evicted <= h.floor || l.target.Kind == Connection {
-		return
-	}
-	h.young[maphash.Comparable(h.seed, l.target)] = l.evicted
-	h.youngLast = max(h.youngLast, l.evicted)
-	if len(h.young) >= generation {
-		h.age()
-	}
-}
-
-// age forgets the old generation and begins a young one.
-func (h *history) age() {
-	h.floor = max(h.floor, h.oldLast)
-	h.old, h.oldLast = h.young, h.youngLast
-	h.young, h.youngLast = make(map[uint64]uint64), 0
-}
-
-// shape finds or learns the shape of a pattern. One that is new is applied to
-// everything retained.
-func (h *history) shape(name string) shape {
-	s := shapeOf(name)
-	if i := slices.IndexFunc(h.shapes, s.equal); i >= 0 {
-		return h.shapes[i]
-	}
-	s.floor = h.oldest - 1
-	h.shapes = append(h.shapes, s)
-	for seq := h.oldest; seq <= h.head; seq++ {
-		e := h.entry(seq)
-		for _, l := range e.lanes {
-			h.indexAs(s, e, seq, l.target)
-		}
-	}
-	return s
-}
-
-func (h *history) entry(seq uint64) *entry { return &h.ring[seq%uint64(len(h.ring))] }
+func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
 
 // append adds a record as the next one, evicts what no longer fits and returns its
 // entry, which is valid until the next call. A record that could not be read
@@ -192,10 +104,7 @@ func (h *history) addHoles(n uint64, now time.Time) {
 // next adds an entry without content.
 func (h *history) next() *entry {
 	h.head++
-	if n := h.head - h.oldest + 1; n > uint64(len(h.ring)) {
-		h.grow()
-	}
-	e := h.entry(h.head)
+	e := h.ring.push(h.head)
 	*e = entry{expires: math.MaxInt64, cost: targetOverhead}
 	return e
 }
@@ -210,7 +119,9 @@ func (h *history) addEvent(e *entry, enc encoded) {
 	for _, t := range enc.event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
-			h.indexAs(s, e, h.head, t)
+			if s.learned {
+				h.indexAs(s, e, h.head, t)
+			}
 		}
 	}
 }
@@ -227,45 +138,23 @@ func (h *history) position(seq uint64) Position {
 	return p
 }
 
-// index puts the event into the target's lane, once.
-func (h *history) index(e *entry, seq uint64, t Target) {
-	l := h.lane(t)
-	if n := len(l.seqs); n > 0 && l.seqs[n-1] == seq {
-		return
-	}
-	l.seqs = append(l.seqs, seq)
-	e.lanes = append(e.lanes, l)
-}
+// evictAtOnce is how many lanes may lose an event under one lock.
+const evictAtOnce = 1000
 
-// indexAs puts an event for a topic into the lane of the pattern of shape s
-// that matches the topic.
-func (h *history) indexAs(s shape, e *entry, seq uint64, t Target) {
-	if t.Kind != Topic {
-		return
-	}
-	if name := s.apply(t.Name); name != "" {
-		h.index(e, seq, Target{pattern, name})
-	}
-}
-
-// grow doubles the ring. The bounds of the history are what limits it.
-func (h *history) grow() {
-	ring := make([]entry, 2*len(h.ring))
-	for seq := h.oldest; seq < h.head; seq++ {
-		ring[seq%uint64(len(ring))] = *h.entry(seq)
-	}
-	h.ring = ring
-}
-
-// evict drops the oldest events until all bounds are met. The newest stays
-// whatever its size, so that it can be delivered at all.
-func (h *history) evict(now time.Time) {
-	for h.oldest <= h.head {
+// evict drops the oldest records until all bounds are met, or it has done as much
+// as one lock is held for. It reports whether there is nothing left to do. The
+// newest stays whatever its size, so that it can be delivered at all.
+func (h *history) evict(now time.Time) bool {
+	for lanes := 0; h.oldest <= h.head; {
 		e := h.entry(h.oldest)
 		n := h.head - h.oldest + 1
 		if n <= uint64(h.opts.MaxEvents) && (n == 1 || h.bytes <= h.opts.MaxBytes) && h.fresh(e, now) {
-			return
+			return true
 		}
+		if lanes >= evictAtOnce {
+			return false
+		}
+		lanes += 1 + len(e.lanes)
 		// An event whose ttl has passed was not delivered any more, so nobody
 		// misses it.
 		missed := e.expires > now.UnixNano()
@@ -278,9 +167,10 @@ func (h *history) evict(now time.Time) {
 		}
 		h.bytes -= e.cost
 		h.before = e.tag
-		*e = entry{}
+		h.ring.drop(h.oldest)
 		h.oldest++
 	}
+	return true
 }
 
 func (h *history) fresh(e *entry, now time.Time) bool {
@@ -296,7 +186,7 @@ func (h *history) stale(now time.Time) bool {
 // 0: there is none.
 func (h *history) lost(seats []seat) (last uint64) {
 	for _, s := range seats {
-		last = max(last, s.lane.evicted)
+		last = max(last, s.lane.lost())
 	}
 	return last
 }
@@ -362,22 +252,4 @@ func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch)
 		}
 	}
 	return max(seq, last)
-}
-
-// pending reports whether the lane has an event after the position seq.
-func (l *lane) pending(seq uint64) bool {
-	return len(l.seqs) > 0 && l.seqs[len(l.seqs)-1] > seq
-}
-
-// after is the index of the first event of the lane after the position seq.
-// Whoever is awake looks at the end of the lane, so the search begins there and
-// doubles its steps.
-func (l *lane) after(seq uint64) int {
-	n, step := len(l.seqs), 1
-	for n-step > 0 && l.seqs[n-step-1] > seq {
-		step *= 2
-	}
-	from := max(0, n-step)
-	i, _ := slices.BinarySearch(l.seqs[from:], seq+1)
-	return from + i
 }

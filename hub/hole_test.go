@@ -99,7 +99,7 @@ func TestMissedCommands(t *testing.T) {
 				cutOff.set(false)
 				synctest.Wait()
 				want(t, "mallory got", mallory.client(t).data(), "")
-				want(t, "mallory ended", mallory.wait(), Lifetime)
+				want(t, "mallory ended", mallory.ending(t), Lifetime)
 				c := read(t, there, as("bob").at(at(here, 1)))
 				want(t, "who comes back gets", c.data(), "after")
 				want(t, "and is told", c.told(), "sse.gap evicted")

@@ -59,8 +59,10 @@ type Hub struct {
 	using    sync.Mutex
 	stopTail func()
 
-	// mu is never held during a write to a client, and for no longer than it
-	// takes to append a batch or to look up what one connection is to be sent.
+	learning sync.Mutex // held while a shape is learned; before mu
+
+	// mu is never held during a write to a client, nor for work that grows with the
+	// number of connections, topics, targets or records.
 	mu      sync.RWMutex
 	history *history
 	ended   Position // the last of the history before
@@ -114,10 +116,19 @@ func New(opts Options) *Hub {
 // that had not got there yet are told.
 func (h *Hub) SetOptions(opts Options) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.history.opts = opts.withDefaults()
-	h.history.evict(time.Now())
+	h.mu.Unlock()
+	for !h.trim(time.Now()) {
+	}
+}
+
+// trim evicts some of what exceeds the bounds, and reports whether that was all.
+func (h *Hub) trim(now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	trimmed := h.history.evict(now)
 	h.source.retain(h.history)
+	return trimmed
 }
 
 // MaxEventSize is the option that is in force.
@@ -319,63 +330,91 @@ func (h *Hub) mark(l *lane) {
 // publishers, so that publishing to many costs no more than publishing to one;
 // what is published meanwhile is woken for in one go.
 func (h *Hub) wakeListeners() {
-	var conns []*Conn
+	conns := make([]*Conn, 0, listenersAtOnce)
 	for {
 		select {
 		case <-h.done:
 			return
 		case <-h.signal:
 		}
-		h.mu.Lock()
-		for _, l := range h.dirty {
-			l.dirty = false
-			conns = append(conns, l.conns...)
+		for l := h.nextDirty(); l != nil; l = h.nextDirty() {
+			h.eachListener(l, conns, (*Conn).poke)
 		}
-		clear(h.dirty)
-		h.dirty = h.dirty[:0]
-		h.mu.Unlock()
-		for _, c := range conns {
-			c.poke()
-		}
-		clear(conns)
-		conns = conns[:0]
 	}
 }
 
-// audience counts the connections that listen to one of the targets. Those of the
-// longest lane need not be looked at.
+// nextDirty takes a lane off the list of dirty ones.
+func (h *Hub) nextDirty() *lane {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.dirty) - 1
+	if n < 0 {
+		return nil
+	}
+	l := h.dirty[n]
+	h.dirty[n] = nil
+	h.dirty = h.dirty[:n]
+	l.dirty = false
+	return l
+}
+
+// listenersAtOnce is how many listeners are copied under one lock.
+const listenersAtOnce = 4096
+
+// eachListener calls f, without the lock, with all connections that listen to the
+// lane all the time. buf is used for copies. It goes from the end to the beginning:
+// when a listener leaves, the last one takes its place, and may be met twice, but
+// never be left out.
+func (h *Hub) eachListener(l *lane, buf []*Conn, f func(*Conn)) {
+	for n := -1; n != 0; {
+		h.mu.RLock()
+		end := len(l.conns)
+		if n >= 0 {
+			end = min(n, end)
+		}
+		n = max(0, end-listenersAtOnce)
+		buf = append(buf[:0], l.conns[n:end]...)
+		h.mu.RUnlock()
+		for _, c := range buf {
+			f(c)
+		}
+		clear(buf)
+	}
+}
+
+// audience counts the connections that listen to one of the targets.
 func (h *Hub) audience(targets []Target) int {
+	lanes, total := h.lanesWithListeners(targets)
+	if len(lanes) == 1 {
+		return lanes[0].listeners
+	}
+	slices.SortFunc(lanes, func(a, b laneSize) int { return cmp.Compare(b.listeners, a.listeners) })
+	counted := make(map[*Conn]struct{})
+	for _, l := range lanes {
+		if len(counted) >= total {
+			break // the rest would be counted again
+		}
+		h.eachListener(l.lane, nil, func(c *Conn) { counted[c] = struct{}{} })
+	}
+	return len(counted)
+}
+
+// laneSize is a lane with how many listeners it has.
+type laneSize struct {
+	lane      *lane
+	listeners int
+}
+
+// lanesWithListeners returns the lanes of the targets that have listeners, and how
+// many connections there are.
+func (h *Hub) lanesWithListeners(targets []Target) (sizes []laneSize, connections int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	var few [4]*lane
-	lanes := few[:0]
-	for _, t := range targets {
-		lanes = h.history.lanesFor(t, lanes)
+	for _, l := range h.history.lanesFor(targets, few[:0]) {
+		sizes = append(sizes, laneSize{l, len(l.conns)})
 	}
-	if len(lanes) == 0 {
-		return 0
-	}
-	longest := 0
-	for i, l := range lanes {
-		if len(l.conns) > len(lanes[longest].conns) {
-			longest = i
-		}
-	}
-	lanes[0], lanes[longest] = lanes[longest], lanes[0]
-	n := len(lanes[0].conns)
-	if len(lanes) == 1 {
-		return n
-	}
-	counted := map[*lane]bool{lanes[0]: true}
-	for _, l := range lanes[1:] {
-		for _, c := range l.conns {
-			if !slices.ContainsFunc(c.seats, func(s seat) bool { return counted[s.lane] }) {
-				n++
-			}
-		}
-		counted[l] = true
-	}
-	return n
+	return sizes, len(h.history.all.conns)
 }
 
 // Shutdown ends all connections and admits no more, since the process is about

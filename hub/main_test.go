@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -386,6 +387,18 @@ func serve(t testing.TB, c *Conn, w *wire) *visit {
 func (v *visit) leave() Reason {
 	v.cancel()
 	return v.wait()
+}
+
+// ending is why the visit has ended, as it must have by now.
+func (v *visit) ending(t testing.TB) Reason {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case <-v.ended:
+	default:
+		t.Fatal("the stream goes on")
+	}
+	return v.reason
 }
 
 func (v *visit) wait() Reason {

@@ -17,11 +17,9 @@ type look struct {
 // look finds what is to be sent to c next, and puts it into b.
 func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	h.mu.RLock()
-	if h.history.stale(now) {
+	for h.history.stale(now) {
 		h.mu.RUnlock()
-		h.mu.Lock()
-		h.history.evict(now)
-		h.mu.Unlock()
+		h.trim(now)
 		h.mu.RLock()
 	}
 	defer h.mu.RUnlock()

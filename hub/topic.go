@@ -42,12 +42,15 @@ type shape struct {
 	rest bool   // the last segment matches the rest
 
 	// floor is the last position whose event could not be indexed for this
-	// shape any more, since it was evicted before the shape came into use.
+	// shape any more, since it was evicted before the shape was learned.
 	floor uint64
+
+	// learned: all that is retained is indexed, and what comes is indexed at once.
+	learned bool
 }
 
-func shapeOf(name string) shape {
-	var s shape
+func shapeOf(name string) *shape {
+	s := new(shape)
 	for segment := range strings.SplitSeq(name, "/") {
 		s.wild = append(s.wild, segment == "*")
 	}
@@ -55,10 +58,10 @@ func shapeOf(name string) shape {
 	return s
 }
 
-func (s shape) equal(o shape) bool { return slices.Equal(s.wild, o.wild) }
+func (s *shape) equal(o *shape) bool { return slices.Equal(s.wild, o.wild) }
 
 // apply is the pattern of this shape that matches the topic name, or "".
-func (s shape) apply(name string) string {
+func (s *shape) apply(name string) string {
 	var b strings.Builder
 	for i, wild := range s.wild {
 		last := i == len(s.wild)-1
@@ -76,4 +79,76 @@ func (s shape) apply(name string) string {
 		name = rest
 	}
 	return b.String()
+}
+
+// shape returns the shape of a pattern. One that is new is not learned yet, unless
+// there is nothing to learn.
+func (h *history) shape(name string) *shape {
+	s := shapeOf(name)
+	if i := slices.IndexFunc(h.shapes, s.equal); i >= 0 {
+		return h.shapes[i]
+	}
+	s.floor = h.oldest - 1
+	s.learned = h.oldest > h.head
+	h.shapes = append(h.shapes, s)
+	return s
+}
+
+// learnAtOnce is how many lanes are looked at under one lock.
+const learnAtOnce = 1000
+
+// learn applies a shape to what is retained, from a position on, and reports from
+// which to go on. Once the shape is learned there is no need to.
+func (h *history) learn(s *shape, from uint64) (next uint64) {
+	if from < h.oldest { // the history moved on
+		from, s.floor = h.oldest, h.oldest-1
+	}
+	for lanes := 0; from <= h.head && lanes < learnAtOnce; from++ {
+		e := h.entry(from)
+		lanes += 1 + len(e.lanes)
+		for _, l := range e.lanes {
+			h.indexAs(s, e, from, l.target)
+		}
+	}
+	s.learned = from > h.head
+	return from
+}
+
+// learnShapes makes sure that the shapes of the topics are learned. mu is not held.
+func (h *Hub) learnShapes(topics []Target) {
+	for _, t := range topics {
+		if t.Kind == pattern && !h.holds(func() bool { return h.history.knows(t) }) {
+			h.learnShape(t.Name)
+		}
+	}
+}
+
+// learnShape learns one shape, a slice of the history at a time.
+func (h *Hub) learnShape(name string) {
+	h.learning.Lock() // one at a time, since others may want the same
+	defer h.learning.Unlock()
+	var history *history
+	var next uint64
+	for learned := false; !learned; {
+		h.mu.Lock()
+		if history != h.history {
+			history, next = h.history, 0
+		}
+		s := history.shape(name)
+		if !s.learned {
+			next = history.learn(s, next)
+		}
+		learned = s.learned
+		h.mu.Unlock()
+	}
+}
+
+// knows reports whether the topic is no pattern, or one of a learned shape.
+func (h *history) knows(t Target) bool {
+	if t.Kind != pattern {
+		return true
+	}
+	s := shapeOf(t.Name)
+	i := slices.IndexFunc(h.shapes, s.equal)
+	return i >= 0 && h.shapes[i].learned
 }

@@ -48,6 +48,9 @@ func checkTopic(t *testing.T, stream, name string) {
 		return slices.Contains(e.lanes, h.lanes[target])
 	}
 	put()
+	if target.Kind == pattern {
+		h.learn(h.shape(target.Name), 0)
+	}
 	l := h.lane(target)
 	want(t, stream+" learned late finds "+name, len(l.seqs) == 1, expected)
 	want(t, stream+" is indexed for "+name, put(), expected)
