@@ -105,7 +105,11 @@ type Conn struct {
 	written time.Time // when the client last got anything; zero before the first block
 	told    uint64    // the position that the client was last given
 
-	alarmed bool   // it is in the sweeper's wheel, and used by the sweeper
+	// Used by the sweeper.
+	alarmed bool // it is in the wheel
+	slot    int  // of the wheel
+	place   int  // in the slot
+
 	watched uint64 // guarded by departures.mu
 
 	// Written by whoever has the turn, and read by all.

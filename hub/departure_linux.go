@@ -14,7 +14,7 @@ type departures struct {
 	mu     sync.Mutex
 	epoll  *os.File // nil until there is somebody to watch
 	fd     int
-	failed bool
+	closed bool
 	next   uint64
 	conns  map[uint64]*Conn // by a number that is never used again, unlike an fd
 	waiter sync.WaitGroup
@@ -53,16 +53,15 @@ func (d *departures) forget(c *Conn) {
 // open makes the epoll. An epoll can itself be polled, so the Go runtime waits
 // for this one, and closing the file ends the wait.
 func (d *departures) open() bool {
-	if d.epoll != nil || d.failed {
-		return !d.failed
+	if d.epoll != nil || d.closed {
+		return !d.closed
 	}
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
-		d.failed = true
-		return false
+		return false // there may be no file descriptor now; later there may be
 	}
 	d.fd, d.epoll = fd, os.NewFile(uintptr(fd), "epoll")
 	d.conns = make(map[uint64]*Conn)
@@ -107,7 +106,7 @@ func (d *departures) wait() {
 func (d *departures) close() {
 	d.mu.Lock()
 	epoll := d.epoll
-	d.failed = true
+	d.closed = true
 	d.mu.Unlock()
 	if epoll != nil {
 		_ = epoll.Close()

@@ -80,7 +80,8 @@ type Hub struct {
 	nudgeBytes int64
 	nudged     time.Time
 
-	waiting atomic.Int64 // who waits for changed
+	waiting   atomic.Int64 // goroutines that wait for changed
+	replaying atomic.Int64 // connections that get more than one batch
 
 	stats stats
 

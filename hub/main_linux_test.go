@@ -9,7 +9,7 @@ import (
 )
 
 // withoutEpoll makes h notice departures as it does elsewhere.
-func withoutEpoll(h *Hub) { h.departures.failed = true }
+func withoutEpoll(h *Hub) { h.departures.closed = true }
 
 // idleTCP is a TCP connection of which the kernel says that there is room.
 func idleTCP() *net.TCPConn {

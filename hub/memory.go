@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -13,7 +14,9 @@ type Memory struct {
 	epoch  string
 	tailed chan struct{} // closed when feed is set
 
-	mu   sync.Mutex // held while an event is appended and delivered
+	appending sync.RWMutex // held for reading while a batch is appended; before mu
+
+	mu   sync.Mutex // held while some entries are appended and delivered
 	feed Feed       // nil after Close
 	seq  uint64
 	keys Keys
@@ -31,6 +34,26 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
 	}
+	m.appending.RLock()
+	defer m.appending.RUnlock()
+	stored := make([]Stored, 0, len(entries))
+	for len(stored) < len(entries) {
+		some, err := m.appendSome(entries[len(stored):])
+		if err != nil {
+			return nil, err
+		}
+		stored = append(stored, some...)
+		runtime.Gosched() // other publishers wait for their turn
+	}
+	return stored, nil
+}
+
+// memorySlice is about how many bytes of a batch are appended under one lock.
+const memorySlice = 32 << 10
+
+// appendSome appends the first of the entries. It fails before the first or not at
+// all, since Close waits for a batch that has begun.
+func (m *Memory) appendSome(entries []Entry) ([]Stored, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.feed == nil {
@@ -38,9 +61,10 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	}
 	now := time.Now()
 	m.keys.Expire(now)
-	stored := make([]Stored, len(entries))
-	records := make([]Record, 0, len(entries))
-	for i, e := range entries {
+	var stored []Stored
+	var records []Record
+	for size := 0; len(stored) < len(entries) && size < memorySlice; {
+		e := entries[len(stored)]
 		key := SumKey(e.Key)
 		seq, known := m.keys.Find(key, now)
 		if !known {
@@ -48,8 +72,9 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 			seq = m.seq
 			m.keys.Add(key, seq, now)
 			records = append(records, Record{seq, now, e.Data})
+			size += len(e.Data)
 		}
-		stored[i] = Stored{Position{Epoch: m.epoch, Seq: seq}, known}
+		stored = append(stored, Stored{Position{Epoch: m.epoch, Seq: seq}, known})
 	}
 	m.feed.Deliver(records)
 	return stored, nil
@@ -74,6 +99,8 @@ func (*Memory) Shared() bool { return false }
 
 // Close implements Store.
 func (m *Memory) Close() error {
+	m.appending.Lock()
+	defer m.appending.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.feed = nil // or what is appended later would get into another store's history

@@ -100,10 +100,12 @@ func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
 func (c *Conn) catchUp(w Sink) Reason {
 	b := batches.Get().(*batch)
 	defer b.release()
+	var pacer pacer
+	defer pacer.end()
 	for {
 		now := time.Now()
 		l := c.compose(now, b)
-		if l.reason != "" && !l.reason.told() {
+		if l.closes() {
 			return l.reason
 		}
 		if b.pending() {
@@ -125,6 +127,7 @@ func (c *Conn) catchUp(w Sink) Reason {
 		if !l.more {
 			return l.reason
 		}
+		pacer.pause(c.hub, time.Since(now))
 	}
 }
 

@@ -73,11 +73,10 @@ func (c *Conn) takeOver(s *socket) {
 	c.run(b)
 }
 
-// run uses the turn: it writes until nothing is left or the socket takes no more,
-// which is then for a goroutine to wait for.
+// run uses the turn for one batch. What is left is for a goroutine.
 func (c *Conn) run(b *batch) {
 	switch c.step(b) {
-	case full:
+	case full, more:
 		c.hub.writers.Go(c.drain)
 	case done:
 		// The sweeper gives the turn back, because it keeps the alarms.
@@ -85,29 +84,45 @@ func (c *Conn) run(b *batch) {
 	}
 }
 
-// drain has the turn while the socket is full. It has a batch only while it does
-// not wait.
+// drain has the turn while the socket is full, or there is more than one batch to
+// write. It has a batch only while it does not wait.
 func (c *Conn) drain() {
+	var pacer pacer
+	defer pacer.end()
 	for {
 		for len(c.socket.rest) > 0 {
 			n, err := c.socket.drain(c.settings.Timeout)
 			c.count(n)
 			if err != nil {
 				c.hang(c.hub.finish(c, reasonOf(err)))
+				c.leaveSweeper()
 				return
 			}
 			c.expire(time.Now()) // which cuts it off, if it does not come to the end soon
 		}
 		b := batches.Get().(*batch)
+		began := time.Now()
 		state := c.step(b)
 		b.release()
-		if state == full {
+		switch state {
+		case full:
 			continue
-		}
-		if state == done {
+		case more:
+			pacer.pause(c.hub, time.Since(began))
+			continue
+		case done:
 			c.sweeper.requeue(c)
+		case ended:
+			c.leaveSweeper()
 		}
 		return
+	}
+}
+
+// leaveSweeper has the sweeper forget the alarm of a connection that has ended.
+func (c *Conn) leaveSweeper() {
+	if c.sweeper != nil {
+		c.sweeper.requeue(c)
 	}
 }
 
@@ -116,52 +131,59 @@ type stepped uint8
 
 const (
 	done  stepped = iota // nothing is left
+	more                 // there is another batch
 	full                 // the socket takes no more
 	ended                // the stream has ended, and the socket is closed
 )
 
-// step writes, without waiting, all that is between the cursor and the head, and
-// whatever else is due.
+// step writes, without waiting, what is left of the last batch, or one batch of
+// what is between the cursor and the head, and whatever else is due.
 func (c *Conn) step(b *batch) stepped {
 	s := c.socket
-	for {
-		if len(s.rest) > 0 {
-			n, err := s.try(s.rest)
-			c.count(n)
-			s.rest = s.rest[n:]
-			if err != nil {
-				return c.hang(c.hub.finish(c, reasonOf(err)))
-			}
-			if len(s.rest) > 0 {
-				return full
-			}
-		}
-		s.rest = nil
-		if s.last {
-			return c.hang(c.reasonNow())
-		}
-		l := c.compose(time.Now(), b)
-		if l.reason != "" && !l.reason.told() {
-			return c.hang(l.reason)
-		}
-		if !b.pending() {
-			c.cursor.Store(l.cursor)
-			return done
-		}
-		p, from, to := b.wire()
-		n, err := s.try(p)
+	if len(s.rest) > 0 {
+		n, err := s.try(s.rest)
 		c.count(n)
+		s.rest = s.rest[n:]
 		if err != nil {
 			return c.hang(c.hub.finish(c, reasonOf(err)))
 		}
-		c.advance(b, l, p, n, from, to)
 		if len(s.rest) > 0 {
 			return full
 		}
-		if !s.last && !l.more {
-			return done
-		}
 	}
+	s.rest = nil
+	if s.last {
+		return c.hang(c.reasonNow())
+	}
+	l := c.compose(time.Now(), b)
+	if l.closes() {
+		return c.hang(l.reason)
+	}
+	if !b.pending() {
+		c.cursor.Store(l.cursor)
+		return c.next(l)
+	}
+	p, from, to := b.wire()
+	n, err := s.try(p)
+	c.count(n)
+	if err != nil {
+		return c.hang(c.hub.finish(c, reasonOf(err)))
+	}
+	c.advance(b, l, p, n, from, to)
+	switch {
+	case len(s.rest) > 0:
+		return full
+	case s.last:
+		return c.hang(c.reasonNow())
+	}
+	return c.next(l)
+}
+
+func (c *Conn) next(l look) stepped {
+	if l.more {
+		return more
+	}
+	return done
 }
 
 // advance moves the cursor over n bytes of p. What was begun is finished first:
@@ -211,7 +233,7 @@ func (c *Conn) reasonNow() Reason {
 	return c.reason
 }
 
-// hang closes the socket. The turn is never given back.
+// hang closes the socket. Nobody has the turn to write any more.
 func (c *Conn) hang(reason Reason) stepped {
 	c.setCutter(nil)
 	c.hub.departures.forget(c)

@@ -11,8 +11,12 @@ type look struct {
 	more   bool   // the batch was full
 	gap    gapReason
 	reason Reason // not empty: the connection has ended
+	over   bool   // the grace period of an ended connection is over
 	nudge  uint64 // the client's position should not be before this
 }
+
+// closes reports whether the connection is to be closed without another block.
+func (l look) closes() bool { return l.reason != "" && (!l.reason.told() || l.over) }
 
 // look finds what is to be sent to c next, and puts it into b.
 func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
@@ -24,7 +28,7 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	}
 	defer h.mu.RUnlock()
 	hi := h.history
-	l := look{from: c.cursor.Load(), reason: c.reason, nudge: h.nudge}
+	l := look{from: c.cursor.Load(), reason: c.reason, over: c.late, nudge: h.nudge}
 	l.cursor = l.from
 	last := hi.head
 	if c.reason != "" {

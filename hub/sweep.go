@@ -91,15 +91,22 @@ func (s *sweeper) run() {
 
 // serve gives c its turn.
 func (s *sweeper) serve(c *Conn, b *batch) {
+	if c.socket == nil { // it ended while a goroutine had the turn
+		s.wheel.remove(c)
+		return
+	}
 	switch c.step(b) {
 	case full:
 		s.hub.writers.Go(c.drain)
 		return
+	case more:
+		s.requeue(c) // behind the others, which may have waited for as long
+		return
 	case ended:
+		s.wheel.remove(c)
 		return
 	}
 	if !c.alarmed {
-		c.alarmed = true
 		s.wheel.add(c, c.nextAlarm())
 	}
 	if !c.yield() {
@@ -108,8 +115,8 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 }
 
 // wheel keeps the alarms of many connections with one timer. Each connection is
-// in one slot; whoever is found before its time goes into another. It is used by
-// one goroutine.
+// in one slot at most, and knows where. One that is found before its time goes
+// into another slot. It is used by one goroutine.
 type wheel struct {
 	slots [256][]*Conn
 	began time.Time // when it was last empty; it counts ticks from there, so that no clock that is set disturbs it
@@ -132,9 +139,27 @@ func (w *wheel) add(c *Conn, at time.Time) {
 		w.began, w.now = time.Now(), 0
 	}
 	tick := min(max(w.ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
-	slot := &w.slots[tick%int64(len(w.slots))]
+	c.slot = int(tick % int64(len(w.slots)))
+	slot := &w.slots[c.slot]
+	c.place = len(*slot)
 	*slot = append(*slot, c)
+	c.alarmed = true
 	w.n++
+}
+
+// remove takes c out of its slot, if it is in one. The last one takes its place.
+func (w *wheel) remove(c *Conn) {
+	if !c.alarmed {
+		return
+	}
+	slot := &w.slots[c.slot]
+	n := len(*slot) - 1
+	last := (*slot)[n]
+	(*slot)[c.place], last.place = last, c.place
+	(*slot)[n] = nil
+	*slot = (*slot)[:n]
+	c.alarmed = false
+	w.n--
 }
 
 // due empties the slots up to now. What it returns is to be cleared, and valid until

@@ -138,7 +138,6 @@ func TestWheelFindsEachOnce(t *testing.T) {
 		for i := range conns {
 			c := &conns[i]
 			at[c] = time.Now().Add(time.Duration(i-10) * 41 * time.Millisecond)
-			c.alarmed = true
 			w.add(c, at[c])
 		}
 		for len(at) > 0 {

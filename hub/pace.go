@@ -1,0 +1,53 @@
+package hub
+
+import (
+	"runtime"
+	"time"
+)
+
+// pacer makes one connection's replay leave time to others. A replay is
+// everything that takes more than one batch. It is used by one goroutine, and the
+// zero value is ready.
+type pacer struct {
+	hub  *Hub // nil as long as the connection does not replay
+	owed time.Duration
+}
+
+const (
+	// paceShare is which part of the CPUs all replays together may use, in percent.
+	// While they use all of it, what is live waits for each of them in turn.
+	paceShare = 60
+
+	// paceLeast is the shortest sleep: the timers of the runtime are no finer.
+	paceLeast = time.Millisecond
+
+	// paceMost bounds what one batch is taken to have cost, since a write may have
+	// waited for the client.
+	paceMost = time.Millisecond
+)
+
+// pause is called after each batch that is not the last, with what it has cost.
+func (p *pacer) pause(h *Hub, cost time.Duration) {
+	if p.hub == nil {
+		p.hub = h
+		h.replaying.Add(1)
+	}
+	cpus := time.Duration(runtime.GOMAXPROCS(0))
+	replays := time.Duration(h.replaying.Load())
+	// With n replays each may use paceShare/n of the CPUs.
+	p.owed += max(0, min(cost, paceMost)*(replays*100-cpus*paceShare)/(cpus*paceShare))
+	if p.owed < paceLeast {
+		runtime.Gosched()
+		return
+	}
+	time.Sleep(p.owed)
+	p.owed = 0
+}
+
+// end is called when the replay is over, or there was none.
+func (p *pacer) end() {
+	if p.hub != nil {
+		p.hub.replaying.Add(-1)
+		p.hub = nil
+	}
+}
