@@ -140,8 +140,8 @@ func encode(r Record, epoch string, now time.Time) encoded {
 	e.trustClock(time.Unix(0, enc.stored))
 	enc.event = e
 	lines := 1 + bytes.Count(e.Data, []byte{'\n'}) + bytes.Count(e.Data, []byte{'\r'}) - bytes.Count(e.Data, []byte("\r\n"))
-	buf := make([]byte, headroom, headroom+len("event: \n")+len(e.Type)+len(e.Data)+lines*len("data: \n")+
-		len("id: --\n\n\r\n")+len(epoch)+20+len(enc.tag))
+	buf := sized(headroom + len("event: \n") + len(e.Type) + len(e.Data) + lines*len("data: \n") +
+		len("id: --\n\n\r\n") + len(epoch) + 20 + len(enc.tag))[:headroom]
 	if e.Type != "" {
 		buf = append(buf, "event: "...)
 		buf = append(buf, e.Type...)

@@ -88,12 +88,16 @@ func sliceLength(records []encoded) int {
 func (h *Hub) deliver(records []encoded) {
 	now := time.Now()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, r := range records {
 		h.append(r, now)
 	}
 	h.source.retain(h.history)
 	h.notify()
+	trimmed := h.history.trimmed
+	h.mu.Unlock()
+	for !trimmed {
+		trimmed = h.trim(now)
+	}
 }
 
 // holesAtOnce is how many holes are made under one lock.

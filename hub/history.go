@@ -7,11 +7,6 @@ import (
 	"time"
 )
 
-// targetOverhead is what an event counts for in the bytes of a history, beside its
-// frame, for each of its targets: its place in a lane, its share of their map and of
-// the ring.
-const targetOverhead = 128
-
 // history is the bounded ring of encoded events, indexed by target. It is
 // guarded by Hub.mu: methods that change it need the lock, since and lost only
 // a read lock.
@@ -25,6 +20,8 @@ type history struct {
 	head   uint64 // the last appended
 	before Tag    // of the record before the oldest, if it is known
 	bytes  int64
+
+	trimmed bool // all bounds were met when evict was last called
 
 	lanes  map[Target]*lane
 	all    *lane // lanes[Target{All}], which is never dropped
@@ -52,8 +49,12 @@ type entry struct {
 	tag      Tag     // zero: the record is not known
 }
 
-// generation is how many targets one generation of evicted ones may hold.
-const generation = 500_000
+// How many targets one generation of evicted ones may hold: as many as take a
+// quarter of the history's bytes, but within these bounds.
+const (
+	mostEvicted   = 500_000
+	fewestEvicted = 1_000
+)
 
 // newHistory is empty; the next event is oldest.
 func newHistory(opts Options, epoch string, oldest uint64) *history {
@@ -85,7 +86,6 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 	case enc.command == nil:
 		h.all.evicted = h.head // to everybody this is as if an event had been evicted
 	}
-	h.bytes += e.cost
 	h.evict(now)
 	return e
 }
@@ -95,7 +95,6 @@ func (h *history) addHoles(n uint64, now time.Time) {
 	for range n {
 		e := h.next()
 		e.stored = now.UnixNano()
-		h.bytes += e.cost
 		h.all.evicted = h.head
 	}
 	h.evict(now)
@@ -105,7 +104,8 @@ func (h *history) addHoles(n uint64, now time.Time) {
 func (h *history) next() *entry {
 	h.head++
 	e := h.ring.push(h.head)
-	*e = entry{expires: math.MaxInt64, cost: targetOverhead}
+	*e = entry{expires: math.MaxInt64}
+	h.charge(e, entryBytes)
 	return e
 }
 
@@ -115,7 +115,9 @@ func (h *history) addEvent(e *entry, enc encoded) {
 	if !enc.event.Expires.IsZero() {
 		e.expires = enc.event.Expires.UnixNano()
 	}
-	e.cost = int64(len(e.frame.bytes) + targetOverhead*len(enc.event.Targets))
+	h.charge(e, int64(cap(enc.buf)))
+	e.lanes = make([]*lane, 0, len(enc.event.Targets))
+	h.charge(e, pointerBytes*int64(cap(e.lanes)))
 	for _, t := range enc.event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
@@ -145,6 +147,11 @@ const evictAtOnce = 1000
 // as one lock is held for. It reports whether there is nothing left to do. The
 // newest stays whatever its size, so that it can be delivered at all.
 func (h *history) evict(now time.Time) bool {
+	h.trimmed = h.evictSome(now)
+	return h.trimmed
+}
+
+func (h *history) evictSome(now time.Time) bool {
 	for lanes := 0; h.oldest <= h.head; {
 		e := h.entry(h.oldest)
 		n := h.head - h.oldest + 1
@@ -159,7 +166,10 @@ func (h *history) evict(now time.Time) bool {
 		// misses it.
 		missed := e.expires > now.UnixNano()
 		for _, l := range e.lanes {
-			l.seqs = l.seqs[1:]
+			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
+				l.seqs = nil // and what is before it
+				h.bytes -= l.bytes()
+			}
 			if missed {
 				l.evicted = max(l.evicted, h.oldest)
 			}

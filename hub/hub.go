@@ -29,7 +29,7 @@ const nudgeEvery = 5 * time.Second
 type Options struct {
 	MaxEvents    int           // retained events
 	MaxAge       time.Duration // of a retained event
-	MaxBytes     int64         // of the encoded events, and 128 for each of their targets
+	MaxBytes     int64         // of the heap that the history takes
 	MaxEventSize int           // bytes of one event's type and payload
 }
 

@@ -3,6 +3,7 @@ package hub
 import (
 	"hash/maphash"
 	"slices"
+	"strings"
 )
 
 // lane is everything there is about one target: the retained events for it, in
@@ -21,6 +22,7 @@ type lane struct {
 func (h *history) lane(t Target) *lane {
 	l := h.lanes[t]
 	if l == nil {
+		t.Name = strings.Clone(t.Name) // it may be a part of something larger
 		l = &lane{target: t}
 		if t.Kind == pattern {
 			l.shape = h.shape(t.Name)
@@ -83,9 +85,13 @@ func (h *history) drop(l *lane) {
 	if l.evicted <= h.floor || l.target.Kind == Connection {
 		return
 	}
-	h.young[maphash.Comparable(h.seed, l.target)] = l.evicted
+	sum := maphash.Comparable(h.seed, l.target)
+	if _, known := h.young[sum]; !known {
+		h.bytes += evictedBytes
+	}
+	h.young[sum] = l.evicted
 	h.youngLast = max(h.youngLast, l.evicted)
-	if len(h.young) >= generation {
+	if int64(len(h.young)) >= min(mostEvicted, max(fewestEvicted, h.opts.MaxBytes/4/evictedBytes)) {
 		h.age()
 	}
 }
@@ -93,6 +99,7 @@ func (h *history) drop(l *lane) {
 // age forgets the old generation and begins a young one.
 func (h *history) age() {
 	h.floor = max(h.floor, h.oldLast)
+	h.bytes -= evictedBytes * int64(len(h.old))
 	h.old, h.oldLast = h.young, h.youngLast
 	h.young, h.youngLast = make(map[uint64]uint64), 0
 }
@@ -103,8 +110,14 @@ func (h *history) index(e *entry, seq uint64, t Target) {
 	if n := len(l.seqs); n > 0 && l.seqs[n-1] == seq {
 		return
 	}
+	if len(l.seqs) == 0 {
+		h.bytes += l.bytes()
+	}
 	l.seqs = append(l.seqs, seq)
+	h.charge(e, seqBytes)
+	before := cap(e.lanes)
 	e.lanes = append(e.lanes, l)
+	h.charge(e, pointerBytes*int64(cap(e.lanes)-before))
 }
 
 // indexAs puts an event for a topic into the lane of the pattern of shape s

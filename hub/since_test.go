@@ -34,22 +34,13 @@ func (m *model) head() uint64 { return uint64(len(m.records)) }
 
 func (r *record) dead() bool { return !r.Expires.IsZero() && !time.Now().Before(r.Expires) }
 
-func (r *record) bytes(epoch string) int64 {
-	if len(r.Targets) == 0 {
-		return targetOverhead
-	}
-	block := fmt.Sprintf("data: %s\nid: %s-%d-xxxx\n\n", r.Data, epoch, r.seq)
-	return int64(len(fmt.Sprintf("%x\r\n%s\r\n", len(block), block))) + int64(targetOverhead*len(r.Targets))
-}
-
-func (m *model) evict(epoch string) {
+// evict follows the bounds of count and age exactly. What the bound of bytes comes
+// to is the history's own knowledge.
+func (m *model) evict(h *history) {
 	for m.oldest <= m.head() {
-		var bytes int64
-		for _, r := range m.records[m.oldest-1:] {
-			bytes += r.bytes(epoch)
-		}
 		n, r := m.head()-m.oldest+1, m.records[m.oldest-1]
-		if int(n) <= m.opts.MaxEvents && (bytes <= m.opts.MaxBytes || n == 1) && time.Since(r.at) < m.opts.MaxAge {
+		large := h.oldest > m.oldest
+		if int(n) <= m.opts.MaxEvents && !large && time.Since(r.at) < m.opts.MaxAge {
 			return
 		}
 		r.missed = !r.dead()
@@ -180,9 +171,9 @@ func (p *program) run() {
 		case 7:
 			p.model.opts.MaxEvents = 1 + p.next(20)
 			p.model.opts.MaxAge = time.Duration(1+p.next(10)) * time.Minute
-			p.model.opts.MaxBytes = int64(1+p.next(16)) * 200
+			p.model.opts.MaxBytes = int64(1+p.next(16)) * 600 + 12*evictedBytes
 			p.hub.SetOptions(p.model.opts)
-			p.model.evict(p.hub.history.epoch)
+			p.model.evict(p.hub.history)
 		case 8:
 			p.hub.history.age()
 			p.model.aged = [2]uint64{p.model.oldest - 1, p.model.aged[0]}
@@ -233,8 +224,17 @@ func (p *program) publish() {
 		p.Fatal(err)
 	}
 	m.records = append(m.records, r)
-	m.evict(p.hub.history.epoch)
-	want(p.T, "oldest", p.hub.history.oldest, m.oldest)
+	m.evict(p.hub.history)
+	p.check()
+}
+
+func (p *program) check() {
+	h := p.hub.history
+	want(p.T, "oldest", h.oldest, p.model.oldest)
+	checkBytes(p.T, h)
+	if h.bytes > h.opts.MaxBytes && h.head > h.oldest {
+		p.Errorf("%d bytes of %d", h.bytes, h.opts.MaxBytes)
+	}
 }
 
 // store stores a record that is no event.
@@ -244,8 +244,8 @@ func (p *program) store(data []byte, hole bool) {
 	}
 	m := &p.model
 	m.records = append(m.records, &record{seq: m.head() + 1, at: time.Now(), hole: hole})
-	m.evict(p.hub.history.epoch)
-	want(p.T, "oldest", p.hub.history.oldest, m.oldest)
+	m.evict(p.hub.history)
+	p.check()
 }
 
 // connect opens the stream i at the head.
@@ -253,7 +253,7 @@ func (p *program) connect(i int) {
 	who := askers[p.next(len(askers))]
 	p.model.learn(who)
 	c := connect(p.T, p.hub, who)
-	p.model.evict(p.hub.history.epoch)
+	p.model.evict(p.hub.history)
 	w := newWire()
 	p.open[i] = &lagging{Request: who, wire: w, Conn: c, cursor: p.model.head()}
 }
@@ -261,7 +261,7 @@ func (p *program) connect(i int) {
 // catchUp lets the stream i get what there is.
 func (p *program) catchUp(i int) {
 	o := p.open[i]
-	p.model.evict(p.hub.history.epoch)
+	p.model.evict(p.hub.history)
 	data, lost := p.model.expect(o.Request, o.ID(), o.cursor)
 	o.cursor = p.model.head()
 	if data != "" {
@@ -291,7 +291,7 @@ func (p *program) resume(who Request, position int) {
 	m := &p.model
 	m.learn(who)
 	c := read(p.T, p.hub, who.at(Position{Epoch: p.hub.history.epoch, Seq: uint64(position)}.String()))
-	m.evict(p.hub.history.epoch)
+	m.evict(p.hub.history)
 	data, lost := m.expect(who, "", uint64(position))
 	var told string
 	if lost || m.doubt(who, uint64(position), p.hub.history.floor) {

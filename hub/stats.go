@@ -70,7 +70,7 @@ type Stats struct {
 	Head        Position         // of the last event
 	Oldest      Position         // of the oldest retained event; Seq is Head's + 1 if there is none
 	Events      int              // retained
-	EventBytes  int64            // retained, with 128 for each of their targets
+	EventBytes  int64            // of the heap that the history takes
 
 	Problem error  // not nil: why the store cannot be reached
 	Behind  uint64 // of its records that are not in history yet

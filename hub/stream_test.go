@@ -179,7 +179,7 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 // A quarter of the history is the signal: idle clients do not fall out of it,
 // unless it passes faster than nudgeEvery allows.
 func TestHeartbeatComesEarly(t *testing.T) {
-	for name, opts := range map[string]Options{"events": {MaxEvents: 100}, "bytes": {MaxBytes: 25 * 4 * (300 + 128)}} {
+	for name, opts := range map[string]Options{"events": {MaxEvents: 100}, "bytes": {MaxBytes: 25 * 4 * 470}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, opts)

@@ -1,0 +1,129 @@
+package hub
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// alone is set in the environment of the process that measures.
+const alone = "MEASURE_THE_HEAP"
+
+// TestPromise12HistorySizeIsTheHeap: MaxBytes is what the history takes of the
+// heap, whatever is published.
+func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
+	if os.Getenv(alone) == "" {
+		// In a process of its own, since other tests leave garbage for seconds.
+		cmd := exec.Command(os.Args[0], "-test.run=^TestPromise12HistorySizeIsTheHeap$", "-test.v")
+		cmd.Env = append(os.Environ(), alone+"=1")
+		out, err := cmd.CombinedOutput()
+		if t.Logf("%s", out); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	const size = 32 << 20
+	long := strings.Repeat("n", 500)
+	lines := []byte(strings.Repeat("a line\r\n", 100))
+	for _, shape := range []struct {
+		name     string
+		patterns []string
+		events   int // about three times what fits
+		event    func(i int) Event
+	}{
+		{"tiny events to one topic", nil, 600_000, func(int) Event {
+			return Event{Data: []byte("x"), Targets: []Target{topic("t")}}
+		}},
+		{"tiny events to distinct users", nil, 300_000, func(i int) Event {
+			return Event{Data: []byte("x"), Targets: []Target{user(fmt.Sprint("user-", i))}}
+		}},
+		{"tiny events to distinct topics with two patterns", []string{"a/*", "*/b/*"}, 300_000, func(i int) Event {
+			return Event{Data: []byte("x"), Targets: []Target{topic(fmt.Sprint("a/", i%3, "/", i))}}
+		}},
+		{"1 KB events to one topic", nil, 80_000, func(int) Event {
+			return Event{Data: []byte(strings.Repeat("x", 1000)), Targets: []Target{topic("t")}}
+		}},
+		{"1,000 targets an event", nil, 400, func(i int) Event {
+			e := Event{Data: []byte("x")}
+			for n := range MaxTargets {
+				e.Targets = append(e.Targets, user(fmt.Sprint("user-", i, "-", n)))
+			}
+			return e
+		}},
+		{"long names", nil, 100_000, func(i int) Event {
+			return Event{Data: []byte("x"), Targets: []Target{user(fmt.Sprint(long, i))}}
+		}},
+		{"multi-line text with CR LF", nil, 80_000, func(int) Event {
+			return Event{Data: lines, Targets: []Target{topic("t")}}
+		}},
+	} {
+		t.Run(shape.name, func(t *testing.T) {
+			h := newHub(t, Options{MaxEvents: 10_000_000, MaxBytes: size})
+			for _, p := range shape.patterns {
+				h.learnShape(p)
+			}
+			before := liveHeap()
+			now := time.Now()
+			records := make([]Record, 0, 100)
+			for i := range shape.events {
+				e := shape.event(i)
+				e.At = now
+				records = append(records, Record{uint64(i + 1), now, encodeEvent(&e)})
+				if len(records) == cap(records) || i == shape.events-1 {
+					feed{h}.Deliver(records)
+					records = records[:0]
+				}
+			}
+			clear(records[:cap(records)])
+			took, counted := liveHeap()-before, h.Stats().EventBytes
+			t.Logf("%d events, %d lanes: %.1f MiB of heap, %.1f MiB counted: %.2f", h.Stats().Events, len(h.history.lanes),
+				float64(took)/(1<<20), float64(counted)/(1<<20), float64(took)/float64(counted))
+			if counted > size {
+				t.Errorf("%d bytes are counted, more than %d", counted, size)
+			}
+			if counted < size*9/10 {
+				t.Errorf("only %d bytes are counted: the history is not full", counted)
+			}
+			if ratio := float64(took) / size; ratio < 0.85 || ratio > 1.15 {
+				t.Errorf("the history takes %.2f times its size", ratio)
+			}
+			checkBytes(t, h.history)
+			runtime.KeepAlive(h)
+		})
+	}
+}
+
+// liveHeap collects garbage until none is left: what has a finalizer, or is in a
+// pool, takes several rounds.
+func liveHeap() int64 {
+	var m runtime.MemStats
+	for last := ^uint64(0); ; last = m.HeapAlloc {
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		if m.HeapAlloc+64<<10 >= last {
+			return int64(m.HeapAlloc)
+		}
+	}
+}
+
+// checkBytes counts the bytes of a history anew.
+func checkBytes(t testing.TB, h *history) {
+	t.Helper()
+	sum := evictedBytes * int64(len(h.young)+len(h.old))
+	for seq := h.oldest; seq <= h.head; seq++ {
+		sum += h.entry(seq).cost
+	}
+	for _, l := range h.lanes {
+		if len(l.seqs) > 0 {
+			sum += l.bytes()
+		}
+	}
+	if h.bytes != sum {
+		t.Errorf("the history counts %d bytes, and its parts are %d", h.bytes, sum)
+	}
+}
