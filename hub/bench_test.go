@@ -119,7 +119,7 @@ func BenchmarkCatchUp(b *testing.B) {
 }
 
 func BenchmarkAppendFull(b *testing.B) {
-	h := newHistory(Options{}.withDefaults(), "e", 1)
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
 	targets := make([]Event, 1000)
 	for i := range targets {
 		targets[i] = Event{At: time.Now(), Data: payload, Targets: []Target{user(fmt.Sprint(i))}}

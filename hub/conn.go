@@ -92,7 +92,8 @@ type Conn struct {
 	limit   uint64 // head when it ended: nothing after it is sent
 	cutter  Cutter
 	cut     *time.Timer
-	late    bool // its farewell is over
+	late    bool  // its farewell is over
+	stuckIn *byte // key of Hub.held; nil: it is not stuck in an event
 
 	// Written by look alone, in its turn, which holds Hub.mu for reading.
 	placed *history // in which the cursor is a place

@@ -74,9 +74,9 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 // lockLearned locks mu once the shapes of the topics are learned.
 func (h *Hub) lockLearned(topics []Target) {
 	for {
+		h.learnShapes(topics) // of what is about to go, too, so that it knows who loses it
 		for !h.trim(time.Now()) {
 		}
-		h.learnShapes(topics)
 		h.mu.Lock()
 		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.knows(t) }) {
 			return

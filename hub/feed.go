@@ -138,7 +138,8 @@ func (h *Hub) addHoles(next uint64) bool {
 // move over with their cursors. mu is held.
 func (h *Hub) restart(epoch string, oldest uint64) {
 	before := h.history
-	h.history = newHistory(before.opts, epoch, oldest)
+	h.held.evictAll()
+	h.history = newHistory(before.opts, epoch, oldest, &h.held)
 	h.nudge, h.nudgeBytes = h.history.head, 0
 	clear(h.dirty)
 	h.dirty = h.dirty[:0]

@@ -26,6 +26,7 @@ type history struct {
 	lanes  map[Target]*lane
 	all    *lane // lanes[Target{All}], which is never dropped
 	shapes []*shape
+	held   *held // is told what is evicted
 
 	// What was evicted, for targets that have no lane: a target's hash to its
 	// highest evicted seq, in two generations. When the young one is full the old
@@ -57,10 +58,11 @@ const (
 )
 
 // newHistory is empty; the next event is oldest.
-func newHistory(opts Options, epoch string, oldest uint64) *history {
+func newHistory(opts Options, epoch string, oldest uint64, held *held) *history {
 	h := &history{
 		opts:   opts,
 		epoch:  epoch,
+		held:   held,
 		oldest: oldest,
 		head:   oldest - 1,
 		floor:  oldest - 1,
@@ -141,7 +143,7 @@ func (h *history) position(seq uint64) Position {
 }
 
 // evictAtOnce is how many lanes may lose an event under one lock.
-const evictAtOnce = 1000
+const evictAtOnce = 250
 
 // evict drops the oldest records until all bounds are met, or it has done as much
 // as one lock is held for. It reports whether there is nothing left to do. The
@@ -175,6 +177,7 @@ func (h *history) evictSome(now time.Time) bool {
 			}
 			h.drop(l)
 		}
+		h.held.evict(e.frame)
 		h.bytes -= e.cost
 		h.before = e.tag
 		h.ring.drop(h.oldest)

@@ -69,7 +69,8 @@ type Hub struct {
 	source  source
 	addrs   map[netip.Addr]int
 	users   int
-	dirty   []*lane       // with news for their listeners
+	dirty   []*lane // with news for their listeners
+	held    held
 	ending  Reason        // not empty: no connection is admitted any more
 	changed chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
 
@@ -99,11 +100,11 @@ func New(opts Options) *Hub {
 		signal:  make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		stopped: make(chan struct{}),
-		history: newHistory(opts.withDefaults(), "", 1),
 		source:  source{problem: errOpening},
 		addrs:   make(map[netip.Addr]int),
 		changed: make(chan struct{}),
 	}
+	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
 	h.waker.Go(h.wakeListeners)
 	for range runtime.GOMAXPROCS(0) {
 		s := newSweeper(h)
@@ -126,9 +127,12 @@ func (h *Hub) SetOptions(opts Options) {
 // trim evicts some of what exceeds the bounds, and reports whether that was all.
 func (h *Hub) trim(now time.Time) bool {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	trimmed := h.history.evict(now)
 	h.source.retain(h.history)
+	h.mu.Unlock()
+	if !trimmed {
+		runtime.Gosched() // others wait for the lock
+	}
 	return trimmed
 }
 
@@ -297,6 +301,11 @@ func (h *Hub) notify() {
 		close(h.changed)
 		h.changed = make(chan struct{})
 	}
+	h.wake()
+}
+
+// wake wakes the waker.
+func (h *Hub) wake() {
 	select {
 	case h.signal <- struct{}{}:
 	default:
@@ -340,6 +349,8 @@ func (h *Hub) wakeListeners() {
 		}
 		for l := h.nextDirty(); l != nil; l = h.nextDirty() {
 			h.eachListener(l, conns, (*Conn).poke)
+		}
+		for h.letGo() {
 		}
 	}
 }

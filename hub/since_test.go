@@ -171,7 +171,7 @@ func (p *program) run() {
 		case 7:
 			p.model.opts.MaxEvents = 1 + p.next(20)
 			p.model.opts.MaxAge = time.Duration(1+p.next(10)) * time.Minute
-			p.model.opts.MaxBytes = int64(1+p.next(16)) * 600 + 12*evictedBytes
+			p.model.opts.MaxBytes = int64(1+p.next(16))*600 + 12*evictedBytes
 			p.hub.SetOptions(p.model.opts)
 			p.model.evict(p.hub.history)
 		case 8:

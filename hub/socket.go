@@ -10,11 +10,12 @@ import (
 // socket is a connection that was taken over from the HTTP server. It is used by
 // whoever has the turn of its Conn, but for Cut.
 type socket struct {
-	conn net.Conn     // to write to: tcp itself, or TLS above it
-	tcp  *net.TCPConn // the connection below
-	fd   int          // of tcp, or -1 where try does not use it
-	rest []byte       // what is left of the last write
-	last bool         // the stream ends with rest
+	conn  net.Conn     // to write to: tcp itself, or TLS above it
+	tcp   *net.TCPConn // the connection below
+	fd    int          // of tcp, or -1 where try does not use it
+	rest  []byte       // what is left of the last write
+	stuck bool         // in an event: rest is a part of it
+	last  bool         // the stream ends with rest
 }
 
 // Cut implements Cutter. Setting a deadline does not wait for a write, of TLS
@@ -152,6 +153,7 @@ func (c *Conn) step(b *batch) stepped {
 		}
 	}
 	s.rest = nil
+	c.unstick()
 	if s.last {
 		return c.hang(c.reasonNow())
 	}
@@ -201,6 +203,7 @@ func (c *Conn) advance(b *batch, l look, p []byte, n, from, to int) {
 			if n < at+size {
 				s.rest = it.frame.bytes[n-at:]
 				c.wrote(b, l, i+1, false)
+				c.stick(it)
 				return
 			}
 			at += size
@@ -236,6 +239,7 @@ func (c *Conn) reasonNow() Reason {
 // hang closes the socket. Nobody has the turn to write any more.
 func (c *Conn) hang(reason Reason) stepped {
 	c.setCutter(nil)
+	c.unstick()
 	c.hub.departures.forget(c)
 	c.socket.close()
 	c.socket = nil

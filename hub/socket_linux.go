@@ -10,12 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sendBuffer is how many bytes the kernel may keep for a client that does not take
+// them, as it counts: with its own overhead, and half of what it then says.
+const sendBuffer = 128 << 10
+
 func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	s := &socket{conn: conn, tcp: tcp, fd: -1}
 	if raw, err := tcp.SyscallConn(); err == nil {
 		// The socket is closed by close alone, and so the number stays right.
 		_ = raw.Control(func(fd uintptr) {
 			s.fd = int(fd)
+			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
 			if conn != net.Conn(tcp) {
 				// The kernel must not wait for less than what room tells, as it would
 				// where net.ipv4.tcp_notsent_lowat is set.

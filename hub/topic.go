@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -95,7 +96,7 @@ func (h *history) shape(name string) *shape {
 }
 
 // learnAtOnce is how many lanes are looked at under one lock.
-const learnAtOnce = 1000
+const learnAtOnce = 250
 
 // learn applies a shape to what is retained, from a position on, and reports from
 // which to go on. Once the shape is learned there is no need to.
@@ -140,6 +141,7 @@ func (h *Hub) learnShape(name string) {
 		}
 		learned = s.learned
 		h.mu.Unlock()
+		runtime.Gosched() // others wait for the lock
 	}
 }
 

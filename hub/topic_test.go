@@ -42,7 +42,7 @@ func checkTopic(t *testing.T, stream, name string) {
 
 	// And so it is for the index: for events that come later, and for those that
 	// came before the pattern was ever used.
-	h := newHistory(Options{}.withDefaults(), "e", 1)
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
 	put := func() bool {
 		e := h.append(encode(recordOf(h.head+1, event), "e", time.Now()), time.Now())
 		return slices.Contains(e.lanes, h.lanes[target])

@@ -1,0 +1,133 @@
+package hub
+
+import "unsafe"
+
+// held knows the events in the middle of which streams are stuck. Such an event
+// stays in memory after it was evicted. What they take together is bounded by the
+// size of the history: beyond it, streams are let go. It is guarded by Hub.mu.
+type held struct {
+	events  map[*byte]*heldEvent // by where their bytes are
+	evicted []*heldEvent         // in the order of eviction; some are free again
+	bytes   int64                // of those that were evicted and are not free
+}
+
+type heldEvent struct {
+	bytes   int64
+	evicted bool
+	conns   map[*Conn]struct{} // stuck in it; none: it is free
+}
+
+// hold notes that c is stuck in an event. retained: history still has it.
+func (h *held) hold(c *Conn, f frame, retained bool) {
+	key := unsafe.SliceData(f.bytes)
+	e := h.events[key]
+	if e == nil {
+		e = &heldEvent{bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
+		if h.events == nil {
+			h.events = make(map[*byte]*heldEvent)
+		}
+		h.events[key] = e
+		if !retained {
+			h.add(e)
+		}
+	}
+	e.conns[c] = struct{}{}
+	c.stuckIn = key
+}
+
+// release notes that c is not stuck any more.
+func (h *held) release(c *Conn) {
+	e := h.events[c.stuckIn]
+	if e == nil {
+		return
+	}
+	delete(e.conns, c)
+	if len(e.conns) == 0 {
+		delete(h.events, c.stuckIn)
+		if e.evicted {
+			h.bytes -= e.bytes
+		}
+	}
+	c.stuckIn = nil
+}
+
+// evict notes that the history no longer has an event.
+func (h *held) evict(f frame) {
+	if len(h.events) == 0 {
+		return
+	}
+	if e := h.events[unsafe.SliceData(f.bytes)]; e != nil && !e.evicted {
+		h.add(e)
+	}
+}
+
+// evictAll is evict for all that is held, since a new history begins.
+func (h *held) evictAll() {
+	for _, e := range h.events {
+		if !e.evicted {
+			h.add(e)
+		}
+	}
+}
+
+func (h *held) add(e *heldEvent) {
+	e.evicted = true
+	h.evicted = append(h.evicted, e)
+	h.bytes += e.bytes
+}
+
+// victim is a connection that is stuck in the event that was evicted first.
+func (h *held) victim() *Conn {
+	for len(h.evicted) > 0 {
+		for c := range h.evicted[0].conns {
+			if c.reason == "" {
+				return c
+			}
+		}
+		h.evicted = h.evicted[1:] // it is free, or will be soon
+	}
+	return nil
+}
+
+// stick notes that c is stuck in an event, as long as there is more of it to write.
+func (c *Conn) stick(it item) {
+	h := c.hub
+	h.mu.Lock()
+	retained := c.placed == h.history && it.seq >= h.history.oldest
+	h.held.hold(c, it.frame, retained)
+	crowded := h.held.bytes > h.history.opts.MaxBytes
+	h.mu.Unlock()
+	c.socket.stuck = true
+	if crowded {
+		h.wake()
+	}
+}
+
+func (c *Conn) unstick() {
+	if !c.socket.stuck {
+		return
+	}
+	c.socket.stuck = false
+	c.hub.mu.Lock()
+	c.hub.held.release(c)
+	c.hub.mu.Unlock()
+}
+
+// letGo ends a stream that is stuck in an evicted event, if all of them together
+// hold more than they may. It reports whether there may be another.
+func (h *Hub) letGo() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held.bytes <= h.history.opts.MaxBytes {
+		return false
+	}
+	c := h.held.victim()
+	if c == nil {
+		return false
+	}
+	h.detach(c, Timeout)
+	if c.cutter != nil {
+		c.cutter.Cut()
+	}
+	return true
+}

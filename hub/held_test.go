@@ -1,0 +1,44 @@
+package hub
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestPromise12StalledStreamsHoldOneHistory: an event in which a stream is stuck
+// stays when it is evicted. All together they hold no more than the history may,
+// since streams are let go. Others are not.
+func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const streams, size, bound = 24, 900 << 10, 4 << 20
+		h := newHub(t, Options{MaxBytes: bound})
+		other := dial(t, h, as("other"), kind)
+		for i := range streams {
+			dial(t, h, as(fmt.Sprint(i)), kind)
+			publish(t, h, strings.Repeat("x", size), user(fmt.Sprint(i)))
+		}
+		least := int64(streams - 2*bound/size)
+		eventually(t, "streams to be let go", func() bool { return h.Stats().Closed["timeout"] >= least })
+		publish(t, h, "the end")
+		other.until(t, "data: the end")
+		h.mu.RLock()
+		held, known := h.held.bytes, len(h.held.events)
+		h.mu.RUnlock()
+		if held > bound {
+			t.Errorf("%d bytes of evicted events are held, more than %d", held, bound)
+		}
+		if open := int(h.Stats().Connections["h1"]); known > open {
+			t.Errorf("%d events are held by %d streams", known, open)
+		}
+		if n := h.Stats().Closed["timeout"]; n > streams-bound/size+1 {
+			t.Errorf("%d of %d streams were let go", n, streams)
+		}
+		h.EndStreams()
+		eventually(t, "nothing to be held", func() bool {
+			h.mu.RLock()
+			defer h.mu.RUnlock()
+			return h.held.bytes == 0 && len(h.held.events) == 0
+		})
+	})
+}

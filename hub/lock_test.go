@@ -1,0 +1,167 @@
+package hub
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// longestHold runs f and returns how long somebody else waited for the hub's lock
+// at most.
+func longestHold(h *Hub, f func()) time.Duration {
+	var longest time.Duration
+	stop := make(chan struct{})
+	started := make(chan struct{})
+	var probe sync.WaitGroup
+	probe.Go(func() {
+		close(started)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			began := time.Now()
+			h.mu.Lock()
+			longest = max(longest, time.Since(began))
+			h.mu.Unlock()
+		}
+	})
+	<-started
+	f()
+	close(stop)
+	probe.Wait()
+	return longest
+}
+
+// BenchmarkLongestHold reports, as the median of 20 runs, for how long one call
+// keeps others from the hub's lock at most. It runs once whatever b.N is:
+// go test -run '^$' -bench LongestHold -benchtime 1x ./hub
+func BenchmarkLongestHold(b *testing.B) {
+	topics := func(prefix string, n int) []Target {
+		targets := make([]Target, n)
+		for i := range targets {
+			targets[i] = topic(prefix + strconv.Itoa(i))
+		}
+		return targets
+	}
+	names := func(targets []Target) []string {
+		names := make([]string, len(targets))
+		for i, t := range targets {
+			names[i] = t.Name
+		}
+		return names
+	}
+	fill := func(b *testing.B, h *Hub, n int, target func(i int) Target) {
+		now := time.Now()
+		for from := 0; from < n; from += 1000 {
+			records := make([]Record, min(1000, n-from))
+			for i := range records {
+				e := Event{Data: []byte("x"), At: now, Targets: []Target{target(from + i)}}
+				records[i] = Record{h.history.head + 1 + uint64(i), now, encodeEvent(&e)}
+			}
+			feed{h}.Deliver(records)
+		}
+	}
+	roomy := Options{MaxEvents: 2_000_000, MaxBytes: 4 << 30}
+	for _, c := range []struct {
+		name string
+		opts Options
+		// prepare returns what one run does, and what is done before each run.
+		prepare func(b *testing.B, h *Hub) (run func(i int))
+	}{
+		{"publish to 1,000 topics with 10,000 listeners on a pattern", Options{}, func(b *testing.B, h *Hub) func(int) {
+			for range 10_000 {
+				connect(b, h, as("", "orders/*"))
+			}
+			targets := topics("orders/", 1000)
+			return func(int) { publish(b, h, "x", targets...) }
+		}},
+		{"publish to 100 topics that 10,000 connections ask for in another order", Options{}, func(b *testing.B, h *Hub) func(int) {
+			targets := topics("t/", 100)
+			asked := names(targets)
+			slices.Reverse(asked)
+			for range 10_000 {
+				connect(b, h, as("", asked...))
+			}
+			return func(int) { publish(b, h, "x", targets...) }
+		}},
+		{"first client of a new pattern with 500,000 retained events", roomy, func(b *testing.B, h *Hub) func(int) {
+			fill(b, h, 500_000, func(i int) Target { return topic(fmt.Sprint("a/", i, "/b/c")) })
+			shapes := []string{"*", "a/*", "*/*/b/c", "a/*/*", "a/*/b/*", "*/*/*", "*/*/*/*", "a/*/b/c", "*/*/b/*", "a/*/*/c"}
+			return func(i int) { connect(b, h, as("", shapes[i%len(shapes)])).Leave() }
+		}},
+		{"a page of a listing of 100,000 connections", Options{}, func(b *testing.B, h *Hub) func(int) {
+			for i := range 100_000 {
+				connect(b, h, as(fmt.Sprint("user-", i)))
+			}
+			return func(int) {
+				for _, c := range h.Connections(Filter{})[:100] {
+					c.Info()
+				}
+			}
+		}},
+		{"a history cut from 1,000,000 to 10 events", roomy, func(b *testing.B, h *Hub) func(int) {
+			return func(int) {
+				h.SetOptions(Options{MaxEvents: 10})
+			}
+		}},
+		{"5,000 lagging streams that end at once", Options{}, func(b *testing.B, h *Hub) func(int) {
+			return func(int) {
+				for _, c := range h.Connections(Filter{}) {
+					h.finish(c, Gone)
+				}
+			}
+		}},
+		{"waking 10,000 connections of 100 lanes", Options{}, func(b *testing.B, h *Hub) func(int) {
+			targets := topics("t/", 100)
+			for range 10_000 {
+				connect(b, h, as("", names(targets)...))
+			}
+			return func(int) {
+				h.mu.Lock()
+				for _, t := range targets {
+					h.mark(h.history.lane(t))
+				}
+				h.mu.Unlock()
+				h.wake()
+				for {
+					h.mu.RLock()
+					left := len(h.dirty)
+					h.mu.RUnlock()
+					if left == 0 {
+						return
+					}
+				}
+			}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			h := newHub(b, c.opts)
+			run := c.prepare(b, h)
+			var holds []time.Duration
+			for i := range 20 {
+				switch c.name {
+				case "a history cut from 1,000,000 to 10 events":
+					h.SetOptions(roomy)
+					fill(b, h, 1_000_000, func(i int) Target { return topic("t") })
+				case "5,000 lagging streams that end at once":
+					for range 5_000 {
+						connect(b, h, as("", names(topics("t/", 100))...))
+					}
+					fill(b, h, 4_000, func(i int) Target { return topic(fmt.Sprint("t/", i%100)) })
+				}
+				holds = append(holds, longestHold(h, func() { run(i) }))
+			}
+			slices.Sort(holds)
+			b.ReportMetric(float64(holds[len(holds)/2].Microseconds())/1000, "ms")
+			b.ReportMetric(0, "ns/op")
+			for _, c := range h.Connections(Filter{}) {
+				c.Leave()
+			}
+		})
+	}
+}
