@@ -181,6 +181,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		return nil, err
 	}
 
+	h.letSweep(time.Now())
 	receipts := make([]Receipt, len(events))
 	for i, s := range stored {
 		if s.Duplicate {

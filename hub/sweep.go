@@ -2,7 +2,9 @@ package hub
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +17,8 @@ type sweeper struct {
 
 	mu    sync.Mutex
 	ready []*Conn
+
+	began atomic.Int64 // when the sweep that runs began, in Unix nanoseconds; 0: none runs
 
 	// Used by run alone.
 	sweep []*Conn
@@ -73,6 +77,9 @@ func (s *sweeper) run() {
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
 		s.mu.Unlock()
+		if len(s.sweep) > 0 {
+			s.began.Store(time.Now().UnixNano())
+		}
 		for i, c := range s.sweep {
 			c.take()
 			s.serve(c, b)
@@ -80,6 +87,7 @@ func (s *sweeper) run() {
 				p.take()
 			}
 		}
+		s.began.Store(0)
 		clear(s.sweep)
 		b.forget()
 		if s.wheel.n > 0 && !ticking {
@@ -177,6 +185,20 @@ func (w *wheel) due(now time.Time) []*Conn {
 		*slot = nil // or each would come to be as long as the longest
 	}
 	return w.spare
+}
+
+// sweepsWell is how long a sweep may take before publishers let it go on.
+const sweepsWell = 10 * time.Millisecond
+
+// letSweep yields if a sweep takes long: what is published faster than it can be
+// written only waits longer.
+func (h *Hub) letSweep(now time.Time) {
+	for _, s := range h.sweepers {
+		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(sweepsWell) {
+			runtime.Gosched()
+			return
+		}
+	}
 }
 
 // anySweeper spreads the connections.
