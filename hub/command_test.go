@@ -100,3 +100,19 @@ func TestCommandsAreNoEvents(t *testing.T) {
 		want(t, "events counted", h.Stats().Events, 3)
 	})
 }
+
+// A connection that was opened at the command's position, or later, goes on.
+func TestCommandConcernsEarlierConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		earlier := open(t, h, as("alice"))
+		publish(t, h, "1")
+		later := open(t, h, as("alice"))
+		synctest.Wait()
+		h.carryOut(&Command{Disconnect: &Filter{Users: []string{"alice"}}}, 1)
+		want(t, "the earlier one ended", earlier.ending(t), Disconnected)
+		publish(t, h, "2")
+		synctest.Wait()
+		want(t, "the later one got", later.client(t).data(), "2")
+	})
+}

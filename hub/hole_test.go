@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // A record that was deleted, or that nobody can read, costs the history nothing
@@ -103,6 +104,68 @@ func TestMissedCommands(t *testing.T) {
 				c := read(t, there, as("bob").at(at(here, 1)))
 				want(t, "who comes back gets", c.data(), "after")
 				want(t, "and is told", c.told(), "sse.gap evicted")
+			})
+		})
+	}
+}
+
+// Who listens is told of a hole at once, though nothing follows it.
+func TestHoleIsToldAtOnce(t *testing.T) {
+	for name, lose := range map[string]func(h *Hub){
+		"deleted": func(h *Hub) { h.leaveOut(5) },
+		"foreign": func(h *Hub) { feed{h}.Deliver([]Record{{2, time.Now(), []byte("hello")}}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{})
+				publish(t, h, "1")
+				v := open(t, h, as("alice"))
+				synctest.Wait()
+				lose(h)
+				synctest.Wait()
+				want(t, "told", v.client(t).told(), "sse.gap evicted")
+			})
+		})
+	}
+}
+
+// However many records are missing, it takes no time to leave them out.
+func TestHugeHole(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 100})
+	publish(t, h, "1")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		feed{h}.Deliver([]Record{recordOf(1<<50, Event{Data: []byte("far"), Targets: []Target{{}}})})
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it is still counting")
+	}
+	want(t, "head", h.Stats().Head.Seq, 1<<50)
+	want(t, "events", h.Stats().Events, 1)
+}
+
+// What another program has written is an event only if it could have been
+// published: no client is sent a block of the hub's own that the hub did not write.
+func TestForgedEvents(t *testing.T) {
+	for name, e := range map[string]Event{
+		"a reserved type":  {Type: "sse.closing", Targets: []Target{{}}},
+		"a line in a type": {Type: "x\ndata: y", Targets: []Target{{}}},
+		"not UTF-8":        {Data: []byte{0xff}, Targets: []Target{{}}},
+		"no target":        {Data: []byte("x")},
+		"a pattern":        {Data: []byte("x"), Targets: []Target{{pattern, "a/*"}}},
+		"a wildcard":       {Data: []byte("x"), Targets: []Target{topic("a/*")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{})
+				v := open(t, h, as("alice", "a/*"))
+				feed{h}.Deliver([]Record{recordOf(1, e)})
+				synctest.Wait()
+				want(t, "got", v.client(t).data(), "")
+				want(t, "told", v.client(t).told(), "sse.gap evicted")
 			})
 		})
 	}

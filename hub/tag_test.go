@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -114,5 +115,20 @@ func TestServedWhileAStoreOpens(t *testing.T) {
 		synctest.Wait()
 		c.resume(h, as(""))
 		want(t, "once it is open, is told", c.told(), "sse.gap epoch")
+	})
+}
+
+// A history that begins anew is served once it is whole.
+func TestNotServedWhileAnEpochBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, f := feedHub(t, Options{})
+		f.Begin("abcdefgh", 1)
+		f.Deliver([]Record{text(1, "x")})
+		_, err := h.Connect(t.Context(), as(""))
+		if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Reason != Starting {
+			t.Errorf("a connection before it is whole: %v, want it to be told to come back", err)
+		}
+		f.Status(nil, 0)
+		read(t, h, as(""))
 	})
 }
