@@ -124,6 +124,7 @@ func TestNotServedWhileAnEpochBegins(t *testing.T) {
 		h, f := feedHub(t, Options{})
 		f.Begin("abcdefgh", 1)
 		f.Deliver([]Record{text(1, "x")})
+		f.Status(nil, 1)
 		_, err := h.Connect(t.Context(), as(""))
 		if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Reason != Starting {
 			t.Errorf("a connection before it is whole: %v, want it to be told to come back", err)
