@@ -1,10 +1,14 @@
 package hub
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -84,4 +88,57 @@ func FuzzTopics(f *testing.F) {
 		f.Add(stream, topicSeeds[(i+3)%len(topicSeeds)])
 	}
 	f.Fuzz(checkTopic)
+}
+
+// One who listens to a pattern, and has been sent nothing yet, is woken.
+func TestPatternListenersAreWoken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		var visits []*visit
+		for _, p := range []string{"a/*", "*/b", "*", "a/*/c"} {
+			visits = append(visits, open(t, h, as("", p)))
+		}
+		synctest.Wait()
+		publish(t, h, "x", topic("a/b"))
+		synctest.Wait()
+		for i, got := range []string{"x", "x", "x", ""} {
+			want(t, fmt.Sprint("stream ", i, " got"), visits[i].client(t).data(), got)
+		}
+	})
+}
+
+// A shape that is new is learned from a long history a slice at a time, while
+// others publish.
+func TestLearnWhileOthersPublish(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 3000})
+	number := func(i int) (string, Target) { return strconv.Itoa(i), topic(fmt.Sprint("a/", i%7, "/", i)) }
+	const before, all = 4000, 5000
+	for i := range before {
+		data, to := number(i)
+		publish(t, h, data, to)
+	}
+	start := at(h, before-500)
+	var publishing sync.WaitGroup
+	defer publishing.Wait()
+	publishing.Go(func() {
+		for i := before; i < all; i++ {
+			data, to := number(i)
+			publish(t, h, data, to)
+		}
+	})
+	var visits []*visit
+	for _, p := range []string{"a/*/*", "*", "a/3/*", "*/*/*"} {
+		visits = append(visits, open(t, h, as("", p).at(start)))
+	}
+	for i, every := range []int{1, 1, 7, 1} {
+		var expected []string
+		for n := before - 500; n < all; n++ {
+			if every == 1 || n%7 == 3 {
+				expected = append(expected, strconv.Itoa(n))
+			}
+		}
+		eventually(t, "all events", func() bool { return len(visits[i].client(t).events) >= len(expected) })
+		want(t, fmt.Sprint("stream ", i, " got"), visits[i].client(t).data(), strings.Join(expected, " "))
+		want(t, fmt.Sprint("stream ", i, " was told"), visits[i].client(t).told(), "")
+	}
 }

@@ -1,0 +1,43 @@
+package hub
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// Listeners are copied some at a time, and others may leave meanwhile. Each that
+// stays is met.
+func TestEachListener(t *testing.T) {
+	h := newHub(t, Options{})
+	const n = 2*listenersAtOnce + 100
+	met := make(map[*Conn]int)
+	var conns []*Conn
+	for range n {
+		c := connect(t, h, as("", "a", "b"))
+		conns = append(conns, c)
+		met[c] = 0
+	}
+	want(t, "counted by two lanes", publish(t, h, "x", topic("a"), topic("b")).Connections, n)
+	want(t, "counted by one lane", publish(t, h, "x").Connections, n)
+	want(t, "chosen", len(h.Connections(Filter{Topics: []string{"a"}})), n)
+
+	gone := make(map[*Conn]bool)
+	calls := 0
+	h.eachListener(h.history.all, nil, func(c *Conn) {
+		met[c]++
+		if calls++; calls%10 == 0 {
+			c := conns[rand.N(len(conns))]
+			c.Leave()
+			gone[c] = true
+		}
+	})
+	for c, times := range met {
+		if times == 0 && !gone[c] {
+			t.Fatal("a listener was left out")
+		}
+	}
+	for _, c := range conns {
+		c.Leave()
+	}
+	want(t, "counted at the end", publish(t, h, "x", topic("a"), topic("b")).Connections, 0)
+}
