@@ -29,8 +29,8 @@ type Settings struct {
 	MaxPerUser     int
 	MaxPerAddr     int
 
-	// Closed, if not nil, is called when a connection has ended, from a goroutine
-	// of its own.
+	// Closed, if not nil, is called once for each connection, when nothing is written
+	// to it any more. Many connections may wait for it: it must not wait for anything.
 	Closed func(*Conn, Reason)
 }
 
@@ -171,11 +171,14 @@ func (c *Conn) leave() {
 // after the cut. For one whose writer has not begun it waits for that.
 func (c *Conn) cutOff() {
 	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
 	c.late = true
-	if c.cutter != nil {
-		c.cutter.Cut()
+	cutter := c.cutter
+	if cutter != nil {
 		c.cut.Reset(farewell / 8)
+	}
+	c.hub.mu.Unlock()
+	if cutter != nil {
+		cutter.Cut()
 	}
 }
 
@@ -197,13 +200,21 @@ type Info struct {
 
 // Info describes the connection as it is now.
 func (c *Conn) Info() Info {
+	info := c.About()
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	cursor := c.cursor.Load()
+	info.Position = c.position(cursor).String()
+	info.Lag = lag(c.seats, cursor, c.history.head)
+	return info
+}
+
+// About is the part of Info that never changes, without Position and Lag. It takes
+// no lock.
+func (c *Conn) About() Info {
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
 		Protocol: c.protocol, Since: c.since,
-		Position: c.position(cursor).String(),
 	}
 	if c.addr.IsValid() {
 		info.Remote = c.addr.String()
@@ -211,7 +222,6 @@ func (c *Conn) Info() Info {
 	for _, t := range c.identity.Topics {
 		info.Topics = append(info.Topics, t.Name)
 	}
-	info.Lag = lag(c.seats, cursor, c.history.head)
 	return info
 }
 
@@ -239,9 +249,9 @@ func lag(seats []seat, seq, head uint64) int {
 // written so far.
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
 
-// closed tells that c, which was taken over, has ended.
+// closed tells that c has ended. Whoever ends the writing to c calls it once.
 func (c *Conn) closed(reason Reason) {
 	if f := c.settings.Closed; f != nil {
-		c.hub.writers.Go(func() { f(c, reason) })
+		f(c, reason)
 	}
 }

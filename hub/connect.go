@@ -28,8 +28,7 @@ type Request struct {
 	Addr     netip.Addr // of the client, for MaxPerAddr
 }
 
-// Refusal is the error of Connect: the client is to come back later, or, on
-// HubClosed, not at all.
+// Refusal is the error of Connect: the client is to come back later.
 type Refusal struct {
 	Reason Reason
 	Retry  time.Duration // how much later
@@ -169,7 +168,7 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 
 // Leave ends c as if its client had gone, for whoever cannot come to Open or
 // TakeOver.
-func (c *Conn) Leave() { c.hub.finish(c, Gone) }
+func (c *Conn) Leave() { c.closed(c.hub.finish(c, Gone)) }
 
 // place sets where c begins: after the position that the client gave, or with a
 // gap at what is left. mu is held.

@@ -71,7 +71,8 @@ type Hub struct {
 	users   int
 	dirty   []*lane // with news for their listeners
 	held    held
-	ending  Reason        // not empty: no connection is admitted any more
+	ending  Reason        // not empty: no connection is admitted any more, for this reason
+	closing bool          // Close was called
 	changed chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
 
 	// Clients must not fall far behind history while nothing is sent to them, so
@@ -227,7 +228,7 @@ func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, e
 		var closed bool
 		var problem error
 		if h.await(ctx, func() bool {
-			store, closed, problem = h.source.Store, h.ending == HubClosed, h.source.problem
+			store, closed, problem = h.source.Store, h.closing, h.source.problem
 			return h.source.open || closed
 		}) != nil {
 			if problem == nil {
@@ -438,10 +439,22 @@ func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 // history stays, and others may connect later.
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
-// Close ends the hub, its store, and the connections that are still open.
+// EndOf ends the connections that were opened with one of these settings, because
+// they are not valid any more: the clients are to come back and ask again.
+func (h *Hub) EndOf(settings []*Settings) {
+	h.detachAll(Lifetime, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
+}
+
+// Close ends the hub, its store, and the connections that are still open. After
+// Shutdown they, and those who come later, are told of that. To close it once more
+// does nothing.
 func (h *Hub) Close() error {
-	h.end(HubClosed, true)
+	var err error
 	h.closed.Do(func() {
+		h.mu.Lock()
+		h.closing = true
+		h.mu.Unlock()
+		h.end(HubClosed, true)
 		close(h.done)
 		h.waker.Wait()
 		h.taken.Wait()
@@ -449,20 +462,39 @@ func (h *Hub) Close() error {
 		h.sweeping.Wait()
 		h.departures.close()
 		h.writers.Wait()
+		h.using.Lock()
+		defer h.using.Unlock()
+		err = h.leaveStore(nil)
 	})
-	h.using.Lock()
-	defer h.using.Unlock()
-	return h.leaveStore(nil)
+	return err
 }
 
+// endAtOnce is how many connections are ended before others have mu.
+const endAtOnce = 64
+
+// end ends the connections that there are. Once it has ended them for good, the
+// reason stays the same.
 func (h *Hub) end(reason Reason, forGood bool) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if forGood && h.ending != HubClosed {
-		h.ending = reason
+	if forGood {
+		h.ending = cmp.Or(h.ending, reason)
 	}
-	for _, c := range slices.Clone(h.history.all.conns) {
-		h.detach(c, reason)
-	}
+	reason = cmp.Or(h.ending, reason)
 	h.notify()
+	h.mu.Unlock()
+	h.detachAll(reason, func(*Conn) bool { return true })
+}
+
+// detachAll ends the connections that there are and that match.
+func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
+	h.mu.RLock()
+	conns := slices.Clone(h.history.all.conns)
+	h.mu.RUnlock()
+	for some := range slices.Chunk(slices.DeleteFunc(conns, func(c *Conn) bool { return !match(c) }), endAtOnce) {
+		h.mu.Lock()
+		for _, c := range some {
+			h.detach(c, reason)
+		}
+		h.mu.Unlock()
+	}
 }

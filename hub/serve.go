@@ -22,7 +22,7 @@ type Sink interface {
 // Cutter cuts a write off.
 type Cutter interface {
 	// Cut makes a write that is under way fail. It is called from any goroutine,
-	// also while one writes, and does not wait.
+	// also while one writes, or when the stream has just ended, and does not wait.
 	Cut()
 }
 
@@ -68,9 +68,10 @@ func (c *Conn) Open(w Sink) (reason Reason) {
 
 // release ends c, if nothing else has, and what Open has begun.
 func (c *Conn) release(reason Reason) {
-	c.hub.finish(c, reason)
+	reason = c.hub.finish(c, reason)
 	c.setCutter(nil)
 	c.queue.(*waiter).alarm.Stop()
+	c.closed(reason)
 }
 
 // Serve goes on with the stream to w, from the calling goroutine, until it ends,

@@ -55,12 +55,12 @@ func (c *Conn) takeOver(s *socket) {
 	c.socket = s
 	c.setCutter(c.socket)
 	h.mu.Lock()
-	closed := h.ending == HubClosed
-	if !closed {
+	closing := h.closing
+	if !closing {
 		h.taken.Add(1)
 	}
 	h.mu.Unlock()
-	if closed { // and with it the sweepers, so that c says goodbye by itself
+	if closing { // and with it the sweepers, so that c says goodbye by itself
 		c.drain()
 		return
 	}
@@ -243,11 +243,9 @@ func (c *Conn) hang(reason Reason) stepped {
 	c.hub.departures.forget(c)
 	c.socket.close()
 	c.socket = nil
-	if c.sweeper != nil {
-		c.closed(reason)
+	c.closed(reason)
+	if c.sweeper != nil { // otherwise Close waits for nobody any more
 		c.hub.taken.Done()
-	} else if f := c.settings.Closed; f != nil { // Close waits for nobody any more
-		f(c, reason)
 	}
 	return ended
 }
