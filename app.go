@@ -13,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -32,9 +31,12 @@ type App struct {
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
-	held   map[string]*pooledHub // those this config holds in the pool
-	served map[string]bool       // those that have a route
-	over   atomic.Bool           // Stop was called
+	held   map[string]*pooledHub      // those this config holds in the pool
+	served map[string][]*hub.Settings // of each route, by hub
+
+	inForce atomic.Bool // it is or was in force
+	over    atomic.Bool // Stop was called
+	failed  atomic.Bool // the config has failed before it came into force
 
 	stores map[string]StoreModule // by hub; none: memory
 	opened map[string]hub.Store   // by hub, from Start until they are put to use
@@ -90,7 +92,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
 	a.held = make(map[string]*pooledHub)
-	a.served = make(map[string]bool)
+	a.served = make(map[string][]*hub.Settings)
 	events, err := ctx.App("events")
 	if err != nil {
 		return err
@@ -173,19 +175,26 @@ func (a *App) configured(name string) error {
 }
 
 // serve is hold for a route that serves the hub's streams.
-func (a *App) serve(name string) (*hub.Hub, error) {
+func (a *App) serve(name string, settings *hub.Settings) (*hub.Hub, error) {
 	if err := a.configured(name); err != nil {
 		return nil, err
 	}
-	a.served[name] = true
+	a.served[name] = append(a.served[name], settings)
 	return a.hold(name)
 }
 
-// unserved reports whether this config is over, and the one in force has no route
-// for the hub.
-func (a *App) unserved(name string) bool {
-	next := running.Load()
-	return a.over.Load() && next != nil && next != a && !next.served[name]
+// late is called for each stream that a route has opened, as the config of the route
+// may be over by now.
+func (a *App) late(name string) {
+	if !a.over.Load() {
+		return
+	}
+	if a.failed.Load() {
+		a.endRoutes()
+	}
+	if next := running.Load(); next == nil || next == a || next.served[name] == nil {
+		awaitRoute(name, a.held[name])
+	}
 }
 
 // Start puts the app in force, unless there is one in force already: then that
@@ -202,67 +211,70 @@ func (a *App) Start() error {
 }
 
 // Stop hands over to the app of the next config. An app that is not in force
-// has nothing to hand over.
+// has nothing to hand over. Hubs that have lost their route with that may get it back.
 func (a *App) Stop() error {
-	a.over.Store(true)
+	if a.over.Swap(true) || running.Load() != a || caddy.Exiting() {
+		return nil
+	}
 	var next *App
 	if app, err := caddy.ActiveContext().AppIfConfigured("sse"); err == nil && app != a {
 		next = app.(*App)
 	}
-	if next != nil && running.CompareAndSwap(a, next) {
-		return next.apply()
+	var err error
+	if next != nil {
+		running.Store(next)
+		err = next.apply()
 	}
-	return nil
-}
-
-// apply makes the options of this config those of its hubs, and ends the streams
-// of hubs that none of its routes serves.
-func (a *App) apply() error {
-	err := a.useStores()
 	for name, h := range a.held {
-		h.SetOptions(a.Hubs[name].options())
-		if !a.served[name] {
-			h.EndStreams()
+		if next == nil || next.served[name] == nil {
+			awaitRoute(name, h)
 		}
 	}
 	return err
 }
 
-// Cleanup lets go of the hubs. One that no config holds any more is closed.
+// apply puts this config into force: its options become those of its hubs.
+func (a *App) apply() error {
+	a.inForce.Store(true)
+	reports.newest.Store(a)
+	err := a.useStores()
+	for name, h := range a.held {
+		h.SetOptions(a.Hubs[name].options())
+		if a.served[name] != nil {
+			routeIsBack(name)
+		} else {
+			awaitRoute(name, h)
+		}
+	}
+	return err
+}
+
+// Cleanup lets go of the hubs. One that nothing holds any more is closed.
 func (a *App) Cleanup() error {
-	err := a.closeStores()
+	err := a.Stop() // Caddy does not call it when a config fails after all was started
+	if !a.inForce.Load() {
+		a.failed.Store(true)
+		a.endRoutes()
+	}
+	if caddy.Exiting() {
+		err = errors.Join(err, exitHubs())
+	}
+	err = errors.Join(err, a.closeStores())
 	for name := range a.held {
 		_, closing := hubs.Delete(name)
 		err = errors.Join(err, closing)
 	}
-	running.CompareAndSwap(a, nil) // after the last streams were reported
+	running.CompareAndSwap(a, nil)
 	return err
 }
 
-// report writes one debug line, and emits one event of Caddy's.
-func (a *App) report(message, event, hubName string, conn *hub.Conn, more ...zap.Field) {
-	line := a.logger.Check(zap.DebugLevel, message)
-	emit := a.events.ShouldEmit(event)
-	if line == nil && !emit {
-		return
-	}
-	info := conn.Info()
-	fields := append([]zap.Field{
-		zap.String("hub", hubName),
-		zap.String("connection", info.ID),
-		zap.String("user", info.User),
-		zap.String("protocol", info.Protocol),
-		zap.String("remote", info.Remote),
-	}, more...)
-	if line != nil {
-		line.Write(fields...)
-	}
-	if emit {
-		data := zapcore.NewMapObjectEncoder()
-		for _, field := range fields {
-			field.AddTo(data)
+// endRoutes ends the streams that the routes of this config have opened, since it has
+// failed: who may have a stream is decided by the config in force alone.
+func (a *App) endRoutes() {
+	for name, routes := range a.served {
+		if h := a.held[name]; h != nil {
+			h.EndOf(routes)
 		}
-		a.events.Emit(a.ctx, event, data.Fields)
 	}
 }
 
@@ -291,18 +303,6 @@ func findHub(name string) (*pooledHub, error) {
 	}
 	slices.Sort(names)
 	return nil, fmt.Errorf("there is no hub %q; there is %s", name, strings.Join(names, ", "))
-}
-
-// shutdownHubs runs when a server begins to shut down. If the process is about
-// to end, all streams must end, or the server would wait for them for ever,
-// also for those that earlier configs opened. On a reload they go on.
-func shutdownHubs() {
-	if !caddy.Exiting() {
-		return
-	}
-	for _, h := range openHubs() {
-		h.Shutdown()
-	}
 }
 
 // Interface guards.

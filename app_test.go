@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	caddysse "github.com/ea766355/caddy-sse"
 )
 
 const anonymousSite = "sse /events {\n anonymous\n}"
@@ -188,6 +190,8 @@ func TestEndIsLogged(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	caddysse.EndGraces()
+	caddysse.FlushReports(patience)
 	for _, line := range logs.with(t, "stream closed") {
 		delete(ids, line["connection"].(string))
 	}
@@ -204,6 +208,7 @@ func TestPromise7NoAppAnyMore(t *testing.T) {
 	if blocks := st.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, "hub_closed") {
 		t.Errorf("it ended with %+v", blocks)
 	}
+	caddysse.EndGraces()
 	checkRefusal(t, s.api("POST", "/sse/broadcast", `{"text":"x"}`), http.StatusNotFound, "there is no hub")
 	if a := s.api("GET", "/sse/status", ""); a.status != 200 || !strings.Contains(a.body, `"hubs":{}`) {
 		t.Errorf("status: %d %s", a.status, a.body)

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	caddysse "github.com/ea766355/caddy-sse"
 )
 
 // checkGap reads the first blocks of a stream on which a gap is to be told, and
@@ -86,7 +88,8 @@ func TestPromise2GapIsTold(t *testing.T) {
 func TestPromise2GapAfterRestart(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	id := s.send(`{"text":"1"}`).ID
-	s.mustLoad(s.site("respond hello")) // no hub any more
+	s.mustLoad(s.site("respond hello"))
+	caddysse.EndGraces() // no hub any more
 	s.mustLoad(s.site("sse /events {\n anonymous\n}"))
 	s.send(`{"text":"2"}`)
 	st := s.open("/events", "Last-Event-ID", id)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -134,7 +135,18 @@ func (testEvents) CaddyModule() caddy.ModuleInfo {
 
 func (*testEvents) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
+// onEvent, if not nil, is what the handler does before it records an event.
+var onEvent atomic.Pointer[func(name string)]
+
+func handleWith(t testing.TB, f func(name string)) {
+	onEvent.Store(&f)
+	t.Cleanup(func() { onEvent.Store(nil) })
+}
+
 func (*testEvents) Handle(_ context.Context, e caddy.Event) error {
+	if f := onEvent.Load(); f != nil {
+		(*f)(e.Name())
+	}
 	recordedMu.Lock()
 	defer recordedMu.Unlock()
 	recorded = append(recorded, emitted{e.Name(), e.Data})

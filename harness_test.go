@@ -28,7 +28,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
-	_ "github.com/ea766355/caddy-sse"
+	caddysse "github.com/ea766355/caddy-sse"
 )
 
 // The tests run Caddy in this process, so that the race detector sees all of it.
@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 	if err := writeCertificate(certificate); err != nil {
 		panic(err)
 	}
+	caddysse.SetRouteGrace(100 * time.Millisecond)
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
@@ -130,6 +131,7 @@ func prepare(t testing.TB, global string) *server {
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)
 		}
+		caddysse.EndGraces()
 		if strings.Contains(logs.tail(math.MaxInt), "panic") {
 			t.Error("a handler panicked")
 		}

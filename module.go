@@ -113,6 +113,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	orDefault(&h.User, "{http.auth.user.id}")
 	orDefault(&h.Heartbeat, caddy.Duration(15*time.Second))
 	orDefault(&h.ConnectionTimeout, caddy.Duration(time.Minute))
+	name := h.Hub // streams outlive the handler: they must not keep it
 	h.settings = &hub.Settings{
 		Heartbeat:      time.Duration(h.Heartbeat),
 		Timeout:        time.Duration(h.ConnectionTimeout),
@@ -122,7 +123,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		MaxConnections: h.MaxConnections,
 		MaxPerUser:     h.MaxConnectionsPerUser,
 		MaxPerAddr:     h.MaxConnectionsPerIP,
-		Closed:         closed(h.Hub),
+		Closed: func(conn *hub.Conn, reason hub.Reason) {
+			reports.closed(name, conn, reason)
+		},
 	}
 	if h.RetryMax == nil {
 		h.settings.RetryMax = max(h.settings.RetryMin, h.settings.RetryMax)
@@ -132,11 +135,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	if h.hub, err = h.app.serve(h.Hub); err != nil {
+	if h.hub, err = h.app.serve(h.Hub, h.settings); err != nil {
 		return err
 	}
 	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		srv.RegisterOnShutdown(shutdownHubs)
+		srv.RegisterOnStop(afterServers)
 		srv.RegisterConnContext(rememberConn)
 	}
 	return nil
@@ -242,10 +246,8 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 			conn.Leave()
 		}
 	}()
-	if h.app.unserved(h.Hub) {
-		h.hub.EndStreams() // once more, as this came later
-	}
-	opened(h.Hub, conn)
+	reports.opened(h.Hub, conn)
+	h.app.late(h.Hub)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
 	var chain []http.ResponseWriter
 	if h.Takeover != "off" {

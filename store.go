@@ -62,8 +62,21 @@ func (h *pooledHub) use() usedStore {
 	return usedStore{}
 }
 
-// Destruct is called when no config holds the hub any more.
-func (h *pooledHub) Destruct() error { return h.Close() }
+// Destruct is called when nothing holds the hub any more.
+func (h *pooledHub) Destruct() error {
+	h.end()
+	return h.Close()
+}
+
+// end ends the streams of a hub that has no use any more. When the process is about
+// to end, that is the reason, and not that nothing serves the hub.
+func (h *pooledHub) end() {
+	if caddy.Exiting() {
+		h.Shutdown()
+	} else {
+		h.EndStreams()
+	}
+}
 
 // loadStores loads the store modules, without opening anything.
 func (a *App) loadStores(ctx caddy.Context) error {

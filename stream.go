@@ -9,9 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/quic-go/quic-go/http3"
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -20,17 +18,17 @@ import (
 // sink is a response as the hub sees it.
 type sink struct {
 	conn    *hub.Conn
-	closed  func(*hub.Conn, hub.Reason)
 	reason  hub.Reason // not empty: the stream has ended
 	restore func()     // gives the response its own timeout back
 
 	w      http.ResponseWriter
-	broken bool          // a write has failed
-	tcp    *net.TCPConn  // that the request came by, if it is known
-	quic   *http3.Server // that the request came to, if it came by HTTP/3
+	broken bool         // a write has failed
+	tcp    *net.TCPConn // that the request came by, if it came by HTTP/2 and it is known
 
-	mu   sync.Mutex // guards ctrl, which must not be used after the handler has returned
-	ctrl *http.ResponseController
+	mu    sync.Mutex               // guards what follows
+	ctrl  *http.ResponseController // nil when the handler has returned: it must not be used then
+	acked uint64                   // by the client, when that was last looked at
+	still time.Time                // since when it is the same
 }
 
 // aside runs f on a goroutine of its own and waits for it, since a goroutine that
@@ -56,7 +54,7 @@ func aside(f func()) {
 // writer.
 func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn *hub.Conn) *sink {
 	s := newSink(w, r, h.settings.Timeout)
-	s.conn, s.closed = conn, h.settings.Closed
+	s.conn = conn
 	s.reason = conn.Open(s)
 	return s
 }
@@ -67,8 +65,12 @@ func (s *sink) serve(ctx context.Context) {
 	if s.reason == "" {
 		s.reason = s.conn.Serve(ctx, s)
 	}
-	s.closed(s.conn, s.reason)
 	if s.broken {
+		if serversEnd.Load() {
+			if stream := quicStreamOf(s.w); stream != nil {
+				stream.abandon()
+			}
+		}
 		// To return would end the response as if it were complete; and over HTTP/3
 		// that end would wait, behind what the client does not take.
 		panic(http.ErrAbortHandler)
@@ -85,8 +87,7 @@ const maxChunk = 16 << 10
 func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sink {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
 	s := &sink{w: w, restore: func() {}}
-	s.quic, _ = r.Context().Value(http3.ServerContextKey).(*http3.Server)
-	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 2 {
 		s.tcp = tcpOf(c)
 	}
 	if idle != nil {
@@ -117,19 +118,6 @@ func (s *sink) release() {
 	s.restore()
 }
 
-// disconnect ends more than the stream, when the process is about to end: Caddy
-// waits for what a client does not take, or for the client to go. Every other
-// stream of the connection has been told to come back, two seconds ago.
-func (s *sink) disconnect() {
-	if s.tcp != nil {
-		_ = s.tcp.Close() // HTTP/2 cannot reset a stream of which a frame is stuck
-	}
-	if s.quic != nil {
-		// Close waits for handlers, so this does not wait for it; the process ends.
-		go s.quic.Close()
-	}
-}
-
 func (s *sink) Write(p []byte) (int, error) {
 	n, err := s.w.Write(p)
 	s.broken = s.broken || err != nil
@@ -142,38 +130,28 @@ func (s *sink) Flush() error {
 	return err
 }
 
+// Cut resets the stream, and leaves others of its connection alone.
 func (s *sink) Cut() {
-	if caddy.Exiting() {
-		s.disconnect()
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctrl != nil {
-		// If it fails, the write has its own timeout still.
-		_ = s.ctrl.SetWriteDeadline(time.Unix(1, 0))
+	if s.ctrl == nil {
+		return
+	}
+	// If it fails, the write has its own timeout still.
+	_ = s.ctrl.SetWriteDeadline(time.Unix(1, 0))
+	if s.tcp != nil && serversEnd.Load() && s.stuck(time.Now()) {
+		_ = s.tcp.Close()
 	}
 }
 
-// opened and closed report through the newest config: a stream outlives the one
-// that opened it.
-func opened(hubName string, conn *hub.Conn) {
-	if a := running.Load(); a != nil {
-		a.report("stream opened", "sse_connected", hubName, conn)
-	}
-}
+// stuckAfter is how long a connection may take nothing at all, when the server ends.
+const stuckAfter = time.Second
 
-func closed(hubName string) func(*hub.Conn, hub.Reason) {
-	return func(conn *hub.Conn, reason hub.Reason) {
-		a := running.Load()
-		if a == nil {
-			return
-		}
-		events, bytes := conn.Sent()
-		a.report("stream closed", "sse_disconnected", hubName, conn,
-			zap.String("reason", string(reason)),
-			zap.Duration("duration", time.Since(conn.Info().Since)),
-			zap.Uint64("events", events),
-			zap.Uint64("bytes", bytes),
-		)
+// stuck tells whether the client takes nothing of the connection, so that not even a
+// reset can be written. All of its streams stand still then. mu is held.
+func (s *sink) stuck(now time.Time) bool {
+	if acked := acknowledged(s.tcp); s.still.IsZero() || acked != s.acked {
+		s.acked, s.still = acked, now
 	}
+	return now.Sub(s.still) >= stuckAfter
 }

@@ -1,0 +1,50 @@
+package caddysse
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	_ "unsafe" // for go:linkname
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// SetRouteGrace is how long a hub may be without a route from now on.
+func SetRouteGrace(d time.Duration) { routeGrace = d }
+
+// EndGraces ends the time of all hubs without a route.
+func EndGraces() {
+	graces.mu.Lock()
+	for _, back := range graces.back {
+		close(back)
+	}
+	graces.mu.Unlock()
+	graces.over.Wait()
+}
+
+//go:linkname caddyExiting github.com/caddyserver/caddy/v2.exiting
+var caddyExiting atomic.Bool
+
+// Exit makes Caddy say that the process is about to end, until the test ends.
+func Exit(t testing.TB) {
+	caddyExiting.Store(true)
+	if !caddy.Exiting() {
+		t.Fatal("Caddy does not say that it exits")
+	}
+	t.Cleanup(func() {
+		caddyExiting.Store(false)
+		serversEnd.Store(false)
+		exitOnce = new(sync.Once)
+	})
+}
+
+// FlushReports waits until all streams are reported.
+func FlushReports(limit time.Duration) { reports.flush(limit) }
+
+// SetMaxReports is how many reports may wait, until the test ends.
+func SetMaxReports(t testing.TB, n int) {
+	before := maxReports
+	maxReports = n
+	t.Cleanup(func() { maxReports = before })
+}
