@@ -190,12 +190,15 @@ func (a *App) late(name string) {
 		return
 	}
 	if a.failed.Load() {
-		a.endRoutes()
+		a.endRoutes(hub.Lifetime)
 	}
 	if next := running.Load(); next == nil || next == a || next.served[name] == nil {
 		awaitRoute(name, a.held[name])
 	}
 }
+
+// superseded reports whether this config has no say any more, or never had.
+func (a *App) superseded() bool { return a.over.Load() || !a.inForce.Load() }
 
 // Start puts the app in force, unless there is one in force already: then that
 // happens when the other is stopped, which says that this config did not fail.
@@ -213,11 +216,15 @@ func (a *App) Start() error {
 // Stop hands over to the app of the next config. An app that is not in force
 // has nothing to hand over. Hubs that have lost their route with that may get it back.
 func (a *App) Stop() error {
-	if a.over.Swap(true) || running.Load() != a || caddy.Exiting() {
+	active := caddy.ActiveContext()
+	if active.Context == nil && caddy.Exiting() {
+		return nil // there is no next config, and the servers may still serve
+	}
+	if a.over.Swap(true) || running.Load() != a {
 		return nil
 	}
 	var next *App
-	if app, err := caddy.ActiveContext().AppIfConfigured("sse"); err == nil && app != a {
+	if app, err := active.AppIfConfigured("sse"); err == nil && app != a {
 		next = app.(*App)
 	}
 	var err error
@@ -253,8 +260,9 @@ func (a *App) apply() error {
 func (a *App) Cleanup() error {
 	err := a.Stop() // Caddy does not call it when a config fails after all was started
 	if !a.inForce.Load() {
+		// Who may have a stream is for the config in force to decide.
 		a.failed.Store(true)
-		a.endRoutes()
+		a.endRoutes(hub.Lifetime)
 	}
 	if caddy.Exiting() {
 		err = errors.Join(err, exitHubs())
@@ -268,12 +276,11 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// endRoutes ends the streams that the routes of this config have opened, since it has
-// failed: who may have a stream is decided by the config in force alone.
-func (a *App) endRoutes() {
+// endRoutes ends the streams that the routes of this config have opened.
+func (a *App) endRoutes(reason hub.Reason) {
 	for name, routes := range a.served {
 		if h := a.held[name]; h != nil {
-			h.EndOf(routes)
+			h.EndOf(routes, reason)
 		}
 	}
 }

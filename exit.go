@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/ea766355/caddy-sse/hub"
 )
 
 func init() {
@@ -26,27 +28,39 @@ var serversEnd atomic.Bool
 // streams.
 const reportPatience = 2 * time.Second
 
-// shutdownHubs runs when a server begins to shut down. If the process is about
-// to end, all streams must end, or the server would wait for them for ever,
-// also for those that earlier configs opened. On a reload they go on.
-func shutdownHubs() {
-	if !caddy.Exiting() {
-		return
+// serverEnds runs when a server of this config begins to shut down. If the process is
+// about to end, all streams must end, or the server would wait for them for ever, also
+// for those that earlier configs opened. On a reload they go on.
+//
+// A server runs this beside its shutdown, so it may come late: when the config is over,
+// and the process is about to end for another reason. Then the next config decides for
+// all streams but those that this server may wait for.
+func (a *App) serverEnds() {
+	switch {
+	case !caddy.Exiting():
+	case a.superseded():
+		a.endRoutes(hub.Shutdown)
+	default:
+		shutdownHubs()
 	}
+}
+
+// serversEnded runs when all servers of this config have shut down. If the process is
+// about to end, it waits for the streams that are no longer the servers', and reports
+// them while the config is still whole.
+func (a *App) serversEnded(context.Context) error {
+	if !caddy.Exiting() || a.superseded() {
+		return nil
+	}
+	return exitHubs()
+}
+
+// shutdownHubs ends all streams.
+func shutdownHubs() {
 	serversEnd.Store(true)
 	for _, h := range openHubs() {
 		h.Shutdown()
 	}
-}
-
-// afterServers runs when all servers have shut down. If the process is about to end, it
-// waits for the streams that are no longer the servers', and reports them while the
-// config is still whole.
-func afterServers(context.Context) error {
-	if !caddy.Exiting() {
-		return nil
-	}
-	return exitHubs()
 }
 
 var exitOnce = new(sync.Once)

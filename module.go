@@ -139,8 +139,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		srv.RegisterOnShutdown(shutdownHubs)
-		srv.RegisterOnStop(afterServers)
+		srv.RegisterOnShutdown(h.app.serverEnds)
+		srv.RegisterOnStop(h.app.serversEnded)
 		srv.RegisterConnContext(rememberConn)
 	}
 	return nil

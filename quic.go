@@ -52,6 +52,9 @@ func field(v reflect.Value, name string) reflect.Value {
 	return v.Elem().FieldByName(name)
 }
 
+// quicLinger is how long the end of other streams may be on its way to the client.
+const quicLinger = time.Second
+
 // abandon resets the stream, and closes its connection as soon as that has no other
 // stream. A client should do so by itself when the server shuts down, but one that does
 // not read the end of its stream may not, and the server would wait for it.
@@ -62,7 +65,10 @@ func (s *quicStream) abandon() {
 	stream.CancelWrite(cancelled)
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
-	for s.others() > 0 {
+	for busy := time.Now(); time.Since(busy) < quicLinger; {
+		if s.others() > 0 {
+			busy = time.Now()
+		}
 		select {
 		case <-s.conn.Context().Done():
 			return

@@ -439,10 +439,9 @@ func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 // history stays, and others may connect later.
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
-// EndOf ends the connections that were opened with one of these settings, because
-// they are not valid any more: the clients are to come back and ask again.
-func (h *Hub) EndOf(settings []*Settings) {
-	h.detachAll(Lifetime, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
+// EndOf ends the connections that were opened with one of these settings.
+func (h *Hub) EndOf(settings []*Settings, reason Reason) {
+	h.detachAll(reason, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
 }
 
 // Close ends the hub, its store, and the connections that are still open. After

@@ -56,6 +56,7 @@ type wire struct {
 	last    *byte // where the bytes of the last Write began
 	writes  int
 	cuts    int
+	deaf    int           // as many cuts come too early for the write that they are for
 	flushed int           // how much of got has been flushed
 	chunked bool          // got is chunks
 	stalled chan struct{} // not nil: the client takes nothing until it is closed
@@ -105,7 +106,11 @@ func (w *wire) Flush() error {
 func (w *wire) Cut() {
 	w.mu.Lock()
 	w.cuts++
+	deaf := w.cuts <= w.deaf
 	w.mu.Unlock()
+	if deaf {
+		return
+	}
 	select {
 	case w.cut <- struct{}{}:
 	default:

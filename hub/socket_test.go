@@ -61,6 +61,7 @@ func TestTakenOver(t *testing.T) {
 		"Gone":                        TestGone,
 		"FarewellComesAfterWhatIsDue": TestFarewellComesAfterWhatIsDue,
 		"DisconnectTellsTheClient":    TestDisconnectTellsTheClient,
+		"CutIsRepeated":               TestCutIsRepeated,
 		"SwitchOfStores":              TestSwitchOfStores,
 		"BeginWithTheSameEpoch":       TestBeginWithTheSameEpoch,
 	}

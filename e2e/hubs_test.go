@@ -1,0 +1,211 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestPromise8EveryHubIsToldShutdown ends a server with several hubs, large and small,
+// one of which has just lost its route. No client is told anything but shutdown. With
+// shutdown_delay streams go on until that is over.
+func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
+	for name, delay := range map[string]time.Duration{"at once": 0, "after shutdown_delay": 4 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			const hubs = 5
+			config := Config{}
+			if delay > 0 {
+				config.Global = "shutdown_delay " + delay.String() + "\n"
+			}
+			for i := range hubs {
+				config.Global += fmt.Sprintf("sse hub%d\n", i)
+				config.Routes += fmt.Sprintf("sse /hub%d {\n hub hub%d\n anonymous\n}\n", i, i)
+			}
+			s := Start(t, config)
+			var followers []*Follower
+			follow := func(path string, n int) {
+				for _, protocol := range Protocols {
+					c := s.Client(protocol)
+					c.Path = path
+					t.Cleanup(c.Close)
+					for range n {
+						followers = append(followers, Follow(t, c, Identity{}))
+					}
+				}
+			}
+			for i := range hubs {
+				follow(fmt.Sprint("/hub", i), 1+2*i)
+			}
+			AwaitOpen(t, followers)
+			before := len(followers)
+			i := strings.Index(config.Routes, "sse /hub1 ")
+			config.Routes = config.Routes[:i] + "respond /hub* 404\n" // and with it those after it
+			if err := s.Reload(config); err != nil {
+				t.Fatal(err)
+			}
+			follow("/events", 60)
+			served := followers[before:]
+			AwaitOpen(t, served)
+
+			began := time.Now()
+			if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if delay > 0 {
+				Wait(t, Patience, "the server to be about to end", func() error {
+					if !strings.Contains(s.Tail(), "shutdown scheduled") {
+						return fmt.Errorf("nothing is logged")
+					}
+					return nil
+				})
+				// What has a route is served as long as the server serves.
+				p := s.Publisher()
+				if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
+					t.Fatal(err)
+				}
+				AwaitAll(t, p.Ledger, served)
+				late := Follow(t, s.Client(H1), Identity{})
+				AwaitOpen(t, []*Follower{late})
+				followers = append(followers, late)
+				if time.Since(began) > delay {
+					t.Fatal("this took too long to tell anything")
+				}
+				for i, f := range served {
+					if g := f.Goodbyes(); len(g) > 0 {
+						t.Errorf("follower %d was told %+v during the delay", i, g)
+					}
+				}
+			}
+			select {
+			case <-s.exited:
+			case <-time.After(delay + 5*time.Second):
+				t.Fatalf("the server is still there\n%s", s.stacks())
+			}
+			t.Logf("it took %s", time.Since(began))
+			for i, f := range followers {
+				Wait(t, Patience, "sse.closing", func() error {
+					g := f.Goodbyes()
+					if len(g) != 1 || g[0].Reason != "shutdown" {
+						_, lost := f.Streams()
+						return fmt.Errorf("follower %d of %s, %s, was told %+v and lost %.3q", i, f.client.Path, f.client.Protocol, g, lost)
+					}
+					return nil
+				})
+			}
+			if log := s.tail(1000); strings.Contains(log, `"level":"error"`) {
+				t.Errorf("logged an error:\n%s", log)
+			}
+		})
+	}
+}
+
+// TestPromise8ExitCutsNothingElse ends the server while clients do not read their
+// streams, and others are served something else that takes its time: on the same
+// connection and on others. Those get all of it, and then the server ends.
+func TestPromise8ExitCutsNothingElse(t *testing.T) {
+	const pieces, pace = 30, 200 * time.Millisecond
+	slowly := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range pieces {
+			fmt.Fprint(w, "piece\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(pace):
+			}
+		}
+	}))
+	defer slowly.Close()
+	for name, global := range map[string]string{
+		"without grace_period": "", "with grace_period": "grace_period 30s", "with shutdown_delay": "shutdown_delay 5s",
+	} {
+		t.Run(name, func(t *testing.T) {
+			stream := "connection_timeout 1m"
+			if strings.Contains(global, "delay") {
+				// Streams that are not read end for another reason while it serves.
+				stream += "\n max_lifetime 1s"
+			}
+			s := Start(t, Config{Global: global, Stream: stream, Routes: "reverse_proxy /slow " + slowly.Listener.Addr().String() + " {\n flush_interval -1\n}"})
+			p := s.Publisher()
+			type download struct {
+				what string
+				resp *http.Response
+			}
+			var downloads []download
+			get := func(what string, c *Client) {
+				ctx, cancel := context.WithTimeout(t.Context(), Patience)
+				t.Cleanup(cancel)
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/slow", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := c.http.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				downloads = append(downloads, download{what, resp})
+			}
+			var users []string
+			var releases []func()
+			for _, protocol := range []Protocol{H2, H3} {
+				c := s.SmallClient(protocol)
+				if tr, ok := c.http.Transport.(*http.Transport); ok {
+					tr.HTTP2.MaxReceiveBufferPerConnection = 16 << 20 // what a stream does not read holds up no other
+				}
+				t.Cleanup(c.Close)
+				user := "stalled " + string(protocol)
+				f := Follow(t, c, Identity{User: user})
+				AwaitOpen(t, []*Follower{f})
+				f.Hold()
+				release := sync.OnceFunc(f.Release)
+				t.Cleanup(release)
+				releases = append(releases, release)
+				users = append(users, user)
+				get("on the same connection, "+string(protocol), c)
+				other := s.Client(protocol)
+				t.Cleanup(other.Close)
+				get("on another connection, "+string(protocol), other)
+			}
+			if err := p.Publish(t.Context(), slices.Repeat([]Event{{To: To("user", users...), Size: 256 << 10}}, 12)...); err != nil {
+				t.Fatal(err)
+			}
+			for _, user := range users {
+				if lag, open := s.Lag(user); !strings.Contains(global, "delay") && (!open || lag == 0) {
+					t.Errorf("%s lags by %d (open: %t)", user, lag, open)
+				}
+			}
+
+			if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range downloads {
+				body, err := io.ReadAll(d.resp.Body)
+				d.resp.Body.Close()
+				if n := bytes.Count(body, []byte("piece\n")); err != nil || n != pieces {
+					t.Errorf("%s: %d of %d pieces, %v", d.what, n, pieces, err)
+				}
+			}
+			if strings.Contains(global, "delay") {
+				// Their streams have ended before the shutdown: that their clients keep
+				// connections is between them and the server.
+				for _, release := range releases {
+					release()
+				}
+			}
+			select {
+			case <-s.exited:
+			case <-time.After(5 * time.Second):
+				t.Errorf("the server is still there, 5 seconds after the last download\n%s", s.stacks())
+			}
+		})
+	}
+}

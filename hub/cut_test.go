@@ -1,0 +1,108 @@
+package hub
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A write may begin at the very moment of the cut, so that the cut comes too early for
+// it. It is cut off soon after, and nothing is cut once the stream has ended.
+func TestCutIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		v := open(t, h, as("alice"))
+		synctest.Wait()
+		v.mu.Lock()
+		v.deaf = 1
+		v.mu.Unlock()
+		v.stall()
+		publish(t, h, "1")
+		synctest.Wait()
+		began := time.Now()
+		want(t, "ended", h.Disconnect(Filter{Users: []string{"alice"}}), 1)
+		want(t, "reason", v.wait(), Disconnected)
+		want(t, "it took", time.Since(began), farewell+farewell/8)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want(t, "cuts", v.cuts, 2)
+	})
+}
+
+// A client that takes an event slowly is ended while it does so, when its time is over.
+func TestLoginEndsWithinAnEvent(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const size = 12 << 20
+		h := newHub(t, Options{MaxEventSize: size, MaxBytes: 2 * size})
+		r := as("alice")
+		r.Expires = time.Now().Add(3 * time.Second)
+		p := dial(t, h, r, kind)
+		publish(t, h, strings.Repeat("x", size-1))
+		eventually(t, "it waits for the client", func() bool { return strings.Contains(stacks(), "hub.(*Conn).drain(") })
+		<-time.After(time.Until(r.Expires))
+		buf, taken := make([]byte, 64<<10), 0
+		for h.Stats().Closed["expired"] == 0 {
+			n, err := p.Conn.Read(buf)
+			if taken += n; err != nil || taken > size/2 {
+				t.Fatalf("after %d bytes it is still open: %v", taken, err)
+			}
+		}
+	})
+}
+
+// All that ends a stream is told once, also when it never came to its first block.
+func TestClosedIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		var closed []Reason
+		settings := *usual
+		settings.Closed = func(_ *Conn, reason Reason) { closed = append(closed, reason) }
+		request := as("alice").with(settings)
+
+		connect(t, h, request).Leave()
+		c := connect(t, h, request)
+		h.finish(c, Disconnected)
+		c.Open(newWire())
+		func() {
+			defer func() { _ = recover() }()
+			connect(t, h, request).Open(panics{})
+		}()
+		c = connect(t, h, request)
+		c.Open(newWire())
+		h.EndOf([]*Settings{usual}, Lifetime)
+		want(t, "of other settings", c.reason, "")
+		h.EndOf([]*Settings{usual, request.Settings}, Lifetime)
+		want(t, "served until the end", c.Serve(t.Context(), newWire()), Lifetime)
+		c = connect(t, h, request)
+		h.Shutdown()
+		want(t, "after the shutdown", c.Open(newWire()), Shutdown)
+
+		told := make([]string, len(closed))
+		for i, reason := range closed {
+			told[i] = string(reason)
+		}
+		want(t, "told", strings.Join(told, " "), "gone disconnected gone lifetime shutdown")
+	})
+}
+
+// panics is a response writer that panics.
+type panics struct{ *wire }
+
+func (panics) Write([]byte) (int, error) { panic("oh no") }
+func (panics) Cut()                      {}
+
+// Whoever comes after Shutdown is told of that, also once the hub is closed.
+func TestCloseAfterShutdown(t *testing.T) {
+	h := New(Options{})
+	use(t, h, NewMemory())
+	h.Shutdown()
+	h.EndStreams()
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	_, err := h.Connect(t.Context(), as("alice"))
+	want(t, "refused", err.Error(), "connection refused: shutdown")
+	_, err = h.Publish(t.Context(), Event{Data: []byte("x"), Targets: []Target{{}}})
+	wantErr(t, err, ErrNotStored)
+}
