@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -296,5 +299,129 @@ func TestAppValidate(t *testing.T) {
 		if err := validate(t, `{"admin":{"disabled":true},"apps":{"sse":`+config+`}}`); !mentions(err, wrong) {
 			t.Errorf("%s: %v, want %q", config, err, wrong)
 		}
+	}
+}
+
+// TestPromise7RouteThatIsMissingForAMoment: streams go on, and so does the history, when
+// a route is back soon, also if there was no app meanwhile.
+func TestPromise7RouteThatIsMissingForAMoment(t *testing.T) {
+	caddysse.SetRouteGrace(time.Hour)
+	defer caddysse.SetRouteGrace(100 * time.Millisecond)
+	for name, global := range map[string]string{"with the app": "sse", "without the app": ""} {
+		t.Run(name, func(t *testing.T) {
+			s := startTLS(t, "sse", anonymousSite)
+			tls := func(site string) string {
+				return s.site(site) + "https://localhost:" + port(s.https) + " {\ntls " + certificate + " " + certificate + "\n" + site + "\n}\n"
+			}
+			streams := openAll(t, s, 2)
+			var id string
+			for i := range 4 {
+				s.global = global
+				s.mustLoad(tls("respond hello"))
+				if a := do(t, "GET", "http://"+s.http+"/events", ""); a.body != "hello" {
+					t.Errorf("without the route: %d %q", a.status, a.body)
+				}
+				id = s.send(fmt.Sprintf(`{"text":"%d"}`, 2*i)).ID
+				s.global = "sse"
+				s.mustLoad(tls(anonymousSite))
+				s.send(fmt.Sprintf(`{"text":"%d"}`, 2*i+1))
+			}
+			for _, st := range streams {
+				for i := range 8 {
+					st.expect(fmt.Sprint(i))
+				}
+			}
+			s.open("/events", "Last-Event-ID", id).expect("7")
+			if h := s.status("default"); h.Connections != len(streams)+1 {
+				t.Errorf("%d connections are open", h.Connections)
+			}
+		})
+	}
+}
+
+// TestPromise8NoRouteAtTheEnd: a hub whose route is missing when the process ends tells
+// its clients of that, and at once.
+func TestPromise8NoRouteAtTheEnd(t *testing.T) {
+	caddysse.SetRouteGrace(time.Hour)
+	defer caddysse.SetRouteGrace(100 * time.Millisecond)
+	for name, global := range map[string]string{"with the app": "sse", "without the app": ""} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, "sse", bothWays(""))
+			streams := []*stream{s.open("/events"), s.open("/kept")}
+			s.global = global
+			s.mustLoad(s.site("respond hello"))
+			caddysse.Exit(t)
+			if err := caddy.Stop(); err != nil {
+				t.Error(err)
+			}
+			for _, st := range streams {
+				if blocks := st.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
+					t.Errorf("it ended with %+v", blocks)
+				}
+			}
+		})
+	}
+}
+
+// TestPromise7StreamOfAConfigThatFails: who may have a stream is for the config in
+// force to decide. What one that fails has admitted meanwhile ends, and nothing else.
+func TestPromise7StreamOfAConfigThatFails(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events")
+	st := s.open("/events", "X-User", "alice")
+	elsewhere := freeAddr(t)
+	var admitted *stream
+	failToStart.Store(new(func() {
+		// Caddy starts apps in no order: at times the server serves already.
+		conn, err := net.Dial("tcp", elsewhere)
+		if err != nil {
+			return
+		}
+		conn.Close()
+		admitted = openWith(t, plain, "http://"+elsewhere+"/events")
+	}))
+	defer failToStart.Store(nil)
+	s.global = "test_fail"
+	for admitted == nil {
+		if err := s.load(s.site(anonymousSite) + "http://:" + port(elsewhere) + " {\n" + anonymousSite + "\n}\n"); err == nil {
+			t.Fatal("it did not fail")
+		}
+	}
+	if blocks := admitted.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"lifetime"`) {
+		t.Errorf("it ended with %+v", blocks)
+	}
+	s.send(`{"text":"on we go"}`)
+	st.expect("on we go")
+}
+
+// TestStoresOfAConfigThatFails: they are closed, whatever fails: another app, or another
+// store.
+func TestStoresOfAConfigThatFails(t *testing.T) {
+	dir := t.TempDir()
+	on := func(file string) string {
+		return " {\n store disk " + filepath.Join(dir, file) + "\n}\n"
+	}
+	s := start(t, "sse"+on("a.db"), anonymousSite)
+	st := s.open("/events")
+	if err := os.WriteFile(filepath.Join(dir, "no folder"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	failToStart.Store(new(func() {}))
+	defer failToStart.Store(nil)
+	for range 4 {
+		s.global = "sse" + on("b.db") + "test_fail"
+		if err := s.load(s.site(anonymousSite)); err == nil {
+			t.Fatal("a config whose app fails was accepted")
+		}
+		s.global = "sse" + on("b.db") + "sse other" + on("no folder/c.db")
+		if err := s.load(s.site(anonymousSite)); err == nil {
+			t.Fatal("a config with a store that cannot be opened was accepted")
+		}
+	}
+	s.send(`{"text":"1"}`)
+	st.expect("1")
+	s.global = "sse" + on("b.db")
+	s.mustLoad(s.site(anonymousSite)) // waits in vain for the file if it is still open
+	if b := st.event(); b.event != "sse.gap" {
+		t.Errorf("after the change of the file came %+v", b)
 	}
 }

@@ -3,6 +3,7 @@ package caddysse_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -25,6 +26,10 @@ func init() {
 	caddy.RegisterModule(testHold{})
 	caddy.RegisterModule(testEvents{})
 	caddy.RegisterModule(testLogs{})
+	caddy.RegisterModule(testFail{})
+	httpcaddyfile.RegisterGlobalOption("test_fail", func(d *caddyfile.Dispenser, _ any) (any, error) {
+		return httpcaddyfile.App{Name: "test_fail", Value: json.RawMessage(`{}`)}, nil
+	})
 	httpcaddyfile.RegisterHandlerDirective("test_auth", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return caddyauth.Authentication{ProvidersRaw: caddy.ModuleMap{"test": json.RawMessage(`{}`)}}, nil
 	})
@@ -38,6 +43,23 @@ func init() {
 	})
 	httpcaddyfile.RegisterDirectiveOrder("test_hold", httpcaddyfile.Before, "basic_auth")
 }
+
+// testFail is an app that does not start.
+type testFail struct{}
+
+// failToStart is called before it fails.
+var failToStart atomic.Pointer[func()]
+
+func (testFail) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "test_fail", New: func() caddy.Module { return new(testFail) }}
+}
+
+func (testFail) Start() error {
+	(*failToStart.Load())()
+	return errors.New("it never does")
+}
+
+func (testFail) Stop() error { return nil }
 
 // testHold holds requests with the header X-Hold back, until one that is read from
 // holding is sent back.

@@ -33,6 +33,7 @@ type reporter struct {
 	queue  []report
 	busy   chan struct{}          // closed when the goroutine ends; nil: there is none
 	untold map[*hub.Conn]struct{} // connections whose opening was left out
+	late   bool                   // it is logged that there are some, and the queue was never empty since
 }
 
 // maxReports is how many reports may wait. When there are more, streams that open are
@@ -48,15 +49,15 @@ func (r *reporter) opened(hubName string, conn *hub.Conn) {
 		return
 	}
 	r.mu.Lock()
-	full := len(r.queue) >= maxReports
-	if full {
-		r.untold[conn] = struct{}{}
-		full = len(r.untold) == 1 // one line for all of them
-	} else {
+	first := false
+	if len(r.queue) < maxReports {
 		r.add(report{"stream opened", "sse_connected", fieldsOf(hubName, conn)})
+	} else {
+		r.untold[conn] = struct{}{}
+		first, r.late = !r.late, true
 	}
 	r.mu.Unlock()
-	if full {
+	if first {
 		a.logger.Error("streams are not reported: handlers of Caddy's events are too slow for as many as open and close",
 			zap.Int("waiting", maxReports))
 	}
@@ -110,7 +111,7 @@ func (r *reporter) run(busy chan struct{}) {
 	for {
 		r.mu.Lock()
 		if len(r.queue) == 0 {
-			r.queue, r.busy = nil, nil
+			r.queue, r.busy, r.late = nil, nil, false
 			r.mu.Unlock()
 			return
 		}
