@@ -34,7 +34,7 @@ func TestRouteGrace(t *testing.T) {
 		"a route is back":             {held: true, during: func(_ *testing.T, name string) { time.Sleep(9900 * time.Millisecond); routeIsBack(name) }},
 		"a route is back, and gone":   {held: true, during: func(_ *testing.T, name string) { time.Sleep(9 * time.Second); routeIsBack(name); await(name) }, want: hub.HubClosed, after: 19 * time.Second},
 		"another config has no route": {held: true, during: func(_ *testing.T, name string) { time.Sleep(9 * time.Second); await(name) }, want: hub.HubClosed, after: 10 * time.Second},
-		"the process ends":            {during: func(t *testing.T, _ string) { time.Sleep(time.Second); Exit(t) }, want: hub.Shutdown, after: 1100 * time.Millisecond},
+		"the process ends":            {during: func(t *testing.T, _ string) { time.Sleep(1050 * time.Millisecond); Exit(t) }, want: hub.Shutdown, after: 1100 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

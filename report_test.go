@@ -96,6 +96,9 @@ func TestReportsAreComplete(t *testing.T) {
 			handleWith(t, func(string) { time.Sleep(5 * time.Millisecond) }) // work
 			streams := openAll(t, s, 10)
 			end(t, s)
+			if _, closed := since(); caddy.Exiting() && len(closed) != len(streams) {
+				t.Errorf("the process ends after %d reports of %d", len(closed), len(streams))
+			}
 			for _, st := range streams {
 				st.ended()
 			}

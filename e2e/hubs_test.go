@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -207,5 +208,66 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 				t.Errorf("the server is still there, 5 seconds after the last download\n%s", s.stacks())
 			}
 		})
+	}
+}
+
+// TestPromise8ExitIsQuickForManyThatLag ends a server with thousands of streams that
+// all have thousands of events of many topics before them.
+func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
+	const lagging, topics, batches = 2000, 100, 20
+	// Debug lines and events of Caddy's, so that each end is reported.
+	s := Start(t, Config{Global: "debug"})
+	path := "/events?"
+	for i := range topics {
+		path += fmt.Sprintf("&topic=news/%d", i)
+	}
+	small := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	}}
+	for range lagging {
+		conn, err := small.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.HTTP))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	Wait(t, Patience, "all streams", func() error {
+		if n := s.Status().Connections; n < lagging {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	p := s.Publisher()
+	for range batches {
+		var batch [topics]Event
+		for i := range batch {
+			batch[i] = Event{To: To("topic", fmt.Sprint("news/", i)), Size: 8 << 10}
+		}
+		if err := p.Publish(t.Context(), batch[:]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bytes, same := 0.0, 0
+	Wait(t, Patience, "streams to be stuck", func() error {
+		before := bytes
+		if bytes = s.Metric(`caddy_sse_bytes_total{hub="default"}`); bytes == before {
+			same++
+		} else {
+			same = 0
+		}
+		if same < 20 {
+			return fmt.Errorf("%v bytes were written, and %v before", bytes, before)
+		}
+		return nil
+	})
+	if n := s.Status().Connections; n < lagging {
+		t.Errorf("%d streams are left", n)
+	}
+	t.Logf("it took %s", s.Terminate(8*time.Second))
+	if n := strings.Count(s.tail(1<<30), `"stream closed"`); n != lagging {
+		t.Errorf("%d of %d ends were logged", n, lagging)
 	}
 }

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -105,4 +106,17 @@ func TestCloseAfterShutdown(t *testing.T) {
 	want(t, "refused", err.Error(), "connection refused: shutdown")
 	_, err = h.Publish(t.Context(), Event{Data: []byte("x"), Targets: []Target{{}}})
 	wantErr(t, err, ErrNotStored)
+}
+
+// Who reports that a stream was closed does not wait for the hub, which may be busy with
+// the end of thousands.
+func TestAboutTakesNoLock(t *testing.T) {
+	h := newHub(t, Options{})
+	c := connect(t, h, as("alice", "news"))
+	info := c.Info()
+	h.mu.Lock()
+	about := c.About()
+	h.mu.Unlock()
+	info.Position = ""
+	want(t, "about", fmt.Sprint(about), fmt.Sprint(info))
 }
