@@ -26,8 +26,8 @@
 //  6. Only the addressed. Replay is filtered by the identity of the connection
 //     that asks. An empty user matches no user target.
 //  7. Reload keeps streams. Options change under open connections.
-//  8. Exit is quick. Shutdown tells each client when to come back and cuts off
-//     those that take no bytes.
+//  8. Exit is quick, and is called exit. Shutdown tells each client when to come
+//     back and cuts off those that take no bytes. Nothing later changes the reason.
 //  9. The engine never imports Caddy.
 //  10. Hubs are islands. Nothing crosses from one Hub to another.
 //  11. Rights change at a position. Once Disconnect has returned, nothing that is
