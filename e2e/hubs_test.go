@@ -217,20 +217,21 @@ func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
 	const lagging, topics, batches = 2000, 100, 20
 	// Debug lines and events of Caddy's, so that each end is reported.
 	s := Start(t, Config{Global: "debug"})
-	path := "/events?"
+	var path strings.Builder
+	path.WriteString("/events?")
 	for i := range topics {
-		path += fmt.Sprintf("&topic=news/%d", i)
+		fmt.Fprintf(&path, "&topic=news/%d", i)
 	}
-	small := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
-	}}
 	for range lagging {
-		conn, err := small.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.HTTP))
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.HTTP))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", path); err != nil {
+		if err := conn.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", path.String()); err != nil {
 			t.Fatal(err)
 		}
 	}
