@@ -38,7 +38,7 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 			}
 			AwaitAll(t, p.Ledger, followers)
 
-			took := s.Terminate(5 * time.Second)
+			took := s.Terminate(8 * time.Second)
 			t.Logf("it took %s", took)
 			delays := make(map[int64]int)
 			for i, f := range followers {

@@ -22,7 +22,7 @@ func TestCutIsRepeated(t *testing.T) {
 		publish(t, h, "1")
 		synctest.Wait()
 		began := time.Now()
-		want(t, "ended", h.Disconnect(Filter{Users: []string{"alice"}}), 1)
+		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
 		want(t, "reason", v.wait(), Disconnected)
 		want(t, "it took", time.Since(began), farewell+farewell/8)
 		time.Sleep(time.Minute)
