@@ -33,12 +33,17 @@ func hashSession(secret string) string {
 // refuse answers with an error: through handle_errors if the site has any, else
 // with the reason as plain text.
 func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) error {
-	srv, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if srv != nil && srv.Errors != nil && len(srv.Errors.Routes) > 0 {
+	if handlesErrors(r) {
 		return caddyhttp.Error(status, reason)
 	}
 	http.Error(w, reason.Error(), status)
 	return nil
+}
+
+// handlesErrors reports whether the site has handle_errors.
+func handlesErrors(r *http.Request) bool {
+	srv, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return srv != nil && srv.Errors != nil && len(srv.Errors.Routes) > 0
 }
 
 // orDefault sets a config value that was left out.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -95,6 +96,7 @@ type Handler struct {
 	MaxConnectionsPerIP int `json:"max_connections_per_ip,omitempty"`
 
 	app      *App
+	logger   *zap.Logger
 	hub      *hub.Hub
 	settings *hub.Settings
 }
@@ -130,6 +132,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.RetryMax == nil {
 		h.settings.RetryMax = max(h.settings.RetryMin, h.settings.RetryMax)
 	}
+	h.logger = ctx.Logger()
 	app, err := ctx.App("sse")
 	if err != nil {
 		return err
@@ -226,6 +229,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		return nil, nil
 	}
 
+	if name := noFlusher(w); name != "" {
+		return nil, h.cannotStream(w, r, fmt.Errorf("a handler before sse has a response writer that cannot flush (%s): keep it away from the path of sse", name))
+	}
 	conn, err := h.hub.Connect(r.Context(), req)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
 		if refusal.Reason == hub.Shutdown {
@@ -249,7 +255,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	reports.opened(h.Hub, conn)
 	h.app.late(h.Hub)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
-	var chain []http.ResponseWriter
+	var chain []any
 	if h.Takeover != "off" {
 		chain = passive(w, r)
 	}
@@ -258,6 +264,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		header.Set("Connection", "close")
 	}
 	w.WriteHeader(http.StatusOK)
+	if name := bufferer(w); name != "" {
+		return nil, h.cannotStream(w, r, fmt.Errorf("a handler before sse buffers the response (%s): keep it away from the path of sse", name))
+	}
 	nc, tcp := takeOver(chain)
 	begun = true
 	if nc != nil {
@@ -265,6 +274,18 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		return nil, nil
 	}
 	return h.begin(w, r, conn), nil
+}
+
+// cannotStream answers 500. A mistake in the config is logged as an error, once:
+// Caddy does so unless the site has handle_errors.
+func (h *Handler) cannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
+	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "Connection"} {
+		w.Header().Del(name)
+	}
+	if handlesErrors(r) {
+		h.logger.Error("cannot stream", zap.Error(reason))
+	}
+	return caddyhttp.Error(http.StatusInternalServerError, reason)
 }
 
 // request turns an HTTP request into a request for a connection, or into the

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -23,6 +24,7 @@ type sink struct {
 
 	w      http.ResponseWriter
 	broken bool         // a write has failed
+	logger *zap.Logger
 	tcp    *net.TCPConn // that the request came by, if it came by HTTP/2 and it is known
 
 	mu    sync.Mutex               // guards what follows
@@ -54,7 +56,7 @@ func aside(f func()) {
 // writer.
 func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn *hub.Conn) *sink {
 	s := newSink(w, r, h.settings.Timeout)
-	s.conn = conn
+	s.conn, s.logger = conn, h.logger
 	s.reason = conn.Open(s)
 	return s
 }
@@ -126,6 +128,10 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func (s *sink) Flush() error {
 	err := http.NewResponseController(s.w).Flush()
+	if errors.Is(err, http.ErrNotSupported) { // hidden by a writer that seemed to
+		s.logger.Error("a handler before sse has a response writer that cannot flush: keep it away from the path of sse",
+			zap.String("writer", fmt.Sprintf("%T", s.w)), zap.Error(err))
+	}
 	s.broken = s.broken || err != nil
 	return err
 }

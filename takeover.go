@@ -4,67 +4,172 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"reflect"
-	"slices"
+	"runtime"
 	"strings"
 	"time"
 )
 
-// transparent are the response writers that pass a body on as it is. With any
-// other in the chain the stream goes through it.
-var transparent = []string{
-	"*http.response",
-	"*caddyhttp.readDeadlineWriter",
-	"*caddyhttp.IdleTimeoutWriter",
-	"*caddyhttp.responseRecorder",
-	"*caddyhttp.ResponseWriterWrapper",
-	"*headers.responseWriterWrapper",
-	"intercept.interceptedResponseHandler",
-	"*encode.responseWriter",
+// A layer is the type of a response writer or a connection, which may wrap another.
+// It is known by the path of its package: another package of the same name may do
+// anything.
+type layer struct{ path, name string }
+
+const (
+	caddyHTTP  = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	httpsnoop  = "github.com/felixge/httpsnoop"
+	proxyproto = "github.com/pires/go-proxyproto"
+)
+
+// layers are those that pass on unchanged what is written to them. Each has the
+// function that returns what is below it, the innermost have none.
+var layers = map[layer]func(any) any{
+	{"net/http", "response"}:                                 nil,
+	{caddyHTTP, "readDeadlineWriter"}:                        unwrapWriter,
+	{caddyHTTP, "IdleTimeoutWriter"}:                         unwrapWriter,
+	{caddyHTTP, "responseRecorder"}:                          unwrapWriter,
+	{caddyHTTP, "ResponseWriterWrapper"}:                     unwrapWriter,
+	{caddyHTTP + "/headers", "responseWriterWrapper"}:        unwrapWriter,
+	{caddyHTTP + "/intercept", "interceptedResponseHandler"}: unwrapWriter,
+	{caddyHTTP + "/encode", "responseWriter"}:                unwrapWriter,
+	{httpsnoop, "rw"}:                                        unwrapTraced,
+
+	{"net", "TCPConn"}:              nil,
+	{"crypto/tls", "Conn"}:          func(c any) any { return c.(*tls.Conn).NetConn() },
+	{proxyproto, "Conn"}:            unwrapProxied,
+	{caddyHTTP, "http2Conn"}:        unwrapEmbedded,
+	{caddyHTTP, "httpRedirectConn"}: unwrapEmbedded,
+}
+
+// layerOf is the key of a value in layers.
+func layerOf(v any) layer {
+	t := reflect.TypeOf(v)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.PkgPath() == httpsnoop { // it has a type for each set of methods
+		return layer{httpsnoop, strings.TrimRight(t.Name(), "0123456789")}
+	}
+	return layer{t.PkgPath(), t.Name()}
+}
+
+// layersOf lists the layers from the outermost to the innermost, or nil if one of
+// them is not known.
+func layersOf(v any) (chain []any) {
+	for v != nil {
+		unwrap, known := layers[layerOf(v)]
+		if !known {
+			return nil
+		}
+		chain = append(chain, v)
+		if unwrap == nil {
+			return chain
+		}
+		v = unwrap(v)
+	}
+	return nil
+}
+
+func unwrapWriter(w any) any {
+	if outer, ok := w.(interface{ Unwrap() http.ResponseWriter }); ok {
+		return outer.Unwrap()
+	}
+	return nil
+}
+
+func unwrapProxied(c any) any {
+	if outer, ok := c.(interface{ Raw() net.Conn }); ok {
+		return outer.Raw()
+	}
+	return nil
+}
+
+// unwrapEmbedded is for connections that have no method for it.
+func unwrapEmbedded(c any) any {
+	return reflect.ValueOf(c).Elem().FieldByName("Conn").Interface()
+}
+
+// unwrapTraced unwraps a writer of httpsnoop if its hooks are those of Caddy's
+// directive tracing. The hooks of others may change the body.
+func unwrapTraced(w any) any {
+	const hook = "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp/internal/request.(*RespWriterWrapper).Write"
+	if !strings.HasPrefix(funcField(w, "write"), hook) {
+		return nil
+	}
+	return unwrapWriter(w)
+}
+
+// funcField is the name of the function in a field of a struct that v points to, or
+// empty if there is none.
+func funcField(v any, field string) string {
+	f := reflect.ValueOf(v).Elem().FieldByName(field)
+	if f.Kind() != reflect.Func || f.IsNil() {
+		return ""
+	}
+	return runtime.FuncForPC(f.Pointer()).Name()
+}
+
+// tcpOf is the TCP connection below c, or nil if a layer between is not known. It is
+// for what concerns the socket: what is written to it may bypass TLS.
+func tcpOf(c net.Conn) *net.TCPConn {
+	chain := layersOf(c)
+	if chain == nil {
+		return nil
+	}
+	tcp, _ := chain[len(chain)-1].(*net.TCPConn)
+	return tcp
+}
+
+// writable returns what a stream that is taken over writes to, and the TCP
+// connection below; or nil if it cannot be taken over. TLS must be the outermost
+// layer, and the stream is written to it: everything below it is in clear text.
+func writable(c net.Conn) (net.Conn, *net.TCPConn) {
+	tcp := tcpOf(c)
+	if tcp == nil {
+		return nil, nil
+	}
+	if encrypted, ok := c.(*tls.Conn); ok {
+		return encrypted, tcp
+	}
+	for _, l := range layersOf(c) {
+		if _, encrypted := l.(*tls.Conn); encrypted {
+			return nil, nil
+		}
+	}
+	return tcp, tcp // below what has read a PROXY header
 }
 
 // passive lists the response writers from w to the server's own, or nil if the
 // connection below must stay with the server.
-func passive(w http.ResponseWriter, r *http.Request) []http.ResponseWriter {
+func passive(w http.ResponseWriter, r *http.Request) []any {
 	// A body that is not read yet has a timeout that the server would still set.
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Method != http.MethodGet || r.ContentLength != 0 {
 		return nil
 	}
-	if c, _ := r.Context().Value(connKey{}).(net.Conn); tcpOf(c) == nil {
+	c, _ := r.Context().Value(connKey{}).(net.Conn)
+	if conn, _ := writable(c); conn == nil {
 		return nil
 	}
-	var chain []http.ResponseWriter
-	for {
-		name := reflect.TypeOf(w).String()
-		if !slices.Contains(transparent, name) && !strings.HasPrefix(name, "*httpsnoop.rw") {
-			return nil
-		}
-		chain = append(chain, w)
-		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return chain
-		}
-		w = outer.Unwrap()
-	}
+	return layersOf(w)
 }
 
 // takeOver takes the connection from the server, after the header was written
 // to the chain of response writers. It returns what to write to, and the TCP
 // connection below; or nil, if the stream must go through the chain.
-func takeOver(chain []http.ResponseWriter) (net.Conn, *net.TCPConn) {
-	if len(chain) == 0 || http.NewResponseController(chain[0]).Flush() != nil {
+func takeOver(chain []any) (net.Conn, *net.TCPConn) {
+	if len(chain) == 0 {
+		return nil, nil
+	}
+	w := chain[0].(http.ResponseWriter)
+	if http.NewResponseController(w).Flush() != nil {
 		return nil, nil
 	}
 	// Only now is it known what the writers make of this response.
-	if chain[0].Header().Get("Content-Encoding") != "" {
+	if w.Header().Get("Content-Encoding") != "" {
 		return nil, nil
-	}
-	for _, w := range chain {
-		if recorder, ok := w.(interface{ Buffered() bool }); ok && recorder.Buffered() {
-			return nil, nil
-		}
 	}
 	// The outer writers' Hijack would leave themselves, and the request, in the way.
 	innermost, ok := chain[len(chain)-1].(http.Hijacker)
@@ -75,11 +180,43 @@ func takeOver(chain []http.ResponseWriter) (net.Conn, *net.TCPConn) {
 	if err != nil {
 		return nil, nil
 	}
-	tcp := tcpOf(conn)
-	if _, encrypted := conn.(*tls.Conn); !encrypted {
-		conn = tcp // below what has read a PROXY header
+	return writable(conn)
+}
+
+// noFlusher names the innermost response writer that can be reached from w if it
+// cannot flush; else it is empty.
+func noFlusher(w http.ResponseWriter) string {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = outer.Unwrap()
 	}
-	return conn, tcp
+	switch w.(type) {
+	case http.Flusher, interface{ FlushError() error }:
+		return ""
+	}
+	return fmt.Sprintf("%T", w)
+}
+
+// bufferer names what holds the response back, after the header was written; or it
+// is empty. Many handlers use Caddy's recorder, so of that it is the function that
+// decides about it.
+func bufferer(w http.ResponseWriter) (name string) {
+	for {
+		if b, ok := w.(interface{ Buffered() bool }); ok && b.Buffered() {
+			name = fmt.Sprintf("%T", w)
+			if layerOf(w) == (layer{caddyHTTP, "responseRecorder"}) {
+				return funcField(w, "shouldBuffer")
+			}
+		}
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return name
+		}
+		w = outer.Unwrap()
+	}
 }
 
 // connKey is the context key of the network connection of a request.
@@ -93,37 +230,14 @@ func rememberConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// tcpOf is the TCP connection below c, or nil if there is anything between that
-// is not known: it may change what is written.
-func tcpOf(c net.Conn) *net.TCPConn {
-	for {
-		switch fmt.Sprintf("%T", c) {
-		case "*net.TCPConn":
-			return c.(*net.TCPConn)
-		case "*tls.Conn":
-			c = c.(*tls.Conn).NetConn()
-		case "*proxyproto.Conn":
-			raw, ok := c.(interface{ Raw() net.Conn })
-			if !ok {
-				return nil
-			}
-			c = raw.Raw()
-		case "*caddyhttp.http2Conn", "*caddyhttp.httpRedirectConn":
-			// They only watch what is read, and have no method to get at what is below.
-			c, _ = reflect.ValueOf(c).Elem().FieldByName("Conn").Interface().(net.Conn)
-		default:
-			return nil
-		}
-	}
-}
-
 // limitUnacknowledged makes the kernel drop the connection when the client
 // acknowledges nothing for the timeout: to a client that has vanished, writes
 // succeed until the socket's buffer is full, which heartbeats take long to do.
 func limitUnacknowledged(ctx context.Context, timeout time.Duration) {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	if tcp := tcpOf(c); tcp != nil {
-		// Later than the timeout of a write, whose reason is the better one.
-		setUserTimeout(tcp, timeout+timeout/4)
+		// The timeout of a write comes first, because it gives the exact reason. The
+		// kernel counts milliseconds in an int32.
+		setUserTimeout(tcp, min(timeout, math.MaxInt32*time.Millisecond/5*4)/4*5)
 	}
 }

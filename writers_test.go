@@ -1,0 +1,245 @@
+package caddysse_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/felixge/httpsnoop"
+
+	"github.com/ea766355/caddy-sse/internal/encode"
+)
+
+func init() {
+	caddy.RegisterModule(testWriter{})
+	httpcaddyfile.RegisterHandlerDirective("test_writer", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		w := new(testWriter)
+		return w, w.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_writer", httpcaddyfile.Before, "basic_auth")
+}
+
+// testWriter puts a response writer before the handlers that follow.
+type testWriter struct{ Kind string }
+
+func (testWriter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_writer", New: func() caddy.Module { return new(testWriter) }}
+}
+
+func (t *testWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	d.AllArgs(&t.Kind)
+	return nil
+}
+
+// mute can only write; seemingly looks as if it could flush.
+type (
+	mute      struct{ http.ResponseWriter }
+	seemingly struct{ http.ResponseWriter }
+)
+
+func (w *seemingly) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
+
+// idleWriters has, of each request, the idle timeout of the response before and
+// after it was handled.
+var idleWriters = make(chan [2]string, 10)
+
+func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	switch t.Kind {
+	case "mute":
+		w = mute{w}
+	case "seemingly":
+		w = &seemingly{mute{w}}
+	case "namesake":
+		w = encode.Censor(w)
+	case "hooked":
+		w = httpsnoop.Wrap(w, httpsnoop.Hooks{Write: func(write httpsnoop.WriteFunc) httpsnoop.WriteFunc {
+			return encode.Censor(writer{w, write}).Write
+		}})
+	case "idle":
+		_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
+		state := func() string { return fmt.Sprint(idle.Deadline.Timeout, idle.Deadline.MinRate, idle.MaxChunk) }
+		before := state()
+		defer func() { idleWriters <- [2]string{before, state()} }()
+	}
+	return next.ServeHTTP(w, r)
+}
+
+type writer struct {
+	http.ResponseWriter
+	write httpsnoop.WriteFunc
+}
+
+func (w writer) Write(p []byte) (int, error) { return w.write(p) }
+
+// TestStreamOfAWriterThatChangesTheBody: no stream bypasses it, whatever it is called.
+func TestStreamOfAWriterThatChangesTheBody(t *testing.T) {
+	for _, kind := range []string{"namesake", "hooked"} {
+		t.Run(kind, func(t *testing.T) {
+			s := startTLS(t, "", "test_writer "+kind+"\n"+bothWays(""))
+			eachProtocol(t, s, func(t *testing.T, p protocol) {
+				s := s.in(t)
+				st := openWith(t, p.client, p.url(s)+"/events")
+				s.send(`{"text":"secret 0"}`)
+				st.expect("XXXXXX 0")
+			})
+		})
+	}
+}
+
+// TestStreamThatCannotBe: where no stream is possible the answer is 500, one error
+// line names the handler or the writer that is in the way, and nothing stays open.
+func TestStreamThatCannotBe(t *testing.T) {
+	tests := []struct{ name, site, named string }{
+		{"cannot flush", "test_writer mute", "caddysse_test.mute"},
+		{"intercept", "intercept {\n handle_response {\n header X-Seen yes\n}\n}", "caddyhttp/intercept."},
+		{"replace_status", "intercept {\n @ok status 2xx\n replace_status @ok 203\n}", "caddyhttp/intercept."},
+		{"templates", "templates {\n mime text/event-stream\n}", "caddyhttp/templates."},
+		{"both", "test_writer mute\nintercept {\n handle_response {\n header X-Seen yes\n}\n}", "caddysse_test.mute"},
+	}
+	for _, test := range tests {
+		for _, handled := range []string{"", "\nhandle_errors {\n respond \"{err.status_code} oops\" 500\n}"} {
+			t.Run(test.name+strings.Join(strings.Fields(handled), " "), func(t *testing.T) {
+				s := startTLS(t, "", test.site+"\n"+bothWays("")+handled)
+				eachProtocol(t, s, func(t *testing.T, p protocol) {
+					s := s.in(t)
+					for _, path := range []string{"/events", "/kept"} {
+						logs.reset()
+						ctx, cancel := context.WithTimeout(t.Context(), patience)
+						resp := request(ctx, t, p.client, "GET", p.url(s)+path, "", nil)
+						body, err := io.ReadAll(resp.Body)
+						cancel()
+						if resp.StatusCode != http.StatusInternalServerError || err != nil || strings.Contains(resp.Header.Get("Content-Type"), "event-stream") {
+							t.Errorf("%s: %d %v %q %v", path, resp.StatusCode, resp.Header, body, err)
+						}
+						var errors []string
+						for line := range strings.Lines(logs.tail(1 << 20)) {
+							if strings.Contains(line, `"level":"error"`) {
+								errors = append(errors, line)
+							}
+						}
+						if len(errors) != 1 || !strings.Contains(errors[0], test.named) {
+							t.Errorf("%s: errors %q do not name %s once", path, errors, test.named)
+						}
+						if n := s.status("default").Connections; n != 0 {
+							t.Errorf("%s: %d connections", path, n)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestStreamOfAWriterThatSeemsToFlush: that it cannot is known too late for another
+// status. The client is cut off, and the log says why.
+func TestStreamOfAWriterThatSeemsToFlush(t *testing.T) {
+	s := startTLS(t, "", "test_writer seemingly\n"+bothWays(""))
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		logs.reset()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", p.url(s)+"/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := p.client.Do(req); err == nil {
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Error("it ended as if it were complete")
+			}
+			resp.Body.Close()
+		}
+		if n := strings.Count(logs.tail(1<<20), "cannot flush"); n != 1 {
+			t.Errorf("%d lines say why", n)
+		}
+		if n := s.status("default").Connections; n != 0 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// TestStreamThatIsEncoded after all, since a handler took no-transform away, is not
+// taken over in the middle of it.
+func TestStreamThatIsEncoded(t *testing.T) {
+	s := start(t, "", "route {\n encode gzip\n header >Cache-Control no-cache\n sse /events {\n anonymous\n}\n}")
+	st := connect(t, plain, "http://"+s.http+"/events", "Accept-Encoding", "gzip")
+	if st.Header.Get("Content-Encoding") != "gzip" {
+		t.Fatalf("headers %v", st.Header)
+	}
+	decoded, err := gzip.NewReader(st.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.send(`{"text":"one"}`)
+	var text []byte
+	for buf := make([]byte, 1024); !bytes.Contains(text, []byte("data: one\n")); {
+		n, err := decoded.Read(buf)
+		text = append(text, buf[:n]...)
+		if err != nil {
+			t.Fatalf("after %q: %v", text, err)
+		}
+	}
+}
+
+// TestStreamSaysThatItsConnectionCloses: only if the server gives it up.
+func TestStreamSaysThatItsConnectionCloses(t *testing.T) {
+	s := startTLS(t, "", bothWays(""))
+	for _, p := range protocols(t)[:2] {
+		p.client.Transport.(*http.Transport).DisableKeepAlives = false // or the client would ask for it
+		for path, closes := range map[string]bool{"/events": *takeover == "on", "/kept": false} {
+			if st := openWith(t, p.client, p.url(s)+path); st.Close != closes {
+				t.Errorf("%s %s: Connection: close is %t, want %t", p.name, path, st.Close, closes)
+			}
+		}
+	}
+}
+
+// TestStreamOfARequestWithABody: it lives on when the time for the body is over.
+func TestStreamOfARequestWithABody(t *testing.T) {
+	s := start(t, "servers {\n timeouts {\n read_body 300ms\n read_body_idle 300ms\n}\n}", "sse /events {\n anonymous\n heartbeat 100ms\n}")
+	for name, body := range map[string]io.Reader{"of known length": strings.NewReader("hello"), "in chunks": io.MultiReader(strings.NewReader("hello"))} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.http+"/events", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := plain.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			begun, buf := time.Now(), make([]byte, 1024)
+			for time.Since(begun) < time.Second {
+				if _, err := resp.Body.Read(buf); err != nil {
+					t.Fatalf("after %s: %v", time.Since(begun), err)
+				}
+			}
+		})
+	}
+}
+
+// TestStreamGivesTimeoutsBack: what handlers before sse do after it has the timeouts
+// of the server again.
+func TestStreamGivesTimeoutsBack(t *testing.T) {
+	s := startTLS(t, "servers {\n timeouts {\n write_idle 7s 1000\n}\n}", "test_writer idle\nsse /events {\n anonymous\n takeover off\n connection_timeout 3s\n}")
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		st := openWith(t, p.client, p.url(s.in(t))+"/events")
+		st.close()
+		if idle := <-idleWriters; idle[0] != idle[1] || !strings.HasPrefix(idle[0], "7s 1000 ") {
+			t.Errorf("idle timeout %s, was %s", idle[1], idle[0])
+		}
+	})
+}
