@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,10 +21,11 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("sse_api", parseHandler[API])
 	httpcaddyfile.RegisterHandlerDirective("sse_cors", parseHandler[CORS])
 	httpcaddyfile.RegisterDirective("sse_test", parseTestPage)
-	// Before respond, which would otherwise shadow it where it has no matcher.
-	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "respond")
-	httpcaddyfile.RegisterDirectiveOrder("sse_api", httpcaddyfile.Before, "respond")
-	httpcaddyfile.RegisterDirectiveOrder("sse_test", httpcaddyfile.Before, "respond")
+	// Like all that serves content in Caddy, after what may deny it: abort, error and
+	// respond. Each is put before the one that was put there before it.
+	httpcaddyfile.RegisterDirectiveOrder("sse_test", httpcaddyfile.After, "respond")
+	httpcaddyfile.RegisterDirectiveOrder("sse_api", httpcaddyfile.After, "respond")
+	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.After, "respond")
 	// Before all that authenticates, which must not see preflight requests.
 	httpcaddyfile.RegisterDirectiveOrder("sse_cors", httpcaddyfile.After, "try_files")
 }
@@ -293,12 +295,30 @@ func store(d *caddyfile.Dispenser, to *json.RawMessage) error {
 	if kind == "memory" {
 		return nil
 	}
+	if _, err := caddy.GetModule("sse.stores." + kind); err != nil {
+		return d.Errf("unknown store %q (this build has: %s)%s", kind, strings.Join(storeKinds(), ", "), storeRemedies[kind])
+	}
 	module, err := caddyfile.UnmarshalModule(d, "sse.stores."+kind)
 	if err != nil {
 		return err
 	}
 	*to = caddyconfig.JSONModuleObject(module, "kind", kind, nil)
 	return nil
+}
+
+// storeKinds are those that this build of Caddy has.
+func storeKinds() []string {
+	kinds := []string{"memory"}
+	for _, module := range caddy.GetModules("sse.stores") {
+		kinds = append(kinds, module.ID.Name())
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
+// storeRemedies say how to get a store that is a Go module of its own.
+var storeRemedies = map[string]string{
+	"nats": ": build Caddy with xcaddy build --with github.com/ea766355/caddy-sse --with github.com/ea766355/caddy-sse/store/nats",
 }
 
 func text(d *caddyfile.Dispenser, to *string) error {

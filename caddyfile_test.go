@@ -163,7 +163,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{global("history_size 99999TB"), "must be a size"},
 		{global("max_event_size 1MiB\n\t\thistory_size 1KiB"), "more than history_size"},
 		{global("history 1\n\t\thistory 2"), "history is given twice, at Caddyfile:4"},
-		{global("store nonsense"), "sse.stores.nonsense"},
+		{global("store nonsense"), `unknown store "nonsense" (this build has: disk, memory), at Caddyfile:3`},
+		{global("store nats"), "--with github.com/ea766355/caddy-sse/store/nats"},
+		{global("history_size 4GiB\n\t\tmax_event_size 2GiB"), "at most 1073741824 (1 GiB)"},
 		{"{\n\tsse Chat\n}", "1 to 32 of a-z"},
 		{"{\n\tsse " + strings.Repeat("x", 33) + "\n}", "1 to 32 of a-z"},
 		{"{\n\tsse a b\n}", "Caddyfile:2"},
@@ -181,12 +183,13 @@ func TestCaddyfileErrors(t *testing.T) {
 // TestCaddyfileContradictions are refused at load, with file and line.
 func TestCaddyfileContradictions(t *testing.T) {
 	for line, wrong := range map[string]string{
-		"retry 5s 1s":          "above the upper bound",
-		"heartbeat 0":          "must be more than 0",
-		"connection_timeout 0": "must be more than 0",
-		"topics a*":            "whole segment",
-		`topics ""`:            "must not be empty",
-		"hub nope":             "add `sse nope` to the global options",
+		"retry 5s 1s":                        "above the upper bound",
+		"heartbeat 0":                        "must be more than 0",
+		"connection_timeout 0":               "must be more than 0",
+		"topics a*":                          "whole segment",
+		`topics ""`:                          "must not be empty",
+		"topics " + strings.Repeat("x", 513): "longer than 512 bytes",
+		"hub nope":                           "add `sse nope` to the global options",
 	} {
 		adapted, _, err := adapt(":80 {\n\tsse /events {\n\t\t" + line + "\n\t}\n}")
 		if err == nil {
@@ -198,42 +201,33 @@ func TestCaddyfileContradictions(t *testing.T) {
 	}
 }
 
-// TestCaddyfileOrder: no directive of Caddy's that answers comes before ours, and
-// preflights come before all that authenticates.
+// TestCaddyfileOrder: ours come after all that may deny a request, before all that
+// serves content, and preflights before all that authenticates.
 func TestCaddyfileOrder(t *testing.T) {
-	const directives = "respond hello\nreverse_proxy localhost:1\nfile_server\nsse_api\nsse\n" +
-		"forward_auth localhost:1 {\n uri /\n}\nbasic_auth {\n alice " + secretHash + "\n}\nencode\nrequest_body {\n max_size 1KB\n}\nsse_cors https://a.example\nheader X a\nrewrite /x"
-	adapted, _, err := adapt(":80 {\n" + directives + "\n}")
+	const directives = "file_server\nreverse_proxy localhost:1\nmetrics /metrics\nsse_test /sse-test\nsse_api\nsse\nrespond @x hello\nerror @x 403\nabort @x\n" +
+		"handle @x {\n push\n}\nbasic_auth {\n alice " + secretHash + "\n}\nencode\nsse_cors https://a.example\nheader X a\nrewrite /x"
+	adapted, _, err := adapt(":80 {\n@x path /x\n" + directives + "\n}")
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := func(handler string) int {
-		i := strings.Index(string(adapted), handler)
-		if i < 0 {
-			t.Fatalf("no %s in %s", handler, adapted)
-		}
-		return i
+	order := []string{
+		`"handler":"rewrite"`, `"handler":"sse_cors"`, `"handler":"authentication"`, `"handler":"encode"`, `"handler":"push"`, `"abort":true`,
+		`"handler":"error"`, `"body":"hello"`, `"handler":"sse"`, `"handler":"sse_api"`, `"handler":"sse_test"`, `"handler":"metrics"`,
+		`"handler":"reverse_proxy"`, `"handler":"file_server"`,
 	}
-	order := []string{`"handler":"rewrite"`, `"handler":"sse_cors"`, `"handler":"authentication"`, `"handler":"encode"`}
-	for i := range order[1:] {
-		if at(order[i]) > at(order[i+1]) {
-			t.Errorf("%s comes after %s", order[i], order[i+1])
+	last := 0
+	for _, handler := range order {
+		at := strings.Index(string(adapted), handler)
+		if at < last {
+			t.Errorf("%s is at %d, what should come before it at %d in %s", handler, at, last, adapted)
 		}
+		last = at
 	}
-	for _, answers := range []string{`"handler":"static_response"`, `"localhost:1"}]}`, `"handler":"file_server"`} {
-		for _, ours := range []string{`"handler":"sse"`, `"handler":"sse_api"`} {
-			if at(ours) > strings.LastIndex(string(adapted), answers) {
-				t.Errorf("%s comes after %s", ours, answers)
-			}
-		}
-	}
-	s := start(t, "", "respond hello\nsse /events {\n anonymous\n}\nsse_api /sse/*")
+	s := start(t, "", "reverse_proxy localhost:1\nfile_server\nsse /events {\n anonymous\n}\nsse_api /sse/*")
 	s.open("/events")
 	if a := do(t, "GET", "http://"+s.http+"/sse/status", ""); !strings.Contains(a.body, `"hubs"`) {
 		t.Errorf("status: %s", a.body)
 	}
-	s.mustLoad(s.site("respond hello\nsse {\n anonymous\n}"))
-	s.open("/")
 }
 
 // TestCaddyfileExample: the example in this folder works as it says.
