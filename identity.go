@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,15 +15,26 @@ import (
 // placeholders finds Caddy's placeholders in a config value.
 var placeholders = regexp.MustCompile(`\{[^{}]+\}`)
 
-// fill puts values in the place of placeholders. It fails closed: if one is
-// unknown or empty, so is the whole.
-func fill(repl *caddy.Replacer, template string) string {
+// fill puts values in the place of placeholders. It fails closed: if one is unknown
+// or empty, the whole is empty, and the error names it.
+func fill(repl *caddy.Replacer, template string) (string, error) {
 	s, err := repl.ReplaceOrErr(template, true, true)
 	if err != nil {
-		return ""
+		return "", err
 	}
-	return s
+	return s, nil
 }
+
+// canonical puts the names of response headers in placeholders into the canonical
+// form of HTTP, in which alone Caddy finds them.
+func canonical(template string) string {
+	return responseHeaders.ReplaceAllStringFunc(template, func(placeholder string) string {
+		name := strings.LastIndexByte(placeholder, '.') + 1
+		return placeholder[:name] + http.CanonicalHeaderKey(placeholder[name:])
+	})
+}
+
+var responseHeaders = regexp.MustCompile(`\{http\.(reverse_proxy|intercept)\.header\.[^{}.]+`)
 
 // hashSession is what is kept of a session's secret: 16 bytes of its SHA-256.
 func hashSession(secret string) string {
@@ -36,6 +48,7 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) er
 	if handlesErrors(r) {
 		return caddyhttp.Error(status, reason)
 	}
+	w.Header().Set("Cache-Control", "no-store")
 	http.Error(w, reason.Error(), status)
 	return nil
 }

@@ -6,11 +6,7 @@ package caddysse
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
-	"net/netip"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -34,13 +30,14 @@ type Handler struct {
 
 	// Whose stream it is. Placeholders are allowed; if one of them is empty, so
 	// is the user. Behind forward_auth it is a header of the authentication
-	// server's answer, such as {http.reverse_proxy.header.Remote-User}.
+	// server's answer, such as {http.reverse_proxy.header.Remote-User}. At most 512
+	// bytes long.
 	// Default: {http.auth.user.id}.
 	User string `json:"user,omitempty"`
 
 	// What names the client's session, so that events can be sent to all of its
 	// connections. It is hashed before it is kept or shown. Placeholders are
-	// allowed. Default: none.
+	// allowed. At most 512 bytes long. Default: none.
 	Session string `json:"session,omitempty"`
 
 	// Whether clients without a user get a stream. They are sent what is for
@@ -69,8 +66,8 @@ type Handler struct {
 	MaxLifetime *caddy.Duration `json:"max_lifetime,omitempty"`
 
 	// When the client's login ends, and the stream with it: Unix seconds or
-	// RFC 3339. Placeholders are allowed. A client for whom it is empty or
-	// unreadable is refused with status 401. Default: none.
+	// RFC 3339. Placeholders are allowed. A client for whom it is empty, unreadable,
+	// passed, or more than ten years ahead, is refused with status 401. Default: none.
 	Expires string `json:"expires,omitempty"`
 
 	// The bounds between which each client is given its own delay before it
@@ -113,6 +110,10 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	orDefault(&h.Hub, defaultHub)
 	orDefault(&h.User, "{http.auth.user.id}")
+	h.User, h.Session, h.Expires = canonical(h.User), canonical(h.Session), canonical(h.Expires)
+	for i, topic := range h.Topics {
+		h.Topics[i] = canonical(topic)
+	}
 	orDefault(&h.Heartbeat, caddy.Duration(15*time.Second))
 	orDefault(&h.ConnectionTimeout, caddy.Duration(time.Minute))
 	name := h.Hub // streams outlive the handler: they must not keep it
@@ -159,7 +160,7 @@ func (h *Handler) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{"max_lifetime": s.MaxLifetime, "retry": s.RetryMin} {
 		if d < 0 {
-			return fmt.Errorf("%s must not be negative, as %s is", name, d)
+			return fmt.Errorf("%s must not be negative (got %s)", name, d)
 		}
 	}
 	if err := validateRetry(s.RetryMin, s.RetryMax); err != nil {
@@ -170,7 +171,7 @@ func (h *Handler) Validate() error {
 		"max_connections_per_ip": h.MaxConnectionsPerIP,
 	} {
 		if n < 0 {
-			return fmt.Errorf("%s must not be negative, as %d is; leave it out for no limit", name, n)
+			return fmt.Errorf("%s must not be negative (got %d); leave it out for no limit", name, n)
 		}
 	}
 	if h.Takeover != "" && h.Takeover != "on" && h.Takeover != "off" {
@@ -193,7 +194,11 @@ func validateRetry(low, high time.Duration) error {
 
 func validateTopic(topic string) error {
 	// What stands in the place of a placeholder is checked at each request.
-	_, err := hub.ParseTopic(placeholders.ReplaceAllLiteralString(topic, "x"))
+	filled := placeholders.ReplaceAllLiteralString(topic, "x")
+	if len(filled) > hub.MaxNameLength {
+		return fmt.Errorf("topic %.20q...: it is longer than %d bytes", topic, hub.MaxNameLength)
+	}
+	_, err := hub.ParseTopic(filled)
 	return err
 }
 
@@ -212,7 +217,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("an event stream is read with GET"))
+		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
 	}
 	req, status, err := h.request(r)
 	if err != nil {
@@ -288,115 +293,8 @@ func (h *Handler) cannotStream(w http.ResponseWriter, r *http.Request, reason er
 	return caddyhttp.Error(http.StatusInternalServerError, reason)
 }
 
-// request turns an HTTP request into a request for a connection, or into the
-// status and the reason of a refusal.
-func (h *Handler) request(r *http.Request) (req hub.Request, status int, err error) {
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	query := r.URL.Query()
-	req = hub.Request{
-		Settings: h.settings,
-		Position: position(r, query.Get),
-		Previous: query.Get("previous"),
-		Protocol: fmt.Sprintf("h%d", r.ProtoMajor),
-	}
-	req.User = fill(repl, h.User)
-	if req.User == "" && !h.Anonymous {
-		return req, http.StatusUnauthorized, errors.New("no user: put an authentication handler before sse, " +
-			"set its option user to where yours leaves the user, or allow anonymous")
-	}
-	if session := fill(repl, h.Session); session != "" {
-		req.Session = hashSession(session)
-	}
-	if h.Expires != "" {
-		if req.Expires, err = parseTime(fill(repl, h.Expires)); err != nil {
-			return req, http.StatusUnauthorized, fmt.Errorf("expires: %w", err)
-		}
-		if !req.Expires.After(time.Now()) {
-			return req, http.StatusUnauthorized, errors.New("expires: the login has ended")
-		}
-	}
-	if req.Topics, err = h.topics(repl, query["topic"]); err != nil {
-		return req, http.StatusForbidden, err
-	}
-	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok {
-		req.Addr, _ = netip.ParseAddr(ip)
-	}
-	return req, 0, nil
-}
-
-// topics are those the client asked for, if it may have them, else all that it
-// may have.
-func (h *Handler) topics(repl *caddy.Replacer, asked []string) ([]hub.Target, error) {
-	var allowed []hub.Target
-	for _, topic := range h.Topics {
-		filled, err := repl.ReplaceFunc(topic, func(name string, value any) (any, error) {
-			if s := caddy.ToString(value); s == "" || strings.ContainsAny(s, "*/") {
-				return nil, fmt.Errorf("{%s} does not make a segment of a topic", name)
-			}
-			return value, nil
-		})
-		if err != nil {
-			continue // it matches nothing
-		}
-		target, err := hub.ParseTopic(filled)
-		if err != nil {
-			return nil, err
-		}
-		allowed = append(allowed, target)
-	}
-	if len(asked) == 0 {
-		return allowed, nil
-	}
-	if len(asked) > maxAskedTopics {
-		return nil, fmt.Errorf("%d topics asked for, at most %d are served on one stream", len(asked), maxAskedTopics)
-	}
-	targets := make([]hub.Target, len(asked))
-next:
-	for i, name := range asked {
-		for _, target := range allowed {
-			if target.Matches(name) {
-				// A copy, since name may be a part of the whole URL.
-				targets[i] = hub.Target{Kind: hub.Topic, Name: strings.Clone(name)}
-				continue next
-			}
-		}
-		return nil, fmt.Errorf("topic %q is not among the topics of this route that are yours", name)
-	}
-	return targets, nil
-}
-
 // statusClientGone is what nobody receives, and the log has.
 const statusClientGone = 499
-
-// maxAskedTopics bounds what one request may make the hub look up for each event.
-const maxAskedTopics = 100
-
-// position is where the client wants to go on. The header wins, since a native
-// EventSource keeps its first URL for ever.
-func position(r *http.Request, query func(string) string) string {
-	for _, s := range []string{r.Header.Get("Last-Event-ID"), query("last_event_id"), query("lastEventId")} {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
-// parseTime reads Unix seconds or RFC 3339.
-func parseTime(s string) (time.Time, error) {
-	if seconds, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(seconds, 0), nil
-	}
-	// As a claim of a token is printed that was read as a JSON number.
-	if seconds, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(seconds) < 1e12 {
-		return time.Unix(int64(seconds), 0), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, fmt.Errorf("%q is neither Unix seconds nor RFC 3339", s)
-	}
-	return t, nil
-}
 
 // Interface guards.
 var (

@@ -175,3 +175,14 @@ func (st *stream) close() {
 	for range st.blocks {
 	}
 }
+
+// readAll reads a body that ends.
+func readAll(t testing.TB, resp *http.Response) string {
+	t.Helper()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}

@@ -34,7 +34,6 @@ func TestStreamTopics(t *testing.T) {
 		{"a part of a wildcard", "a*e", "one", nil, []string{"news", "public/a", "public/a/b", "a/b/c", "tenant/one"}},
 		{"asked for one", "alice", "", []string{"public/a"}, []string{"public/a"}},
 		{"asked for some", "alice", "one", []string{"tenant/one", "a/b/c", "a/b/c"}, []string{"a/b/c", "tenant/one"}},
-		{"asked for a pattern by its name", "alice", "", []string{"public/*"}, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -55,11 +54,10 @@ func TestStreamTopics(t *testing.T) {
 			st.expect(append(slices.Clone(test.want), "the end")...)
 		})
 	}
-	many := "/events?" + strings.Repeat("topic=news&", 101)
-	for _, path := range append([]string{many}, "/events?topic=user/bob/mail", "/events?topic=a/b/d", "/events?topic=news&topic=secret", "/events?topic=") {
-		a := do(t, "GET", "http://"+s.http+path, "", "X-User", "alice")
+	for _, query := range []string{"topic=user/bob/mail", "topic=a/b/d", "topic=news&topic=secret"} {
+		a := do(t, "GET", "http://"+s.http+"/events?"+query, "", "X-User", "alice")
 		if a.status != http.StatusForbidden || !strings.Contains(a.body, "topic") {
-			t.Errorf("%.40s: %d %q", path, a.status, a.body)
+			t.Errorf("%s: %d %q", query, a.status, a.body)
 		}
 	}
 	s.open("/events?"+strings.Repeat("topic=news&", 100), "X-User", "alice")

@@ -1,0 +1,194 @@
+package caddysse_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestStreamQuery: what cannot be meant is refused, and opens no stream.
+func TestStreamQuery(t *testing.T) {
+	s := startTLS(t, "", "sse /events {\n anonymous\n topics news public/*\n}")
+	tests := []struct {
+		query  string
+		status int
+		text   string
+	}{
+		{"last_event_id=garb%zzage", 400, "invalid query string"},
+		{"last_event_id=a;x", 400, "separate parameters with &"},
+		{"topic=news&%", 400, "invalid query string"},
+		{"topics=news", 400, `unknown query parameter "topics": did you mean topic?`},
+		{"topic[]=news", 400, `unknown query parameter "topic[]": did you mean topic?`},
+		{"topic[0]=news", 400, "did you mean topic?"},
+		{"Topic=news", 400, "did you mean topic?"},
+		{"topic=news&TOPICS=public/a", 400, "did you mean topic?"},
+		{"last-event-id=x", 400, "did you mean last_event_id?"},
+		{"lasteventid=x", 400, "did you mean last_event_id?"},
+		{"lastEventIds=x", 400, "did you mean last_event_id?"},
+		{"Previous=x", 400, "did you mean previous?"},
+		{"topic=", 400, "topic 1 of the query: a topic must not be empty"},
+		{"topic=public/*", 400, `topic 1 of the query "public/*": a client asks for exact topics`},
+		{"topic=news&topic=*", 400, "topic 2 of the query"},
+		{"topic=" + strings.Repeat("x", 513), 400, "513 bytes long, at most 512"},
+		{"topic=%ff", 400, "valid UTF-8"},
+		{strings.Repeat("topic=news&", 101), 400, "101 topics asked for, at most 100"},
+		{"topic=news,public/a", 403, `topic 1 of the query "news,public/a": you may not subscribe`},
+		{"topic=secret", 403, "you may not subscribe"},
+	}
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		for _, test := range tests {
+			for _, method := range []string{"GET", "HEAD"} {
+				resp := request(t.Context(), t, p.client, method, p.url(s)+"/events?"+test.query, "", nil)
+				body := readAll(t, resp)
+				if resp.StatusCode != test.status || method == "GET" && !strings.Contains(body, test.text) || resp.Header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%s %.60s: %d %v %q, want %d with %q", method, test.query, resp.StatusCode, resp.Header, body, test.status, test.text)
+				}
+			}
+		}
+		if n := s.status("default").Connections; n != 0 {
+			t.Errorf("%d connections", n)
+		}
+		id := s.send(`{"text":"one"}`).ID
+		s.send(`{"text":"two"}`)
+		// Other parameters are the site's own.
+		for _, query := range []string{"lastEventID=" + id, "lastEventID=" + id + "&token=a&topical=b&t=&event=x&id=7&topic_id=8&=&previous_page=9"} {
+			st := openWith(t, p.client, p.url(s)+"/events?"+query)
+			st.expect("two")
+			st.close()
+		}
+	})
+}
+
+// TestRefusalsAreNoMarkup: a site may put a refusal into a page. What the client has
+// sent must not become a part of that page.
+func TestRefusalsAreNoMarkup(t *testing.T) {
+	const evil = `<script>alert("1")</script>' onload='x`
+	s := start(t, "", "test_auth\nsse /events {\n topics news\n expires {http.request.header.X-Exp}\n}\n"+
+		"handle_errors {\n header Content-Type text/html\n respond \"<h1 title='{err.message}'>{err.message}</h1>\"\n}")
+	e := url.QueryEscape(evil)
+	for query, status := range map[string]int{
+		"topic=" + e: 403, "topic=" + e + "/*": 400, "topic=" + e + strings.Repeat("x", 600): 400, "topic=" + e[:9] + "&topics" + url.QueryEscape("<\"'>") + "=1": 400, "topic[<>]=": 400, "%" + evil: 400, "topic=%<a": 400, "": 401,
+	} {
+		req, err := http.NewRequest("GET", "http://"+s.http+"/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.RawQuery = strings.ReplaceAll(query, " ", "+")
+		exp := fmt.Sprint(time.Now().Add(time.Hour).Unix())
+		if query == "" {
+			exp = "1' " + evil
+		}
+		setHeaders(req, []string{"X-User", "alice", "X-Exp", exp})
+		resp, err := plain.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := readAll(t, resp)
+		text := strings.TrimSuffix(strings.TrimPrefix(body, "<h1 title='"), "</h1>")
+		text = strings.Replace(text, "'>", "", 1)
+		if strings.ContainsAny(text, "<>'") || resp.StatusCode != status {
+			t.Errorf("%q: %d %s", query, resp.StatusCode, body)
+		}
+	}
+}
+
+// TestNamesAreShort: of users, sessions and topics, also where the site's own
+// placeholders make them.
+func TestNamesAreShort(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news of/{http.request.header.X-Tenant}\n}")
+	most, more := strings.Repeat("x", 512), strings.Repeat("x", 513)
+	for name, test := range map[string]struct {
+		headers []string
+		text    string
+	}{
+		"user":             {[]string{"X-User", more}, "user is 513 bytes long, at most 512"},
+		"session":          {[]string{"X-User", "alice", "Cookie", "sid=" + more}, "session is 513 bytes long, at most 512"},
+		"topic":            {[]string{"X-User", "alice", "X-Tenant", most}, "515 bytes long, at most 512"},
+		"the longest user": {[]string{"X-User", most}, ""},
+		"the longest":      {[]string{"X-User", "alice", "Cookie", "sid=" + most, "X-Tenant", most[3:]}, ""},
+	} {
+		a := do(t, "HEAD", "http://"+s.http+"/events", "", test.headers...)
+		if test.text == "" && a.status != 200 {
+			t.Errorf("%s: %d", name, a.status)
+		}
+		if test.text == "" {
+			s.open("/events", test.headers...)
+		} else if a := do(t, "GET", "http://"+s.http+"/events", "", test.headers...); a.status != 400 || !strings.Contains(a.body, test.text) {
+			t.Errorf("%s: %d %q", name, a.status, a.body)
+		}
+	}
+	if r := s.send(`{"user":"` + most + `","text":"x"}`); r.Connections != 1 {
+		t.Errorf("the longest user: %+v", r)
+	}
+}
+
+// TestPlaceholdersOfResponseHeaders: they are found in whichever spelling.
+func TestPlaceholdersOfResponseHeaders(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-SSE-User", "alice")
+		w.Header().Set("X-SSE-Session", "s1")
+		w.Header().Set("X-SSE-Topic", "t1")
+		w.Header().Set("X-SSE-Expires", "2030-01-01T00:00:00Z")
+	}))
+	defer upstream.Close()
+	for _, spelling := range []string{"X-SSE-", "x-sse-", "X-Sse-"} {
+		t.Run(spelling, func(t *testing.T) {
+			at := func(name string) string { return "{http.reverse_proxy.header." + spelling + name + "}" }
+			s := start(t, "", "forward_auth "+upstream.Listener.Addr().String()+" {\n uri /\n}\nsse /events {\n user {rp.header."+spelling+"User}-"+at("user")+
+				"\n session "+at("Session")+"\n topics of/"+at("Topic")+"\n expires "+at("expires")+"\n}")
+			st := s.open("/events")
+			if !strings.Contains(st.connected.data, `"user":"alice-alice"`) {
+				t.Errorf("connected as %s", st.connected.data)
+			}
+			for _, target := range []string{`"session":"s1"`, `"topic":"of/t1"`} {
+				if r := s.send(`{` + target + `,"text":"x"}`); r.Connections != 1 {
+					t.Errorf("%s reaches %d", target, r.Connections)
+				}
+			}
+		})
+	}
+}
+
+// TestLogSaysWhyThereIsNoUser: at debug, with the placeholder that is empty.
+func TestLogSaysWhyThereIsNoUser(t *testing.T) {
+	s := start(t, "", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}\nsse /guests {\n anonymous\n}")
+	for path, test := range map[string]struct {
+		headers []string
+		names   string
+	}{
+		"/events": {[]string{"X-User", "alice"}, "http.request.header.X-Tenant"},
+		"/guests": {[]string{"X-User", ""}, "http.auth.user.id"},
+	} {
+		logs.reset()
+		do(t, "HEAD", "http://"+s.http+path, "", test.headers...)
+		lines := logs.with(t, "no user")
+		if len(lines) != 1 || lines[0]["level"] != "debug" || !strings.Contains(lines[0]["error"].(string), test.names) {
+			t.Errorf("%s: logged %v", path, lines)
+		}
+	}
+}
+
+// TestPreviousOfAnonymousStreams: who knows the id of an anonymous stream, which
+// nobody else is told, may replace it without a login. A user's stream or a
+// session's is not replaced so, nor the other way round.
+func TestPreviousOfAnonymousStreams(t *testing.T) {
+	s := start(t, "", "@login header X-User *\ntest_auth @login\nsse /events {\n anonymous\n session {http.request.cookie.sid}\n}")
+	identities := map[string][]string{"nobody": nil, "a user": {"X-User", "alice"}, "a session": {"Cookie", "sid=1"}, "both": {"X-User", "alice", "Cookie", "sid=1"}}
+	for first, one := range identities {
+		for second, other := range identities {
+			old := s.open("/events", one...)
+			again := s.open("/events?previous="+old.id, other...)
+			list := s.api("GET", "/sse/connections", "").body
+			if replaced := !strings.Contains(list, old.id); replaced != (first == second) {
+				t.Errorf("%s replaced by %s: %t", first, second, replaced)
+			}
+			old.close()
+			again.close()
+		}
+	}
+}
