@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,15 +95,28 @@ func method(w http.ResponseWriter, r *http.Request, endpoints map[string]endpoin
 	if call, ok := endpoints[r.Method]; ok {
 		return call(w, r)
 	}
+	if get, ok := endpoints[http.MethodGet]; ok {
+		if r.Method == http.MethodHead { // the server leaves the body out
+			return get(w, r)
+		}
+		endpoints[http.MethodHead] = get
+	}
 	allow := strings.Join(slices.Sorted(maps.Keys(endpoints)), ", ")
 	return &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + allow, allow: allow}
 }
 
 func answer(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", typeJSON)
+	setAPIHeader(w, typeJSON)
 	w.WriteHeader(status)
 	// What fails here is the client's connection.
 	_ = json.NewEncoder(w).Encode(body)
+}
+
+// setAPIHeader keeps answers, which name users, out of caches.
+func setAPIHeader(w http.ResponseWriter, contentType string) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 }
 
 // queryOf reads a query that may have these parameters and no other, so that a
@@ -110,7 +124,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, fail(http.StatusBadRequest, "the query cannot be read: %s", err)
+		return nil, fail(http.StatusBadRequest, "%s", errQuery)
 	}
 	for name := range query {
 		if name != "hub" && !slices.Contains(allowed, name) {
@@ -160,6 +174,10 @@ func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]h
 	if err != nil {
 		return err
 	}
+	// Several may be given in one header, or in several.
+	if encoding := strings.Join(r.Header.Values("Content-Encoding"), ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return fail(http.StatusUnsupportedMediaType, "Content-Encoding %q is not supported: send the body without", encoding)
+	}
 	contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if contentType != typeJSON && contentType != typeNDJSON {
 		return fail(http.StatusUnsupportedMediaType, "Content-Type must be %s for one event or %s for one event a line", typeJSON, typeNDJSON)
@@ -190,7 +208,7 @@ func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]h
 		answer(w, http.StatusOK, receiptOf(receipts[0]))
 		return nil
 	}
-	w.Header().Set("Content-Type", typeNDJSON)
+	setAPIHeader(w, typeNDJSON)
 	encoder := json.NewEncoder(w)
 	for _, r := range receipts {
 		if encoder.Encode(receiptOf(r)) != nil {
@@ -278,7 +296,11 @@ func listConnections(w http.ResponseWriter, r *http.Request) error {
 			return fail(http.StatusBadRequest, "limit must be a number from 1 to %d", maxPage)
 		}
 	}
-	list := nodeRequest{Filter: filterOf(query), After: r.URL.Query().Get("after"), Limit: limit}
+	filter, err := filterOf(query)
+	if err != nil {
+		return err
+	}
+	list := nodeRequest{Filter: filter, After: r.URL.Query().Get("after"), Limit: limit}
 	found, missing := list.everywhere(r, h)
 	p := page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
 	if found.More && len(found.Connections) > 0 {
@@ -288,13 +310,21 @@ func listConnections(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func filterOf(query map[string][]string) hub.Filter {
-	f := hub.Filter{Users: query["user"], Topics: query["topic"]}
-	for _, secret := range query["session"] {
-		f.Sessions = append(f.Sessions, hashSession(secret))
+// filterOf reads which connections a query means. Queries end up in logs, so a
+// session is named by its hash there, and a value that may be the secret is not
+// repeated.
+func filterOf(query map[string][]string) (hub.Filter, error) {
+	f := hub.Filter{Users: query["user"], Topics: query["topic"], Sessions: query["session"]}
+	for _, session := range f.Sessions {
+		if !sessionHash.MatchString(session) {
+			return f, fail(http.StatusBadRequest, "session must be the hash as it is listed: "+
+				"the first 16 bytes of the SHA-256 of the session's value, in 32 hex digits of lower case")
+		}
 	}
-	return f
+	return f, nil
 }
+
+var sessionHash = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 type disconnected struct {
 	Disconnected int      `json:"disconnected"`
@@ -315,7 +345,11 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 	if (filters > 0) == all {
 		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
 	}
-	n, missing, err := end(r, h, filterOf(query))
+	filter, err := filterOf(query)
+	if err != nil {
+		return err
+	}
+	n, missing, err := end(r, h, filter)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package caddysse_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
@@ -20,9 +22,18 @@ type listing struct {
 	Next        string
 }
 
+// checkAPIHeader: no answer is kept by a cache, or taken for something else.
+func checkAPIHeader(t testing.TB, a answer) {
+	t.Helper()
+	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("headers %v", a.header)
+	}
+}
+
 // checkRefusal says what is wrong with an answer that should be an error in JSON.
 func checkRefusal(t testing.TB, a answer, status int, text string) {
 	t.Helper()
+	checkAPIHeader(t, a)
 	if a.status != status || a.header.Get("Content-Type") != "application/json" {
 		t.Errorf("status %d, %s %s; want %d", a.status, a.header.Get("Content-Type"), a.body, status)
 		return
@@ -44,9 +55,9 @@ func TestAPIRefusals(t *testing.T) {
 	}{
 		{"GET", "/sse/send", "", "", 405, "use POST"},
 		{"PUT", "/sse/broadcast", "application/json", event, 405, "use POST"},
-		{"POST", "/sse/connections", "application/json", event, 405, "use DELETE, GET"},
+		{"POST", "/sse/connections", "application/json", event, 405, "use DELETE, GET, HEAD"},
 		{"GET", "/sse/connections/abc", "", "", 405, "use DELETE"},
-		{"DELETE", "/sse/status", "", "", 405, "use GET"},
+		{"DELETE", "/sse/status", "", "", 405, "use GET, HEAD"},
 		{"GET", "/sse/", "", "", 404, "/sse/send, /sse/broadcast"},
 		{"POST", "/sse/publish", "application/json", event, 404, "/sse/send"},
 		{"POST", "/sse/send/alice", "application/json", event, 404, "/sse/send"},
@@ -70,6 +81,12 @@ func TestAPIRefusals(t *testing.T) {
 		{"DELETE", "/sse/connections", "", "", 400, "all=true"},
 		{"DELETE", "/sse/connections?all=yes", "", "", 400, "all=true"},
 		{"DELETE", "/sse/connections?all=true&user=alice", "", "", 400, "all=true"},
+		{"GET", "/sse/connections?session=s3cret-value", "", "", 400, "the hash as it is listed"},
+		{"GET", "/sse/connections?session=", "", "", 400, "the hash as it is listed"},
+		{"GET", "/sse/connections?session=" + strings.Repeat("0", 31), "", "", 400, "32 hex digits"},
+		{"GET", "/sse/connections?session=" + strings.Repeat("0", 32) + "&session=s3cret-value", "", "", 400, "32 hex digits"},
+		{"DELETE", "/sse/connections?session=s3cret-value", "", "", 400, "the hash as it is listed"},
+		{"DELETE", "/sse/connections?session=" + strings.Repeat("G", 32), "", "", 400, "32 hex digits"},
 		{"DELETE", "/sse/connections?id=abc", "", "", 400, "unknown query parameter"},
 		{"DELETE", "/sse/connections/abc", "", "", 404, `no open connection "abc"`},
 	}
@@ -79,6 +96,9 @@ func TestAPIRefusals(t *testing.T) {
 			t.Run(test.method+" "+test.path, func(t *testing.T) {
 				a := do(t, test.method, base+test.path, test.body, "Content-Type", test.contentType)
 				checkRefusal(t, a, test.status, test.text)
+				if strings.Contains(a.body, "s3cret") {
+					t.Errorf("it repeats what may be a secret: %s", a.body)
+				}
 				if allow := a.header.Get("Allow"); (test.status == 405) != (allow != "") {
 					t.Errorf("Allow is %q", allow)
 				}
@@ -87,6 +107,37 @@ func TestAPIRefusals(t *testing.T) {
 		if after := s.status("default").Head; after != before {
 			t.Errorf("the head went from %s to %s", before, after)
 		}
+	}
+}
+
+// TestAPIHead: what can be read with GET can be asked for with HEAD, as monitors do.
+func TestAPIHead(t *testing.T) {
+	s := start(t, "", "sse /events\nsse_api /sse/*")
+	for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
+		for path, status := range map[string]int{"/sse/status": 200, "/sse/connections?limit=1": 200, "/sse/connections?limit=0": 400, "/sse/nothing": 404, "/sse/send": 405} {
+			a := do(t, "HEAD", base+path, "")
+			if a.status != status || a.body != "" || a.header.Get("Content-Type") != "application/json" {
+				t.Errorf("%s: %d %v %q", path, a.status, a.header, a.body)
+			}
+			checkAPIHeader(t, a)
+		}
+	}
+	for _, contentType := range []string{"application/json", ndjson} {
+		checkAPIHeader(t, s.api("POST", "/sse/broadcast", `{"text":"x"}`, contentType))
+	}
+}
+
+// TestAPIEncodedBody: a body in an encoding is refused with the name of that.
+func TestAPIEncodedBody(t *testing.T) {
+	s := start(t, "", "sse /events")
+	send := func(encoding string) answer {
+		return do(t, "POST", "http://"+s.admin+"/sse/broadcast", `{"text":"x"}`, "Content-Type", "application/json", "Content-Encoding", encoding)
+	}
+	for _, encoding := range []string{"gzip", "br", "identity, gzip"} {
+		checkRefusal(t, send(encoding), 415, `Content-Encoding "`+encoding+`"`)
+	}
+	if a := send("identity"); a.status != 200 {
+		t.Errorf("identity: %d %s", a.status, a.body)
 	}
 }
 
@@ -160,9 +211,9 @@ func TestAPIListing(t *testing.T) {
 		{"?user=alice&user=bob", 7, ids, ""},
 		{"?user=nobody", 0, nil, ""},
 		{"?user=", 0, nil, ""},
-		{"?session=2", 1, ids[2:3], ""},
-		{"?session=2&session=3", 2, ids[2:4], ""},
-		{"?session=2&user=bob", 0, nil, ""},
+		{"?session=" + hashed("2"), 1, ids[2:3], ""},
+		{"?session=" + hashed("2") + "&session=" + hashed("3"), 2, ids[2:4], ""},
+		{"?session=" + hashed("2") + "&user=bob", 0, nil, ""},
 		{"?topic=public/1", 3, []string{ids[1], ids[3], ids[5]}, ""},
 		{"?topic=public/1&user=alice", 2, []string{ids[1], ids[3]}, ""},
 		{"?topic=public/1&topic=public/0", 7, ids, ""},
@@ -189,6 +240,12 @@ func TestAPIListing(t *testing.T) {
 	}
 }
 
+// hashed is a session as it is listed.
+func hashed(session string) string {
+	sum := sha256.Sum256([]byte(session))
+	return hex.EncodeToString(sum[:16])
+}
+
 // TestAPIDisconnect: by id, by filter, all; each is told and counted.
 func TestAPIDisconnect(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news\n}")
@@ -199,11 +256,11 @@ func TestAPIDisconnect(t *testing.T) {
 		want []*stream
 	}{
 		{"/" + one.id, []*stream{one}},
-		{"?user=alice&session=3", nil},
+		{"?user=alice&session=" + hashed("3"), nil},
 		{"?user=nobody", nil},
 		{"?user=", nil},
 		{"?user=alice", []*stream{two}},
-		{"?session=3", []*stream{three}},
+		{"?session=" + hashed("3"), []*stream{three}},
 		{"?all=true", []*stream{four}},
 		{"?all=true", nil},
 	}

@@ -57,8 +57,8 @@ type HubConfig struct {
 	// Default: 67108864 (64 MiB).
 	HistorySize int64 `json:"history_size,omitempty"`
 
-	// How many bytes an event's type and payload may have together; publishing a
-	// larger one is refused with status 413. Default: 1048576 (1 MiB).
+	// How many bytes an event's type and payload may have together, at most 1 GiB;
+	// publishing a larger one is refused with status 413. Default: 1048576 (1 MiB).
 	MaxEventSize int `json:"max_event_size,omitempty"`
 
 	// What keeps the history when the process ends. Default: nothing, the history
@@ -135,6 +135,9 @@ func (c *HubConfig) validate() error {
 	size, limit := int64(c.MaxEventSize), c.HistorySize
 	orDefault(&size, hub.DefaultMaxEventSize)
 	orDefault(&limit, hub.DefaultMaxBytes)
+	if size > hub.MaxEventSizeLimit {
+		return fmt.Errorf("max_event_size is %d bytes, at most %d (1 GiB) are allowed", size, hub.MaxEventSizeLimit)
+	}
 	if size > limit {
 		return fmt.Errorf("max_event_size (%d bytes) is more than history_size (%d bytes): raise the one or lower the other", size, limit)
 	}

@@ -87,9 +87,9 @@ func (p *TestPage) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	header := w.Header()
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		header.Set("Allow", "GET, HEAD")
-		return refuse(w, r, http.StatusMethodNotAllowed, errors.New("the page is read with GET"))
+		return refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
 	}
-	if name == "/assets/" { // which would list them
+	if path.Clean(name) == "/assets" { // which would list them
 		return refuse(w, r, http.StatusNotFound, errors.New("there is no such file"))
 	}
 	header.Set("Content-Security-Policy", contentPolicy)

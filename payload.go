@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,15 +38,23 @@ var targetKinds = map[string]hub.Kind{
 
 // readEvent reads one event. Its errors say which field to mend.
 func readEvent(body []byte, targets func(*payload) ([]hub.Target, error)) (hub.Event, error) {
+	event, err := parseEvent(body, targets)
+	if errors.Is(err, errMore) {
+		err = fmt.Errorf("%w; for many events use Content-Type %s", err, typeNDJSON)
+	}
+	if err != nil {
+		return hub.Event{}, fail(http.StatusBadRequest, "%s", err)
+	}
+	return event, nil
+}
+
+func parseEvent(body []byte, targets func(*payload) ([]hub.Target, error)) (hub.Event, error) {
 	p := payload{targets: make(map[string][]string)}
 	err := p.read(body)
 	if err == nil {
 		p.event.Targets, err = targets(&p)
 	}
-	if err != nil {
-		return hub.Event{}, fail(http.StatusBadRequest, "%s", err)
-	}
-	return p.event, nil
+	return p.event, err
 }
 
 // readBatch reads one event a line, and the number of each line.
@@ -58,7 +68,10 @@ func readBatch(body []byte, targets func(*payload) ([]hub.Target, error)) (event
 		if len(events) == maxBatch {
 			return nil, nil, fail(http.StatusRequestEntityTooLarge, "line %d: a batch has at most %d events", line, maxBatch)
 		}
-		event, err := readEvent(text, targets)
+		event, err := parseEvent(text, targets)
+		if errors.Is(err, errMore) {
+			err = fmt.Errorf("%w; write each event on a line of its own (curl keeps the line breaks of a file with --data-binary)", err)
+		}
 		if err != nil {
 			return nil, nil, fail(http.StatusBadRequest, "line %d: %s", line, err)
 		}
@@ -74,6 +87,9 @@ func readBatch(body []byte, targets func(*payload) ([]hub.Target, error)) (event
 // read goes through the object field by field, since encoding/json would take a
 // field that is given twice, or in other letter case, without a word.
 func (p *payload) read(body []byte) error {
+	if bytes.HasPrefix(body, []byte("\ufeff")) {
+		return errors.New("bad JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
+	}
 	if !utf8.Valid(body) {
 		return errors.New("bad JSON: it is not valid UTF-8")
 	}
@@ -106,13 +122,15 @@ func (p *payload) read(body []byte) error {
 		return badJSON(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bad JSON: there is more after the event; for many events use Content-Type " + typeNDJSON)
+		return errMore
 	}
 	if p.data == p.text {
 		return errors.New("an event has either data (any JSON value) or text (a string)")
 	}
 	return nil
 }
+
+var errMore = errors.New("bad JSON: there is more after the event")
 
 func badJSON(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -161,7 +179,46 @@ func readString(name string, value json.RawMessage) (string, error) {
 	if json.Unmarshal(value, &s) != nil || s == nil {
 		return "", fmt.Errorf("%s must be a string", name)
 	}
-	return *s, nil
+	return *s, checkSurrogates(name, value)
+}
+
+// checkSurrogates refuses strings with half of a surrogate pair, in place of which
+// encoding/json would put U+FFFD. value is valid JSON.
+func checkSurrogates(name string, value []byte) error {
+	for i := 0; i < len(value); i++ {
+		if value[i] != '\\' {
+			continue
+		}
+		i++
+		if value[i] != 'u' {
+			continue
+		}
+		first := escapedRune(value[i:])
+		if utf16.IsSurrogate(first) {
+			var second rune
+			if rest := value[i+5:]; rest[0] == '\\' {
+				second = escapedRune(rest[1:])
+			}
+			if utf16.DecodeRune(first, second) == utf8.RuneError {
+				return fmt.Errorf("%s holds %s, half of a surrogate pair, which is no character", name, value[i-1:i+5])
+			}
+			i += 6
+		}
+		i += 4
+	}
+	return nil
+}
+
+// escapedRune reads uXXXX, or returns 0 if s begins with another escape.
+func escapedRune(s []byte) rune {
+	if s[0] != 'u' {
+		return 0
+	}
+	r, err := strconv.ParseUint(string(s[1:5]), 16, 16)
+	if err != nil {
+		return 0
+	}
+	return rune(r)
 }
 
 func readNames(name string, value json.RawMessage) ([]string, error) {
@@ -188,9 +245,12 @@ func readNames(name string, value json.RawMessage) ([]string, error) {
 		if *s == "" {
 			return nil, fmt.Errorf("%s must not be empty", name)
 		}
+		if len(*s) > hub.MaxNameLength {
+			return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", name, len(*s), hub.MaxNameLength)
+		}
 		out[i] = *s
 	}
-	return out, nil
+	return out, checkSurrogates(name, value)
 }
 
 // target is for send: exactly one field says whom the event is for.

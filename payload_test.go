@@ -76,6 +76,20 @@ func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 		{"send", `{"text":"x","topic":["` + names[1:] + `]}`, 400, "at most 1000"},
 		{"send", `{"text":"x","topic":"public/*"}`, 400, "exact topics"},
 		{"send", `{"text":"x","all":true}`, 400, `unknown field "all"`},
+		{"send", `{"text":"x","user":"` + strings.Repeat("u", 513) + `"}`, 400, "user is 513 bytes long, at most 512"},
+		{"send", `{"text":"x","topic":["t","` + strings.Repeat("t", 513) + `"]}`, 400, "topic is 513 bytes long"},
+		{"send", `{"text":"x","connection":"` + strings.Repeat("c", 513) + `"}`, 400, "connection is 513 bytes long"},
+		{"send", `{"text":"x","session":"` + strings.Repeat("s", 513) + `"}`, 400, "session is 513 bytes long"},
+		{"send", `{"text":"x","user":"\udfff"}`, 400, `user holds \udfff, half of a surrogate pair`},
+		{"send", `{"text":"x","topic":["a","\u00e4\uD834\u0020"]}`, 400, `topic holds \uD834`},
+		{"broadcast", `{"text":"\ud800x"}`, 400, `text holds \ud800`},
+		{"broadcast", `{"text":"\\\\\udd1e\ud834"}`, 400, `text holds \udd1e`},
+		{"broadcast", `{"text":"\ud834\\udd1e"}`, 400, `text holds \ud834`},
+		{"broadcast", `{"text":"x","type":"\ud834\ud834"}`, 400, `type holds \ud834`},
+		{"broadcast", `{"text":"x","key":"k\ud834"}`, 400, `key holds \ud834`},
+		{"broadcast", "\ufeff" + `{"text":"x"}`, 400, "byte order mark"},
+		{"broadcast", `{"text":"x","type":"open"}`, 400, `type "open" is reserved`},
+		{"broadcast", `{"text":"x","type":"error"}`, 400, `use another, such as "failure"`},
 	}
 	before := s.status("default")
 	for _, test := range tests {
@@ -126,6 +140,10 @@ func TestAPIHostileContent(t *testing.T) {
 			t.Errorf("%.60q was read as %.60q, type %q, id %s", text, b.data, b.event, b.id)
 		}
 	}
+	s.send(`{"text":"\ud834\udd1e\\ud800\u00e4\ufffd","type":"\uD834\uDD1E"}`)
+	if b := st.next(); b.data != `𝄞\ud800ä`+"\ufffd" || b.event != "𝄞" {
+		t.Errorf("escapes were read as %+v", b)
+	}
 	for data, want := range map[string]string{
 		`{ "a" : [ 1 , 2 ] }`: `{"a":[1,2]}`, "[\n1,\r\n2]": `[1,2]`, `null`: `null`, `true`: `true`, `0.10`: `0.10`, `1e400`: `1e400`,
 		`12345678901234567890`: `12345678901234567890`, `"<&>\u2028"`: `"<&>\u2028"`, `"a\nb"`: `"a\nb"`, `""`: `""`, `{"a":1,"a":2}`: `{"a":1,"a":2}`,
@@ -171,6 +189,7 @@ func TestAPIBatch(t *testing.T) {
 		{strings.Repeat(big, 9), 413, "8388608 bytes"},
 		{strings.Repeat(line, 3) + "nonsense\n" + line, 400, "line 4: bad JSON"},
 		{line + "[" + line + "]", 400, "line 2: an event is a JSON object"},
+		{`{"text":"1"}{"text":"2"}`, 400, "line 1: bad JSON: there is more after the event; write each event on a line of its own (curl keeps the line breaks of a file with --data-binary)"},
 		{"", 400, "empty"},
 		{"\n \n\t\n", 400, "empty"},
 	} {

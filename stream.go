@@ -23,7 +23,7 @@ type sink struct {
 	restore func()     // gives the response its own timeout back
 
 	w      http.ResponseWriter
-	broken bool         // a write has failed
+	broken bool // a write has failed
 	logger *zap.Logger
 	tcp    *net.TCPConn // that the request came by, if it came by HTTP/2 and it is known
 

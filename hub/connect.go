@@ -48,7 +48,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		protocol: r.Protocol, addr: r.Addr, since: time.Now(),
 	}
 	if r.MaxLifetime > 0 {
-		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime*9/10, r.MaxLifetime)), Lifetime
+		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime-r.MaxLifetime/10, r.MaxLifetime)), Lifetime
 	}
 	if !r.Expires.IsZero() && (c.end.IsZero() || r.Expires.Before(c.end)) {
 		c.end, c.endsBy = r.Expires, Expired

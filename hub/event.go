@@ -31,8 +31,13 @@ type Target struct {
 
 // Limits of one event, beside Options.MaxEventSize.
 const (
-	MaxTargets   = 1000 // targets of one event
-	MaxKeyLength = 128  // bytes of an idempotency key
+	MaxTargets    = 1000 // targets of one event
+	MaxKeyLength  = 128  // bytes of an idempotency key
+	MaxNameLength = 512  // bytes of the name of a user, a connection, a session or a topic
+
+	// MaxEventSizeLimit is the largest Options.MaxEventSize: the length of a chunk
+	// must fit into eight hex digits.
+	MaxEventSizeLimit = 1 << 30
 )
 
 // ReservedPrefix begins the event types that only the hub itself sends.
@@ -75,6 +80,8 @@ func (e *Event) validate(maxSize int) error {
 	switch {
 	case strings.HasPrefix(e.Type, ReservedPrefix):
 		return fmt.Errorf("%w: type %q is reserved: types that begin with %q are sent by the hub alone", ErrInvalid, e.Type, ReservedPrefix)
+	case e.Type == "open" || e.Type == "error":
+		return fmt.Errorf("%w: type %q is reserved: an EventSource dispatches it itself; use another, such as \"failure\"", ErrInvalid, e.Type)
 	case strings.ContainsAny(e.Type, "\r\n\x00"):
 		return fmt.Errorf("%w: type must not contain CR, LF or NUL", ErrInvalid)
 	case !utf8.ValidString(e.Type):
@@ -96,6 +103,8 @@ func (e *Event) validate(maxSize int) error {
 			return fmt.Errorf("%w: unknown kind of target %d", ErrInvalid, t.Kind)
 		case (t.Kind == All) != (t.Name == ""):
 			return fmt.Errorf("%w: a target's name must not be empty", ErrInvalid)
+		case len(t.Name) > MaxNameLength:
+			return fmt.Errorf("%w: the name of a target is %d bytes long, at most %d are allowed", ErrInvalid, len(t.Name), MaxNameLength)
 		case t.Kind == Topic && strings.Contains(t.Name, "*"):
 			return fmt.Errorf("%w: topic %q: an event goes to exact topics, only the topics of a stream may hold *", ErrInvalid, t.Name)
 		}
