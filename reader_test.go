@@ -176,10 +176,13 @@ func (st *stream) close() {
 	}
 }
 
-// readAll reads a body that ends.
+// readAll reads a body that ends, which a stream's does not.
 func readAll(t testing.TB, resp *http.Response) string {
 	t.Helper()
 	defer resp.Body.Close()
+	if strings.Contains(resp.Header.Get("Content-Type"), "event-stream") {
+		return "a stream"
+	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package caddysse_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -43,8 +44,10 @@ func TestStreamQuery(t *testing.T) {
 		s := s.in(t)
 		for _, test := range tests {
 			for _, method := range []string{"GET", "HEAD"} {
-				resp := request(t.Context(), t, p.client, method, p.url(s)+"/events?"+test.query, "", nil)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				resp := request(ctx, t, p.client, method, p.url(s)+"/events?"+test.query, "", nil)
 				body := readAll(t, resp)
+				cancel()
 				if resp.StatusCode != test.status || method == "GET" && !strings.Contains(body, test.text) || resp.Header.Get("Cache-Control") != "no-store" {
 					t.Errorf("%s %.60s: %d %v %q, want %d with %q", method, test.query, resp.StatusCode, resp.Header, body, test.status, test.text)
 				}
@@ -61,6 +64,7 @@ func TestStreamQuery(t *testing.T) {
 			st.expect("two")
 			st.close()
 		}
+		eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
 	})
 }
 

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +237,26 @@ func TestLifetime(t *testing.T) {
 		}
 		want(t, "counted", h.Stats().Closed["lifetime"], 100)
 	})
+}
+
+// TestLifetimeOfCenturies: the longest there is means never, and does not end
+// streams at once.
+func TestLifetimeOfCenturies(t *testing.T) {
+	h := newHub(t, Options{})
+	for _, lifetime := range []time.Duration{33 * 365 * 24 * time.Hour, 100 * 365 * 24 * time.Hour, math.MaxInt64} {
+		s := *usual
+		s.MaxLifetime = lifetime
+		for range 100 {
+			c, err := h.Connect(t.Context(), as("alice").with(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := time.Until(c.end); left < lifetime/10*8 {
+				t.Errorf("with %v it ends in %v", lifetime, left)
+			}
+			c.Leave()
+		}
+	}
 }
 
 func TestExpires(t *testing.T) {
