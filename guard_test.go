@@ -62,6 +62,22 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// TestBesideAnApp: a catch-all handle hides the stream, as it hides a reverse_proxy.
+// In a handle of its own it is served, and no try_files rewrites its path.
+func TestBesideAnApp(t *testing.T) {
+	const stream = "sse /events {\n anonymous\n}\n"
+	const app = "handle {\n try_files {path} /index.html\n respond app\n}\n"
+	s := start(t, "", stream+app)
+	if a := do(t, "GET", "http://"+s.http+"/events", ""); a.body != "app" {
+		t.Errorf("beside a catch-all: %s", a.body)
+	}
+	s.mustLoad(s.site("handle /events {\n" + stream + "}\n" + app))
+	s.open("/events")
+	if a := do(t, "GET", "http://"+s.http+"/", ""); a.body != "app" {
+		t.Errorf("the app answers %s", a.body)
+	}
+}
+
 // attempt makes a request once, and returns the status, or 0 if there was no answer.
 func attempt(t *testing.T, s *server, method, path, body string, headers ...string) int {
 	t.Helper()

@@ -29,7 +29,7 @@ func TestIdentityRefused(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := start(t, "", test.site)
-			a := do(t, "GET", "http://"+s.http+"/events", "", test.headers...)
+			a := s.refused("/events", test.headers...)
 			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, test.body) {
 				t.Errorf("%d %q, want 401 with %q", a.status, a.body, test.body)
 			}
@@ -161,7 +161,7 @@ func TestIdentityExpires(t *testing.T) {
 		"9223372036854775807":                             "neither Unix seconds",
 		"2001-01-01T00:00:00Z":                            "the login has ended",
 	} {
-		a := do(t, "GET", "http://"+s.http+"/events", "", "X-User", "alice", "X-Exp", exp)
+		a := s.refused("/events", "X-User", "alice", "X-Exp", exp)
 		if a.status != http.StatusUnauthorized || !strings.Contains(a.body, want) {
 			t.Errorf("expires %q: %d %q, want 401 with %q", exp, a.status, a.body, want)
 		}
@@ -231,7 +231,7 @@ func TestPromise6OnlyTheAddressed(t *testing.T) {
 		})
 	}
 	for topic, status := range map[string]int{"user/bob/mail": 403, "user/*/mail": 400, "user/alice": 403, "*": 400, "": 400} {
-		a := do(t, "GET", "http://"+s.http+"/events?topic="+topic, "", "X-User", "alice")
+		a := s.refused("/events?topic="+topic, "X-User", "alice")
 		if a.status != status {
 			t.Errorf("topic %q: %d %q", topic, a.status, a.body)
 		}

@@ -44,7 +44,7 @@ func TestStreamIsNeverInClearText(t *testing.T) {
 				if i := slices.Index(wrappers, "tls"); i >= 0 {
 					below, above = wrappers[:i], wrappers[i+1:]
 				}
-				for _, version := range strings.Fields(protocols) {
+				for version := range strings.FieldsSeq(protocols) {
 					s := s.in(t)
 					logs.reset()
 					wire := recordWire(t, s.https, slices.Contains(below, "proxy_protocol"))

@@ -176,11 +176,21 @@ func (st *stream) close() {
 	}
 }
 
-// readAll reads a body that ends, which a stream's does not.
+// refused is a request for a stream that should be refused. It fails at once if it
+// is not.
+func (s *server) refused(path string, headers ...string) answer {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	resp := request(ctx, s, plain, "GET", "http://"+s.http+path, "", headers)
+	return answer{resp.StatusCode, resp.Header, readAll(s, resp)}
+}
+
+// readAll reads a body that ends. That of a stream does not, and is left unread.
 func readAll(t testing.TB, resp *http.Response) string {
 	t.Helper()
 	defer resp.Body.Close()
-	if strings.Contains(resp.Header.Get("Content-Type"), "event-stream") {
+	if resp.Request.Method != http.MethodHead && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		return "a stream"
 	}
 	body, err := io.ReadAll(resp.Body)

@@ -139,6 +139,29 @@ func TestStreamThatCannotBe(t *testing.T) {
 	}
 }
 
+// TestStreamThatIsLogged with its body: log_append has the status already when the
+// stream is refused, so the client gets an empty answer, and the log says why.
+func TestStreamThatIsLogged(t *testing.T) {
+	s := startTLS(t, "", "log_append body {http.response.body}\n"+bothWays(""))
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		for _, path := range []string{"/events", "/kept"} {
+			logs.reset()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if body := readAll(t, request(ctx, t, p.client, "GET", p.url(s)+path, "", nil)); body != "" {
+				t.Errorf("%s: %q", path, body)
+			}
+			if n := strings.Count(logs.tail(1<<20), "caddyhttp/logging."); n == 0 {
+				t.Errorf("%s: no line says why", path)
+			}
+			if n := s.status("default").Connections; n != 0 {
+				t.Errorf("%s: %d connections", path, n)
+			}
+		}
+	})
+}
+
 // TestStreamOfAWriterThatSeemsToFlush: that it cannot is known too late for another
 // status. The client is cut off, and the log says why.
 func TestStreamOfAWriterThatSeemsToFlush(t *testing.T) {
