@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"reflect"
@@ -89,7 +88,11 @@ func unwrapProxied(c any) any {
 
 // unwrapEmbedded is for connections that have no method for it.
 func unwrapEmbedded(c any) any {
-	return reflect.ValueOf(c).Elem().FieldByName("Conn").Interface()
+	below := reflect.Indirect(reflect.ValueOf(c)).FieldByName("Conn")
+	if !below.IsValid() {
+		return nil
+	}
+	return below.Interface()
 }
 
 // unwrapTraced unwraps a writer of httpsnoop if its hooks are those of Caddy's
@@ -105,7 +108,7 @@ func unwrapTraced(w any) any {
 // funcField is the name of the function in a field of a struct that v points to, or
 // empty if there is none.
 func funcField(v any, field string) string {
-	f := reflect.ValueOf(v).Elem().FieldByName(field)
+	f := reflect.Indirect(reflect.ValueOf(v)).FieldByName(field)
 	if f.Kind() != reflect.Func || f.IsNil() {
 		return ""
 	}
@@ -236,8 +239,7 @@ func rememberConn(ctx context.Context, c net.Conn) context.Context {
 func limitUnacknowledged(ctx context.Context, timeout time.Duration) {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	if tcp := tcpOf(c); tcp != nil {
-		// The timeout of a write comes first, because it gives the exact reason. The
-		// kernel counts milliseconds in an int32.
-		setUserTimeout(tcp, min(timeout, math.MaxInt32*time.Millisecond/5*4)/4*5)
+		// The timeout of a write comes first, because it gives the exact reason.
+		setUserTimeout(tcp, timeout+timeout/4)
 	}
 }
