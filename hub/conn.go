@@ -8,11 +8,11 @@ import (
 )
 
 // Identity is who a connection is. It decides what the connection may be sent,
-// live and in replay, and never changes.
+// live and in replay. User and Session never change.
 type Identity struct {
 	User    string   // empty: anonymous, which matches no user target
 	Session string   // empty: none
-	Topics  []Target // of ParseTopic
+	Topics  []Target // of ParseTopic; commands may change them later
 }
 
 // Settings are how connections are served. They are shared by all connections
@@ -86,6 +86,7 @@ type Conn struct {
 
 	// Guarded by Hub.mu.
 	history *history // in which it has its seats
+	topics  []Target // distinct
 	seats   []seat
 	joined  uint64 // head when it took them: commands up to it do not concern it
 	reason  Reason // not empty: it has ended, and is not in the hub any more
@@ -100,6 +101,7 @@ type Conn struct {
 	epoch  string   // of the cursor
 	first  uint64   // head when it was placed: what is not after it is replayed
 	lost   uint64   // the client knows of what is lost up to here
+	state  uint64   // up to here it gets the newest of each slot alone
 
 	// Used by whoever has the turn.
 	socket  *socket   // nil with Open
@@ -122,48 +124,95 @@ type Conn struct {
 // seat is the place of a connection among the listeners of a lane.
 type seat struct {
 	lane *lane
-	at   int // index in lane.conns
+	at   int    // index in lane.conns
+	from uint64 // events up to this position are not for the connection by this lane
 }
 
-// sit makes c a listener of the lane. Hub.mu is held.
-func (c *Conn) sit(l *lane) {
-	if slices.ContainsFunc(c.seats, func(s seat) bool { return s.lane == l }) {
-		return
-	}
-	c.seats = append(c.seats, seat{l, len(l.conns)})
-	l.conns = append(l.conns, c)
+// last is how far events need not be looked for, if seq is how far they were.
+func (s seat) last(seq uint64) uint64 { return max(seq, s.from) }
+
+// sit makes c a listener of the lane, for events after a position. It must not be
+// one already. Hub.mu is held.
+func (c *Conn) sit(l *lane, from uint64) {
+	c.seats = append(c.seats, seat{l, len(l.conns), from})
+	l.conns = append(l.conns, listener{c, len(c.seats) - 1})
 }
 
-// sitDown makes c a listener of all the lanes that its identity gives it.
+// takeSeats makes c a listener of all the lanes that its identity gives it.
 // Hub.mu is held.
-func (c *Conn) sitDown(h *history) {
+func (c *Conn) takeSeats(h *history) {
 	c.history, c.joined = h, h.head
-	c.sit(h.all)
-	c.sit(h.lane(Target{Connection, c.id}))
+	c.seats = nil
+	c.sit(h.all, 0)
+	c.sit(h.lane(Target{Connection, c.id}), 0)
 	if c.identity.User != "" {
-		c.sit(h.lane(Target{User, c.identity.User}))
+		c.sit(h.lane(Target{User, c.identity.User}), 0)
 	}
 	if c.identity.Session != "" {
-		c.sit(h.lane(Target{Session, c.identity.Session}))
+		c.sit(h.lane(Target{Session, c.identity.Session}), 0)
 	}
-	for _, t := range c.identity.Topics {
-		c.sit(h.lane(t))
+	for _, t := range c.topics {
+		c.sit(h.lane(t), 0)
 	}
 }
 
-// leave takes c out of its lanes; it keeps its seats, to write what is pending.
-// The last listener takes the freed place. Hub.mu is held.
+// leave takes c off the lists of its lanes. It keeps its seats, so that pending events
+// can still be written. Hub.mu is held.
 func (c *Conn) leave() {
-	for _, s := range c.seats {
-		l := s.lane
-		n := len(l.conns) - 1
-		moved := l.conns[n]
-		l.conns[s.at], l.conns[n] = moved, nil
-		l.conns = l.conns[:n]
-		i := slices.IndexFunc(moved.seats, func(s seat) bool { return s.lane == l })
-		moved.seats[i].at = s.at
-		c.history.drop(l)
+	for i := range c.seats {
+		c.unlist(i)
 	}
+}
+
+// unlist takes a seat off the list of its lane. The last listener takes the free
+// place. Hub.mu is held.
+func (c *Conn) unlist(i int) {
+	l, at := c.seats[i].lane, c.seats[i].at
+	n := len(l.conns) - 1
+	last := l.conns[n]
+	l.conns[at], l.conns[n] = last, listener{}
+	l.conns = l.conns[:n]
+	last.seats[last.seat].at = at
+	c.history.drop(l)
+}
+
+// giveUp is unlist for a seat that c does not keep: its last seat takes the place.
+// Hub.mu is held.
+func (c *Conn) giveUp(i int) {
+	c.unlist(i)
+	n := len(c.seats) - 1
+	c.seats[i] = c.seats[n]
+	c.seats[n] = seat{}
+	c.seats = c.seats[:n]
+	if i < n {
+		c.seats[i].lane.conns[c.seats[i].at].seat = i
+	}
+}
+
+// changeTopics adds and removes topics at a position, and reports whether that
+// changes anything. Hub.mu is held.
+func (c *Conn) changeTopics(add, remove map[Target]struct{}, seq uint64) (changed bool) {
+	for i := len(c.seats) - 1; i >= 0; i-- {
+		if _, ok := remove[c.seats[i].lane.target]; ok {
+			c.giveUp(i)
+			changed = true
+		}
+	}
+	have := make(map[Target]struct{}, len(c.topics))
+	c.topics = slices.DeleteFunc(slices.Clone(c.topics), func(t Target) bool {
+		have[t] = struct{}{}
+		_, removed := remove[t]
+		return removed
+	})
+	for t := range add {
+		if _, ok := have[t]; ok {
+			continue
+		}
+		c.topics = append(c.topics, t)
+		c.sit(c.history.lane(t), seq)
+		changed = true
+	}
+	return changed
 }
 
 // cutOff runs when an ended connection's farewell is over. It repeats itself,
@@ -205,12 +254,15 @@ func (c *Conn) Info() Info {
 	defer c.hub.mu.RUnlock()
 	cursor := c.cursor.Load()
 	info.Position = c.position(cursor).String()
+	for _, t := range c.topics {
+		info.Topics = append(info.Topics, t.Name)
+	}
 	info.Lag = lag(c.seats, cursor, c.history.head)
 	return info
 }
 
-// About is the part of Info that never changes, without Position and Lag. It takes
-// no lock.
+// About is the part of Info that never changes, without Topics, Position and Lag. It
+// takes no lock.
 func (c *Conn) About() Info {
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
@@ -218,9 +270,6 @@ func (c *Conn) About() Info {
 	}
 	if c.addr.IsValid() {
 		info.Remote = c.addr.String()
-	}
-	for _, t := range c.identity.Topics {
-		info.Topics = append(info.Topics, t.Name)
 	}
 	return info
 }
@@ -238,7 +287,7 @@ func (c *Conn) position(cursor uint64) Position {
 func lag(seats []seat, seq, head uint64) int {
 	n := 0
 	for _, s := range seats {
-		if l := s.lane; l.pending(seq) {
+		if l, seq := s.lane, s.last(seq); l.pending(seq) {
 			n += len(l.seqs) - l.after(seq)
 		}
 	}

@@ -22,6 +22,7 @@ type Request struct {
 	Identity
 	*Settings
 	Position string     // of the last event the client has, or Earliest, or empty: the head
+	State    bool       // without a position, the newest event of each slot comes first
 	Previous string     // id of a connection of the same client that this one replaces
 	Expires  time.Time  // when the login ends; zero: never
 	Protocol string     // for Info and Stats
@@ -44,9 +45,10 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		hub: h, id: newID(), identity: r.Identity, settings: r.Settings,
+		hub: h, id: newID(), identity: r.Identity, topics: distinct(r.Topics), settings: r.Settings,
 		protocol: r.Protocol, addr: r.Addr, since: time.Now(),
 	}
+	c.identity.Topics = nil // topics has them
 	if r.MaxLifetime > 0 {
 		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime-r.MaxLifetime/10, r.MaxLifetime)), Lifetime
 	}
@@ -57,7 +59,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	h.lockLearned(r.Topics)
 	defer h.mu.Unlock()
 	if l := h.history.lanes[Target{Connection, r.Previous}]; l != nil && len(l.conns) > 0 {
-		if p := l.conns[0]; p.identity.User == r.User && p.identity.Session == r.Session {
+		if p := l.conns[0].Conn; p.identity.User == r.User && p.identity.Session == r.Session {
 			h.detach(p, Replaced)
 		}
 	}
@@ -66,8 +68,18 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		return nil, err
 	}
 	h.attach(c)
-	h.place(c, r.Position)
+	h.place(c, r.Position, r.State)
 	return c, nil
+}
+
+// distinct returns the topics without those that are there again.
+func distinct(topics []Target) []Target {
+	seen := make(map[Target]struct{}, len(topics))
+	return slices.DeleteFunc(slices.Clone(topics), func(t Target) bool {
+		_, again := seen[t]
+		seen[t] = struct{}{}
+		return again
+	})
 }
 
 // lockLearned locks mu once the shapes of the topics are learned.
@@ -140,7 +152,7 @@ func (h *Hub) attach(c *Conn) {
 	if u := c.identity.User; u != "" && len(h.history.lane(Target{User, u}).conns) == 0 {
 		h.users++
 	}
-	c.sitDown(h.history)
+	c.takeSeats(h.history)
 }
 
 // detach ends c: from here on it counts no more, and what is published is not
@@ -172,13 +184,15 @@ func (c *Conn) Leave() { c.closed(c.hub.finish(c, Gone)) }
 
 // place sets where c begins: after the position that the client gave, or with a
 // gap at what is left. mu is held.
-func (h *Hub) place(c *Conn, position string) {
+func (h *Hub) place(c *Conn, position string, state bool) {
 	hi := h.history
 	hi.evict(time.Now())
 	c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
 	var cursor uint64
 	p, ok := ParsePosition(position)
 	switch c.given = p.Tag; {
+	case position == "" && state:
+		cursor, c.state = hi.oldest-1, hi.head
 	case position == "":
 		cursor = hi.head
 	case position == Earliest:

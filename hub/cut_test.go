@@ -117,6 +117,6 @@ func TestAboutTakesNoLock(t *testing.T) {
 	h.mu.Lock()
 	about := c.About()
 	h.mu.Unlock()
-	info.Position = ""
+	info.Position, info.Topics = "", nil
 	want(t, "about", fmt.Sprint(about), fmt.Sprint(info))
 }

@@ -32,6 +32,7 @@ type Target struct {
 // Limits of one event, beside Options.MaxEventSize.
 const (
 	MaxTargets    = 1000 // targets of one event
+	MaxSlotLength = 128  // bytes of a slot's name
 	MaxKeyLength  = 128  // bytes of an idempotency key
 	MaxNameLength = 512  // bytes of the name of a user, a connection, a session or a topic
 
@@ -62,6 +63,11 @@ type Event struct {
 	// within KeyLifetime is answered with the first position.
 	Key string
 
+	// Slot makes the event a state: it replaces the earlier one with the same slot and
+	// the same targets. A client that has not received that one gets only this one.
+	// Empty: none.
+	Slot string
+
 	// At is when the event was accepted; Publish sets it.
 	At time.Time
 
@@ -90,6 +96,8 @@ func (e *Event) validate(maxSize int) error {
 		return fmt.Errorf("%w: the payload must be valid UTF-8", ErrInvalid)
 	case len(e.Key) > MaxKeyLength:
 		return fmt.Errorf("%w: key is %d bytes long, at most %d are allowed", ErrInvalid, len(e.Key), MaxKeyLength)
+	case len(e.Slot) > MaxSlotLength:
+		return fmt.Errorf("%w: slot is %d bytes long, at most %d are allowed", ErrInvalid, len(e.Slot), MaxSlotLength)
 	case len(e.Targets) == 0:
 		return fmt.Errorf("%w: it has no target", ErrInvalid)
 	case len(e.Targets) > MaxTargets:
@@ -98,16 +106,24 @@ func (e *Event) validate(maxSize int) error {
 		return fmt.Errorf("%w: type and payload are %d bytes, at most %d are allowed", ErrTooLarge, len(e.Type)+len(e.Data), maxSize)
 	}
 	for _, t := range e.Targets {
-		switch {
-		case t.Kind > Topic:
-			return fmt.Errorf("%w: unknown kind of target %d", ErrInvalid, t.Kind)
-		case (t.Kind == All) != (t.Name == ""):
-			return fmt.Errorf("%w: a target's name must not be empty", ErrInvalid)
-		case len(t.Name) > MaxNameLength:
-			return fmt.Errorf("%w: the name of a target is %d bytes long, at most %d are allowed", ErrInvalid, len(t.Name), MaxNameLength)
-		case t.Kind == Topic && strings.Contains(t.Name, "*"):
-			return fmt.Errorf("%w: topic %q: an event goes to exact topics, only the topics of a stream may hold *", ErrInvalid, t.Name)
+		if err := t.validate(); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// validate rejects a target that no event may have.
+func (t Target) validate() error {
+	switch {
+	case t.Kind > Topic:
+		return fmt.Errorf("%w: unknown kind of target %d", ErrInvalid, t.Kind)
+	case (t.Kind == All) != (t.Name == ""):
+		return fmt.Errorf("%w: a target's name must not be empty", ErrInvalid)
+	case len(t.Name) > MaxNameLength:
+		return fmt.Errorf("%w: the name of a target is %d bytes long, at most %d are allowed", ErrInvalid, len(t.Name), MaxNameLength)
+	case t.Kind == Topic && strings.Contains(t.Name, "*"):
+		return fmt.Errorf("%w: topic %q: an event goes to exact topics, only the topics of a stream may hold *", ErrInvalid, t.Name)
 	}
 	return nil
 }
@@ -132,39 +148,46 @@ type encoded struct {
 	stored  int64    // Unix nanoseconds
 	event   *Event   // nil: the record is a command or cannot be read
 	command *Command // nil: it is no command
-	buf     []byte   // of an event: headroom, then the block up to its seq
+	buf     []byte   // what clients are sent: headroom, then the block up to its seq; nil: nothing
 }
 
-// encode is the only place where an event becomes bytes.
+// encode is the only place where a record becomes bytes for clients.
 func encode(r Record, epoch string, now time.Time) encoded {
 	enc := encoded{seq: r.Seq, tag: TagOf(r.Data), stored: min(r.At.UnixNano(), now.UnixNano())}
 	what, err := decode(r.Data)
-	if err != nil {
-		return enc
+	switch {
+	case err != nil:
+	case what.command != nil:
+		enc.command = what.command
+		if c := what.command.Topics; c != nil {
+			enc.begin(EventTopics, topicsData(c), epoch)
+		}
+	default:
+		enc.event = what.event
+		enc.event.trustClock(time.Unix(0, enc.stored))
+		enc.begin(enc.event.Type, enc.event.Data, epoch)
 	}
-	if enc.command = what.command; enc.command != nil {
-		return enc
-	}
-	e := what.event
-	e.trustClock(time.Unix(0, enc.stored))
-	enc.event = e
-	lines := 1 + bytes.Count(e.Data, []byte{'\n'}) + bytes.Count(e.Data, []byte{'\r'}) - bytes.Count(e.Data, []byte("\r\n"))
-	buf := sized(headroom + len("event: \n") + len(e.Type) + len(e.Data) + lines*len("data: \n") +
-		len("id: --\n\n\r\n") + len(epoch) + 20 + len(enc.tag))[:headroom]
-	if e.Type != "" {
-		buf = append(buf, "event: "...)
-		buf = append(buf, e.Type...)
-		buf = append(buf, '\n')
-	}
-	buf = appendData(buf, e.Data)
-	buf = append(buf, "id: "...)
-	buf = append(buf, epoch...)
-	enc.buf = append(buf, '-')
 	return enc
 }
 
+// begin writes the block up to its seq.
+func (e *encoded) begin(name string, data []byte, epoch string) {
+	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
+	buf := sized(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
+		len("id: --\n\n\r\n") + len(epoch) + 20 + len(e.tag))[:headroom]
+	if name != "" {
+		buf = append(buf, "event: "...)
+		buf = append(buf, name...)
+		buf = append(buf, '\n')
+	}
+	buf = appendData(buf, data)
+	buf = append(buf, "id: "...)
+	buf = append(buf, epoch...)
+	e.buf = append(buf, '-')
+}
+
 // frame adds the position and the chunk around the block. It runs under the hub's
-// lock, and so copies nothing: the room was left by encode.
+// lock, and so copies nothing: the room was left by begin.
 func (e encoded) frame() frame {
 	buf := strconv.AppendUint(e.buf, e.seq, 10)
 	buf = e.tag.append(buf)

@@ -18,7 +18,7 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	if goesOn {
 		have = h.history.position(h.history.head)
 	} else {
-		h.ended = h.history.position(h.history.head)
+		h.ended = append(h.ended[max(0, len(h.ended)-rememberEnded):], h.history.position(h.history.head))
 		h.source.open = false
 		h.restart(epoch, oldest)
 	}
@@ -28,6 +28,10 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	}
 	return have
 }
+
+// rememberEnded is of how many histories the end is remembered, beside the last one:
+// a publisher may learn late that it was answered.
+const rememberEnded = 15
 
 func (f feed) Status(problem error, behind uint64) {
 	h := f.h
@@ -144,8 +148,7 @@ func (h *Hub) restart(epoch string, oldest uint64) {
 	clear(h.dirty)
 	h.dirty = h.dirty[:0]
 	for _, c := range before.all.conns {
-		c.seats = nil
-		c.sitDown(h.history)
+		c.takeSeats(h.history)
 	}
 	h.mark(h.history.all)
 	h.notify()
@@ -161,16 +164,35 @@ func (h *Hub) sharesStore() bool {
 // long as this runs. A command that says nothing stands for one that cannot be
 // read: the connections that it may concern come back, and are authenticated anew.
 func (h *Hub) carryOut(command *Command, seq uint64) {
-	var filter Filter
-	reason := Lifetime
-	if command.Disconnect != nil {
-		filter, reason = *command.Disconnect, Disconnected
+	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
+	switch {
+	case command.Disconnect != nil:
+		filter, do = *command.Disconnect, func(c *Conn) { h.detach(c, Disconnected) }
+	case command.Topics != nil:
+		add, remove := targets(command.Topics.Add), targets(command.Topics.Remove)
+		filter, do = command.Topics.Filter, func(c *Conn) { h.changeTopics(c, add, remove, seq) }
 	}
 	for _, c := range h.matching(filter) {
 		h.mu.Lock()
-		if c.joined < seq {
-			h.detach(c, reason)
+		if c.joined < seq && c.reason == "" {
+			do(c)
 		}
 		h.mu.Unlock()
 	}
+}
+
+// changeTopics changes the topics of c at a position, and has it told: the command
+// becomes an event for this connection. mu is held.
+func (h *Hub) changeTopics(c *Conn, add, remove map[Target]struct{}, seq uint64) {
+	if !c.changeTopics(add, remove, seq) {
+		return
+	}
+	own := h.history.lane(Target{Connection, c.id})
+	if seq >= h.history.oldest {
+		h.history.index(h.history.entry(seq), seq, own.target)
+	} else {
+		own.evicted = seq
+	}
+	h.mark(own)
+	h.notify()
 }

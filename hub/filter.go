@@ -37,6 +37,25 @@ func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	return n, err
 }
 
+// ChangeTopics stores a command that changes the topics of connections on every node,
+// also on one that is cut off, before it delivers what follows. It returns the
+// command's position. A client is told by sse.topics. Its errors are those of
+// [Hub.Publish]; a *BatchError says that a name is not valid.
+func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, error) {
+	for _, name := range slices.Concat(change.Add, change.Remove) {
+		if err := (Target{Topic, name}).validate(); err != nil {
+			return Position{}, &BatchError{0, err}
+		}
+	}
+	record := encodeCommand(&Command{Topics: &change})
+	stored, err := h.store(ctx, []Entry{{Data: record}})
+	if err != nil {
+		return Position{}, err
+	}
+	stored[0].Position.Tag = TagOf(record)
+	return stored[0].Position, nil
+}
+
 // DisconnectHere ends the connections of this node that the filter chooses and
 // returns how many.
 func (h *Hub) DisconnectHere(f Filter) int {

@@ -23,6 +23,7 @@ type history struct {
 
 	trimmed bool // all bounds were met when evict was last called
 
+	slots  map[uint64]uint64 // slotOf to the seq of the newest event
 	lanes  map[Target]*lane
 	all    *lane // lanes[Target{All}], which is never dropped
 	shapes []*shape
@@ -38,8 +39,8 @@ type history struct {
 	floor      uint64 // below it nothing is known, so every position is a gap
 }
 
-// entry is one retained record. Only an event has a frame and lanes. It is
-// immutable but for lanes, which grows when a new shape comes into use.
+// entry is one retained record. It is immutable but for lanes, which grows when a new
+// shape comes into use, and when a command concerns a connection.
 type entry struct {
 	frame    frame
 	lanes    []*lane // which hold its seq
@@ -47,6 +48,8 @@ type entry struct {
 	stored   int64   // Unix nanoseconds; the age counts from here
 	accepted int64   // Unix nanoseconds; the latency of delivery counts from here
 	expires  int64   // Unix nanoseconds; math.MaxInt64: never
+	slot     uint64  // of which it is the newest; 0: none
+	room     int32   // bytes that frame takes
 	tag      Tag     // zero: the record is not known
 }
 
@@ -66,6 +69,7 @@ func newHistory(opts Options, epoch string, oldest uint64, held *held) *history 
 		oldest: oldest,
 		head:   oldest - 1,
 		floor:  oldest - 1,
+		slots:  make(map[uint64]uint64),
 		lanes:  make(map[Target]*lane),
 		seed:   maphash.MakeSeed(),
 		young:  make(map[uint64]uint64),
@@ -81,10 +85,14 @@ func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
 // becomes a hole.
 func (h *history) append(enc encoded, now time.Time) *entry {
 	e := h.next()
-	e.tag, e.stored = enc.tag, enc.stored
+	e.tag, e.stored, e.accepted = enc.tag, enc.stored, enc.stored
+	if enc.buf != nil {
+		e.frame, e.room = enc.frame(), int32(cap(enc.buf))
+		h.charge(e, e.frameBytes())
+	}
 	switch {
 	case enc.event != nil:
-		h.addEvent(e, enc)
+		h.addEvent(e, enc.event)
 	case enc.command == nil:
 		h.all.evicted = h.head // to everybody this is as if an event had been evicted
 	}
@@ -111,16 +119,18 @@ func (h *history) next() *entry {
 	return e
 }
 
-func (h *history) addEvent(e *entry, enc encoded) {
-	e.frame = enc.frame()
-	e.accepted = enc.event.At.UnixNano()
-	if !enc.event.Expires.IsZero() {
-		e.expires = enc.event.Expires.UnixNano()
+// addEvent makes an entry that of an event.
+func (h *history) addEvent(e *entry, event *Event) {
+	e.accepted = event.At.UnixNano()
+	if !event.Expires.IsZero() {
+		e.expires = event.Expires.UnixNano()
 	}
-	h.charge(e, int64(cap(enc.buf)))
-	e.lanes = make([]*lane, 0, len(enc.event.Targets))
+	e.lanes = make([]*lane, 0, len(event.Targets))
 	h.charge(e, pointerBytes*int64(cap(e.lanes)))
-	for _, t := range enc.event.Targets {
+	if e.slot = h.slotOf(event); e.slot != 0 {
+		h.fill(e.slot)
+	}
+	for _, t := range event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
 			if s.learned {
@@ -178,6 +188,7 @@ func (h *history) evictSome(now time.Time) bool {
 			h.drop(l)
 		}
 		h.held.evict(e.frame)
+		h.vacate(e)
 		h.bytes -= e.cost
 		h.before = e.tag
 		h.ring.drop(h.oldest)
@@ -199,7 +210,9 @@ func (h *history) stale(now time.Time) bool {
 // 0: there is none.
 func (h *history) lost(seats []seat) (last uint64) {
 	for _, s := range seats {
-		last = max(last, s.lane.lost())
+		if lost := s.lane.lost(); lost > s.from {
+			last = max(last, lost)
+		}
 	}
 	return last
 }
@@ -219,20 +232,20 @@ func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
 	return p.Seq, noGap
 }
 
-// since adds to b, in order and each once, the events of the seats' lanes after the
-// position seq up to the position last, until b is full, in place of those that
-// were there. It returns the
-// position up to which it looked. Its cost is what it finds, not what is
-// retained.
-func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch) (reached uint64) {
+// since replaces b's items with the events addressed to seats in (seq, last], in order
+// and each once, until b is full. Up to the position state it takes only the newest of
+// each slot. It returns the position up to which it looked. Its cost is what it finds,
+// not what is retained.
+func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
 	b.heads = b.heads[:0]
 	common := true // only what is for all is pending
 	for _, s := range seats {
-		if l := s.lane; l.pending(seq) {
+		if l, seq := s.lane, s.last(seq); l.pending(seq) {
 			b.heads = append(b.heads, l.seqs[l.after(seq):])
 			common = common && l == h.all
 		}
 	}
+	common = common && seq >= state
 	if common && b.shared.in == h && b.shared.seq == seq && b.shared.last == last {
 		return b.shared.reached
 	}
@@ -249,7 +262,7 @@ func (h *history) since(seats []seat, seq, last uint64, now time.Time, b *batch)
 		if next > last {
 			break
 		}
-		if e := h.entry(next); e.expires > now.UnixNano() {
+		if e := h.entry(next); e.expires > now.UnixNano() && (next > state || e.slot != 0) {
 			if !b.add(e, next) {
 				return seq
 			}

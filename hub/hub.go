@@ -65,7 +65,7 @@ type Hub struct {
 	// number of connections, topics, targets or records.
 	mu      sync.RWMutex
 	history *history
-	ended   Position // the last of the history before
+	ended   []Position // the ends of the last histories, oldest first
 	source  source
 	addrs   map[netip.Addr]int
 	users   int
@@ -269,7 +269,9 @@ func (h *Hub) reached(stored []Stored) bool {
 // lost reports whether what was stored belongs to a history that ended before it
 // was in there. mu is held.
 func (h *Hub) lost(s Stored) bool {
-	return s.Position.Epoch != h.history.epoch && (s.Position.Epoch != h.ended.Epoch || s.Position.Seq > h.ended.Seq)
+	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.ended, func(end Position) bool {
+		return s.Position.Epoch == end.Epoch && s.Position.Seq <= end.Seq
+	})
 }
 
 // holds calls ready with mu held.
@@ -387,7 +389,10 @@ func (h *Hub) eachListener(l *lane, buf []*Conn, f func(*Conn)) {
 			end = min(n, end)
 		}
 		n = max(0, end-listenersAtOnce)
-		buf = append(buf[:0], l.conns[n:end]...)
+		buf = buf[:0]
+		for _, listener := range l.conns[n:end] {
+			buf = append(buf, listener.Conn)
+		}
 		h.mu.RUnlock()
 		for _, c := range buf {
 			f(c)
@@ -487,9 +492,15 @@ func (h *Hub) end(reason Reason, forGood bool) {
 // detachAll ends the connections that there are and that match.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
 	h.mu.RLock()
-	conns := slices.Clone(h.history.all.conns)
+	all := h.history.all
 	h.mu.RUnlock()
-	for some := range slices.Chunk(slices.DeleteFunc(conns, func(c *Conn) bool { return !match(c) }), endAtOnce) {
+	var conns []*Conn
+	h.eachListener(all, nil, func(c *Conn) {
+		if match(c) {
+			conns = append(conns, c)
+		}
+	})
+	for some := range slices.Chunk(conns, endAtOnce) {
 		h.mu.Lock()
 		for _, c := range some {
 			h.detach(c, reason)

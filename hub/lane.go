@@ -14,8 +14,14 @@ type lane struct {
 	shape   *shape   // of a pattern; nil for other targets
 	seqs    []uint64 // ascending
 	evicted uint64   // the highest seq evicted from it
-	conns   []*Conn
+	conns   []listener
 	dirty   bool // in Hub.dirty
+}
+
+// listener is a connection that listens to a lane, and which of its seats is there.
+type listener struct {
+	*Conn
+	seat int
 }
 
 // lane returns the target's lane and makes it if there is none.

@@ -163,6 +163,7 @@ type client struct {
 	retry    int       // milliseconds
 	events   []message // that back ends published
 	control  []message // of the hub itself
+	ordered  []message // events, and sse.topics among them
 	beats    int       // bare comments
 	moves    int       // blocks with nothing but an id
 }
@@ -190,8 +191,8 @@ func (c *client) read(stream string) *client {
 		if first != (m.event == "sse.connected") && m.event != "sse.rejected" {
 			c.t.Fatalf("sse.connected is the first block and no other, but: %q", text)
 		}
-		if untold && m.event != "sse.gap" {
-			c.t.Fatalf("sse.connected had no id, but no gap follows: %q", text)
+		if untold && (m.event == "" && m.id == "" || strings.HasPrefix(m.event, "sse.") && m.event != "sse.gap") {
+			c.t.Fatalf("sse.connected had no id, but neither a gap nor a state follows: %q", text)
 		}
 		untold = m.event == "sse.connected" && m.id == ""
 		if farewell := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && farewell != (m.id == "") {
@@ -217,8 +218,12 @@ func (c *client) read(stream string) *client {
 			c.moves++
 		case strings.HasPrefix(m.event, "sse."):
 			c.control = append(c.control, m)
+			if m.event == EventTopics {
+				c.ordered = append(c.ordered, m)
+			}
 		default:
 			c.events = append(c.events, m)
+			c.ordered = append(c.ordered, m)
 		}
 	}
 }

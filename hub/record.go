@@ -30,9 +30,30 @@ var errRecord = errors.New("unknown kind or version of record")
 type Command struct {
 	// Disconnect chooses the connections that end.
 	Disconnect *Filter `json:"disconnect,omitempty"`
+
+	// Topics changes what connections may be sent.
+	Topics *TopicChange `json:"topics,omitempty"`
 }
 
-// decoded is what a record says. Both fields are nil for a hole.
+// TopicChange adds and removes exact topics. What is added begins at the position of
+// the command, and what is removed ends there, also for events that are pending. The
+// patterns of a connection stay as they are.
+type TopicChange struct {
+	Filter Filter   `json:"filter"` // chooses the connections
+	Add    []string `json:"add,omitempty"`
+	Remove []string `json:"remove,omitempty"`
+}
+
+// targets are the topics with these names.
+func targets(names []string) map[Target]struct{} {
+	set := make(map[Target]struct{}, len(names))
+	for _, name := range names {
+		set[Target{Topic, name}] = struct{}{}
+	}
+	return set
+}
+
+// decoded is what a record says.
 type decoded struct {
 	event   *Event
 	command *Command
@@ -42,7 +63,7 @@ type decoded struct {
 // nanoseconds with 0 for none, and every string behind its length. The key is
 // not a part of it, since it is the store's concern.
 func encodeEvent(e *Event) []byte {
-	size := 2*binary.MaxVarintLen64 + 16 + len(e.Type) + len(e.Data)
+	size := 2*binary.MaxVarintLen64 + 16 + len(e.Type) + len(e.Slot) + len(e.Data)
 	for _, t := range e.Targets {
 		size += 4 + len(t.Name)
 	}
@@ -51,6 +72,7 @@ func encodeEvent(e *Event) []byte {
 	buf = binary.AppendVarint(buf, unixNano(e.At))
 	buf = binary.AppendVarint(buf, unixNano(e.Expires))
 	buf = appendString(buf, e.Type)
+	buf = appendString(buf, e.Slot)
 	buf = binary.AppendUvarint(buf, uint64(len(e.Targets)))
 	for _, t := range e.Targets {
 		buf = append(buf, byte(t.Kind))
@@ -100,7 +122,7 @@ func decode(record []byte) (decoded, error) {
 
 func (e *Event) decode(buf []byte) error {
 	r := recordReader{buf: buf}
-	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string()}
+	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string(), Slot: r.string()}
 	n := r.uvarint()
 	if n > MaxTargets {
 		return errRecord

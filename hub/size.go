@@ -11,6 +11,7 @@ const (
 	laneBytes    = int64(unsafe.Sizeof(lane{})) + 80 // and its place in the map
 	seqBytes     = 11                                // one place in lane.seqs
 	pointerBytes = 8                                 // one place in entry.lanes
+	slotBytes    = 32                                // one slot in history.slots
 	evictedBytes = 32                                // one target in history.young or old
 )
 
@@ -18,6 +19,14 @@ const (
 func (h *history) charge(e *entry, bytes int64) {
 	e.cost += bytes
 	h.bytes += bytes
+}
+
+// frameBytes is what the entry's frame takes.
+func (e *entry) frameBytes() int64 {
+	if e.frame.bytes == nil {
+		return 0
+	}
+	return int64(e.room)
 }
 
 // bytes is what a lane takes as long as it has events.

@@ -114,7 +114,7 @@ func liveHeap() int64 {
 // checkBytes counts the bytes of a history anew.
 func checkBytes(t testing.TB, h *history) {
 	t.Helper()
-	sum := evictedBytes * int64(len(h.young)+len(h.old))
+	sum := evictedBytes*int64(len(h.young)+len(h.old)) + slotBytes*int64(len(h.slots))
 	for seq := h.oldest; seq <= h.head; seq++ {
 		sum += h.entry(seq).cost
 	}

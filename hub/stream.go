@@ -44,9 +44,9 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 		return l
 	default:
 		l.from, l.gap = hi.resume(Position{Epoch: c.epoch, Seq: l.from}, c.seats)
-		c.placed, c.epoch, c.first, c.lost = hi, hi.epoch, hi.head, hi.lost(c.seats)
+		c.placed, c.epoch, c.first, c.lost, c.state = hi, hi.epoch, hi.head, hi.lost(c.seats), 0
 	}
-	l.cursor = hi.since(c.seats, l.from, max(last, l.from), now, b)
+	l.cursor = hi.since(c.seats, l.from, max(last, l.from), c.state, now, b)
 	l.tag, l.begins = hi.position(l.cursor).Tag, hi.position(l.from).Tag
 	l.more = l.cursor < last
 	return l
@@ -65,11 +65,7 @@ func (c *Conn) compose(now time.Time, b *batch) look {
 		if c.gap != noGap {
 			gap = c.gap
 		}
-		begins := Position{c.epoch, l.from, l.begins}
-		if begins.Tag == (Tag{}) {
-			begins.Tag = c.given // the history no longer knows it
-		}
-		b.before = c.appendOpening(b.before, gap, begins)
+		b.before = c.appendOpening(b.before, gap, c.begins(l, b))
 	}
 	if gap != noGap {
 		b.before = appendGap(b.before, gap, Position{c.epoch, l.from, l.begins})
@@ -93,6 +89,23 @@ func (c *Conn) compose(now time.Time, b *batch) look {
 		b.after = append(b.after, ":\n"...)
 	}
 	return l
+}
+
+// begins is the position that the first block gives to the client. It has none before
+// the state: a client that is cut off in between asks for the state again.
+func (c *Conn) begins(l look, b *batch) Position {
+	switch {
+	case c.state <= l.from:
+		p := Position{c.epoch, l.from, l.begins}
+		if p.Tag == (Tag{}) {
+			p.Tag = c.given // the history no longer knows it
+		}
+		return p
+	case len(b.items) > 0 || l.more:
+		return Position{}
+	}
+	c.told = l.cursor // there is no state
+	return Position{c.epoch, l.cursor, l.tag}
 }
 
 // wrote counts what the client was given: what is before the first n events, and

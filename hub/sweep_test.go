@@ -166,7 +166,7 @@ func TestSweeperIsFair(t *testing.T) {
 		*c = Conn{hub: h, settings: usual, sweeper: s, queue: s, id: newID()}
 		h.mu.Lock()
 		h.attach(c)
-		h.place(c, "")
+		h.place(c, "", false)
 		h.mu.Unlock()
 		c.socket = newSocket(noBytes{}, idleTCP())
 		c.alarmed = true

@@ -24,7 +24,7 @@ var gapNames = [gapReasons]string{gapEvicted: "evicted", gapEpoch: "epoch", gapI
 
 // appendOpening writes the first block. When a gap is to be told it has no id:
 // a client that is cut off between the two keeps its old position, and so is
-// told again.
+// told again. It has none either where p has no epoch.
 func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 	buf = appendRetry(buf, between(c.settings.RetryMin, c.settings.RetryMax))
 	buf = appendControl(buf, "sse.connected", struct {
@@ -33,7 +33,7 @@ func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 		Heartbeat    int64  `json:"heartbeat"`
 		Resumed      bool   `json:"resumed"`
 	}{c.id, c.identity.User, c.settings.Heartbeat.Milliseconds(), c.resumed && gap == noGap})
-	if gap != noGap {
+	if gap != noGap || p.Epoch == "" {
 		return append(buf, '\n')
 	}
 	return appendID(buf, p)
@@ -45,6 +45,22 @@ func appendGap(buf []byte, reason gapReason, p Position) []byte {
 		Reason string `json:"reason"`
 	}{gapNames[reason]})
 	return appendID(buf, p)
+}
+
+// EventTopics is the type of the block by which the hub tells a connection that its
+// topics have changed.
+const EventTopics = ReservedPrefix + "topics"
+
+// topicsData is the data of sse.topics.
+func topicsData(c *TopicChange) []byte {
+	data, err := json.Marshal(struct {
+		Added   []string `json:"added"`
+		Removed []string `json:"removed"`
+	}{append([]string{}, c.Add...), append([]string{}, c.Remove...)})
+	if err != nil {
+		panic(err) // strings
+	}
+	return data
 }
 
 // goodbye is the data of sse.closing and sse.rejected.
