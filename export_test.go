@@ -48,3 +48,6 @@ func SetMaxReports(t testing.TB, n int) {
 	maxReports = n
 	t.Cleanup(func() { maxReports = before })
 }
+
+// ServerEnds is what a server of the config in force runs beside its shutdown.
+func ServerEnds() func() { return running.Load().serverEnds }
