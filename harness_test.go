@@ -192,8 +192,8 @@ func (s *server) load(sites string) error {
 	if err != nil {
 		return err
 	}
-	const handler = `"handler":"sse",`
-	adapted = bytes.ReplaceAll(adapted, []byte(handler), []byte(handler+`"takeover":"`+*takeover+`",`))
+	const handler = `"handler":"sse"`
+	adapted = bytes.ReplaceAll(adapted, []byte(handler), []byte(`"takeover":"`+*takeover+`",`+handler))
 	return caddy.Load(adapted, true)
 }
 
