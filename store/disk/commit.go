@@ -3,9 +3,11 @@ package disk
 import (
 	"context"
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"runtime"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -38,7 +40,7 @@ func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 			for g := s.take(); g != nil && s.commit(g, feed); g = s.take() {
 			}
 		}
-		if s.broken.IsZero() {
+		if s.failed.IsZero() {
 			timer.Reset(idleAfter)
 		} else {
 			timer.Reset(s.retry)
@@ -61,13 +63,13 @@ func (s *Store) gather() {
 func (s *Store) take() *group {
 	s.gather()
 	now := time.Now()
-	s.keys.Expire(now)
+	s.file.keys.Expire(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	size, events, n := 0, 0, 0
+	size, entries, n := 0, 0, 0
 	for n < len(s.queue) && (n == 0 || size+s.queue[n].size <= maxCommit) {
 		size += s.queue[n].size
-		events += len(s.queue[n].entries)
+		entries += len(s.queue[n].entries)
 		n++
 	}
 	if n == 0 {
@@ -75,10 +77,10 @@ func (s *Store) take() *group {
 	}
 	g := &group{
 		requests: s.queue[:n:n],
-		keys:     make(map[hub.KeySum]uint64, events),
-		records:  make([]hub.Record, 0, events),
-		values:   make([][]byte, 0, events),
-		first:    s.span.next,
+		keys:     make(map[hub.KeySum]uint64, entries),
+		records:  make([]hub.Record, 0, entries),
+		values:   make([][]byte, 0, entries),
+		first:    s.file.span.next,
 	}
 	s.queue = append(make([]*request, 0, len(s.queue)), s.queue[n:]...)
 	for _, r := range g.requests {
@@ -89,14 +91,14 @@ func (s *Store) take() *group {
 	return g
 }
 
-// place gives the events of a request their positions, unless they have one.
+// place gives the entries of a request their positions, unless they have one.
 func (s *Store) place(g *group, r *request, now time.Time) {
 	r.stored = make([]hub.Stored, len(r.entries))
 	for i, e := range r.entries {
 		sum := r.sums[i]
 		seq, known := g.keys[sum]
 		if !known {
-			seq, known = s.keys.Find(sum, now)
+			seq, known = s.file.keys.Find(sum, now)
 		}
 		if !known {
 			seq = g.first + uint64(len(g.records))
@@ -106,7 +108,7 @@ func (s *Store) place(g *group, r *request, now time.Time) {
 			binary.BigEndian.PutUint64(r.values[i], uint64(now.UnixNano()))
 			g.values = append(g.values, seal(r.values[i], key[:]))
 		}
-		r.stored[i] = hub.Stored{Position: hub.Position{Epoch: s.epoch, Seq: seq}, Duplicate: known}
+		r.stored[i] = hub.Stored{Position: hub.Position{Epoch: s.file.epoch, Seq: seq}, Duplicate: known}
 	}
 }
 
@@ -115,7 +117,7 @@ func (s *Store) place(g *group, r *request, now time.Time) {
 func (s *Store) commit(g *group, feed hub.Feed) bool {
 	var err error
 	if len(g.records) > 0 {
-		if err = s.write(g, false); err != nil {
+		if err = s.write(g, false, feed); err != nil {
 			s.fail(g, err, feed)
 			return false
 		}
@@ -139,7 +141,7 @@ func (s *Store) finish(g *group, feed hub.Feed) {
 			// Nobody asks for a key that was made here, but who was left without
 			// an answer.
 			if !r.stored[i].Duplicate && (r.keyed[i] || r.state == abandoned) {
-				s.keys.Add(sum, r.stored[i].Position.Seq, now)
+				s.file.keys.Add(sum, r.stored[i].Position.Seq, now)
 			}
 		}
 		r.answer(nil)
@@ -159,35 +161,52 @@ func (r *request) answer(err error) {
 
 // write commits the records of the group. What is not retained it drops when there
 // is enough of it, or what there is if nobody publishes.
-func (s *Store) write(g *group, idle bool) error {
-	tx, err := s.db.Begin(true)
-	if err != nil {
-		return err
-	}
-	after := s.span
+func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
+	after := s.file.span
 	after.next += uint64(len(g.records))
-	events := tx.Bucket(bucketEvents)
-	events.FillPercent = 1 // they come in order
-	for i, r := range g.records {
-		key := encodeSeq(r.Seq)
-		if err := events.Put(key[:], g.values[i]); err != nil {
-			return errors.Join(err, tx.Rollback())
+	err := s.watch(feed, func() error {
+		return s.file.update(func(tx *bbolt.Tx) error {
+			events := tx.Bucket(bucketEvents)
+			events.FillPercent = 1 // they come in order
+			for i, r := range g.records {
+				key := encodeSeq(r.Seq)
+				if err := events.Put(key[:], g.values[i]); err != nil {
+					return err
+				}
+			}
+			if idle || s.surplus() >= minDrop {
+				if err := s.drop(tx, &after); err != nil {
+					return err
+				}
+			}
+			if idle && after == s.file.span {
+				return errNoChange
+			}
+			return tx.Bucket(bucketState).Put(keySpan, after.encode())
+		})
+	})
+	if err == nil {
+		s.file.span = after
+	}
+	return err
+}
+
+// slowAfter is how long a commit may take before the status says so.
+const slowAfter = 3 * time.Second
+
+// watch runs a commit, and has the status tell when that takes long.
+func (s *Store) watch(feed hub.Feed, commit func() error) error {
+	told := make(chan struct{})
+	timer := time.AfterFunc(s.slow, func() {
+		defer close(told)
+		feed.Status(fmt.Errorf("%s: a write has taken more than %v", s.path, s.slow), 0)
+	})
+	err := commit()
+	if !timer.Stop() {
+		<-told // nothing else calls feed meanwhile
+		if err == nil {
+			feed.Status(nil, 0)
 		}
 	}
-	if idle || s.surplus() >= minDrop {
-		if err := s.drop(tx, &after); err != nil {
-			return errors.Join(err, tx.Rollback())
-		}
-	}
-	if idle && after == s.span {
-		return tx.Rollback()
-	}
-	if err := tx.Bucket(bucketState).Put(keySpan, after.encode()); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	s.span = after
-	return nil
+	return err
 }

@@ -6,7 +6,7 @@
 // It is a bbolt database with three buckets. Numbers are big-endian, sums are
 // CRC-32C, since bbolt has sums of its own for nothing but its two headers.
 //
-//	state   format -> 1 byte: 1
+//	state   format -> 1 byte: 1, sum
 //	        epoch  -> the history's epoch, sum
 //	        span   -> seq of the oldest event, seq of the next one, sum
 //	events  seq    -> time of storing, hub.KeySum, the data; sum of that and of seq

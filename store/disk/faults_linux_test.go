@@ -94,7 +94,7 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 		return syscall.EIO
 	})
 	path := filepath.Join(t.TempDir(), "history.db")
-	s, err := open(path, lockTimeout, 5*time.Millisecond)
+	s, err := open(path, quick(lockTimeout, 5*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

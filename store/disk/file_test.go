@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -24,29 +27,50 @@ type history struct {
 	records []hub.Record
 	open    chan struct{}
 	opened  bool
-	status  chan bool // what Status says after the history was open
+	status  chan error // what Status says after the history was open
 }
 
-func (h *history) Begin(epoch string, oldest uint64) {
+func (h *history) Begin(epoch string, oldest uint64) (have hub.Position) {
+	if n := len(h.records); epoch == h.epoch && n > 0 {
+		last := h.records[n-1]
+		return hub.Position{Epoch: epoch, Seq: last.Seq, Tag: hub.TagOf(last.Data)}
+	}
 	h.epoch, h.oldest, h.records = epoch, oldest, nil
+	return hub.Position{}
 }
 func (h *history) Deliver(records []hub.Record) { h.records = append(h.records, records...) }
-func (h *history) Status(connected bool, behind uint64) {
+func (h *history) Status(problem error, behind uint64) {
 	if h.opened {
 		select {
-		case h.status <- connected:
+		case h.status <- problem:
 		default:
 		}
 	}
-	if connected && behind == 0 && !h.opened {
+	if problem == nil && behind == 0 && !h.opened {
 		h.opened = true
 		close(h.open)
 	}
 }
 
+// await waits until the store can be used, or cannot, and returns the problem.
+func (h *history) await(t *testing.T, usable bool) (problem error) {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case problem = <-h.status:
+			if usable == (problem == nil) {
+				return problem
+			}
+		case <-timeout:
+			t.Fatalf("the status never was that the store is usable: %v", usable)
+		}
+	}
+}
+
 // tail runs a store. What it fed may be read after stop.
 func tail(s *Store) (h *history, stop func() error) {
-	h = &history{open: make(chan struct{}), status: make(chan bool, 100)}
+	h = &history{open: make(chan struct{}), status: make(chan error, 100)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -65,20 +89,17 @@ func (h *history) String() string {
 	var out strings.Builder
 	fmt.Fprint(&out, h.epoch, " from ", h.oldest)
 	for _, r := range h.records {
-		fmt.Fprintf(&out, "\n%d %s %s", r.Seq, r.Event.Key, r.Event.Data)
+		fmt.Fprintf(&out, "\n%d %s", r.Seq, r.Data)
 	}
 	return out.String()
 }
 
-// events makes n events whose data says which they are.
-func events(name string, n, size int) []hub.Event {
-	out := make([]hub.Event, n)
+// entries makes n entries whose data says which they are.
+func entries(name string, n, size int) []hub.Entry {
+	out := make([]hub.Entry, n)
 	for i := range out {
 		id := fmt.Sprintf("%s-%d", name, i)
-		out[i] = hub.Event{
-			Data: []byte(id + strings.Repeat(".", size)), Key: id, At: time.Now(),
-			Targets: []hub.Target{{Kind: hub.All}},
-		}
+		out[i] = hub.Entry{Data: []byte(id + strings.Repeat(".", size)), Key: id}
 	}
 	return out
 }
@@ -89,17 +110,17 @@ func sample(t *testing.T, path string) string {
 	s := mustOpen(t, path)
 	s.Retain(hub.Options{MaxEvents: 1_000_000}, 0)
 	_, stop := tail(s)
-	put := func(batch []hub.Event) {
+	put := func(batch []hub.Entry) {
 		if _, err := s.Append(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 	}
-	put(events("dropped", minDrop, 0))
+	put(entries("dropped", minDrop, 0))
 	s.Retain(hub.Options{MaxEvents: 1_000_000}, minDrop+1)
-	put(events("first", 300, 30))
-	put(events("large", 2, 9_000))
+	put(entries("first", 300, 30))
+	put(entries("large", 2, 9_000))
 	for i := range 20 {
-		put(events(fmt.Sprint("last", i), 1, 100))
+		put(entries(fmt.Sprint("last", i), 1, 100))
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -121,7 +142,7 @@ func contentsOf(t testing.TB, path string) string {
 // what to do.
 func refused(t *testing.T, path string, words ...string) {
 	t.Helper()
-	s, err := open(path, 60*time.Millisecond, retryAfter)
+	s, err := open(path, quick(60*time.Millisecond, retryAfter))
 	if err == nil {
 		_ = s.Close()
 		t.Errorf("%s was opened", path)
@@ -134,35 +155,48 @@ func refused(t *testing.T, path string, words ...string) {
 	}
 }
 
-// A file with any byte changed is refused, or has the same history.
-func TestDamagedFileIsNoHistory(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "history.db")
+// openDamaged opens a file with this content. It returns what the history is, or
+// nothing if the file was set aside; then an empty history has begun.
+func openDamaged(t *testing.T, content []byte) (h *history) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h, stop := tail(mustOpen(t, path))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	names := asides(path)
+	if len(names) == 0 {
+		return h
+	}
+	if kept, err := os.ReadFile(names[0]); err != nil || !bytes.Equal(kept, content) {
+		t.Errorf("the file that was set aside is not the damaged one: %v", err)
+	}
+	if h.oldest != 1 || len(h.records) != 0 {
+		t.Errorf("beside the damaged file there is a history from %d on", h.oldest)
+	}
+	return nil
+}
+
+// A file with any byte changed is set aside, or has the same history.
+func TestDamagedFileIsSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
 	want := sample(t, path)
 	intact, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	damaged := filepath.Join(dir, "damaged.db")
 	pageSize := os.Getpagesize()
-	refusals := 0
+	aside := 0
 	check := func(offset int, mask byte) {
 		content := []byte(string(intact))
 		content[offset] ^= mask
-		if err := os.WriteFile(damaged, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Open(damaged)
-		if err != nil {
-			refusals++
-			if !errors.Is(err, errDamaged) && !errors.Is(err, errLater) {
-				t.Errorf("offset %d: %v", offset, err)
-			}
+		h := openDamaged(t, content)
+		if h == nil {
+			aside++
 			return
-		}
-		h, stop := tail(s)
-		if err := stop(); err != nil {
-			t.Error(err)
 		}
 		got := h.String()
 		if offset < 2*pageSize && got != want && h.epoch != strings.Fields(want)[0] {
@@ -182,47 +216,98 @@ func TestDamagedFileIsNoHistory(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d refused", refusals)
-	if refusals < 50 {
-		t.Errorf("only %d of them were refused", refusals)
+	t.Logf("%d set aside", aside)
+	if aside < 50 {
+		t.Errorf("only %d of them were set aside", aside)
 	}
 }
 
-func TestTruncatedFileIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "history.db")
-	sample(t, path)
+func TestTruncatedFileIsSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	want := sample(t, path)
 	intact, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var used int64
-	db, err := bbolt.Open(path, 0o600, options(time.Second))
+	h, err := readHeaders(bytes.NewReader(intact))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil })
-	if err := db.Close(); err != nil {
+	current, err := h.current()
+	if err != nil {
 		t.Fatal(err)
 	}
-	cut := filepath.Join(dir, "cut.db")
-	for size := int64(0); size < used; size += 1 + size%29*100 {
-		if err := os.WriteFile(cut, intact[:size], 0o600); err != nil {
+	used := int(current.end * h.pageSize)
+	for size := 1; size < used; size += 1 + size%29*100 {
+		if h := openDamaged(t, intact[:size]); h != nil {
+			t.Errorf("with %d of its bytes the file is a history from %d on", size, h.oldest)
+		}
+	}
+	if h := openDamaged(t, nil); h == nil || h.oldest != 1 || len(h.records) > 0 || h.epoch == strings.Fields(want)[0] {
+		t.Errorf("an empty file is %v", h)
+	}
+}
+
+// Damaged files have names of their own, the oldest go, and the log and the note
+// say where the last is.
+func TestDamagedFilesAreKept(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "history.db")
+	core, logged := observer.New(zap.InfoLevel)
+	with := quick(time.Second, retryAfter)
+	with.log = func() *zap.Logger { return zap.New(core) }
+	const damages = maxAside + 2
+	for i := range damages {
+		if err := os.WriteFile(path, fmt.Append(make([]byte, 10_000), i), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, cut, "restore it from a backup", "move it away")
+		s, err := open(path, with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := asides(path)
+		last := names[len(names)-1]
+		if note := s.Note(); !strings.Contains(note, last) {
+			t.Errorf("the note does not name %s: %q", last, note)
+		}
+		if got := logged.FilterField(zap.String("set_aside", last)).FilterLevelExact(zap.ErrorLevel).Len(); got != 1 {
+			t.Errorf("the log has %d errors that name %s", got, last)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := asides(path)
+	if len(names) != maxAside {
+		t.Fatalf("%d were kept: %v", len(names), names)
+	}
+	for i, name := range names {
+		want := fmt.Append(make([]byte, 10_000), damages-maxAside+i)
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not damaged file %d: %v", name, damages-maxAside+i, err)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Error(err)
+		}
+	}
+	s := mustOpen(t, path)
+	if note := s.Note(); note != "" {
+		t.Errorf("without damaged files the note is %q", note)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestLaterFormatIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	sample(t, path)
-	db, err := bbolt.Open(path, 0o600, options(time.Second))
+	db, err := bbolt.Open(path, 0o600, options())
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketState).Put(keyFormat, []byte{format + 1})
+		return tx.Bucket(bucketState).Put(keyFormat, seal([]byte{format + 1}, nil))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
@@ -236,18 +321,44 @@ func TestOtherFileIsRefused(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Repeat("no history\n", 1000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, path, "move it away")
+	refused(t, path, "another path")
 
 	path = filepath.Join(dir, "other.db")
-	db, err := bbolt.Open(path, 0o600, options(time.Second))
+	db, err := bbolt.Open(path, 0o600, nil) // as other programs do
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("accounts"))
+		return err
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, path, "another path")
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 2 {
+		t.Errorf("files of others were set aside: %v, %v", names, err)
+	}
+	refused(t, dir, "writable")
+}
+
+// A process may end when it has just created its file.
+func TestUnfinishedFileIsFinished(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	db, err := bbolt.Open(path, 0o600, options())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, path, "move it away")
-	refused(t, dir, "writable")
+	h, stop := tail(mustOpen(t, path))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if h.oldest != 1 || len(h.records) > 0 {
+		t.Errorf("it is a history from %d on", h.oldest)
+	}
 }
 
 func TestSecondOpenerIsRefused(t *testing.T) {
@@ -257,7 +368,7 @@ func TestSecondOpenerIsRefused(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := open(path, time.Second, retryAfter); err != nil {
+	if s, err := open(path, quick(time.Second, retryAfter)); err != nil {
 		t.Error(err)
 	} else if err := s.Close(); err != nil {
 		t.Error(err)
@@ -288,7 +399,7 @@ func TestLongHistoryLoadsQuickly(t *testing.T) {
 	s := mustOpen(t, path)
 	_, stop := tail(s)
 	for i := 0; i < n; i += 10_000 {
-		if _, err := s.Append(t.Context(), events(fmt.Sprint(i), 10_000, 200)); err != nil {
+		if _, err := s.Append(t.Context(), entries(fmt.Sprint(i), 10_000, 200)); err != nil {
 			t.Fatal(err)
 		}
 	}

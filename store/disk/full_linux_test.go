@@ -47,7 +47,7 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "history.db")
-	s, err := open(path, lockTimeout, 20*time.Millisecond)
+	s, err := open(path, quick(lockTimeout, 20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,8 +56,8 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	publish := func(key string) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		e := hub.Event{Key: key, Data: []byte(strings.Repeat("x", 10_000)), At: time.Now(), Targets: []hub.Target{{Kind: hub.All}}}
-		stored, err := s.Append(ctx, []hub.Event{e})
+		e := hub.Entry{Key: key, Data: []byte(key + strings.Repeat(".", 10_000))}
+		stored, err := s.Append(ctx, []hub.Entry{e})
 		if err == nil {
 			answered[key] = stored[0].Position.Seq
 		}
@@ -71,19 +71,11 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	if !errors.Is(err, hub.ErrNotStored) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) {
 		t.Errorf("on a full disk Append says %v", err)
 	}
-	for connected := range h.status {
-		if !connected {
-			break
-		}
-	}
+	h.await(t, false)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	for connected := range h.status {
-		if connected {
-			break
-		}
-	}
+	h.await(t, true)
 	deadline := time.Now().Add(10 * time.Second)
 	for i := 0; i < 20 && time.Now().Before(deadline); {
 		if err := publish(fmt.Sprint("after-", i)); err == nil {

@@ -68,8 +68,8 @@ func publishUntilKilled(t *testing.T, path string) {
 		go func() {
 			for i := 0; ; i++ {
 				key := fmt.Sprint(life, "-", p, "-", i)
-				e := hub.Event{Key: key, Data: []byte(key), At: time.Now(), Targets: []hub.Target{{Kind: hub.All}}}
-				stored, err := s.Append(context.Background(), []hub.Event{e})
+				e := hub.Entry{Key: key, Data: []byte(key)}
+				stored, err := s.Append(context.Background(), []hub.Entry{e})
 				if err != nil {
 					t.Error(err)
 					return

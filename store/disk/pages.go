@@ -5,13 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-
-	"go.etcd.io/bbolt"
 )
 
-// pages checks that the pages of a file form trees. In those that do not, bbolt
-// may never come to an end, and when it looks for free pages it panics in a
-// goroutine of its own, which ends the process.
+// pages reads the trees of a bbolt file, and checks every page of them. In pages
+// that form no tree bbolt may never come to an end, and when it looks for free
+// pages it panics in a goroutine of its own, which ends the process.
 type pages struct {
 	file     io.ReaderAt
 	pageSize int64
@@ -19,68 +17,107 @@ type pages struct {
 	seen     map[int64]bool
 }
 
-// A page begins with its id, what it is, how many elements it has, and on how
-// many more pages it goes on. Its elements follow, and then the keys.
+// A page begins with its id, its kind, the number of its elements, and the number
+// of pages that continue it. Its elements follow, and then the keys and values.
 const (
 	pageHeader  = 16
 	pageElement = 16
 	branchPage  = 1
 	leafPage    = 2
+
+	bucketHeader  = 16 // a bucket's root page and sequence
+	bucketElement = 1  // flag of an element whose value is a bucket
 )
 
-func newPages(file io.ReaderAt, pageSize int, size int64) *pages {
-	return &pages{file, int64(pageSize), size / int64(pageSize), make(map[int64]bool)}
+// leaf is an element of a leaf page.
+type leaf struct {
+	bucket     bool
+	key, value []byte
 }
 
-func (p *pages) check(bucket *bbolt.Bucket) error {
-	root := int64(bucket.Root())
-	if root == 0 { // so small that it is a part of another page
-		return nil
+func newPages(file io.ReaderAt, pageSize, end int64) *pages {
+	return &pages{file, pageSize, end, make(map[int64]bool)}
+}
+
+// bucket visits the elements of a bucket in order. The bucket is given by what its
+// parent stores of it.
+func (p *pages) bucket(stored []byte, visit func(leaf) error) error {
+	if len(stored) < bucketHeader {
+		return fmt.Errorf("%w: a bucket is cut off", errDamaged)
 	}
-	_, err := p.tree(root, nil, nil)
+	root := int64(binary.NativeEndian.Uint64(stored))
+	if root != 0 {
+		_, err := p.tree(root, nil, nil, visit)
+		return err
+	}
+	inline := stored[bucketHeader:] // so small that it is a part of another page
+	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != leafPage {
+		return p.damaged(0)
+	}
+	_, err := p.page(0, inline, nil, nil, visit)
 	return err
 }
 
-// tree checks the tree below a page, whose keys must be from least on and less
+// tree visits the tree below a page, whose keys must be from least on and less
 // than bound, if that is not nil. It returns the last of them.
-func (p *pages) tree(id int64, least, bound []byte) (last []byte, err error) {
+func (p *pages) tree(id int64, least, bound []byte, visit func(leaf) error) (last []byte, err error) {
 	page, err := p.read(id)
 	if err != nil {
 		return nil, err
 	}
+	return p.page(id, page, least, bound, visit)
+}
+
+func (p *pages) page(id int64, page, least, bound []byte, visit func(leaf) error) (last []byte, err error) {
 	kind, count := binary.NativeEndian.Uint16(page[8:]), int(binary.NativeEndian.Uint16(page[10:]))
-	keys, children := make([][]byte, count), make([]int64, count)
+	elements := make([]leaf, count)
+	children := make([]int64, count)
 	for i := range count {
 		at := pageHeader + i*pageElement
 		if at+pageElement > len(page) {
 			return nil, p.damaged(id)
 		}
 		element := page[at : at+pageElement]
-		begin, size := binary.NativeEndian.Uint32(element), binary.NativeEndian.Uint32(element[4:])
-		if kind == leafPage { // which has its flags first
+		// A branch has begin and size of the key, and the child. A leaf has flags, and
+		// begin and size of the key, behind which the value is, and that one's size.
+		var begin, size, value uint32
+		if kind == leafPage {
+			elements[i].bucket = binary.NativeEndian.Uint32(element)&bucketElement != 0
 			begin, size = binary.NativeEndian.Uint32(element[4:]), binary.NativeEndian.Uint32(element[8:])
+			value = binary.NativeEndian.Uint32(element[12:])
+		} else {
+			begin, size = binary.NativeEndian.Uint32(element), binary.NativeEndian.Uint32(element[4:])
+			children[i] = int64(binary.NativeEndian.Uint64(element[8:]))
 		}
-		from, to := int64(at)+int64(begin), int64(at)+int64(begin)+int64(size)
+		from := int64(at) + int64(begin)
+		middle := from + int64(size)
+		to := middle + int64(value)
 		if to > int64(len(page)) {
 			return nil, p.damaged(id)
 		}
-		keys[i], children[i] = page[from:to], int64(binary.NativeEndian.Uint64(element[8:]))
+		elements[i].key, elements[i].value = page[from:middle:middle], page[middle:to:to]
+	}
+	if kind == branchPage && count == 0 {
+		return nil, p.damaged(id)
 	}
 	last = least
-	for i, key := range keys {
-		order := bytes.Compare(key, last)
-		if order < 0 || i > 0 && order == 0 || bound != nil && bytes.Compare(key, bound) >= 0 {
+	for i, e := range elements {
+		order := bytes.Compare(e.key, last)
+		if order < 0 || i > 0 && order == 0 || bound != nil && bytes.Compare(e.key, bound) >= 0 {
 			return nil, p.damaged(id)
 		}
-		last = key
-		if kind == branchPage {
+		last = e.key
+		if kind == leafPage {
+			err = visit(e)
+		} else {
 			next := bound
 			if i+1 < count {
-				next = keys[i+1]
+				next = elements[i+1].key
 			}
-			if last, err = p.tree(children[i], key, next); err != nil {
-				return nil, err
-			}
+			last, err = p.tree(children[i], e.key, next, visit)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return last, nil
@@ -92,7 +129,7 @@ func (p *pages) read(id int64) ([]byte, error) {
 	if id < 2 || id >= p.end {
 		return nil, p.damaged(id)
 	}
-	if _, err := p.file.ReadAt(header, id*p.pageSize); err != nil {
+	if err := readAt(p.file, header, id*p.pageSize); err != nil {
 		return nil, err
 	}
 	kind, n := binary.NativeEndian.Uint16(header[8:]), 1+int64(binary.NativeEndian.Uint32(header[12:]))
@@ -106,8 +143,16 @@ func (p *pages) read(id int64) ([]byte, error) {
 		p.seen[id+i] = true
 	}
 	page := make([]byte, n*p.pageSize)
-	_, err := p.file.ReadAt(page, id*p.pageSize)
-	return page, err
+	return page, readAt(p.file, page, id*p.pageSize)
+}
+
+// readAt fills buf. Where the file ends too early it is damaged.
+func readAt(file io.ReaderAt, buf []byte, offset int64) error {
+	_, err := file.ReadAt(buf, offset)
+	if err == io.EOF {
+		return fmt.Errorf("%w: it is cut off at %d", errDamaged, offset)
+	}
+	return err
 }
 
 func (*pages) damaged(id int64) error {

@@ -1,10 +1,14 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -14,50 +18,69 @@ const retryAfter = time.Second
 
 // fail refuses everything from now on, and finds out what became of the group.
 func (s *Store) fail(g *group, err error, feed hub.Feed) {
+	s.refuse(fmt.Errorf("the disk does not take it: %w", err), feed)
 	s.doubt = g
-	feed.Status(s.refuse(fmt.Errorf("the disk does not take it: %w", err)), 0)
+	if _, certain := errors.AsType[unwritten](err); certain {
+		s.giveUp(g)
+		s.doubt = &group{first: g.first}
+	}
 	s.resolve(feed)
 }
 
-// refuse answers, from now on, with the error what has not been taken. It returns
-// the answer.
-func (s *Store) refuse(err error) error {
-	s.broken = time.Now()
-	err = fmt.Errorf("%s: %w", s.path, err)
+// giveUp answers a group that was not stored.
+func (s *Store) giveUp(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.flying = nil
+	for _, r := range g.requests {
+		r.answer(fmt.Errorf("%w: %w", hub.ErrNotStored, s.refusing))
+	}
+}
+
+// refuse answers, from now on, with the error what has not been taken.
+func (s *Store) refuse(err error, feed hub.Feed) {
+	s.failed = time.Now()
+	err = fmt.Errorf("%s: %w", s.path, err)
+	feed.Status(err, 0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusing == nil || s.refusing.Error() != err.Error() {
+		s.log().Error("publishes are refused until the file can be used", zap.Error(err))
+	}
 	s.refusing = err
 	for _, r := range s.queue {
 		r.answer(s.refusal(r, err))
 	}
 	s.queue = nil
-	return err
 }
 
 // recovered reports whether the file can be used, and tries if it could not.
 func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
-	if !s.broken.IsZero() {
-		if time.Since(s.broken) < s.retry || !s.resolve(feed) {
+	if !s.failed.IsZero() {
+		if time.Since(s.failed) < s.retry || !s.resolve(feed) {
 			return false
 		}
-		probe := &group{first: s.span.next}
-		if err := s.write(probe, false); err != nil {
+		probe := &group{first: s.file.span.next}
+		if err := s.write(probe, false, feed); err != nil {
 			s.fail(probe, err, feed)
 			return false
 		}
 	}
 	if !s.loaded {
 		if err := s.load(ctx, feed); err != nil {
-			feed.Status(s.refuse(err), 0)
+			if ctx.Err() == nil {
+				s.fail(&group{first: s.file.span.next}, err, feed)
+			}
 			return false
 		}
 		s.loaded = true
 	}
-	if !s.broken.IsZero() {
-		s.broken = time.Time{}
+	if !s.failed.IsZero() {
+		s.failed = time.Time{}
 		s.mu.Lock()
 		s.refusing = nil
 		s.mu.Unlock()
+		s.log().Info("the file can be used again")
 		feed.Status(nil, 0)
 	}
 	return true
@@ -70,37 +93,59 @@ func (s *Store) resolve(feed hub.Feed) bool {
 	if s.doubt == nil {
 		return true
 	}
-	if s.db != nil {
-		_ = s.db.Close() // what it has in memory is worth nothing any more
-		s.db = nil
-	}
-	db, found, err := openFile(s.path, false, lockTimeout)
+	_ = s.file.close() // what it has in memory is worth nothing any more
+	f, err := openFile(s.path, s.lockTimeout, s.log())
 	if err != nil {
-		s.refuse(err)
+		s.refuse(err, feed)
 		return false
+	}
+	s.lookBeside()
+	stored, err := f.holds(s.doubt, s.file.epoch)
+	if err != nil {
+		s.refuse(errors.Join(err, f.close()), feed)
+		return false
+	}
+	if f.epoch != s.file.epoch {
+		s.log().Error("the file is another history: clients are told of the gap")
 	}
 	g := s.doubt
-	stored := found.span.next == g.first+uint64(len(g.records))
-	switch {
-	case found.epoch != s.epoch:
-		// It is another history, or lost its last transaction.
-		stored, s.loaded, s.epoch, s.keys = false, false, found.epoch, found.keys
-	case !stored && found.span.next != g.first:
-		s.refuse(errors.Join(errOther, db.Close()))
-		return false
-	}
-	s.db, s.span, s.doubt = db, found.span, nil
+	s.file, s.doubt = f, nil
+	s.loaded = false // it may be another file
+	s.mu.Lock()
+	s.oldest = 0 // that was of the former; the hub says it again
+	s.mu.Unlock()
 	if stored {
 		s.finish(g, feed)
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.flying = nil
-	for _, r := range g.requests {
-		r.answer(fmt.Errorf("%w: %w", hub.ErrNotStored, s.refusing))
+	} else {
+		s.giveUp(g)
 	}
 	return true
 }
 
-var errOther = errors.New("the file is not the one that was open: put that back, or restart with this one")
+// holds reports whether the file has what the group was to store.
+func (f *file) holds(g *group, epoch string) (all bool, err error) {
+	if f.epoch != epoch || len(g.values) == 0 {
+		return false, nil
+	}
+	err = f.view(func(tx *bbolt.Tx) error {
+		all = true
+		for i, value := range g.values {
+			key := encodeSeq(g.first + uint64(i))
+			all = all && bytes.Equal(tx.Bucket(bucketEvents).Get(key[:]), value)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// lookBeside notes the damaged files that were set aside.
+func (s *Store) lookBeside() {
+	note := ""
+	if names := asides(s.path); len(names) > 0 {
+		note = fmt.Sprintf("the history was damaged and an empty one began: %s is the damaged one; check the disk, and remove that file when you need it no more",
+			names[len(names)-1])
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note = note
+}

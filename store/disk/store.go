@@ -11,28 +11,29 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
 
 // Store is a history in a file. Its methods may be called from any goroutine.
 type Store struct {
-	path   string
-	retry  time.Duration // after which a file that could not be used is tried again
+	path string
+	settings
 	nonce  string        // begins the keys it makes
 	made   atomic.Uint64 // keys
 	wake   chan struct{} // one slot: the queue is not empty
 	closed chan struct{}
 
-	// The committer's: whoever runs Tail, and Close after it.
-	db *bbolt.DB // nil while the file cannot be opened
-	contents
+	// These belong to the goroutine that runs Tail, and then to Close.
+	file   *file
 	loaded bool      // the feed has the history
 	doubt  *group    // not nil: it is not known whether it was stored
-	broken time.Time // not zero: the file could not be used then
+	failed time.Time // not zero: the file could not be used then
 
 	mu       sync.Mutex // never held while a file or the feed is used
+	note     string     // what an operator should know
 	queue    []*request
 	flying   *group // being committed, or in doubt
 	refusing error  // why nothing is accepted; nil: it is
@@ -41,22 +42,36 @@ type Store struct {
 }
 
 // Open opens the history in the file, which is created if there is none.
-func Open(path string) (*Store, error) { return open(path, lockTimeout, retryAfter) }
+func Open(path string) (*Store, error) {
+	return open(path, settings{lockTimeout, retryAfter, slowAfter, func() *zap.Logger {
+		// That of the config in force: the store outlives the one that opened it.
+		return caddy.Log().Named("sse.stores.disk").With(zap.String("file", path))
+	}})
+}
 
-func open(path string, lockTimeout, retryAfter time.Duration) (*Store, error) {
-	db, found, err := openFile(path, true, lockTimeout)
+// settings differ in tests.
+type settings struct {
+	lockTimeout time.Duration
+	retry       time.Duration // after which a file that could not be used is tried again
+	slow        time.Duration // after which a commit is reported
+	log         func() *zap.Logger
+}
+
+func open(path string, with settings) (*Store, error) {
+	f, err := openFile(path, with.lockTimeout, with.log())
 	if err != nil {
 		return nil, err
 	}
-	return &Store{
+	s := &Store{
 		path:     path,
-		retry:    retryAfter,
+		settings: with,
 		nonce:    rand.Text()[:8] + ".",
 		wake:     make(chan struct{}, 1),
 		closed:   make(chan struct{}),
-		db:       db,
-		contents: *found,
-	}, nil
+		file:     f,
+	}
+	s.lookBeside()
+	return s, nil
 }
 
 // request is one Append. Its state is guarded by Store.mu.
@@ -184,6 +199,13 @@ func (s *Store) Retain(opts hub.Options, oldest uint64) {
 	s.opts, s.oldest = opts, oldest
 }
 
+// Note returns what an operator should know of the history, or nothing.
+func (s *Store) Note() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.note
+}
+
 // Shared implements hub.Store: the file is locked.
 func (*Store) Shared() bool { return false }
 
@@ -193,8 +215,5 @@ func (s *Store) Close() error {
 	s.refusing = errClosed
 	s.mu.Unlock()
 	close(s.closed) // whoever is still in the queue finds that out
-	if s.db == nil {
-		return nil
-	}
-	return s.db.Close()
+	return s.file.close()
 }

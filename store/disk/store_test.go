@@ -3,6 +3,9 @@ package disk
 import (
 	"path/filepath"
 	"testing"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/hub/storetest"
@@ -21,9 +24,14 @@ func TestStore(t *testing.T) {
 
 func mustOpen(t testing.TB, path string) *Store {
 	t.Helper()
-	s, err := Open(path)
+	s, err := open(path, quick(lockTimeout, retryAfter))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// quick are settings for tests that cannot wait.
+func quick(lockTimeout, retry time.Duration) settings {
+	return settings{lockTimeout, retry, slowAfter, zap.NewNop}
 }

@@ -1,0 +1,125 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// What keeps a file from being used.
+var (
+	errDamaged   = errors.New("the file is damaged")
+	errNoHistory = errors.New("the file is no history")
+	errLater     = errors.New("unknown version")
+)
+
+// inspect reads the whole file and trusts nothing. It returns nil for a file that
+// holds no history yet. lost says that the last transaction is lost.
+func inspect(f *os.File) (found *contents, lost bool, err error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return nil, false, err
+	}
+	headers, err := readHeaders(f)
+	if err != nil {
+		return nil, false, err
+	}
+	current, err := headers.current()
+	if err != nil {
+		return nil, false, err
+	}
+	if current.tx <= 1 {
+		return nil, false, nil // the first transaction makes the buckets
+	}
+	if info.Size() < current.end*headers.pageSize {
+		return nil, false, fmt.Errorf("%w: it is cut off", errDamaged)
+	}
+	pages := newPages(f, headers.pageSize, current.end)
+	buckets := make(map[string][]byte)
+	err = pages.bucket(current.bucket, func(e leaf) error {
+		if e.bucket {
+			buckets[string(e.key)] = e.value
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	ours := 0
+	for _, name := range [][]byte{bucketState, bucketEvents, bucketKeys} {
+		if buckets[string(name)] != nil {
+			ours++
+		}
+	}
+	switch {
+	case ours == 0:
+		return nil, false, fmt.Errorf("%w: it has other buckets", errNoHistory)
+	case ours < 3 || len(buckets) > 3:
+		return nil, false, fmt.Errorf("%w: it has not the buckets of a history", errDamaged)
+	}
+	found, err = read(pages, buckets)
+	return found, !headers.intact(), err
+}
+
+// read reads the buckets.
+func read(pages *pages, buckets map[string][]byte) (*contents, error) {
+	each := func(bucket []byte, visit func(key, value []byte) error) error {
+		return pages.bucket(buckets[string(bucket)], func(e leaf) error {
+			if e.bucket {
+				return fmt.Errorf("%w: there is a bucket in a bucket", errDamaged)
+			}
+			return visit(e.key, e.value)
+		})
+	}
+	state := make(map[string][]byte)
+	err := each(bucketState, func(key, value []byte) error {
+		state[string(key)] = value
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	switch f, ok := unseal(state[string(keyFormat)], nil); {
+	case !ok || len(f) != 1 || f[0] == 0:
+		return nil, fmt.Errorf("%w: its format is not given", errDamaged)
+	case f[0] > format:
+		return nil, fmt.Errorf("%w of the format, %d; this is %d", errLater, f[0], format)
+	}
+	epoch, ok := unseal(state[string(keyEpoch)], nil)
+	found := &contents{epoch: string(epoch)}
+	if _, valid := hub.ParsePosition(found.epoch + "-1"); !ok || !valid {
+		return nil, fmt.Errorf("%w: it has no epoch", errDamaged)
+	}
+	if err := found.span.decode(state[string(keySpan)]); err != nil {
+		return nil, err
+	}
+	// The clock may have been set since. From now on what counts is how long ago
+	// that was, and not more than KeyLifetime is left.
+	now := time.Now()
+	remember := func(sum hub.KeySum, seq uint64, at time.Time) {
+		if age := max(now.Sub(at), 0); age < hub.KeyLifetime {
+			found.keys.Add(sum, seq, now.Add(-age))
+		}
+	}
+	err = each(bucketKeys, func(_, chunk []byte) error { return eachKey(chunk, remember) })
+	if err != nil {
+		return nil, err
+	}
+	next := found.span.oldest
+	err = each(bucketEvents, func(key, value []byte) error {
+		r, sum, err := decodeRecord(key, value)
+		if err != nil || r.Seq != next {
+			return errors.Join(err, fmt.Errorf("%w: record %d is not in its place", errDamaged, next))
+		}
+		remember(sum, next, r.At)
+		next++
+		return nil
+	})
+	if err == nil && next != found.span.next {
+		err = fmt.Errorf("%w: record %d is missing", errDamaged, next)
+	}
+	return found, err
+}

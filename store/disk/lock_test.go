@@ -1,0 +1,111 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// Of those that wait for one file, each gets it as the one before has left it. The
+// file is so large that they are reading it when it changes hands.
+func TestFileChangesHands(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	s := mustOpen(t, path)
+	_, stop := tail(s)
+	large := entries("large", 30_000, 200)
+	answered := make(map[string]uint64)
+	for i := 0; i < len(large); i += 1_000 {
+		stored, err := s.Append(t.Context(), large[i:i+1_000])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range stored {
+			answered[large[i+j].Key] = stored[j].Position.Seq
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), handsFor)
+	defer cancel()
+	var openers sync.WaitGroup
+	var mu sync.Mutex
+	turns := 0
+	for opener := range 3 {
+		openers.Go(func() {
+			for turn := 0; ctx.Err() == nil; turn++ {
+				s, err := open(path, quick(time.Minute, retryAfter))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, stop := tail(s)
+				for i := range 3 {
+					key := fmt.Sprint(opener, "-", turn, "-", i)
+					e := hub.Entry{Key: key, Data: []byte(key)}
+					stored, err := s.Append(t.Context(), []hub.Entry{e})
+					if err != nil {
+						t.Error(err)
+						break
+					}
+					mu.Lock()
+					answered[key] = stored[0].Position.Seq
+					mu.Unlock()
+				}
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				turns++
+				mu.Unlock()
+				time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
+			}
+		})
+	}
+	openers.Wait()
+	t.Logf("%d turns", turns)
+	check(t, path, answered)
+	if names := asides(path); len(names) > 0 {
+		t.Errorf("it was set aside: %v", names)
+	}
+}
+
+// Of those that wait for a damaged file, one sets it aside, and the others find
+// what takes its place.
+func TestOneSetsAside(t *testing.T) {
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "history.db")
+		damage(t, path)
+		var openers sync.WaitGroup
+		for range 4 {
+			openers.Go(func() {
+				s, err := open(path, quick(time.Minute, retryAfter))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, stop := tail(s)
+				if _, err := s.Append(t.Context(), entries("e", 1, 0)); err != nil {
+					t.Error(err)
+				}
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		openers.Wait()
+		if names := asides(path); len(names) != 1 {
+			t.Errorf("%d files were set aside", len(names))
+		}
+	}
+}
+
+// handsFor is how long TestFileChangesHands runs.
+const handsFor = 3 * time.Second

@@ -1,0 +1,208 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// damage makes a file that is a damaged history.
+func damage(t testing.TB, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, make([]byte, 20_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t testing.TB, from, to string) {
+	t.Helper()
+	source, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	target, err := os.Create(to) // as cp does: a file that is there keeps its inode
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(target, source); err != nil {
+		t.Fatal(err)
+	}
+	if err := target.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Another program may do anything to the file while it is in use. What is answered
+// after that is in the file, and the history has begun anew.
+func TestTouchedFileBeginsAnew(t *testing.T) {
+	for name, touch := range map[string]func(t *testing.T, path, older string) error{
+		"emptied": func(_ *testing.T, path, _ string) error { return os.Truncate(path, 0) },
+		"cut":     func(_ *testing.T, path, _ string) error { return os.Truncate(path, 20_000) },
+		"cut and filled up": func(_ *testing.T, path, _ string) error {
+			info, err := os.Stat(path)
+			return errors.Join(err, os.Truncate(path, 5_000), os.Truncate(path, info.Size()))
+		},
+		"removed":            func(_ *testing.T, path, _ string) error { return os.Remove(path) },
+		"moved":              func(_ *testing.T, path, _ string) error { return os.Rename(path, path+".moved") },
+		"directory removed":  func(_ *testing.T, path, _ string) error { return os.RemoveAll(filepath.Dir(path)) },
+		"older copy over it": func(_ *testing.T, path, older string) error { return os.Rename(older, path) },
+		"older copy into it": func(t *testing.T, path, older string) error { copyFile(t, older, path); return nil },
+		"other history over it": func(t *testing.T, path, _ string) error {
+			other := filepath.Join(t.TempDir(), "other.db")
+			sample(t, other)
+			return os.Rename(other, path)
+		},
+		"damaged file over it": func(t *testing.T, path, _ string) error {
+			damage(t, path+".other")
+			return os.Rename(path+".other", path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "sse", "history.db")
+			older := filepath.Join(t.TempDir(), "older.db")
+			s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, stop := tail(s)
+			mustAppend := func(name string, n int) hub.Position {
+				t.Helper()
+				stored, err := s.Append(t.Context(), entries(name, n, 100))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return stored[0].Position
+			}
+			former := mustAppend("first", 500).Epoch
+			copyFile(t, path, older)
+			mustAppend("second", 500)
+			if err := touch(t, path, older); err != nil {
+				t.Fatal(err)
+			}
+			refusals := 0
+			var stored []hub.Stored
+			for deadline := time.Now().Add(20 * time.Second); ; {
+				stored, err = s.Append(t.Context(), entries("after", 1, 100))
+				if err == nil {
+					break
+				}
+				if !errors.Is(err, hub.ErrNotStored) {
+					t.Errorf("a publish is answered with %v", err)
+				}
+				if refusals++; time.Now().After(deadline) {
+					t.Fatalf("publishing did not resume: %v", err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			if refusals == 0 {
+				t.Error("a publish was answered as if nothing had happened")
+			}
+			after := stored[0].Position
+			if after.Epoch == former || stored[0].Duplicate {
+				t.Errorf("afterwards a position is %v, and the epoch was %s before", after, former)
+			}
+			last := mustAppend("last", 10)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if h.epoch != after.Epoch {
+				t.Errorf("the feed was told of epoch %s, and answers have %s", h.epoch, after.Epoch)
+			}
+			got := contentsOf(t, path)
+			if !strings.HasPrefix(got, after.Epoch+" ") || !strings.Contains(got, " after-0.") || !strings.Contains(got, " last-9.") {
+				t.Errorf("what was answered with %v to %v is not in the file: %.300s", after, last, got)
+			}
+		})
+	}
+}
+
+// A file of another kind in its place is not touched. Publishes are refused until
+// it has gone.
+func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, stop := tail(s)
+	text := []byte(strings.Repeat("no history\n", 1000))
+	if err := os.WriteFile(path+".text", text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".text", path); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_, err := s.Append(t.Context(), entries("refused", 1, 0))
+		if !errors.Is(err, hub.ErrNotStored) {
+			t.Errorf("a publish is answered with %v", err)
+		}
+	}
+	h.await(t, false)
+	if got, err := os.ReadFile(path); err != nil || string(got) != string(text) {
+		t.Errorf("the file was changed: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, true)
+	if _, err := s.Append(t.Context(), entries("stored", 1, 0)); err != nil {
+		t.Error(err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A page that cannot be read does not end the process. The file can be closed
+// afterwards, and is no longer locked.
+func TestFaultIsAnError(t *testing.T) {
+	for name, use := range map[string]func(*file) error{
+		"read": func(f *file) error {
+			return f.db.View(func(tx *bbolt.Tx) error { return tx.ForEach(func([]byte, *bbolt.Bucket) error { return nil }) })
+		},
+		"write": func(f *file) error {
+			return f.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put([]byte("x"), nil) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "history.db")
+			sample(t, path)
+			f, err := openFile(path, time.Second, quick(0, 0).log())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.guard(func() error { return use(f) }); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+				t.Errorf("it ended with %v", err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			go func() {
+				defer cancel()
+				if err := f.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			<-ctx.Done()
+			if !errors.Is(ctx.Err(), context.Canceled) {
+				t.Fatal("close hangs")
+			}
+			if err := mustOpen(t, path).Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
