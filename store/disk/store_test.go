@@ -19,6 +19,15 @@ func TestStore(t *testing.T) {
 		},
 		Durable: true,
 		Local:   true,
+		Faulty: func(t *testing.T) (func(*testing.T) hub.Store, storetest.Faults) {
+			path := filepath.Join(t.TempDir(), "history.db")
+			open := func(t *testing.T) hub.Store { return mustOpen(t, path) }
+			return open, storetest.Faults{Snapshot: func() func() {
+				snapshot := filepath.Join(t.TempDir(), "snapshot.db")
+				copyFile(t, path, snapshot)
+				return func() { copyFile(t, snapshot, path) }
+			}}
+		},
 	})
 }
 
