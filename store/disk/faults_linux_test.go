@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -213,5 +214,73 @@ func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	}
 	if len(books.answered) < 100 {
 		t.Errorf("only %d events were answered", len(books.answered))
+	}
+}
+
+// While a commit hangs, the status says so, and afterwards that it is over.
+func TestStatusTellsOfStuckCommit(t *testing.T) {
+	if !inChild(t, nil) {
+		return
+	}
+	var stuck atomic.Bool
+	goOn := make(chan struct{})
+	intercept(t, func(c *call) syscall.Errno {
+		if c.number != unix.SYS_PWRITE64 && stuck.Load() {
+			<-goOn
+		}
+		return 0
+	})
+	path := filepath.Join(t.TempDir(), "history.db")
+	with := quick(lockTimeout, retryAfter)
+	with.slow = 20 * time.Millisecond
+	s, err := open(path, with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, stop := tail(s)
+	stuck.Store(true)
+	answer := make(chan error)
+	go func() {
+		_, err := s.Append(t.Context(), entries("stuck", 1, 0))
+		answer <- err
+	}()
+	if problem := h.await(t, false); !strings.Contains(problem.Error(), path) {
+		t.Errorf("the problem does not name the file: %v", problem)
+	}
+	stuck.Store(false)
+	close(goOn)
+	h.await(t, true)
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every directory that is made for the file is synced into its parent.
+func TestDirectoriesSurviveAPowerCut(t *testing.T) {
+	if !inChild(t, nil) {
+		return
+	}
+	var mu sync.Mutex
+	synced := make(map[string]bool)
+	intercept(t, func(c *call) syscall.Errno {
+		name, _ := os.Readlink("/proc/self/fd/" + strconv.FormatUint(c.arguments[0], 10))
+		mu.Lock()
+		defer mu.Unlock()
+		synced[name] = synced[name] || c.number != unix.SYS_PWRITE64
+		return 0
+	})
+	top := t.TempDir()
+	if err := mustOpen(t, filepath.Join(top, "a", "b", "c", "history.db")).Close(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, dir := range []string{"", "a", "a/b", "a/b/c"} {
+		if !synced[filepath.Join(top, dir)] {
+			t.Errorf("the directory %q was not synced", dir)
+		}
 	}
 }
