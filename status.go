@@ -31,6 +31,7 @@ type storeStatus struct {
 	Connected bool   `json:"connected"`
 	Lag       uint64 `json:"lag"` // records that this node has yet to receive
 	Problem   string `json:"problem,omitempty"`
+	Note      string `json:"note,omitempty"` // what happened to the store that an operator should know of
 }
 
 func showStatus(w http.ResponseWriter, r *http.Request) error {
@@ -47,7 +48,7 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
 	for name, h := range open {
-		stats := h.Stats()
+		stats, used := h.Stats(), h.use()
 		var connections int64
 		for _, n := range stats.Connections {
 			connections += n
@@ -56,10 +57,13 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 			Connections: connections, Users: stats.Users,
 			Head: positionOf(stats.Head), Oldest: positionOf(stats.Oldest),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{Kind: h.use().kind, Connected: stats.Problem == nil, Lag: stats.Behind},
+			Store: storeStatus{Kind: used.kind, Connected: stats.Problem == nil, Lag: stats.Behind},
 		}
 		if stats.Problem != nil {
 			hub.Store.Problem = stats.Problem.Error()
+		}
+		if used.noter != nil {
+			hub.Store.Note = used.noter.Note()
 		}
 		s.Hubs[name] = hub
 	}

@@ -33,6 +33,13 @@ type Remote interface {
 	Connection() string
 }
 
+// Noter is what a store may be besides, if things may happen to it that an
+// operator should know of.
+type Noter interface {
+	// Note is shown in the status. Empty: there is nothing to say.
+	Note() string
+}
+
 // memory is the store of a hub that has none configured.
 type memory struct{}
 
@@ -52,6 +59,7 @@ type usedStore struct {
 	connection string // empty unless the module is Remote
 	kind       string
 	cluster    Cluster // nil: the store is this node's alone
+	noter      Noter   // nil: it has nothing to say
 }
 
 // use is the store that the hub uses, empty before the first.
@@ -159,6 +167,7 @@ func (a *App) useStores() (err error) {
 			used.cluster = cluster
 			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte) []byte { return answerNode(h.Hub, request) }))
 		}
+		used.noter, _ = store.(Noter)
 		h.store.Store(&used)
 		err = errors.Join(err, h.Use(store))
 	}

@@ -1,0 +1,134 @@
+package caddysse_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// onDisk is the global options for a history in that file.
+func onDisk(file string) string { return "sse {\n store disk " + file + "\n}" }
+
+// TestDamagedHistoryIsSetAside: Caddy starts, the log and the status say what
+// happened, and the damaged file is still there.
+func TestDamagedHistoryIsSetAside(t *testing.T) {
+	dir := t.TempDir() // removed after Caddy has stopped
+	file := filepath.Join(dir, "history.db")
+	if err := os.WriteFile(file, make([]byte, 10_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, onDisk(file), anonymousSite)
+	st := s.open("/events")
+	s.send(`{"text":"1"}`)
+	st.expect("1")
+	names, err := filepath.Glob(file + ".damaged-*")
+	if err != nil || len(names) != 1 {
+		t.Fatalf("set aside was %v, %v", names, err)
+	}
+	if note, _ := s.status("default").Store["note"].(string); !strings.Contains(note, names[0]) {
+		t.Errorf("the status says %q", note)
+	}
+	logged := false
+	for _, line := range logs.with(t, "the history is damaged: the file is set aside and an empty history begins; clients are told of the gap") {
+		logged = logged || line["level"] == "error" && line["file"] == file && line["set_aside"] == names[0]
+	}
+	if !logged {
+		t.Error("that was not logged")
+	}
+}
+
+// TestHistoryThatIsNone: what is wrong with the file in the place of a history is
+// in the status and in the answer to a publish, which nobody gets.
+func TestHistoryThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "history.db")
+	s := start(t, onDisk(file), anonymousSite)
+	st := s.open("/events")
+	s.send(`{"text":"1"}`)
+	if err := os.WriteFile(file+".text", []byte(strings.Repeat("no history\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".text", file); err != nil {
+		t.Fatal(err)
+	}
+	a := s.api("POST", "/sse/broadcast", `{"text":"2"}`)
+	if a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, `"stored":"no"`) {
+		t.Errorf("publishing: %d %s", a.status, a.body)
+	}
+	eventually(t, "the problem", func() bool {
+		store := s.status("default").Store
+		problem, _ := store["problem"].(string)
+		return store["connected"] == false && strings.Contains(problem, file+" is not a history")
+	})
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "publishing to go on", func() bool {
+		return s.api("POST", "/sse/broadcast", `{"text":"3"}`).status == http.StatusOK
+	})
+	st.expect("1")
+	if b := st.event(); b.event != "sse.gap" || b.data != `{"reason":"epoch"}` {
+		t.Errorf("%+v is not the gap of another history", b)
+	}
+	st.expect("3")
+}
+
+// TestPromise2ReloadToACopy: a copy that has all that the hub has continues the
+// history. One that ends before is another history from then on.
+func TestPromise2ReloadToACopy(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db")
+	s := start(t, onDisk(a), anonymousSite)
+	st := s.open("/events")
+	epochOf := func(id string) string {
+		epoch, _, _ := strings.Cut(id, "-")
+		return epoch
+	}
+	first := s.send(`{"text":"1"}`).ID
+	content, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	change := func(file string) {
+		t.Helper()
+		s.global = onDisk(file)
+		s.mustLoad(s.site(anonymousSite))
+	}
+	change(b)
+	second := s.send(`{"text":"2"}`).ID
+	if epochOf(second) != epochOf(first) {
+		t.Errorf("after %s comes %s, though the copy has that", first, second)
+	}
+	st.expect("1", "2")
+
+	change(a)
+	third := s.send(`{"text":"3"}`).ID
+	if epochOf(third) == epochOf(first) {
+		t.Errorf("%s comes after %s, which the file does not have", third, second)
+	}
+	told := st.event()
+	if told.event != "sse.gap" || told.data != `{"reason":"epoch"}` {
+		t.Errorf("%+v is not the gap of another history", told)
+	}
+	st.expect("1", "3")
+	for id, want := range map[string]string{first: "epoch", second: "epoch", third: ""} {
+		again := s.open("/events", "Last-Event-ID", id)
+		if want != "" {
+			checkGap(t, again, want)
+		} else if !strings.Contains(again.connected.data, `"resumed":true`) {
+			t.Errorf("with %s: %+v", id, again.connected)
+		}
+	}
+
+	change(b)
+	if told := st.event(); told.event != "sse.gap" || told.data != `{"reason":"epoch"}` {
+		t.Errorf("%+v is not the gap of another history", told)
+	}
+	s.send(`{"text":"4"}`)
+	st.expect("1", "2", "4")
+}
