@@ -13,8 +13,17 @@
 //	keys    seq    -> seq, time and hub.KeySum of each event that was dropped with
 //	                  this one and whose key is still remembered; sum of that
 //
-// Between the two seqs of span no event is missing. The file grows to what the
+// Between the two seqs of span no record is missing. The file grows to what the
 // history needs at most and is reused from then on; it never shrinks.
+//
+// # Opening
+//
+// The file is locked, and read from end to end without bbolt, which trusts what it
+// finds. Then bbolt gets the open file, so that what was read is used under the
+// same lock. A damaged file is set aside, and an empty one created.
+//
+// A history continues the one that the hub has if the file has the hub's last
+// record. Else it begins a new epoch.
 //
 // # Writing
 //
@@ -22,6 +31,7 @@
 // in the queue when it is done goes into the next transaction. So a publisher
 // that is alone waits for nobody, and many share one fsync.
 //
-// A commit that failed may be in the file all the same. The store then reads the
-// file anew before it answers.
+// Before each transaction the store looks whether the file is as it left it. If
+// not, or if a commit fails, it opens the file anew before it answers: a commit
+// that failed may be in the file all the same.
 package disk
