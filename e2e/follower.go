@@ -31,6 +31,7 @@ type Follower struct {
 	told     *Goodbye      // of the one that is about to
 	open     bool          // a stream is, and was told sse.connected
 	connID   string        // of the last stream
+	since    time.Time     // likewise: when it was told sse.connected
 	err      error         // a violation: it has given up
 	held     chan struct{} // not nil: it reads nothing until this is closed
 }
@@ -154,10 +155,11 @@ func (f *Follower) Release() {
 func (f *Follower) take(s *Stream, b Block) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := Received{Position: b.ID, At: time.Now()}
+	r := Received{Position: b.ID, At: time.Now(), Stream: f.since}
 	switch b.Type {
 	case "sse.connected":
 		f.opened++
+		f.since = r.At
 		f.open, f.connID = true, s.Connected.ConnectionID
 		if f.start.Epoch == "" {
 			f.start = b.ID

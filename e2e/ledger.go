@@ -99,6 +99,7 @@ type Received struct {
 	Gap      string   // the reason; the rest is where the stream goes on
 	After    Position // that it had before the gap
 	At       time.Time
+	Stream   time.Time // when its stream was told sse.connected
 }
 
 func (r Received) String() string {

@@ -114,6 +114,25 @@ func Start(t testing.TB, c Config) *Server {
 	return s
 }
 
+// Sibling is another server on the same data, on ports of its own, that is not
+// running. It has the streams of the config, and no other site.
+func (s *Server) Sibling(c Config) *Server {
+	s.t.Helper()
+	other := &Server{t: s.t, dir: s.dir, roots: s.roots}
+	other.Admin, other.HTTP, other.HTTPS = FreePort(s.t), FreePort(s.t), FreePort(s.t)
+	other.file = filepath.Join(s.dir, fmt.Sprintf("Caddyfile.%d", other.Admin))
+	var err error
+	if other.log, err = os.Create(filepath.Join(s.dir, fmt.Sprintf("log.%d", other.Admin))); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(other.cleanup)
+	other.Configure(c)
+	return other
+}
+
+// Configure sets the config for the next process.
+func (s *Server) Configure(c Config) { s.write(s.file, c) }
+
 // FreePort finds a port that is free for TCP and UDP.
 func FreePort(t testing.TB) int {
 	t.Helper()
@@ -155,7 +174,7 @@ func (s *Server) command(binary, name, config string, args ...string) *exec.Cmd 
 func (s *Server) Run() {
 	s.t.Helper()
 	s.Launch()
-	s.await()
+	s.Await()
 }
 
 // Launch is Run for those who do not wait until it serves.
@@ -173,7 +192,8 @@ func (s *Server) Launch() {
 	}(s.process, s.exited)
 }
 
-func (s *Server) await() {
+// Await waits until a process that was launched serves.
+func (s *Server) Await() {
 	s.t.Helper()
 	Wait(s.t, Patience, "the server to serve over cleartext", func() error { return s.ready(H1) })
 	root, err := os.ReadFile(filepath.Join(s.dir, "data/caddy/pki/authorities/local/root.crt"))
@@ -255,7 +275,7 @@ func (s *Server) Terminate(within time.Duration) time.Duration {
 // Kill ends the process without notice.
 func (s *Server) Kill() {
 	s.t.Helper()
-	if err := s.process.Process.Kill(); err != nil {
+	if err := s.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		s.t.Fatal(err)
 	}
 	<-s.exited
@@ -298,6 +318,9 @@ func (s *Server) cleanup() {
 		}
 	}
 }
+
+// Path is that of a file whose name in a config is relative.
+func (s *Server) Path(name string) string { return filepath.Join(s.dir, name) }
 
 // Tail is the end of the log, for messages.
 func (s *Server) Tail() string { return s.tail(60) }

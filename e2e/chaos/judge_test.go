@@ -14,6 +14,7 @@ import (
 type verdict struct {
 	events, deliveries, streams, clients int
 	lost, doubled, disordered, foreign   int // deliveries
+	disconnected                         int // deliveries to who had been disconnected
 	gaps, inDoubt, falseGaps             int // told
 	other                                int // what the clients themselves found, and the ledgers
 	findings                             []string
@@ -22,7 +23,7 @@ type verdict struct {
 
 // bad is how much of it must not be.
 func (v *verdict) bad() int {
-	return v.lost + v.doubled + v.disordered + v.foreign + v.falseGaps + v.other
+	return v.lost + v.doubled + v.disordered + v.foreign + v.disconnected + v.falseGaps + v.other
 }
 
 // enough is how many findings are told in full.
@@ -43,6 +44,18 @@ func (v *verdict) find(count *int, n int, tr *trace, format string, args ...any)
 	v.findings = append(v.findings, what)
 }
 
+// disconnect is one that was answered.
+type disconnect struct {
+	user         string // empty: all
+	began, ended time.Time
+}
+
+// concerns reports whether an event must not be delivered on a stream that was
+// opened then.
+func (d disconnect) concerns(id e2e.Identity, e e2e.Entry, opened time.Time) bool {
+	return (d.user == "" || d.user == id.User) && opened.Before(d.began) && e.Sent.After(d.ended)
+}
+
 // court judges the clients of a hub.
 type court struct {
 	*verdict
@@ -52,13 +65,46 @@ type court struct {
 	epoch    string
 }
 
+// common judges what is the same for all hubs.
+func (v *verdict) common(tr *trace) {
+	v.clients++
+	v.streams += tr.streams
+	if tr.err != nil {
+		v.find(&v.other, 1, tr, "%v\n%s", tr.err, tr.around(len(tr.received)))
+	}
+	// Each config has a route for each hub, or does not take effect.
+	if slices.Contains(tr.goodbyes, "hub_closed") {
+		v.find(&v.other, 1, tr, "it was told that the hub is closed: %q", tr.goodbyes)
+	}
+	if tr.start.Epoch == "" && tr.final {
+		v.find(&v.other, 1, tr, "it was never connected\n%s", tr.around(0))
+	}
+}
+
+// ended judges a delivery by the disconnects.
+func (v *verdict) ended(tr *trace, i int, e e2e.Entry) {
+	for _, d := range tr.hub.disconnects {
+		if d.concerns(tr.id, e, tr.received[i].Stream) {
+			v.find(&v.disconnected, 1, tr, "%s was sent after a disconnect of %q had been answered, at %s\n%s",
+				tr.received[i], d.user, d.ended.Format(time.TimeOnly+".000"), tr.around(i))
+			return
+		}
+	}
+}
+
 func (w *world) judge() *verdict {
 	v := new(verdict)
 	for _, h := range w.hubs {
-		c := newCourt(v, h, w.launched)
+		var try func(*trace)
+		if h.lives != nil {
+			try = newLives(v, h).try
+		} else {
+			try = newCourt(v, h, w.launched).try
+		}
 		for _, tr := range w.traces {
 			if tr.hub == h {
-				c.try(tr)
+				v.common(tr)
+				try(tr)
 			}
 		}
 	}
@@ -111,15 +157,7 @@ const forever = ^uint64(0)
 
 // try judges one client.
 func (c *court) try(tr *trace) {
-	c.clients++
-	c.streams += tr.streams
-	if tr.err != nil {
-		c.find(&c.other, 1, tr, "%v\n%s", tr.err, tr.around(len(tr.received)))
-	}
 	if tr.start.Epoch == "" {
-		if tr.final {
-			c.find(&c.other, 1, tr, "it was never connected\n%s", tr.around(0))
-		}
 		return
 	}
 	at := tr.start.Seq
@@ -146,6 +184,7 @@ func (c *court) try(tr *trace) {
 			c.find(&c.disordered, 1, tr, "%s came after %d\n%s", r, at, tr.around(i))
 		default:
 			c.missing(tr, i, c.between(tr.id, at, seq))
+			c.ended(tr, i, e)
 			seen[seq], at = true, seq
 		}
 	}

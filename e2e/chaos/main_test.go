@@ -30,6 +30,10 @@ type hub struct {
 	share  int    // of the clients, in percent
 	load   int    // of what is published, likewise
 	ledger *e2e.Ledger
+
+	lives       *lives // not nil: its file is touched
+	publishers  []*e2e.Publisher
+	disconnects []disconnect // of its streams
 }
 
 // world is the server with all that is around it. The test's goroutine has the
@@ -37,6 +41,7 @@ type hub struct {
 type world struct {
 	t      testing.TB
 	server *e2e.Server
+	others []*e2e.Server // on the same files
 	hubs   []*hub
 
 	admin   *e2e.Proxy // the bad network of some publishers
@@ -90,9 +95,10 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t,
 		hubs: []*hub{
-			{name: "default", path: "/events", share: 50, load: 40},
-			{name: "chat", path: "/chat", share: 30, load: 20},
-			{name: "ticker", path: "/ticker", share: 20, load: 40, bound: tickerBound},
+			{name: "default", path: "/events", share: 40, load: 35},
+			{name: "chat", path: "/chat", share: 25, load: 20},
+			{name: "ticker", path: "/ticker", share: 20, load: 35, bound: tickerBound},
+			{name: "files", path: "/files", share: 15, load: 10, lives: &lives{file: "a.db"}},
 		},
 		proxies: make(map[e2e.Protocol]*e2e.Proxy),
 		shared:  make(map[string]*e2e.Client),
@@ -105,7 +111,10 @@ func newWorld(t testing.TB) *world {
 		h.ledger = new(e2e.Ledger)
 	}
 	w.launched = append(w.launched, time.Now())
-	w.server = e2e.Start(t, config(w.random(0)))
+	w.server = e2e.Start(t, w.config(w.random(0)))
+	for range 2 {
+		w.others = append(w.others, w.server.Sibling(w.config(w.random(0))))
+	}
 
 	faults := e2e.Faults{CutAfter: 200_000, Stall: 2 * time.Second, Piece: 200, Rate: 4 << 10}
 	for i, p := range []e2e.Protocol{e2e.H1, e2e.H1TLS, e2e.H2} {
@@ -163,9 +172,20 @@ func (w *world) caughtUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.present {
-		if last := c.last(); c.failure() == nil && (last.Epoch == "" || len(c.hub().ledger.Expected(c.identity(), last.Epoch, last.Seq)) > 0) {
+		if c.failure() == nil && behind(c) {
 			return false
 		}
 	}
 	return true
+}
+
+func behind(c client) bool {
+	last, h := c.last(), c.hub()
+	switch {
+	case last.Epoch == "":
+		return true
+	case h.lives != nil:
+		return h.lives.behind(h.ledger, c.identity(), last)
+	}
+	return len(h.ledger.Expected(c.identity(), last.Epoch, last.Seq)) > 0
 }

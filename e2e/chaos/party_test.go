@@ -28,6 +28,8 @@ type party struct {
 
 	mu       sync.Mutex
 	since    time.Time
+	opened   time.Time // the stream
+	goodbyes []string
 	start    e2e.Position
 	at       e2e.Position
 	received []e2e.Received
@@ -109,6 +111,11 @@ func (p *party) take(typ, data, id string) {
 func (p *party) read(typ, data, id string) error {
 	switch typ {
 	case "sse.closing", "sse.rejected":
+		var goodbye e2e.Goodbye
+		if err := json.Unmarshal([]byte(data), &goodbye); err != nil {
+			return err
+		}
+		p.goodbyes = append(p.goodbyes, goodbye.Reason)
 		return nil
 	case "sse.connected":
 		return p.connected(data, id)
@@ -117,7 +124,7 @@ func (p *party) read(typ, data, id string) error {
 	if err != nil {
 		return err
 	}
-	r := e2e.Received{Position: position, At: time.Now()}
+	r := e2e.Received{Position: position, At: time.Now(), Stream: p.opened}
 	switch {
 	case typ == "sse.gap":
 		var gap e2e.Gap
@@ -147,6 +154,7 @@ func (p *party) connected(data, id string) error {
 		return err
 	}
 	p.streams++
+	p.opened = time.Now()
 	switch {
 	case c.User != p.id.User:
 		return fmt.Errorf("connected as %q", c.User)
@@ -197,6 +205,6 @@ func (p *party) stop() *trace {
 	defer p.mu.Unlock()
 	return &trace{
 		kind: p.k.name, hub: p.of, id: p.id, since: p.since, start: p.start, last: p.at,
-		received: slices.Clone(p.received), streams: p.streams, ends: p.ends, err: p.err,
+		received: slices.Clone(p.received), streams: p.streams, ends: p.ends, goodbyes: p.goodbyes, err: p.err,
 	}
 }

@@ -27,6 +27,7 @@ func (v *verdict) String() string {
 		{"**doubled**", v.doubled},
 		{"**out of order**", v.disordered},
 		{"**not theirs, or never acknowledged**", v.foreign},
+		{"**delivered after a disconnect**", v.disconnected},
 		{"gaps told", v.gaps},
 		{"of those in doubt, after a restart", v.inDoubt},
 		{"**false gaps**", v.falseGaps},

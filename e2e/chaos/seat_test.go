@@ -30,6 +30,7 @@ type trace struct {
 	received []e2e.Received
 	streams  int
 	ends     []string // of streams
+	goodbyes []string // the reasons that the server gave
 	err      error
 }
 
@@ -194,10 +195,14 @@ func (f *follower) failure() error         { return f.Err() }
 func (f *follower) stop() *trace {
 	f.Stop()
 	streams, ends := f.Streams()
+	var goodbyes []string
+	for _, g := range f.Goodbyes() {
+		goodbyes = append(goodbyes, g.Reason)
+	}
 	return &trace{
 		kind: f.k.name, hub: f.of, id: f.Identity, since: f.since,
 		start: f.Start(), last: f.Last(), received: f.Received(),
-		streams: streams, ends: ends, err: f.Err(),
+		streams: streams, ends: ends, goodbyes: goodbyes, err: f.Err(),
 	}
 }
 

@@ -1,17 +1,19 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
 // config is one of those under which nothing may be lost.
-func config(random *rand.Rand) e2e.Config {
+func (w *world) config(random *rand.Rand) e2e.Config {
 	pick := func(options ...string) string { return options[random.IntN(len(options))] }
 	stream := "\n retry 20ms " + retryMax.String() +
 		"\n takeover " + pick("on", "on", "off") +
@@ -30,7 +32,7 @@ func config(random *rand.Rand) e2e.Config {
 	}`, hub, hub, stream)
 	}
 	return e2e.Config{
-		Global: fmt.Sprintf(`
+		Global: pick("", "", "shutdown_delay 300ms", "shutdown_delay 1s\n grace_period 5s") + fmt.Sprintf(`
 	servers {
 		timeouts {
 			idle %s
@@ -44,17 +46,22 @@ func config(random *rand.Rand) e2e.Config {
 	sse ticker {
 		history %d
 		store disk
-	}`, idleTimeout, tickerBound+random.IntN(tickerBound)),
+	}
+	sse files {
+		history 10000000 24h
+		history_size 4GiB
+		store disk %s
+	}`, idleTimeout, tickerBound+random.IntN(tickerBound), w.files().lives.file),
 		Hub:    "history 10000000 " + pick("24h", "12h") + "\n history_size 4GiB\n store disk",
 		Stream: stream,
-		Routes: route("chat") + route("ticker"),
+		Routes: route("chat") + route("ticker") + route("files"),
 	}
 }
 
 // failing is a config that is refused. If it took effect nonetheless, almost
 // everything would be lost.
 func (w *world) failing(random *rand.Rand) e2e.Config {
-	c := config(random)
+	c := w.config(random)
 	c.Hub, c.Global = "history 1\n store disk", "sse chat {\n history 1\n }"
 	switch random.IntN(3) {
 	case 0: // early
@@ -83,7 +90,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 	}
 	faults := []fault{
 		{"reload", 4, func(r *rand.Rand) {
-			if err := w.server.Reload(config(r)); err != nil {
+			if err := w.server.Reload(w.config(r)); err != nil {
 				w.t.Error(err)
 			}
 		}},
@@ -92,7 +99,8 @@ func (w *world) storm(d time.Duration, restarts bool) {
 				w.t.Fatal("a config that cannot work was taken")
 			}
 		}},
-		{"streams ended by the API", 2, w.disconnect},
+		{"streams ended by the API", 4, w.disconnect},
+		{"file copied while it is in use", 1, func(*rand.Rand) { w.copyFile() }},
 	}
 	if restarts {
 		faults = append(
@@ -110,10 +118,19 @@ func (w *world) storm(d time.Duration, restarts bool) {
 				w.run()
 			}},
 			fault{"kill -9 in a reload", 1, w.killInReload},
-			fault{"SIGTERM", 2, func(*rand.Rand) {
+			fault{"SIGTERM", 3, func(*rand.Rand) {
 				w.server.Terminate(e2e.Patience / 2)
 				w.run()
 			}},
+			fault{"others wait for the files", 2, w.rivals},
+			fault{"reload to another file", 2, w.changeFile},
+			fault{"file restored between two processes", 2, w.restoreFile},
+			fault{"file removed", 1, w.touchFile(func(path, _ string) error { return os.Remove(path) })},
+			fault{"file cut", 1, w.touchFile(func(path, _ string) error { return os.Truncate(path, 10_000) })},
+			fault{"file replaced by an older copy", 1, w.touchFile(func(path, older string) error {
+				return errors.Join(duplicate(older, older+".next"), os.Rename(older+".next", path))
+			})},
+			fault{"older copy written into the file", 1, w.touchFile(func(path, older string) error { return duplicate(older, path) })},
 		)
 	}
 	if restarts { // the first is not left to chance
@@ -146,7 +163,7 @@ func (w *world) run() {
 
 // killInReload kills the server at any moment of a reload.
 func (w *world) killInReload(random *rand.Rand) {
-	next := config(random)
+	next := w.config(random)
 	reloaded := make(chan error)
 	go func() { reloaded <- w.server.Reload(next) }()
 	var err error
@@ -163,11 +180,14 @@ func (w *world) killInReload(random *rand.Rand) {
 
 // disconnect ends the streams of a user, or all of a hub.
 func (w *world) disconnect(random *rand.Rand) {
-	query := url.Values{"hub": {w.hubs[random.IntN(len(w.hubs))].name}}
+	h := w.hubs[random.IntN(len(w.hubs))]
+	d := disconnect{began: time.Now()}
+	query := url.Values{"hub": {h.name}}
 	if random.IntN(3) == 0 {
 		query.Set("all", "true")
 	} else {
-		query.Set("user", fmt.Sprintf("user %d", random.IntN(users)))
+		d.user = fmt.Sprintf("user %d", random.IntN(users))
+		query.Set("user", d.user)
 	}
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodDelete,
 		fmt.Sprintf("http://127.0.0.1:%d/sse/connections?%s", w.server.Admin, query.Encode()), nil)
@@ -183,6 +203,8 @@ func (w *world) disconnect(random *rand.Rand) {
 	if resp.StatusCode != http.StatusOK {
 		w.t.Errorf("ending streams: %s", resp.Status)
 	}
+	d.ended = time.Now()
+	h.disconnects = append(h.disconnects, d)
 }
 
 // sound reports whether no client has seen anything that breaks a promise by

@@ -1,0 +1,179 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+	engine "github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/disk"
+)
+
+// files is the hub whose file is touched.
+func (w *world) files() *hub { return w.hubs[len(w.hubs)-1] }
+
+// older is the name of a copy of the file.
+const older = "older.db"
+
+// duplicate copies a file as cp does: one that is there keeps its inode.
+func duplicate(from, to string) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	return errors.Join(err, target.Close())
+}
+
+// copyFile copies the file in use. The copy may be damaged.
+func (w *world) copyFile() {
+	if err := duplicate(w.server.Path(w.files().lives.file), w.server.Path(older)); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// needCopy makes a copy, if there is none yet.
+func (w *world) needCopy() {
+	if _, err := os.Stat(w.server.Path(older)); errors.Is(err, fs.ErrNotExist) {
+		w.copyFile()
+	}
+}
+
+// touchFile does something to the file while the server runs, with a copy that is
+// not much older. It waits until the history has begun anew: if the process were
+// killed before it has noticed, the next one would find a file in order.
+func (w *world) touchFile(touch func(path, older string) error) func(*rand.Rand) {
+	return func(*rand.Rand) {
+		h := w.files()
+		w.copyFile()
+		for n := h.ledger.Len(); h.ledger.Len() < n+5; {
+			<-time.After(10 * time.Millisecond)
+		}
+		before := w.epochOfFiles()
+		if err := touch(w.server.Path(h.lives.file), w.server.Path(older)); err != nil {
+			w.t.Error(err)
+		}
+		h.lives.touches++
+		e2e.Wait(w.t, e2e.Patience, "the history to begin anew", func() error {
+			if after := w.epochOfFiles(); after == before || after == "" {
+				return fmt.Errorf("its epoch is %q, and was %q", after, before)
+			}
+			return nil
+		})
+	}
+}
+
+func (w *world) epochOfFiles() string {
+	epoch, _, _ := strings.Cut(w.server.StatusOf(w.files().name).Head, "-")
+	return epoch
+}
+
+// changeFile reloads the server with the other file, which may be a copy of this
+// one, or what that was when it was last in use.
+func (w *world) changeFile(random *rand.Rand) {
+	l := w.files().lives
+	from := l.file
+	l.file = l.other()
+	if random.IntN(2) == 0 {
+		if err := duplicate(w.server.Path(from), w.server.Path(l.file)); err != nil {
+			w.t.Error(err)
+		}
+	}
+	l.touches++
+	if err := w.server.Reload(w.config(random)); err != nil {
+		w.t.Fatal(err) // what is in use is not known
+	}
+}
+
+// restoreFile kills the server, and puts a copy back before it is started again.
+// The other file goes, since it may hold what is undone by that.
+func (w *world) restoreFile(*rand.Rand) {
+	w.needCopy()
+	h := w.files()
+	w.server.Kill()
+	w.awaitRefusals(h)
+	head := w.headOf(w.server.Path(older))
+	h.lives.restores = append(h.lives.restores, restore{acknowledged: h.ledger.Len(), head: head})
+	h.lives.touches++
+	if err := duplicate(w.server.Path(older), w.server.Path(h.lives.file)); err != nil {
+		w.t.Error(err)
+	}
+	if err := os.Remove(w.server.Path(h.lives.other())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Error(err)
+	}
+	w.run()
+}
+
+// awaitRefusals waits, while no server runs, until no publisher has an answer that
+// it has not noted.
+func (w *world) awaitRefusals(h *hub) {
+	var before []int64
+	for _, p := range h.publishers {
+		before = append(before, p.Retried.Load())
+	}
+	e2e.Wait(w.t, e2e.Patience, "publishers to be refused", func() error {
+		for i, p := range h.publishers {
+			if p.Retried.Load() < before[i]+2 {
+				return fmt.Errorf("number %d is not yet", i)
+			}
+		}
+		return nil
+	})
+}
+
+// headOf opens a copy, as the server will. If it is damaged an empty one takes its
+// place.
+func (w *world) headOf(path string) e2e.Position {
+	store, err := disk.Open(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h := engine.New(engine.Options{MaxEvents: 10_000_000, MaxBytes: 4 << 30})
+	if err := h.Use(store); err != nil {
+		w.t.Fatal(err)
+	}
+	var head engine.Position
+	e2e.Wait(w.t, e2e.Patience, "the copy to be read", func() error {
+		stats := h.Stats()
+		if stats.Problem != nil || stats.Behind > 0 {
+			return fmt.Errorf("%v, %d to come", stats.Problem, stats.Behind)
+		}
+		head = stats.Head
+		return nil
+	})
+	if err := h.Close(); err != nil {
+		w.t.Error(err)
+	}
+	return e2e.Position{Epoch: head.Epoch, Seq: head.Seq}
+}
+
+// rivals are other processes that wait for the files when the server dies, have
+// them for a moment, and leave them to the next one.
+func (w *world) rivals(random *rand.Rand) {
+	wait := func() { <-time.After(time.Duration(random.Int64N(int64(time.Second)))) }
+	for _, r := range w.others {
+		r.Configure(w.config(random))
+		r.Launch()
+	}
+	wait()
+	w.server.Kill()
+	wait()
+	w.launched = append(w.launched, time.Now())
+	w.server.Launch()
+	wait()
+	for _, r := range w.others {
+		r.Kill()
+	}
+	w.server.Await()
+}

@@ -1,0 +1,168 @@
+package chaos
+
+import (
+	"slices"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// lives is what happened to a hub whose file is copied, restored, cut and removed.
+// It is guarded by the test's goroutine.
+type lives struct {
+	file     string // in use
+	restores []restore
+	touches  int // after which a new epoch may begin
+}
+
+// other is the file that is not in use.
+func (l *lives) other() string {
+	if l.file == "a.db" {
+		return "b.db"
+	}
+	return "a.db"
+}
+
+// restore is a copy that was put back while no server ran. Events that were
+// acknowledged before are not in it.
+type restore struct {
+	acknowledged int // how many were, in all
+	head         e2e.Position
+}
+
+// livesCourt judges the clients of such a hub. An epoch may have several branches,
+// which a restore parts. On a branch nothing may be missing in silence. From one
+// to another, or to another epoch, there is no way without a gap, which comes with
+// what is retained.
+type livesCourt struct {
+	*verdict
+	hub     *hub
+	at      map[e2e.Position]int // of what was acknowledged: its place in the ledger
+	numbers map[int64]e2e.Entry
+	epochs  map[string][]int // places of an epoch's entries, by seq
+	entries []e2e.Entry
+	final   string // the epoch in the end
+}
+
+func newLives(v *verdict, h *hub) *livesCourt {
+	c := &livesCourt{
+		verdict: v, hub: h, entries: h.ledger.Entries(),
+		at: make(map[e2e.Position]int), numbers: make(map[int64]e2e.Entry), epochs: make(map[string][]int),
+	}
+	v.events += len(c.entries)
+	for i, e := range c.entries {
+		if other, twice := c.at[e.Position]; twice {
+			v.find(&v.other, 1, nil, "%s: events %d and %d were both acknowledged at %s", h.name, c.entries[other].N, e.N, e.Position)
+		}
+		c.at[e.Position], c.numbers[e.N], c.final = i, e, e.Position.Epoch
+		c.epochs[e.Position.Epoch] = append(c.epochs[e.Position.Epoch], i)
+	}
+	for _, places := range c.epochs {
+		slices.SortStableFunc(places, func(a, b int) int {
+			return int(int64(c.entries[a].Position.Seq - c.entries[b].Position.Seq))
+		})
+	}
+	if len(c.epochs) > 1+h.lives.touches {
+		v.find(&v.other, 1, nil, "%s: there were %d epochs, though the file was touched only %d times", h.name, len(c.epochs), h.lives.touches)
+	}
+	return c
+}
+
+// undone reports whether a restore undid an event, before the event in another
+// place was acknowledged.
+func (l *lives) undone(place int, at e2e.Position, before int) bool {
+	return slices.ContainsFunc(l.restores, func(r restore) bool {
+		return place < r.acknowledged && r.acknowledged <= before && r.head.Epoch == at.Epoch && at.Seq > r.head.Seq
+	})
+}
+
+// between are the events for id after one position and before another one of the
+// same epoch, on the branch of the event in a place.
+func (c *livesCourt) between(id e2e.Identity, epoch string, after, before uint64, branch int) (found []e2e.Entry) {
+	for _, place := range c.epochs[epoch] {
+		e := c.entries[place]
+		// Events of a later branch than the one of that place are none of its own.
+		if e.Position.Seq > after && e.Position.Seq < before && e.To.Matches(id) &&
+			!c.hub.lives.undone(place, e.Position, branch) && !c.hub.lives.undone(branch, e.Position, place) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// try judges one client.
+func (c *livesCourt) try(tr *trace) {
+	if tr.start.Epoch == "" {
+		return
+	}
+	at := tr.start
+	seen := make(map[int64]bool) // since the last gap
+	for i, r := range tr.received {
+		if r.Gap != "" {
+			c.gap(tr, i)
+			at = r.Position
+			clear(seen)
+			continue
+		}
+		c.deliveries++
+		e, known := c.numbers[r.N]
+		place, here := c.at[r.Position]
+		switch {
+		case !known || here && c.entries[place].N != r.N || e.Size != r.Size:
+			c.find(&c.foreign, 1, tr, "%s was never acknowledged\n%s", r, tr.around(i))
+		case !e.To.Matches(tr.id):
+			c.find(&c.foreign, 1, tr, "%s was for %v\n%s", r, e.To, tr.around(i))
+		case seen[r.N]:
+			c.find(&c.doubled, 1, tr, "%s came again\n%s", r, tr.around(i))
+		case r.Position.Epoch != at.Epoch || r.Position.Seq <= at.Seq:
+			c.find(&c.disordered, 1, tr, "%s came after %s\n%s", r, at, tr.around(i))
+		default:
+			c.ended(tr, i, e)
+			if here { // else it was acknowledged in another life, where it was sent again
+				c.missing(tr, i, c.between(tr.id, at.Epoch, at.Seq, r.Position.Seq, place))
+			}
+		}
+		seen[r.N], at = true, r.Position
+	}
+	end := len(tr.received)
+	if place, here := c.at[tr.last]; here && !tr.final && tr.last.Epoch == at.Epoch {
+		c.missing(tr, end, c.between(tr.id, at.Epoch, at.Seq, tr.last.Seq+1, place))
+	}
+	if tr.final {
+		if at.Epoch != c.final {
+			c.find(&c.other, 1, tr, "it is still in epoch %s, though the history is %s\n%s", at.Epoch, c.final, tr.around(end))
+		}
+		c.missing(tr, end, c.between(tr.id, at.Epoch, at.Seq, forever, len(c.entries)))
+	}
+}
+
+func (c *livesCourt) missing(tr *trace, i int, lost []e2e.Entry) {
+	if len(lost) > 0 {
+		c.find(&c.lost, len(lost), tr, "%d events are missing, the first is %d for %v at %s\n%s", len(lost), lost[0].N, lost[0].To, lost[0].Position, tr.around(i))
+	}
+}
+
+// gap judges a gap: the client was in another epoch, or on a branch that was left.
+func (c *livesCourt) gap(tr *trace, i int) {
+	c.gaps++
+	g := tr.received[i]
+	left := slices.ContainsFunc(c.hub.lives.restores, func(r restore) bool {
+		return r.head.Epoch == g.After.Epoch && g.After.Seq > r.head.Seq
+	})
+	if g.Gap != "epoch" || g.After.Epoch == g.Position.Epoch && !left {
+		c.find(&c.falseGaps, 1, tr, "%s was told after %s\n%s", g, g.After, tr.around(i))
+	}
+}
+
+// behind reports whether a client has something to receive.
+func (l *lives) behind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
+	entries := ledger.Entries()
+	if n := len(entries); n > 0 && entries[n-1].Position.Epoch != last.Epoch {
+		return true
+	}
+	for i, e := range entries {
+		if e.Position.Epoch == last.Epoch && e.Position.Seq > last.Seq && e.To.Matches(id) && !l.undone(i, e.Position, len(entries)) {
+			return true
+		}
+	}
+	return false
+}
