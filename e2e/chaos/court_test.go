@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -101,10 +102,12 @@ func TestCourt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := &hub{name: "default", bound: test.bound, ledger: ledger}
 			c := newCourt(new(verdict), h, []time.Time{test.launched})
-			c.try(&trace{
+			tr := &trace{
 				hub: h, id: e2e.Identity{User: "alice"}, since: began, start: at(4), last: at(test.last),
 				final: test.last == 0, received: test.received,
-			})
+			}
+			c.common(tr)
+			c.try(tr)
 			got := *c.verdict
 			if test.want.events, test.want.clients = 20, 1; got.bad() > 0 != (len(got.findings) > 0) {
 				t.Errorf("%d findings: %q", got.bad(), got.findings)
@@ -123,4 +126,169 @@ func TestCourt(t *testing.T) {
 			t.Error("a position that nobody was given was not found")
 		}
 	})
+}
+
+// TestDisconnects shows the court deliveries to who had been disconnected.
+func TestDisconnects(t *testing.T) {
+	began := time.Now()
+	after := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+	at := func(seq uint64) e2e.Position { return e2e.Position{Epoch: "abc", Seq: seq} }
+	ledger := new(e2e.Ledger)
+	ledger.Add(e2e.Entry{Position: at(1), N: 1, Sent: after(10)})
+	for name, test := range map[string]struct {
+		d      disconnect
+		opened time.Time
+		want   int
+	}{
+		"of all":               {disconnect{began: after(5), ended: after(6)}, after(4), 1},
+		"of alice":             {disconnect{"alice", after(5), after(6)}, after(4), 1},
+		"of bob":               {disconnect{"bob", after(5), after(6)}, after(4), 0},
+		"another stream since": {disconnect{began: after(5), ended: after(6)}, after(5), 0},
+		"not yet answered":     {disconnect{began: after(5), ended: after(11)}, after(4), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, l := range []*lives{nil, {}} {
+				h := &hub{name: "default", ledger: ledger, lives: l, disconnects: []disconnect{test.d}}
+				tr := &trace{
+					hub: h, id: e2e.Identity{User: "alice"}, start: at(0), final: true,
+					received: []e2e.Received{{Position: at(1), N: 1, At: after(20), Stream: test.opened}},
+				}
+				v := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge()
+				if v.disconnected != test.want || v.bad() != test.want {
+					t.Errorf("%d deliveries are found, want %d: %q", v.disconnected, test.want, v.findings)
+				}
+			}
+		})
+	}
+	h := &hub{name: "default", ledger: ledger}
+	tr := &trace{hub: h, start: at(1), last: at(1), goodbyes: []string{"shutdown", "hub_closed"}}
+	if v := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge(); v.other != 1 {
+		t.Error("that a hub is closed was not found")
+	}
+}
+
+// TestLives shows the court a history whose file was touched: epoch a was restored
+// to its position 3, and went on; then b began.
+func TestLives(t *testing.T) {
+	at := func(epoch string, seq uint64, tag string) e2e.Position {
+		return e2e.Position{Epoch: epoch, Seq: seq, Tag: tag}
+	}
+	ledger := new(e2e.Ledger)
+	n := int64(0)
+	add := func(to e2e.Target, positions ...e2e.Position) {
+		for _, p := range positions {
+			n++
+			ledger.Add(e2e.Entry{Position: p, N: n, Size: 10, To: to})
+		}
+	}
+	add(e2e.Everybody, at("a", 1, "1111"), at("a", 2, "2222"), at("a", 3, "3333"), at("a", 4, "44ff"), at("a", 5, "55ff"))
+	l := &lives{restores: []restore{{acknowledged: 5, head: at("a", 3, "")}}, touches: 2}
+	add(e2e.Everybody, at("a", 4, "4444"), at("a", 5, "5555")) // 6, 7
+	add(e2e.To("user", "bob"), at("a", 6, "6666"))             // 8
+	add(e2e.Everybody, at("b", 1, "1111"), at("b", 2, "2222")) // 9, 10
+
+	event := func(n int64) e2e.Received {
+		e := ledger.Entries()[n-1]
+		return e2e.Received{Position: e.Position, N: n, Size: 10}
+	}
+	events := func(numbers ...int64) (r []e2e.Received) {
+		for _, n := range numbers {
+			r = append(r, event(n))
+		}
+		return r
+	}
+	gap := func(after, to e2e.Position) e2e.Received {
+		return e2e.Received{Gap: "epoch", After: after, Position: to}
+	}
+	toB := gap(at("a", 6, "6666"), at("b", 0, ""))
+	branched := gap(at("a", 5, "55ff"), at("a", 0, ""))
+	another := event(9)
+	another.N = 2
+	copied := event(2) // as of a copy that began another epoch
+	copied.Position = at("c", 1, "2222")
+	twice := new(e2e.Ledger)
+	twice.Add(e2e.Entry{Position: at("a", 1, "1111"), N: 1}, e2e.Entry{Position: at("a", 1, "1111"), N: 2})
+
+	for name, test := range map[string]struct {
+		received []e2e.Received
+		last     e2e.Position // none: it was there to the end
+		want     verdict
+	}{
+		"all that can be": {
+			received: slices.Concat(events(1, 2, 3, 4, 5), []e2e.Received{branched}, events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9, 10)),
+			want:     verdict{deliveries: 12, gaps: 2},
+		},
+		"away during the restore": {
+			received: slices.Concat(events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9, 10)),
+			want:     verdict{deliveries: 7, gaps: 1},
+		},
+		"from branch to branch in silence": {
+			received: slices.Concat(events(1, 2, 3, 4, 7), []e2e.Received{toB}, events(9, 10)),
+			want:     verdict{deliveries: 7, gaps: 1, falseGaps: 1},
+		},
+		"one is missing on the first branch": {
+			received: events(1, 2, 3, 5), last: at("a", 5, "55ff"),
+			want: verdict{deliveries: 4, lost: 1},
+		},
+		"the last is missing on the first branch": {
+			received: events(1, 2, 3, 4), last: at("a", 5, "55ff"),
+			want: verdict{deliveries: 4, lost: 1},
+		},
+		"one is missing that was restored": {
+			received: events(1, 3, 6, 7), last: at("a", 5, "5555"),
+			want: verdict{deliveries: 4, lost: 1},
+		},
+		"the last is missing": {
+			received: slices.Concat(events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9)),
+			want:     verdict{deliveries: 6, gaps: 1, lost: 1},
+		},
+		"it stayed in the former epoch": {
+			received: events(1, 2, 3, 6, 7),
+			want:     verdict{deliveries: 5, other: 1},
+		},
+		"another event than was acknowledged": {
+			received: []e2e.Received{toB, another, event(10)},
+			want:     verdict{deliveries: 2, gaps: 1, foreign: 1, lost: 1},
+		},
+		"an event of a copy": {
+			received: slices.Concat([]e2e.Received{gap(at("a", 6, "6666"), at("c", 0, "")), copied, gap(copied.Position, at("b", 0, ""))}, events(9, 10)),
+			want:     verdict{deliveries: 3, gaps: 2},
+		},
+		"twice": {
+			received: slices.Concat(events(1, 2, 3, 3), []e2e.Received{toB}, events(9, 10)),
+			want:     verdict{deliveries: 6, gaps: 1, doubled: 1},
+		},
+		"out of order": {
+			received: events(1, 3, 2), last: at("a", 3, "3333"),
+			want: verdict{deliveries: 3, lost: 1, disordered: 1},
+		},
+		"bob's": {
+			received: events(1, 2, 3, 6, 7, 8), last: at("a", 6, "6666"),
+			want: verdict{deliveries: 6, foreign: 1},
+		},
+		"a gap where nothing was restored": {
+			received: slices.Concat([]e2e.Received{gap(at("a", 2, "2222"), at("a", 2, "2222"))}, events(3, 6, 7)), last: at("a", 5, "5555"),
+			want: verdict{deliveries: 3, gaps: 1, falseGaps: 1},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &hub{name: "files", ledger: ledger, lives: l}
+			tr := &trace{
+				hub: h, id: e2e.Identity{User: "alice"}, start: at("a", 0, ""), last: test.last,
+				final: test.last.Epoch == "", received: test.received,
+			}
+			got := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge()
+			if test.want.events, test.want.clients = 10, 1; got.String() != test.want.String() {
+				t.Errorf("got\n%s\nwant\n%s\n%q", got, test.want.String(), got.findings)
+			}
+		})
+	}
+	for name, h := range map[string]*hub{
+		"a position was given twice": {ledger: twice, lives: new(lives)},
+		"too many epochs":            {ledger: ledger, lives: new(lives)},
+	} {
+		if v := (&world{hubs: []*hub{h}}).judge(); v.other != 1 {
+			t.Errorf("that %s was not found", name)
+		}
+	}
 }

@@ -80,19 +80,32 @@ func (w *world) epochOfFiles() string {
 }
 
 // changeFile reloads the server with the other file, which may be a copy of this
-// one, or what that was when it was last in use.
+// one, or what that was when it was last in use. Then the history must not have
+// gone on in a copy of it that the hub does not know of any more.
 func (w *world) changeFile(random *rand.Rand) {
 	l := w.files().lives
-	from := l.file
+	from, epoch := l.file, w.epochOfFiles()
 	l.file = l.other()
 	if random.IntN(2) == 0 {
 		if err := duplicate(w.server.Path(from), w.server.Path(l.file)); err != nil {
 			w.t.Error(err)
 		}
+		l.copied = epoch
+	} else {
+		if l.copied != "" && l.copied != epoch {
+			w.remove(l.file)
+		}
+		l.copied = ""
 	}
 	l.touches++
 	if err := w.server.Reload(w.config(random)); err != nil {
 		w.t.Fatal(err) // what is in use is not known
+	}
+}
+
+func (w *world) remove(file string) {
+	if err := os.Remove(w.server.Path(file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Error(err)
 	}
 }
 
@@ -109,9 +122,7 @@ func (w *world) restoreFile(*rand.Rand) {
 	if err := duplicate(w.server.Path(older), w.server.Path(h.lives.file)); err != nil {
 		w.t.Error(err)
 	}
-	if err := os.Remove(w.server.Path(h.lives.other())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		w.t.Error(err)
-	}
+	w.remove(h.lives.other())
 	w.run()
 }
 

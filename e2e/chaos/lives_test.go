@@ -10,6 +10,7 @@ import (
 // It is guarded by the test's goroutine.
 type lives struct {
 	file     string // in use
+	copied   string // the epoch that it had when it was made from the other one; empty: it was not
 	restores []restore
 	touches  int // after which a new epoch may begin
 }
@@ -96,10 +97,11 @@ func (c *livesCourt) try(tr *trace) {
 	}
 	at := tr.start
 	seen := make(map[int64]bool) // since the last gap
+	before := -1                 // the place of what it received before, since then; -1: not known
 	for i, r := range tr.received {
 		if r.Gap != "" {
 			c.gap(tr, i)
-			at = r.Position
+			at, before = r.Position, -1
 			clear(seen)
 			continue
 		}
@@ -115,13 +117,19 @@ func (c *livesCourt) try(tr *trace) {
 			c.find(&c.doubled, 1, tr, "%s came again\n%s", r, tr.around(i))
 		case r.Position.Epoch != at.Epoch || r.Position.Seq <= at.Seq:
 			c.find(&c.disordered, 1, tr, "%s came after %s\n%s", r, at, tr.around(i))
+		case before >= 0 && here && c.hub.lives.undone(before, at, place):
+			c.find(&c.falseGaps, 1, tr, "between %s and %s a gap was not told\n%s", at, r, tr.around(i))
+			at = r.Position
 		default:
 			c.ended(tr, i, e)
+			before = -1
 			if here { // else it was acknowledged in another life, where it was sent again
 				c.missing(tr, i, c.between(tr.id, at.Epoch, at.Seq, r.Position.Seq, place))
+				before = place
 			}
+			at = r.Position
 		}
-		seen[r.N], at = true, r.Position
+		seen[r.N] = true
 	}
 	end := len(tr.received)
 	if place, here := c.at[tr.last]; here && !tr.final && tr.last.Epoch == at.Epoch {
@@ -148,7 +156,7 @@ func (c *livesCourt) gap(tr *trace, i int) {
 	left := slices.ContainsFunc(c.hub.lives.restores, func(r restore) bool {
 		return r.head.Epoch == g.After.Epoch && g.After.Seq > r.head.Seq
 	})
-	if g.Gap != "epoch" || g.After.Epoch == g.Position.Epoch && !left {
+	if !left && (g.Gap != "epoch" || g.After.Epoch == g.Position.Epoch) {
 		c.find(&c.falseGaps, 1, tr, "%s was told after %s\n%s", g, g.After, tr.around(i))
 	}
 }

@@ -30,7 +30,7 @@ func (v *verdict) String() string {
 		{"**delivered after a disconnect**", v.disconnected},
 		{"gaps told", v.gaps},
 		{"of those in doubt, after a restart", v.inDoubt},
-		{"**false gaps**", v.falseGaps},
+		{"**gaps told falsely, or not told**", v.falseGaps},
 		{"**other violations**", v.other},
 	} {
 		fmt.Fprintf(&b, "| %s | %d |\n", row.name, row.n)
