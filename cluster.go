@@ -13,14 +13,16 @@ import (
 // Cluster is what a store may be besides: the way to the other nodes that share
 // it, since each knows only its own connections.
 type Cluster interface {
-	// Join makes this node known to the others by its name; answer is called with
-	// what they ask. It is called once, when the store is put to use, and ends with
-	// the store.
-	Join(node string, answer func(request []byte) []byte) error
+	// Join makes this node known to the others by its name. It is called once, when
+	// the store is put to use, and ends with the store. answer is called with what
+	// other nodes ask. It returns at most room bytes, or nil for a request that it
+	// does not understand.
+	Join(node string, answer func(request []byte, room int) []byte) error
 
-	// Ask sends the request to all other nodes, and returns their answers and the
-	// names of those nodes that have not answered within 500 ms.
-	Ask(ctx context.Context, request []byte) (answers [][]byte, missing []string)
+	// Ask sends the request to all other nodes and calls take with each answer. It
+	// returns the names of those nodes that did not answer within 500 ms, or whose
+	// answer take has refused.
+	Ask(ctx context.Context, request []byte, take func(answer []byte) bool) (missing []string)
 }
 
 // nodeRequest is what each node does for a call about connections.
@@ -35,10 +37,10 @@ type nodeRequest struct {
 type nodeAnswer struct {
 	Count       int
 	Connections []hub.Info // by ascending id
-	More        bool
+	More        bool       // there are connections after the last one of these
 }
 
-// perform does on this node what is asked.
+// perform does on this node what is asked. Another node may ask anything.
 func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	if r.Disconnect {
 		return nodeAnswer{Count: h.DisconnectHere(r.Filter)}
@@ -50,8 +52,9 @@ func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	} else {
 		conns = nil
 	}
-	if found.More = len(conns) > r.Limit; found.More {
-		conns = conns[:r.Limit]
+	limit := min(max(r.Limit, 1), maxPage)
+	if found.More = len(conns) > limit; found.More {
+		conns = conns[:limit]
 	}
 	for _, c := range conns {
 		found.Connections = append(found.Connections, c.Info())
@@ -59,17 +62,39 @@ func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	return found
 }
 
-// answerNode answers another node's request.
-func answerNode(h *hub.Hub, request []byte) []byte {
+// answerNode answers another node's request with at most room bytes.
+func answerNode(h *hub.Hub, request []byte, room int) []byte {
 	var r nodeRequest
 	if json.Unmarshal(request, &r) != nil {
 		return nil
 	}
-	answer, err := json.Marshal(r.perform(h))
-	if err != nil {
-		return nil
+	found := r.perform(h)
+	return found.fit(room)
+}
+
+// fit encodes the answer with as many connections as room allows. The count stays
+// true, and More makes the node that asks list the rest next. At least one
+// connection stays, or that node could not go on; without some of its topics, if
+// it must be.
+func (a *nodeAnswer) fit(room int) []byte {
+	for {
+		encoded, err := json.Marshal(a)
+		if err != nil {
+			panic(err) // strings, numbers and times
+		}
+		n := len(a.Connections)
+		switch {
+		case len(encoded) <= room:
+			return encoded
+		case n > 1:
+			a.Connections, a.More = a.Connections[:max(n*room/len(encoded), 1)], true
+		case n == 1 && len(a.Connections[0].Topics) > 0:
+			topics := &a.Connections[0].Topics
+			*topics = (*topics)[:len(*topics)/2]
+		default:
+			return nil
+		}
 	}
-	return answer
 }
 
 // everywhere does on all nodes what is asked.
@@ -83,19 +108,44 @@ func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAns
 	if err != nil {
 		panic(err) // strings, numbers and booleans
 	}
-	answers, missing := cluster.Ask(req.Context(), request)
-	for _, answer := range answers {
+	answers := []nodeAnswer{found}
+	missing = cluster.Ask(req.Context(), request, func(answer []byte) bool {
 		var other nodeAnswer
-		if err := json.Unmarshal(answer, &other); err != nil {
-			continue // a node of another version
+		if json.Unmarshal(answer, &other) != nil || !other.answers(r) {
+			return false // a node of another version
 		}
-		found.Count += other.Count
-		found.Connections = append(found.Connections, other.Connections...)
-		found.More = found.More || other.More
+		answers = append(answers, other)
+		return true
+	})
+	return merge(answers, r.Limit), missing
+}
+
+// answers reports whether what another node sent can be an answer to the request.
+func (a *nodeAnswer) answers(r *nodeRequest) bool {
+	if len(a.Connections) == 0 {
+		return a.Count >= 0 && !a.More
 	}
-	slices.SortFunc(found.Connections, func(a, b hub.Info) int { return cmp.Compare(a.ID, b.ID) })
-	if len(found.Connections) > r.Limit {
-		found.Connections, found.More = found.Connections[:r.Limit], true
+	return a.Count >= len(a.Connections) && a.Connections[0].ID > r.After && slices.IsSortedFunc(a.Connections, byID)
+}
+
+func byID(a, b hub.Info) int { return cmp.Compare(a.ID, b.ID) }
+
+// merge puts answers together. The list ends where one of them ends that has more.
+func merge(answers []nodeAnswer, limit int) (all nodeAnswer) {
+	for _, a := range answers {
+		all.Count += a.Count
+		all.Connections = append(all.Connections, a.Connections...)
 	}
-	return found, missing
+	slices.SortFunc(all.Connections, byID)
+	end := min(len(all.Connections), limit)
+	all.More = end < len(all.Connections)
+	for _, a := range answers {
+		if a.More {
+			all.More = true
+			last, _ := slices.BinarySearchFunc(all.Connections, a.Connections[len(a.Connections)-1], byID)
+			end = min(end, last+1)
+		}
+	}
+	all.Connections = all.Connections[:end]
+	return all
 }

@@ -3,9 +3,11 @@ package caddysse
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,77 +16,36 @@ import (
 
 // neighbour is a cluster of one other node, which keeps its connections in a hub
 // of its own, and one that does not answer.
-type neighbour struct{ hub *hub.Hub }
+type neighbour struct {
+	hub  *hub.Hub
+	room int // for its answer
+}
 
-func (neighbour) Join(string, func([]byte) []byte) error { return nil }
+func (neighbour) Join(string, func([]byte, int) []byte) error { return nil }
 
-func (n neighbour) Ask(_ context.Context, request []byte) (answers [][]byte, missing []string) {
-	return [][]byte{answerNode(n.hub, request), []byte("none of ours")}, []string{"silent"}
+func (n neighbour) Ask(_ context.Context, request []byte, take func([]byte) bool) (missing []string) {
+	if !take(answerNode(n.hub, request, n.room)) {
+		missing = append(missing, "other")
+	}
+	for _, nonsense := range []string{"", "none of ours", `{"Count":-1}`, `{"Count":1,"More":true}`, `{"Connections":[{}]}`, "[]", `{"Count":"7"}`} {
+		if take([]byte(nonsense)) {
+			missing = append(missing, "took "+nonsense)
+		}
+	}
+	return append(missing, "silent")
 }
 
 // TestCallsCoverAllNodes lists and ends connections of two nodes.
 func TestCallsCoverAllNodes(t *testing.T) {
-	open := func() *hub.Hub {
-		h := hub.New(hub.Options{})
-		t.Cleanup(func() {
-			if err := h.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if err := h.Use(hub.NewMemory()); err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	here, there := &pooledHub{Hub: open()}, open()
-	here.store.Store(&usedStore{identity: "cluster", cluster: neighbour{there}})
+	here, there := openHub(t), openHub(t)
 	var ids []string
 	for i := range 7 {
-		h := here.Hub
-		if i%2 == 1 {
-			h = there
-		}
-		conn, err := h.Connect(t.Context(), hub.Request{
-			Identity: hub.Identity{User: []string{"alice", "bob"}[i%2]},
-			Settings: &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, conn.ID())
+		id := hub.Identity{User: []string{"alice", "bob"}[i%2]}
+		ids = append(ids, connectTo(t, []*hub.Hub{here, there}[i%2], id))
 	}
-	hubs.LoadOrStore("cluster", here)
-	t.Cleanup(func() {
-		if _, err := hubs.Delete("cluster"); err != nil {
-			t.Error(err)
-		}
-	})
-	call := func(method, path string, status int, into any) {
-		t.Helper()
-		w := httptest.NewRecorder()
-		serveAPI(w, httptest.NewRequest(method, path, nil))
-		if w.Code != status {
-			t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
-		}
-		if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
-			t.Fatal(err)
-		}
-	}
+	call := clusterOf(t, here, neighbour{there, 1 << 20})
 
-	var listed []string
-	for after := ""; ; {
-		var p page
-		call(http.MethodGet, "/sse/connections?hub=cluster&limit=2&after="+after, http.StatusOK, &p)
-		if p.Count != 7 || len(p.Connections) > 2 || !slices.Equal(p.Missing, []string{"silent"}) {
-			t.Errorf("a page is %+v", p)
-		}
-		for _, c := range p.Connections {
-			listed = append(listed, c.ID)
-		}
-		if after = p.Next; after == "" {
-			break
-		}
-	}
+	listed := listAll(t, call, 2, 7)
 	if !slices.Equal(listed, ids) {
 		t.Errorf("listed %q, want %q", listed, ids)
 	}
@@ -102,5 +63,147 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	call(http.MethodDelete, "/sse/connections/"+ids[1]+"?hub=cluster", http.StatusNotFound, &failure)
 	if !slices.Equal(failure.Missing, []string{"silent"}) {
 		t.Errorf("ending none is answered with %+v", failure)
+	}
+}
+
+// TestAnswerFitsTheRoom: a node answers with as many connections as fit into a
+// message, and the pages that follow list the others.
+func TestAnswerFitsTheRoom(t *testing.T) {
+	here, there := openHub(t), openHub(t)
+	long := func(i int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("x", 509) }
+	var topics []hub.Target
+	for i := range 100 {
+		topics = append(topics, hub.Target{Kind: hub.Topic, Name: long(i)})
+	}
+	var ids []string
+	for i := range 40 {
+		id := hub.Identity{User: long(i)}
+		h := there
+		if i%4 == 3 {
+			h = here
+		} else {
+			id.Topics = topics
+		}
+		ids = append(ids, connectTo(t, h, id))
+	}
+	// A row takes about 52 KB: two rows fit, one does, and not even one.
+	for _, room := range []int{110_000, 60_000, 10_000} {
+		n := neighbour{there, room}
+		if size := len(answerNode(there, []byte(`{"Limit":1000}`), room)); size == 0 || size > room {
+			t.Errorf("room %d: the answer has %d bytes", room, size)
+		}
+		call := clusterOf(t, here, n)
+		if listed := listAll(t, call, 1000, len(ids)); !slices.Equal(listed, ids) {
+			t.Errorf("room %d: listed %d of %d, or in another order", room, len(listed), len(ids))
+		}
+	}
+}
+
+// TestNodeRefusesNonsense: what another node asks ends nothing, and is answered
+// with no more than a page.
+func TestNodeRefusesNonsense(t *testing.T) {
+	h := openHub(t)
+	for range maxPage + 1 {
+		connectTo(t, h, hub.Identity{User: "alice"})
+	}
+	for request, rows := range map[string]int{
+		`{"Limit":-1}`:                      1,
+		`{}`:                                1,
+		`{"Limit":9223372036854775807}`:     maxPage,
+		`{"Limit":2,"After":"\u0000zzz"}`:   2,
+		`{"Limit":2,"Filter":{"IDs":[]}}`:   2,
+		`{"Limit":2,"Filter":{"IDs":[""]}}`: 0,
+		`{"Limit":2,"Filter":null}`:         2,
+	} {
+		var a nodeAnswer
+		if err := json.Unmarshal(answerNode(h, []byte(request), 1<<20), &a); err != nil || len(a.Connections) != rows {
+			t.Errorf("%s is answered with %d connections, %v; want %d", request, len(a.Connections), err, rows)
+		}
+	}
+	for _, request := range []string{
+		"", "garbage", "null garbage", "[]", `"a"`, `{"Limit":"7"}`, `{"Limit":1e99}`, `{"Limit":1.5}`, `{"Filter":[]}`, `{"Filter":{"Users":"alice"}}`,
+		`{"Disconnect":"yes"}`, `{"After":{}}`, strings.Repeat("[", 1<<20), "\xff\x00",
+	} {
+		if answer := answerNode(h, []byte(request), 1<<20); answer != nil {
+			t.Errorf("%.40q is answered with %.100s", request, answer)
+		}
+	}
+	for _, room := range []int{-1, 0, 1} {
+		if answer := answerNode(h, []byte(`{"Limit":1}`), room); answer != nil {
+			t.Errorf("where %d bytes fit it is answered with %s", room, answer)
+		}
+	}
+	if open := len(h.Connections(hub.Filter{})); open != maxPage+1 {
+		t.Errorf("%d connections are left", open)
+	}
+}
+
+func openHub(t *testing.T) *hub.Hub {
+	t.Helper()
+	h := hub.New(hub.Options{})
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.Use(hub.NewMemory()); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func connectTo(t *testing.T, h *hub.Hub, id hub.Identity) string {
+	t.Helper()
+	conn, err := h.Connect(t.Context(), hub.Request{
+		Identity: id, Settings: &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn.ID()
+}
+
+// clusterOf makes a hub of the name cluster, and returns a way to call its API.
+func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path string, status int, into any)) {
+	t.Helper()
+	pooled, _ := hubs.LoadOrStore("cluster", &pooledHub{Hub: h})
+	pooled.(*pooledHub).store.Store(&usedStore{identity: "cluster", cluster: c})
+	t.Cleanup(func() {
+		if _, err := hubs.Delete("cluster"); err != nil {
+			t.Error(err)
+		}
+	})
+	return func(method, path string, status int, into any) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		serveAPI(w, httptest.NewRequest(method, path, nil))
+		if w.Code != status {
+			t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// listAll lists all connections, page after page.
+func listAll(t *testing.T, call func(method, path string, status int, into any), limit, count int) (ids []string) {
+	t.Helper()
+	for after := ""; ; {
+		var p page
+		call(http.MethodGet, fmt.Sprintf("/sse/connections?hub=cluster&limit=%d&after=%s", limit, after), http.StatusOK, &p)
+		if p.Count != count || len(p.Connections) > limit || !slices.Equal(p.Missing, []string{"silent"}) {
+			t.Errorf("a page has a count of %d, %d connections, and misses %q", p.Count, len(p.Connections), p.Missing)
+		}
+		for _, c := range p.Connections {
+			ids = append(ids, c.ID)
+		}
+		if p.Next == "" {
+			return ids
+		}
+		if p.Next <= after {
+			t.Fatalf("after %s the next page begins after %s", after, p.Next)
+		}
+		after = p.Next
 	}
 }

@@ -165,7 +165,9 @@ func (a *App) useStores() (err error) {
 		h, used := a.held[name], a.toUse(name)
 		if cluster, ok := store.(Cluster); ok {
 			used.cluster = cluster
-			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte) []byte { return answerNode(h.Hub, request) }))
+			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte, room int) []byte {
+				return answerNode(h.Hub, request, room)
+			}))
 		}
 		used.noter, _ = store.(Noter)
 		h.store.Store(&used)

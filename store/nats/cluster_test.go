@@ -2,46 +2,86 @@ package natsstore
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
+
+// join opens a store that answers other nodes, until the test ends.
+func join(t *testing.T, name, stream, url string) *store {
+	t.Helper()
+	s := openStore(t, stream, 1, url)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := s.Join(name, func(request []byte, room int) []byte {
+		switch string(request) {
+		case "panic":
+			var none []byte
+			return none[room:]
+		case "not understood":
+			return nil
+		case "much":
+			return []byte(strings.Repeat("x", room))
+		}
+		return append([]byte(name+" got "), request...)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// count is how many other nodes are known.
+func (p *peers) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.others)
+}
+
+// rounds lets time pass.
+func (p *peers) rounds(n int) {
+	for range n {
+		p.nextRound(p.conn.IsConnected())
+	}
+}
+
+// ask asks all other nodes, and takes every answer.
+func (p *peers) ask(t *testing.T, request string) (answers, missing []string, took time.Duration) {
+	start := time.Now()
+	missing = p.Ask(t.Context(), []byte(request), func(answer []byte) bool {
+		answers = append(answers, string(answer))
+		return true
+	})
+	slices.Sort(answers)
+	return answers, missing, time.Since(start)
+}
 
 func TestNodesAnswerEachOther(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
 	proxy := natstest.NewProxy(t, servers.URLs()[0])
-	join := func(name, url string) *store {
-		s := openStore(t, stream, 1, url)
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if err := s.Join(name, func(request []byte) []byte { return append([]byte(name+" got "), request...) }); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	a, b, c := join("a", servers.URLs()[0]), join("b", servers.URLs()[0]), join("c", proxy.URL())
+	a, b := join(t, "a", stream, servers.URLs()[0]), join(t, "b", stream, servers.URLs()[0])
+	c := join(t, "c", stream, proxy.URL())
 	all := []*store{a, b, c}
 	servers.Eventually("the nodes do not know each other", func(context.Context) bool {
-		return !slices.ContainsFunc(all, func(s *store) bool { return len(s.expected()) != 2 })
+		return !slices.ContainsFunc(all, func(s *store) bool { return s.count() != 2 })
 	})
+	for _, s := range all {
+		s.rounds(settledAfter)
+	}
 	ask := func(s *store, wantAnswers, wantMissing []string) time.Duration {
 		t.Helper()
-		start := time.Now()
-		answers, missing := s.Ask(t.Context(), []byte("hello"))
-		took := time.Since(start)
-		var got []string
-		for _, answer := range answers {
-			got = append(got, string(answer))
-		}
-		slices.Sort(got)
-		if !slices.Equal(got, wantAnswers) || !slices.Equal(missing, wantMissing) {
-			t.Errorf("answers %q, missing %q; want %q and %q", got, missing, wantAnswers, wantMissing)
+		answers, missing, took := s.ask(t, "hello")
+		if !slices.Equal(answers, wantAnswers) || !slices.Equal(missing, wantMissing) {
+			t.Errorf("answers %q, missing %q; want %q and %q", answers, missing, wantAnswers, wantMissing)
 		}
 		return took
 	}
@@ -56,17 +96,115 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	}
 	servers.Eventually("the cut is not noticed", func(context.Context) bool { return !c.conn.IsConnected() })
 	ask(c, nil, []string{"a", "b"})
+
+	// Nobody waits for it any longer when it was silent for a while.
+	a.rounds(silentAfter + 1)
+	servers.Eventually("the other one is not heard", func(context.Context) bool {
+		answers, missing, took := a.ask(t, "hello")
+		return slices.Equal(answers, []string{"b got hello"}) && slices.Equal(missing, []string{"c"}) && took < askTimeout
+	})
+
+	// It does not forget anybody, however long that takes.
+	c.rounds(10 * forgetAfter)
+	ask(c, nil, []string{"a", "b"})
 	proxy.Mend()
 	servers.Eventually("it does not come back", func(context.Context) bool { return c.conn.IsConnected() })
+	if known := c.count(); known != 2 {
+		t.Errorf("it knows %d others when it is back", known)
+	}
 	servers.Eventually("it is not heard", func(context.Context) bool {
-		_, missing := a.Ask(t.Context(), nil)
+		_, missing, _ := a.ask(t, "hello")
 		return len(missing) == 0
 	})
 
-	// One that has left is not.
+	// One that has left is not missing.
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	servers.Eventually("its leaving is not heard", func(context.Context) bool { return len(a.expected()) == 1 })
+	servers.Eventually("its leaving is not heard", func(context.Context) bool { return a.count() == 1 })
 	ask(a, []string{"c got hello"}, nil)
+
+	// One that died is forgotten in the end.
+	proxy.Cut()
+	a.rounds(forgetAfter / 2)
+	ask(a, nil, []string{"c"})
+	a.rounds(forgetAfter)
+	ask(a, nil, nil)
+}
+
+// TestNodeThatHasJustConnected does not know the others yet, and asks them.
+func TestNodeThatHasJustConnected(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	stream := newStream()
+	join(t, "a", stream, servers.URLs()[0])
+	b := join(t, "b", stream, servers.URLs()[0])
+	b.peers.mu.Lock()
+	clear(b.others)
+	b.peers.mu.Unlock()
+	if answers, _, _ := b.ask(t, "hello"); !slices.Equal(answers, []string{"a got hello"}) {
+		t.Errorf("it is answered with %q", answers)
+	}
+}
+
+// TestNodeThatCannotAnswer: whatever a node is asked, it goes on, and is missing
+// for the one that asks.
+func TestNodeThatCannotAnswer(t *testing.T) {
+	servers := natstest.New(t, 1, "max_payload: 20KB")
+	servers.Start(0)
+	servers.Ready()
+	stream := newStream()
+	a, b := join(t, "a", stream, servers.URLs()[0]), join(t, "b", stream, servers.URLs()[0])
+	servers.Eventually("the nodes do not know each other", func(context.Context) bool { return a.count() == 1 && b.count() == 1 })
+	for _, request := range []string{"panic", "not understood", strings.Repeat("x", 20<<10)} {
+		if answers, missing, _ := a.ask(t, request); answers != nil || !slices.Equal(missing, []string{"b"}) {
+			t.Errorf("%.20s: answers %q, missing %q", request, answers, missing)
+		}
+	}
+	if missing := a.Ask(t.Context(), []byte("hello"), func([]byte) bool { return false }); !slices.Equal(missing, []string{"b"}) {
+		t.Errorf("its answer is refused, and missing is %q", missing)
+	}
+	if answers, missing, _ := a.ask(t, "much"); len(answers) != 1 || len(answers[0]) < 19_000 || missing != nil {
+		t.Errorf("of the largest answer there is %.100q, missing %q", answers, missing)
+	}
+
+	// Nor does it mind what is no announcement.
+	for _, nonsense := range []string{"", "garbage", "[]", `{"id":7}`, `{"id":"x","name":[]}`, "null"} {
+		if err := a.conn.PublishMsg(&nats.Msg{Subject: a.nodes, Reply: a.nodes, Data: []byte(nonsense)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if answers, missing, _ := a.ask(t, "hello"); !slices.Equal(answers, []string{"b got hello"}) || missing != nil {
+		t.Errorf("answers %q, missing %q", answers, missing)
+	}
+}
+
+// TestManyNodesStartTogether: what they tell one another grows with the square of
+// their number.
+func TestManyNodesStartTogether(t *testing.T) {
+	const n = 50
+	servers := natstest.Start(t, 1)
+	stream := newStream()
+	var all []*store
+	for i := range n {
+		all = append(all, join(t, fmt.Sprint(i), stream, servers.URLs()[0]))
+	}
+	for _, when := range []string{"started", "forgotten"} {
+		start := time.Now()
+		servers.Eventually("the nodes do not know each other", func(context.Context) bool {
+			return !slices.ContainsFunc(all, func(s *store) bool { return s.count() != n-1 })
+		})
+		rounds, received := uint64(0), uint64(0)
+		for _, s := range all {
+			s.peers.mu.Lock()
+			rounds += uint64(s.round)
+			clear(s.others)
+			s.peers.mu.Unlock()
+			received += s.conn.Stats().InMsgs
+		}
+		t.Logf("%s: %d nodes know each other after %v, %d announcements and %d messages received", when, n, time.Since(start), rounds, received)
+		// Each announcement reaches all, and each node greets each other once.
+		if most := (rounds+n)*n + 2*n*n; received > most {
+			t.Errorf("%s: %d messages were received, want at most %d", when, received, most)
+		}
+	}
 }

@@ -119,7 +119,7 @@ func open(c config) (*store, error) {
 		conn.Close()
 		return nil, fmt.Errorf("NATS: %w", err)
 	}
-	s.peers = newPeers(conn, c.stream)
+	s.peers = newPeers(conn, c.stream, s.log)
 	return s, nil
 }
 
