@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,13 +44,20 @@ func keyOutlivesEvent(t *testing.T, kind Kind) {
 	}
 }
 
-// fill stores n events and waits until they are delivered.
+// fill stores n records and waits until they are delivered.
 func fill(t *testing.T, l *tail, n int) {
 	t.Helper()
+	fillWith(t, l, n, 0)
+}
+
+// fillWith is fill with records of at least size bytes.
+func fillWith(t *testing.T, l *tail, n, size int) {
+	t.Helper()
 	batch := make([]hub.Entry, 100)
+	padding := strings.Repeat(" ", size)
 	for i := 0; i < n; i += len(batch) {
 		for j := range batch {
-			batch[j] = entry(number("fill ", i+j), "")
+			batch[j] = entry(number("fill ", i+j)+padding, "")
 		}
 		stored := publish(t, l, batch...)
 		l.upTo(stored[len(stored)-1].Position.Seq)
@@ -123,12 +131,14 @@ func epoch(t *testing.T, kind Kind) {
 }
 
 func retention(t *testing.T, kind Kind) {
-	const keep, n = 50, 6_000
+	// Together more than any of the bounds, so that a store may bound what it keeps
+	// by one of them alone.
+	const keep, n, size = 50, 6_000, 4 << 10
 	small := roomy
-	small.MaxEvents = keep
+	small.MaxEvents, small.MaxBytes = keep, 2*keep*size
 	open := kind.New(t)
 	l := start(t, open, small)
-	fill(t, l, n)
+	fillWith(t, l, n, size)
 	records := l.mark()
 	head := records[len(records)-1].Seq
 	l.stop()

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"crypto/rand"
 	"sync"
 	"testing"
 	"time"
@@ -164,11 +165,12 @@ func (l *tail) upTo(seq uint64) []hub.Record {
 	return l.records
 }
 
-// mark stores one more event, and returns all that was delivered up to it: what
-// was stored before is there, and what is missing was not stored.
+// mark stores one more record, which is like no other, and returns all that was
+// delivered up to it: what was stored before is there, and what is missing was not
+// stored.
 func (l *tail) mark() []hub.Record {
 	l.t.Helper()
-	stored := publish(l.t, l, entry("mark", ""))
+	stored := publish(l.t, l, entry("mark "+rand.Text(), ""))
 	return l.upTo(stored[0].Position.Seq)
 }
 
