@@ -31,6 +31,7 @@ const (
 	codeAtomicDuplicate   jetstream.ErrorCode = 10201
 	codeInProcess         jetstream.ErrorCode = 10158 // the same key, on its way
 	codeRollup            jetstream.ErrorCode = 10111
+	codeStoreFailed       jetstream.ErrorCode = 10077 // on this server; others may have stored it
 )
 
 // Headers of an atomic batch. [NATS ADR-50]
@@ -44,32 +45,35 @@ const (
 // which all is escaped.
 const headerBytes = 3*hub.MaxKeyLength + 256
 
+// errNotOurs is what is wrong when another stream answers.
+var errNotOurs = errors.New("another stream took the message")
+
 // errNoBatches is why a batch was refused.
 var errNoBatches = errors.New("the NATS servers do not store batches all or nothing: update them to nats-server 2.12.1 or later, " +
 	"and allow it for the stream, or publish one event a request")
 
 // Append implements hub.Store.
-func (s *store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, error) {
+func (s *store) Append(ctx context.Context, entries []hub.Entry) ([]hub.Stored, error) {
 	s.inFlight.RLock()
 	defer s.inFlight.RUnlock()
 	if s.isClosing() {
 		return nil, fmt.Errorf("%w: %w", hub.ErrNotStored, errClosed)
 	}
-	p := publication{store: s, stored: make([]hub.Stored, len(events)), at: make([]int, len(events))}
-	first := make(map[string]int, len(events)) // by key
-	for i := range events {
-		made := events[i].Key == ""
+	p := publication{store: s, stored: make([]hub.Stored, len(entries)), at: make([]int, len(entries))}
+	first := make(map[string]int, len(entries)) // by key
+	for i := range entries {
+		made := entries[i].Key == ""
 		if made {
-			events[i].Key = rand.Text()
+			entries[i].Key = rand.Text()
 		}
-		at, again := first[events[i].Key]
+		at, again := first[entries[i].Key]
 		if again {
 			p.at[i] = at
 			continue
 		}
-		first[events[i].Key] = i
+		first[entries[i].Key] = i
 		p.at[i] = i
-		p.all = append(p.all, &message{index: i, made: made, id: url.PathEscape(events[i].Key), data: events[i].AppendBinary(nil)})
+		p.all = append(p.all, &message{index: i, made: made, id: url.PathEscape(entries[i].Key), data: entries[i].Data})
 	}
 	if err := p.run(ctx); err != nil {
 		return nil, err
@@ -86,7 +90,7 @@ func (s *store) Append(ctx context.Context, events []hub.Event) ([]hub.Stored, e
 type publication struct {
 	*store
 	stored []hub.Stored
-	at     []int      // of each event the first with its key
+	at     []int      // of each entry the first with its key
 	all    []*message // in order
 	epoch  string     // in which the answers are
 	before uint64     // delivered when the attempt began
@@ -95,7 +99,7 @@ type publication struct {
 	cause  error      // why the last one failed that was not out of time
 }
 
-// message is an event that is to be published.
+// message is an entry that is to be published.
 type message struct {
 	index int
 	made  bool   // its key was made for this Append
@@ -155,9 +159,12 @@ func (p *publication) failed(err error) error {
 	}
 	switch {
 	case !p.conn.IsConnected() && !errors.Is(err, errClosed):
-		err = errAway
+		err = p.whyNot()
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		err = cmp.Or(p.cause, errSilent)
+		err = p.store.cause(cmp.Or(p.cause, err))
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			err = errSilent
+		}
 	}
 	if p.unsure {
 		return fmt.Errorf("%w: %w", hub.ErrUncertain, err)
@@ -172,11 +179,14 @@ func (p *publication) attempt(ctx context.Context, known *stream) error {
 		return errAway // before the client might keep it for later
 	}
 	p.before = p.lastDelivered().seq
-	limit := p.conn.MaxPayload()
+	limit, remedy := p.conn.MaxPayload(), "max_payload of the NATS servers"
+	if known.maxSize > 0 && known.maxSize < limit {
+		limit, remedy = known.maxSize, "max-msg-size of stream "+p.config.stream
+	}
 	for _, m := range p.todo {
 		if size := int64(len(m.data) + headerBytes); size > limit && limit > 0 {
 			return &hub.BatchError{Index: m.index, Err: fmt.Errorf("%w: NATS takes messages of at most %d bytes, and it would be %d: "+
-				"raise max_payload of the NATS servers, or lower max_event_size", hub.ErrTooLarge, limit, size)}
+				"raise %s, or lower max_event_size", hub.ErrTooLarge, limit, size, remedy)}
 		}
 	}
 	if len(p.todo) == 1 {
@@ -200,6 +210,9 @@ func (p *publication) one(ctx context.Context, known *stream) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	ack, err := p.js.PublishMsg(ctx, p.todo[0].to(known.subject), jetstream.WithRetryAttempts(0))
+	if err == nil {
+		err = p.own(ack)
+	}
 	if err != nil {
 		p.doubt(err)
 		return err
@@ -212,7 +225,7 @@ func (p *publication) one(ctx context.Context, known *stream) error {
 	return nil
 }
 
-// believe makes sure that an event is where the server says. If the stream has
+// believe makes sure that a message is where the server says. If the stream has
 // lost events, their positions may be used again, before the tail has noticed: by
 // what is stored now, or, if it is a duplicate, was by another node.
 func (p *publication) believe(ctx context.Context, known *stream, seq uint64, duplicate bool) (err error) {
@@ -287,7 +300,7 @@ func (p *publication) ask(ctx context.Context, known *stream) error {
 	var rest []*message
 	oldest := ^uint64(0)
 	for i, m := range p.todo {
-		ack, err := acked(ctx, answers[i])
+		ack, err := p.acked(ctx, answers[i])
 		switch {
 		case err == nil:
 			oldest = min(oldest, ack.Sequence)
@@ -312,13 +325,22 @@ func (s *store) wait(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, err
 	if err != nil {
 		return nil, err
 	}
-	return acked(ctx, future)
+	return s.acked(ctx, future)
 }
 
-func acked(ctx context.Context, future jetstream.PubAckFuture) (*jetstream.PubAck, error) {
+// own refuses the answer of another stream, to which somebody has given the
+// subject.
+func (s *store) own(ack *jetstream.PubAck) error {
+	if ack.Stream == s.config.stream {
+		return nil
+	}
+	return fmt.Errorf("%w: stream %s has its subject", errNotOurs, ack.Stream)
+}
+
+func (s *store) acked(ctx context.Context, future jetstream.PubAckFuture) (*jetstream.PubAck, error) {
 	select {
 	case ack := <-future.Ok():
-		return ack, nil
+		return ack, s.own(ack)
 	case err := <-future.Err():
 		return nil, err
 	case <-ctx.Done():
@@ -334,13 +356,18 @@ func (p *publication) answer(m *message, known *stream, seq uint64, duplicate bo
 }
 
 // doubt notes that an attempt may have stored something, unless the error says
-// that it cannot have.
+// that it cannot have. An error that the stream does not take messages as before
+// makes the tail look at it.
 func (p *publication) doubt(err error) {
-	if code(err) != 0 || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrMaxPayload) {
-		return
+	switch {
+	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, errNotOurs),
+		code(err) == jetstream.JSErrCodeStreamMessageExceedsMaximum, code(err) == codeAtomicDisabled:
+		p.poke()
+	case code(err) != 0 && code(err) != codeStoreFailed:
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrMaxPayload):
+	default:
+		p.unsure = true
 	}
-	p.unsure = true
 }
 
 // final reports whether trying again is of no use.
@@ -348,11 +375,7 @@ func final(err error) bool {
 	if _, ok := errors.AsType[*hub.BatchError](err); ok || errors.Is(err, errNoBatches) {
 		return true
 	}
-	switch code(err) {
-	case codeAtomicTooLarge, jetstream.JSErrCodeStreamMessageExceedsMaximum:
-		return true
-	}
-	return false
+	return code(err) == codeAtomicTooLarge
 }
 
 // code is the error's code of JetStream; 0: it has none.

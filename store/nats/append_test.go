@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
@@ -22,9 +25,9 @@ func TestUncertainAnswer(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
 	other := startNode(t, stream, 1, someOptions, servers.URLs()...)
-	for name, events := range map[string][]hub.Event{
-		"one":   {event("one", "")},
-		"batch": {event("batch", ""), event("batch", "k"), event("batch", "")},
+	for name, events := range map[string][]hub.Entry{
+		"one":   {entry("one", "")},
+		"batch": {entry("batch", ""), entry("batch", "k"), entry("batch", "")},
 	} {
 		// A node of its own: what a mute server did not send is missing in its tail.
 		proxy := natstest.NewProxy(t, servers.URLs()[0])
@@ -69,6 +72,25 @@ func TestUncertainAnswer(t *testing.T) {
 	}
 }
 
+// TestWhatMayBeStored: some errors say for certain that nothing was stored.
+func TestWhatMayBeStored(t *testing.T) {
+	for err, unsure := range map[error]bool{
+		context.DeadlineExceeded: true,
+		nats.ErrConnectionClosed: true,
+		&jetstream.APIError{ErrorCode: 10077, Description: "no space left on device"}: true,
+		&jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamNotFound}:             false,
+		jetstream.ErrNoStreamResponse:                                                 false,
+		nats.ErrReconnectBufExceeded:                                                  false,
+		fmt.Errorf("%w: s", errNotOurs):                                               false,
+	} {
+		p := publication{store: &store{again: make(chan struct{}, 1)}}
+		p.doubt(err)
+		if p.unsure != unsure {
+			t.Errorf("after %v it is uncertain what is stored: %v", err, p.unsure)
+		}
+	}
+}
+
 // TestBatchOfTheLargestSize is stored as one, on one server and on three.
 func TestBatchOfTheLargestSize(t *testing.T) {
 	for _, replicas := range []int{1, 3} {
@@ -76,9 +98,9 @@ func TestBatchOfTheLargestSize(t *testing.T) {
 			servers := natstest.Start(t, replicas)
 			n := startNode(t, newStream(), replicas, someOptions, servers.URLs()...)
 			n.publish("first")
-			batch := make([]hub.Event, 1000)
+			batch := make([]hub.Entry, 1000)
 			for i := range batch {
-				batch[i] = event(strings.Repeat("x", 8<<20/1000-100), "")
+				batch[i] = entry(strings.Repeat("x", 8<<20/1000-100), "")
 			}
 			start := time.Now()
 			stored, err := n.Append(t.Context(), batch)
@@ -106,12 +128,12 @@ func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	old := *known
 	old.atomic = false
 	n.learn(&old)
-	_, err = n.Append(t.Context(), []hub.Event{event("a", ""), event("b", "")})
+	_, err = n.Append(t.Context(), []hub.Entry{entry("a", ""), entry("b", "")})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "2.12.1") {
 		t.Errorf("Append fails with %v", err)
 	}
 	// A batch of one event, and its duplicate, needs nothing.
-	if _, err = n.Append(t.Context(), []hub.Event{event("c", "c"), event("c", "c")}); err != nil {
+	if _, err = n.Append(t.Context(), []hub.Entry{entry("c", "c"), entry("c", "c")}); err != nil {
 		t.Error(err)
 	}
 	if got := n.upTo(n.publish("last")).texts(); !slices.Equal(got, []string{"first", "c", "last"}) {
@@ -145,10 +167,10 @@ func TestLeaderIsKilled(t *testing.T) {
 					return
 				case <-pace.C:
 				}
-				var events []hub.Event
+				var events []hub.Entry
 				for j := range 1 + 2*(p%2) {
 					text := fmt.Sprint(p, " ", i, " ", j)
-					events = append(events, event(text, text))
+					events = append(events, entry(text, text))
 				}
 				began := time.Now()
 				for {
@@ -188,7 +210,7 @@ func TestLeaderIsKilled(t *testing.T) {
 		at := make(map[string]uint64)
 		next := make(map[string]int) // of each publisher
 		for _, r := range l.records {
-			text := string(r.Event.Data)
+			text := string(r.Data)
 			if before, again := at[text]; again && strings.Count(text, " ") == 2 {
 				t.Errorf("node %d: %q is at %d and at %d", i, text, before, r.Seq)
 			}

@@ -50,9 +50,9 @@ func BenchmarkAppend(b *testing.B) {
 					for range publishers {
 						publishing.Go(func() {
 							for range turns {
-								batch := make([]hub.Event, size)
+								batch := make([]hub.Entry, size)
 								for i := range batch {
-									batch[i] = event(strings.Repeat("x", 256), "")
+									batch[i] = entry(strings.Repeat("x", 256), "")
 								}
 								if _, err := n.Append(b.Context(), batch); err != nil {
 									b.Error(err)

@@ -43,25 +43,33 @@ type node struct {
 	*store
 	t testing.TB
 
-	mu        sync.Mutex
-	hold      func() // not nil: called before something is delivered
-	changed   chan struct{}
-	lives     []life
-	connected bool
-	open      bool
+	mu      sync.Mutex
+	hold    func() // not nil: called before something is delivered
+	changed chan struct{}
+	lives   []life
+	end     hub.Position // of the history that the hub had before
+	problem error
+	open    bool
 }
 
 // life is what was delivered after a Begin.
 type life struct {
 	epoch   string
 	oldest  uint64
+	head    uint64 // the last that was delivered
 	records []hub.Record
 }
 
 // startNode opens a store and tails it until the test ends.
 func startNode(t testing.TB, stream string, replicas int, opts hub.Options, urls ...string) *node {
 	t.Helper()
-	n := &node{store: openStore(t, stream, replicas, urls...), t: t, changed: make(chan struct{})}
+	return tailNode(t, openStore(t, stream, replicas, urls...), opts, hub.Position{})
+}
+
+// tailNode tails a store until the test ends. The hub has a history with this end.
+func tailNode(t testing.TB, s *store, opts hub.Options, end hub.Position) *node {
+	t.Helper()
+	n := &node{store: s, t: t, changed: make(chan struct{}), end: end, problem: errClosed}
 	n.Retain(opts, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	var tail sync.WaitGroup
@@ -76,7 +84,7 @@ func startNode(t testing.TB, stream string, replicas int, opts hub.Options, urls
 	return n
 }
 
-func (n *node) Begin(epoch string, oldest uint64) {
+func (n *node) Begin(epoch string, oldest uint64) (have hub.Position) {
 	n.store.mu.Lock()
 	known := n.known
 	n.store.mu.Unlock()
@@ -85,8 +93,13 @@ func (n *node) Begin(epoch string, oldest uint64) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lives = append(n.lives, life{epoch: epoch, oldest: oldest})
+	head := oldest - 1
+	if n.end.Epoch == epoch {
+		have, head = n.end, max(head, n.end.Seq)
+	}
+	n.lives = append(n.lives, life{epoch: epoch, oldest: oldest, head: head})
 	n.ring()
+	return have
 }
 
 func (n *node) Deliver(records []hub.Record) {
@@ -99,19 +112,20 @@ func (n *node) Deliver(records []hub.Record) {
 	defer n.mu.Unlock()
 	l := &n.lives[len(n.lives)-1]
 	for _, r := range records {
-		if want := l.oldest + uint64(len(l.records)); r.Seq != want {
-			n.t.Errorf("%d was delivered in the place of %d", r.Seq, want)
+		if r.Seq <= l.head {
+			n.t.Errorf("%d was delivered after %d", r.Seq, l.head)
 		}
+		l.head = r.Seq
 		l.records = append(l.records, r)
 	}
 	n.ring()
 }
 
-func (n *node) Status(connected bool, behind uint64) {
+func (n *node) Status(problem error, behind uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.connected = connected
-	n.open = n.open || connected && behind == 0
+	n.problem = problem
+	n.open = n.open || problem == nil && behind == 0
 	n.ring()
 }
 
@@ -154,31 +168,39 @@ func (n *node) upTo(p hub.Position) (l life) {
 	n.t.Helper()
 	n.await(fmt.Sprint("event ", p), func() bool {
 		l = n.newest()
-		return n.open && l.epoch == p.Epoch && l.oldest+uint64(len(l.records)) > p.Seq
+		return n.open && l.epoch == p.Epoch && l.head >= p.Seq
 	})
 	return l
 }
 
-// texts are the data of the events that were delivered, in order.
+// texts are the data of the records that were delivered, in order.
 func (l life) texts() (texts []string) {
 	for _, r := range l.records {
-		texts = append(texts, string(r.Event.Data))
+		texts = append(texts, string(r.Data))
 	}
 	return texts
 }
 
-func event(data, key string) hub.Event {
-	return hub.Event{Data: []byte(data), Targets: []hub.Target{{Kind: hub.All}}, Key: key, At: time.Now()}
+// at is the data of the record at seq.
+func (l life) at(seq uint64) string {
+	for _, r := range l.records {
+		if r.Seq == seq {
+			return string(r.Data)
+		}
+	}
+	return ""
 }
 
-// publish appends events that must be stored, one by one, and returns the last
+func entry(data, key string) hub.Entry { return hub.Entry{Data: []byte(data), Key: key} }
+
+// publish appends entries that must be stored, one by one, and returns the last
 // position.
 func (n *node) publish(texts ...string) (last hub.Position) {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, text := range texts {
-		stored, err := n.Append(ctx, []hub.Event{event(text, "")})
+		stored, err := n.Append(ctx, []hub.Entry{entry(text, "")})
 		if err != nil {
 			n.t.Fatal(err)
 		}

@@ -42,7 +42,9 @@ type Store struct {
 	URLs []string `json:"urls,omitempty"`
 
 	// The name of the JetStream stream that keeps the history. It is made if it is
-	// not there. Default: SSE_ and the name of the hub.
+	// not there. All nodes in a NATS account whose stream has the same name share
+	// its history, so staging and production need two names. Default: SSE_ and the
+	// name of the hub.
 	Stream string `json:"stream,omitempty"`
 
 	// On how many servers the stream is kept, 1 to 5; 3 survives the loss of one.

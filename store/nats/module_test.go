@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
@@ -186,6 +188,9 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// firstReceipt is of the first event of a history.
+var firstReceipt = regexp.MustCompile(`"id":"[a-z0-9]{8}-1-[a-z0-9]{4}","connections":0[,}]`)
+
 // TestCaddyStartsWithoutNATS runs Caddy with a hub on NATS, and NATS later.
 func TestCaddyStartsWithoutNATS(t *testing.T) {
 	servers := natstest.New(t, 1, "")
@@ -221,14 +226,14 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 		}
 		return response.StatusCode, string(text)
 	}
-	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":false,"lag":0}`) {
+	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":false,"lag":0,"problem":"NATS is not reachable`) {
 		t.Errorf("without NATS the status is %s", status)
 	}
 	servers.Start(0)
-	if code, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); code != http.StatusOK || !strings.Contains(answer, `-1","connections":0}`) {
+	if code, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); code != http.StatusOK || !firstReceipt.MatchString(answer) {
 		t.Errorf("publishing is answered with %d %s", code, answer)
 	}
-	if _, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); !strings.Contains(answer, `-1","connections":0,"duplicate":true}`) {
+	if _, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); !firstReceipt.MatchString(answer) || !strings.Contains(answer, `"duplicate":true`) {
 		t.Errorf("publishing again is answered with %s", answer)
 	}
 	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":true,"lag":0}`) {
@@ -236,6 +241,46 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 	}
 	if code, answer := call(http.MethodGet, "/sse/connections", ""); code != http.StatusOK || answer != "{\"count\":0,\"connections\":[]}\n" {
 		t.Errorf("the connections are %d %s", code, answer)
+	}
+}
+
+// TestLowLimitsAreLoggedOnce: that the stream keeps too little, and cannot be made
+// to keep more.
+func TestLowLimitsAreLoggedOnce(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"logging":{"logs":{"default":{"writer":{"output":"file","filename":%q}}}}}`, log)
+	if err := caddy.Load([]byte(config), true); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	servers := natstest.New(t, 1, "accounts { A { jetstream { max_file: 4MB, max_mem: 1MB }, users: [ { user: a, password: p } ] } }\nno_auth_user: a")
+	servers.Start(0)
+	servers.Ready()
+	js, done := servers.JetStream()
+	defer done()
+	stream := newStream()
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: stream, Subjects: []string{stream}, MaxBytes: 1 << 20, AllowAtomicPublish: true, Duplicates: hub.KeyLifetime,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, stream, 1, someOptions, servers.URLs()...)
+	n.publish("a")
+	for range 3 {
+		if _, err := n.find(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count := strings.Count(string(text), "keeps less than"); count != 1 || !strings.Contains(string(text), "--max-bytes") {
+		t.Errorf("it is logged %d times: %s", count, text)
 	}
 }
 

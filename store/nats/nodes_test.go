@@ -168,7 +168,7 @@ func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
 	c.until("data: before\n")
 	servers.Kill(0)
 	servers.Eventually("the loss is not noticed", func(context.Context) bool {
-		return !s.conn.IsConnected() && !h.Stats().Connected
+		return !s.conn.IsConnected() && h.Stats().Problem != nil
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -181,8 +181,8 @@ func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
 	if got := c.until("data: after\n"); strings.Contains(got, "meanwhile") || strings.Contains(got, "sse.gap") || strings.Contains(got, "sse.closing") {
 		t.Errorf("the stream is %s", got)
 	}
-	if s := h.Stats(); !s.Connected || s.Behind != 0 {
-		t.Errorf("the store is connected: %v, and behind by %d", s.Connected, s.Behind)
+	if s := h.Stats(); s.Problem != nil || s.Behind != 0 {
+		t.Errorf("the store has the problem %v, and is behind by %d", s.Problem, s.Behind)
 	}
 }
 

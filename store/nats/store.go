@@ -45,22 +45,33 @@ type store struct {
 	doubted   bool        // what was known turned out to be wrong
 	changed   chan struct{}
 	delivered mark
-	why       string          // the last complaint; empty: it works
+	skew      time.Duration   // to be added to the server's clock for ours
+	why       error           // the last complaint; nil: it works
 	said      map[string]bool // complaints since it last worked, not to be repeated
+	lacking   string          // what the stream keeps less than it should
+	denied    error           // by the server, for want of a permission
+	deniedAt  time.Time
 }
 
-// stream is what must be known about the stream to publish to it.
+// stream is what is known about the stream.
 type stream struct {
 	jetstream.Stream
-	epoch   string
-	subject string
-	atomic  bool // it takes batches, all or none
+	epoch string
+	terms
 }
 
-// mark is the last message of the stream that was delivered.
+// terms are those on which the stream takes messages. An operator may edit them at
+// any time.
+type terms struct {
+	subject string
+	atomic  bool  // it takes batches, all or none
+	maxSize int64 // of a message with its headers; 0: no more than NATS bounds it
+}
+
+// mark is the last message of the stream that the hub has.
 type mark struct {
 	seq uint64
-	at  time.Time // when the stream stored it; zero: nothing of this life was delivered
+	tag hub.Tag // zero: it is not known
 }
 
 const (
@@ -107,8 +118,8 @@ func open(c config) (*store, error) {
 		nats.ConnectHandler(func(*nats.Conn) { s.poke() }),
 		nats.ReconnectHandler(func(*nats.Conn) { s.poke() }),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { s.poke() }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.complain(err) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.complain(err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.complain(fmt.Errorf("%w: %w", errAway, err)) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.deny(err) }),
 	}, c.options...)
 	conn, err := nats.Connect(c.servers, options...)
 	if err != nil {
@@ -196,6 +207,24 @@ func (s *store) knows(known *stream) (ok, doubted bool) {
 	return s.known != nil && s.known.epoch == known.epoch, s.doubted
 }
 
+// setSkew notes how far the server's clock is from ours. Either may be set.
+func (s *store) setSkew(skew time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skew = skew
+}
+
+// ourTime is a time of the server's clock by ours.
+func (s *store) ourTime(at time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = at.Add(s.skew)
+	if now := time.Now(); at.After(now) {
+		return now
+	}
+	return at
+}
+
 // note remembers what was delivered last.
 func (s *store) note(delivered mark) {
 	s.mu.Lock()
@@ -209,12 +238,12 @@ func (s *store) lastDelivered() mark {
 	return s.delivered
 }
 
-// verify makes sure that the stream has, at the place of what was delivered last,
+// verify makes sure that the stream has, at the place of what the hub has last,
 // that and nothing else. If it has nothing there any more, it must have got that
 // far at least.
 func (s *store) verify(ctx context.Context, known *stream) error {
 	last := s.lastDelivered()
-	if last.at.IsZero() {
+	if last.tag == (hub.Tag{}) {
 		return nil
 	}
 	m, err := known.GetMsg(ctx, last.seq)
@@ -225,7 +254,7 @@ func (s *store) verify(ctx context.Context, known *stream) error {
 		}
 		return err
 	}
-	if err == nil && !m.Time.Equal(last.at) {
+	if err == nil && hub.TagOf(m.Data) != last.tag {
 		err = errReused
 	}
 	return err
@@ -260,18 +289,52 @@ var (
 func (s *store) whyNot() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.why != "" && s.conn.IsConnected() {
-		return errors.New(s.why)
+	connected, away := s.conn.IsConnected(), errors.Is(s.why, errAway)
+	switch {
+	case s.why != nil && connected != away:
+		return s.why
+	case connected:
+		return errSilent
+	default:
+		return errAway
 	}
-	return errAway
+}
+
+// deny notes what the server refuses. It does so without a link to what was asked,
+// which then is not answered.
+func (s *store) deny(err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		s.mu.Lock()
+		s.denied, s.deniedAt = err, time.Now()
+		s.mu.Unlock()
+	}
+	if !s.conn.IsConnected() {
+		err = fmt.Errorf("%w: %w", errAway, err)
+	}
+	s.complain(err)
+}
+
+// cause is why there was no answer, as far as that is known: err, or what the
+// server has refused of late.
+func (s *store) cause(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, context.DeadlineExceeded) && s.denied != nil && time.Since(s.deniedAt) < hub.PublishTimeout {
+		return s.denied
+	}
+	return err
 }
 
 // complain logs what keeps the store from working, each cause once.
 func (s *store) complain(err error) {
+	err = s.cause(err)
 	text := err.Error()
 	s.mu.Lock()
 	said := s.said[text]
-	s.why, s.said[text] = text, true
+	if err != errAway || !errors.Is(s.why, errAway) { // which may say more
+		s.why = err
+	}
+	s.said[text] = true
 	s.mu.Unlock()
 	if !said {
 		s.log().Warn("the store does not work; trying again until it does", zap.Error(err))
@@ -281,7 +344,7 @@ func (s *store) complain(err error) {
 // rejoice logs that it works.
 func (s *store) rejoice(epoch string, last uint64) {
 	s.mu.Lock()
-	s.why = ""
+	s.why = nil
 	clear(s.said)
 	s.mu.Unlock()
 	s.log().Info("reading the history", zap.String("server", s.conn.ConnectedServerName()),

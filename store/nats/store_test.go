@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -28,7 +29,20 @@ func kind(servers *natstest.Servers, replicas int) storetest.Kind {
 
 func TestStoreOnOneServer(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, kind(natstest.Start(t, 1), 1))
+	k := kind(natstest.Start(t, 1), 1)
+	k.Faulty = func(t *testing.T) (func(*testing.T) hub.Store, storetest.Faults) {
+		servers := natstest.Start(t, 1)
+		proxy := natstest.NewProxy(t, servers.URLs()[0])
+		stream := newStream()
+		return func(t *testing.T) hub.Store { return openStore(t, stream, 1, proxy.URL()) }, storetest.Faults{
+			Snapshot: func() func() { return backUp(t, servers, 0) },
+			LoseAnswers: func() func() {
+				proxy.Mute()
+				return proxy.Mend
+			},
+		}
+	}
+	storetest.Run(t, k)
 }
 
 func TestStoreOnThreeServers(t *testing.T) {
@@ -40,7 +54,7 @@ func TestNATSIsAwayAtStart(t *testing.T) {
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err := n.Append(ctx, []hub.Event{event("early", "")})
+	_, err := n.Append(ctx, []hub.Entry{entry("early", "")})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), errAway.Error()) {
 		t.Errorf("while NATS is away, Append fails with %v", err)
 	}
@@ -55,11 +69,11 @@ func TestNATSRestarts(t *testing.T) {
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	n.upTo(n.publish(numbered("before ", 10)...))
 	servers.Kill(0)
-	n.await("the loss of NATS", func() bool { return !n.connected })
+	n.await("the loss of NATS", func() bool { return n.problem != nil })
 	servers.Eventually("the loss is not noticed", func(context.Context) bool { return !n.conn.IsConnected() })
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := n.Append(ctx, []hub.Event{event("meanwhile", "")}); !errors.Is(err, hub.ErrNotStored) {
+	if _, err := n.Append(ctx, []hub.Entry{entry("meanwhile", "")}); !errors.Is(err, hub.ErrNotStored) {
 		t.Errorf("while NATS is away, Append fails with %v", err)
 	}
 	servers.Start(0)
@@ -78,7 +92,7 @@ func TestStreamOfTooLowLimitsIsRaised(t *testing.T) {
 	defer done()
 	name := newStream()
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: name, Subjects: []string{"mine"}, MaxMsgs: 10, MaxAge: time.Minute, Duplicates: time.Second,
+		Name: name, Subjects: []string{"mine"}, MaxMsgs: 10, MaxBytes: 1 << 20, MaxAge: time.Minute, Duplicates: time.Second,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,17 +103,17 @@ func TestStreamOfTooLowLimitsIsRaised(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := found.CachedInfo().Config
-	if c.MaxMsgs < int64(someOptions.MaxEvents) || c.MaxAge < someOptions.MaxAge || c.Duplicates < hub.KeyLifetime || !c.AllowAtomicPublish {
+	if c.MaxMsgs > 0 || c.MaxBytes < someOptions.MaxBytes || c.MaxAge < someOptions.MaxAge || c.Duplicates < hub.KeyLifetime || !c.AllowAtomicPublish {
 		t.Errorf("the stream has %+v", c)
 	}
 
 	// So it is when a reload asks for more.
 	more := someOptions
-	more.MaxEvents *= 2
+	more.MaxBytes *= 2
 	n.Retain(more, 0)
 	servers.Eventually("the stream is not raised", func(ctx context.Context) bool {
 		info, err := found.Info(ctx)
-		return err == nil && info.Config.MaxMsgs >= int64(more.MaxEvents)
+		return err == nil && info.Config.MaxBytes >= more.MaxBytes
 	})
 }
 
@@ -127,24 +141,225 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 		n := startNode(t, c.config.Name, 1, someOptions, servers.URLs()...)
 		servers.Eventually("no refusal", func(context.Context) bool { return !errors.Is(n.whyNot(), errAway) })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		_, err := n.Append(ctx, []hub.Event{event("a", "")})
+		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
 		cancel()
 		if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "nats stream edit "+c.config.Name) {
 			t.Errorf("%+v: Append fails with %v", c.config, err)
 		}
-		if n.open {
-			t.Errorf("%+v: the history is open", c.config)
+		n.mu.Lock()
+		if n.open || n.problem == nil || !strings.Contains(n.problem.Error(), c.want) {
+			t.Errorf("%+v: the history is open: %v, the problem is %v", c.config, n.open, n.problem)
 		}
+		n.mu.Unlock()
 	}
 }
 
-func TestTooLargeForNATS(t *testing.T) {
+// TestTooLarge: for the servers, or for the stream, whose limit an operator may
+// lower at any time.
+func TestTooLarge(t *testing.T) {
 	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	n.publish("small")
-	_, err := n.Append(t.Context(), []hub.Event{event("small", ""), event(strings.Repeat("x", 1<<20), "")})
-	refused, ok := errors.AsType[*hub.BatchError](err)
-	if !ok || refused.Index != 1 || !errors.Is(err, hub.ErrTooLarge) || !strings.Contains(err.Error(), "max_payload") {
-		t.Errorf("Append fails with %v", err)
+	refused := func(entries []hub.Entry, index int, remedy string) {
+		t.Helper()
+		_, err := n.Append(t.Context(), entries)
+		refused, ok := errors.AsType[*hub.BatchError](err)
+		if !ok || refused.Index != index || !errors.Is(err, hub.ErrTooLarge) || !strings.Contains(err.Error(), remedy) {
+			t.Errorf("Append fails with %v, want too large and %q", err, remedy)
+		}
+	}
+	refused([]hub.Entry{entry("small", ""), entry(strings.Repeat("x", 1<<20), "")}, 1, "max_payload")
+
+	for _, size := range []int{10_000, 2_000} {
+		c := n.current(t, js)
+		c.MaxMsgSize = int32(size)
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		large := entry(strings.Repeat("x", size), "")
+		if size == 10_000 {
+			refused([]hub.Entry{large}, 0, "max-msg-size")
+		}
+		refused([]hub.Entry{entry("small", ""), large}, 1, "max-msg-size")
+		n.publish("small")
+	}
+}
+
+// current is the config of the node's stream.
+func (n *node) current(t *testing.T, js jetstream.JetStream) jetstream.StreamConfig {
+	t.Helper()
+	found, err := js.Stream(t.Context(), n.config.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found.CachedInfo().Config
+}
+
+// TestStreamIsEdited while nodes run. All of them go on as it is now, or say why
+// they cannot.
+func TestStreamIsEdited(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
+	stream := newStream()
+	nodes := []*node{startNode(t, stream, 1, someOptions, servers.URLs()...), startNode(t, stream, 1, someOptions, servers.URLs()...)}
+	var last hub.Position
+	works := func(what string) {
+		t.Helper()
+		for _, n := range nodes {
+			ctx, cancel := context.WithTimeout(t.Context(), hub.PublishTimeout)
+			_, err := n.Append(ctx, []hub.Entry{entry("one", "")})
+			if err == nil {
+				var stored []hub.Stored
+				if stored, err = n.Append(ctx, []hub.Entry{entry("two", ""), entry("three", "")}); err == nil {
+					last = stored[1].Position
+				}
+			}
+			cancel()
+			if err != nil {
+				t.Errorf("%s: Append fails with %v", what, err)
+			}
+		}
+		for _, n := range nodes {
+			n.upTo(last)
+			if len(n.lives) != 1 {
+				t.Errorf("%s: the history began %d times", what, len(n.lives))
+			}
+		}
+	}
+	edit := func(change func(*jetstream.StreamConfig)) {
+		t.Helper()
+		c := nodes[0].current(t, js)
+		change(&c)
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	works("as it was made")
+	subject := nodes[0].current(t, js).Subjects[0]
+	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"another"} })
+	works("with another subject")
+
+	// Somebody gives the subject to another stream.
+	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"a.third"} })
+	other, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: newStream(), Subjects: []string{"another", subject}, AllowAtomicPublish: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	works("with another stream on its subject")
+	if err := js.DeleteStream(t.Context(), other.CachedInfo().Config.Name); err != nil {
+		t.Fatal(err)
+	}
+
+	edit(func(c *jetstream.StreamConfig) {
+		c.AllowAtomicPublish = false
+		c.MaxMsgs, c.MaxBytes, c.MaxAge, c.Duplicates = 10, 1<<20, time.Minute, time.Second
+	})
+	servers.Eventually("the limits are not raised", func(context.Context) bool {
+		c := nodes[0].current(t, js)
+		return c.AllowAtomicPublish && c.MaxMsgs < 0 && c.MaxBytes > someOptions.MaxBytes && c.MaxAge >= someOptions.MaxAge && c.Duplicates >= hub.KeyLifetime
+	})
+	works("with limits that were lowered")
+
+	for want, change := range map[string]func(*jetstream.StreamConfig){
+		"exactly one":           func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "b") },
+		"discards new messages": func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew },
+		"filled from other":     func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "none"}} },
+		"7 messages a subject":  func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 7 },
+		"does not acknowledge":  func(c *jetstream.StreamConfig) { c.NoAck = true },
+	} {
+		before := nodes[0].current(t, js)
+		edit(change)
+		for _, n := range nodes {
+			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
+		}
+		if _, err := js.UpdateStream(t.Context(), before); err != nil {
+			t.Fatal(err)
+		}
+		works("mended, after: " + want)
+	}
+}
+
+// TestKeysOutliveTheServer, and their events in the history.
+func TestKeysOutliveTheServer(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	few := someOptions
+	few.MaxEvents = 10
+	n := startNode(t, newStream(), 1, few, servers.URLs()...)
+	first, err := n.Append(t.Context(), []hub.Entry{entry("a", "k")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]hub.Entry, 1000)
+	for range 5 {
+		for i := range batch {
+			batch[i] = entry("b", "")
+		}
+		if _, err := n.Append(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	servers.Kill(0)
+	servers.Start(0)
+	n.publish("the server is back")
+	again, err := n.Append(t.Context(), []hub.Entry{entry("a", "k")})
+	if err != nil || !again[0].Duplicate || again[0].Position != first[0].Position {
+		t.Errorf("the key is answered with %+v, %v; want %v", again, err, first[0].Position)
+	}
+}
+
+// TestRefusalsSayWhy: what NATS does not allow is in the answer and in the status.
+func TestRefusalsSayWhy(t *testing.T) {
+	servers := natstest.New(t, 1, `accounts {
+		A {
+			jetstream { max_file: 1MB, max_mem: 1MB }
+			users: [
+				{ user: small, password: p }
+				{ user: mute, password: p, permissions { publish { deny: "$JS.API.>" } } }
+				{ user: reader, password: p, permissions { publish { deny: "sse.*.events.>" } } }
+			]
+		}
+		B { users: [ { user: none, password: p } ] }
+		C {
+			jetstream { max_file: 1GB, max_mem: 1MB }
+			users: [
+				{ user: writer, password: p }
+				{ user: listener, password: p, permissions { publish { deny: "sse.*.events.>" } } }
+			]
+		}
+	}`)
+	servers.Start(0)
+	login := func(user string) string { return strings.Replace(servers.URLs()[0], "//", "//"+user+"@", 1) }
+	servers.Eventually("the server does not start", func(context.Context) bool {
+		conn, err := nats.Connect(login("small:p"))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	stream := newStream()
+	startNode(t, stream, 1, someOptions, login("writer:p")).publish("a")
+	for user, want := range map[string]string{
+		"small:wrong": "Authorization Violation",
+		"small:p":     "insufficient storage",
+		"mute:p":      "$JS.API",
+		"none:p":      "not enabled for account",
+		"listener:p":  "sse." + stream + ".events",
+	} {
+		n := startNode(t, stream, 1, someOptions, login(user))
+		if user == "listener:p" {
+			n.await("the history", func() bool { return n.open })
+		} else {
+			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*attemptTimeout)
+		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong") {
+			t.Errorf("%s: Append fails with %v, want %q", user, err, want)
+		}
 	}
 }

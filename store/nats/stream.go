@@ -20,8 +20,7 @@ import (
 const (
 	// A stream keeps this much more than the history, so that nodes receive what
 	// is stored in a burst before it is gone: two batches of the largest size.
-	moreEvents = 2_000
-	moreBytes  = 16 << 20
+	moreBytes = 16 << 20
 
 	// lifeKey is in the stream's metadata once its positions mean other events
 	// than before, though it is the same stream. Whoever restores a stream from a
@@ -29,9 +28,15 @@ const (
 	lifeKey = "caddy-sse-life"
 )
 
-// config is that of a stream that is made for the history. Its subject holds a
-// random part, so that what is published for a stream that was deleted does not
+// errUnfit is what a stream is refused for that cannot keep a history.
+var errUnfit = errors.New("the stream cannot keep a history")
+
+// streamConfig is that of a stream that is made for the history. Its subject holds
+// a random part, so that what is published for a stream that was deleted does not
 // get into the one that took its place.
+//
+// The number of messages is not bounded: a server that restarts knows the keys of
+// those messages that are still there.
 func (s *store) streamConfig() jetstream.StreamConfig {
 	opts := s.options()
 	return jetstream.StreamConfig{
@@ -41,7 +46,7 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardOld,
 		Storage:     jetstream.FileStorage,
-		MaxMsgs:     int64(opts.MaxEvents) + moreEvents,
+		MaxMsgs:     -1,
 		MaxBytes:    opts.MaxBytes + moreBytes,
 		// The server allows no window for duplicates beyond the age.
 		MaxAge:             max(opts.MaxAge, hub.KeyLifetime),
@@ -58,22 +63,40 @@ func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	}
 	asking, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
+	asked := time.Now()
 	found, err := s.js.Stream(asking, s.config.stream)
 	if err != nil {
 		return nil, fmt.Errorf("finding stream %s: %w", s.config.stream, err)
 	}
-	if raised, changes := s.raise(found.CachedInfo().Config); changes != "" {
+	s.setSkew(asked.Add(time.Since(asked) / 2).Sub(found.CachedInfo().TimeStamp))
+	raised, changes := s.raise(found.CachedInfo().Config)
+	err = nil
+	if changes != "" {
 		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 		defer cancel()
-		if _, err := s.js.UpdateStream(ctx, raised); err != nil {
-			s.log().Error("the stream keeps less than the configuration asks for, and that cannot be changed from here; "+
-				"change it with `nats stream edit`, or lower history, history_size or replicas",
-				zap.String("needed", changes), zap.Error(err))
-		} else if found, err = s.js.Stream(ctx, s.config.stream); err != nil {
-			return nil, err
+		if _, err = s.js.UpdateStream(ctx, raised); err == nil {
+			found, err := s.js.Stream(ctx, s.config.stream)
+			if err != nil {
+				return nil, fmt.Errorf("finding stream %s: %w", s.config.stream, err)
+			}
+			return found, check(found.CachedInfo().Config)
 		}
 	}
+	s.lacks(changes, err)
 	return found, check(found.CachedInfo().Config)
+}
+
+// lacks logs, once, that the stream keeps less than it should.
+func (s *store) lacks(changes string, err error) {
+	s.mu.Lock()
+	said := s.lacking == changes
+	s.lacking = changes
+	s.mu.Unlock()
+	if !said && changes != "" {
+		s.log().Error("the stream keeps less than the configuration asks for, and that cannot be changed from here; "+
+			"change it with `nats stream edit`, or lower history_size, history or replicas",
+			zap.String("needed", changes), zap.Error(err))
+	}
 }
 
 // make makes the stream, unless another node has just done so.
@@ -93,7 +116,7 @@ func (s *store) raise(c jetstream.StreamConfig) (raised jetstream.StreamConfig, 
 	want := s.streamConfig()
 	var what []string
 	note := func(format string, args ...any) { what = append(what, fmt.Sprintf(format, args...)) }
-	if c.MaxMsgs > 0 && c.MaxMsgs < want.MaxMsgs {
+	if c.MaxMsgs > 0 {
 		note("--max-msgs=%d instead of %d", want.MaxMsgs, c.MaxMsgs)
 		c.MaxMsgs = want.MaxMsgs
 	}
@@ -122,24 +145,32 @@ func (s *store) raise(c jetstream.StreamConfig) (raised jetstream.StreamConfig, 
 
 // check refuses a stream that cannot keep a history.
 func check(c jetstream.StreamConfig) error {
-	mend := fmt.Sprintf("; mend it with `nats stream edit %s`, or give the hub another stream with the option stream", c.Name)
+	unfit := func(format string, args ...any) error {
+		return fmt.Errorf("%w: stream %s %s; mend it with `nats stream edit %s`, or give the hub another stream with the option stream",
+			errUnfit, c.Name, fmt.Sprintf(format, args...), c.Name)
+	}
 	switch {
 	case c.Retention != jetstream.LimitsPolicy:
-		return fmt.Errorf("stream %s has retention %v, and needs limits%s", c.Name, c.Retention, mend)
+		return unfit("has retention %v, and needs limits", c.Retention)
 	case c.Discard != jetstream.DiscardOld:
-		return fmt.Errorf("stream %s discards new messages when it is full, and must discard old ones%s", c.Name, mend)
+		return unfit("discards new messages when it is full, and must discard old ones")
 	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
-		return fmt.Errorf("stream %s is filled from other streams, and must have only what hubs publish%s", c.Name, mend)
+		return unfit("is filled from other streams, and must have only what hubs publish")
 	case len(c.Subjects) != 1 || strings.ContainsAny(c.Subjects[0], "*>"):
-		return fmt.Errorf("stream %s has the subjects %q, and needs exactly one without wildcards%s", c.Name, c.Subjects, mend)
+		return unfit("has the subjects %q, and needs exactly one without wildcards", c.Subjects)
 	case c.Sealed || c.NoAck:
-		return fmt.Errorf("stream %s is sealed or does not acknowledge%s", c.Name, mend)
+		return unfit("is sealed or does not acknowledge")
 	case c.MaxMsgsPerSubject > 0:
-		return fmt.Errorf("stream %s keeps %d messages a subject, and must not limit that%s", c.Name, c.MaxMsgsPerSubject, mend)
+		return unfit("keeps %d messages a subject, and must not limit that", c.MaxMsgsPerSubject)
 	case c.Duplicates < hub.KeyLifetime:
-		return fmt.Errorf("stream %s knows duplicates for %s, and needs %s%s", c.Name, c.Duplicates, hub.KeyLifetime, mend)
+		return unfit("knows duplicates for %s, and needs %s", c.Duplicates, hub.KeyLifetime)
 	}
 	return nil
+}
+
+// termsOf is what must be known of the stream to publish to it.
+func termsOf(c jetstream.StreamConfig) terms {
+	return terms{subject: c.Subjects[0], atomic: c.AllowAtomicPublish, maxSize: int64(max(c.MaxMsgSize, 0))}
 }
 
 // epochOf names one life of a stream: another stream of the same name was made at

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -27,6 +26,9 @@ const (
 	// another life, which some other node may have begun.
 	checkEvery = 5 * time.Second
 
+	// aimEvery is how often it is made sure that what is still missing is there.
+	aimEvery = time.Second
+
 	// absence is how long a stream that was there must be missing before another is
 	// made: servers that have just started may not know it yet.
 	absence = 2 * time.Second
@@ -40,39 +42,37 @@ const (
 
 	// deliverAtOnce is how many events are delivered in one go.
 	deliverAtOnce = 512
-
-	// Clocks are believed as long as an event was stored between clockBefore and
-	// clockAfter its acceptance.
-	clockBefore = -2 * time.Second
-	clockAfter  = hub.PublishTimeout + 5*time.Second
 )
 
 // Why a consumer is given up, and the next one begun.
 var (
 	errMade      = errors.New("the stream was made")
 	errOtherLife = errors.New("the stream is not the one it was")
+	errChanged   = errors.New("the stream was changed")
 	errReused    = errors.New("a position of the stream was used again: it has lost events")
-	errHole      = errors.New("the server left out an event")
+	errHole      = errors.New("the server left out a message")
 	errLost      = errors.New("the connection to NATS was lost")
 )
 
 // Tail implements hub.Store.
 func (s *store) Tail(ctx context.Context, feed hub.Feed) {
-	t := &tail{store: s, feed: feed}
+	t := &tail{store: s, feed: feed, left: make(map[string]bool)}
 	for ctx.Err() == nil {
 		err := t.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		t.learn(nil) // until it is certain that the stream is the one it was
-		t.feed.Status(false, t.behind)
 		switch {
-		case errors.Is(err, errOtherLife):
+		case errors.Is(err, errOtherLife), errors.Is(err, errChanged):
+			t.feed.Status(err, t.behind)
 			continue
 		case errors.Is(err, errMade), errors.Is(err, jetstream.ErrNoHeartbeat), errors.Is(err, errHole):
 			// As servers come and go.
+			t.feed.Status(err, t.behind)
 		default:
 			s.complain(err)
+			t.feed.Status(s.whyNot(), t.behind)
 		}
 		select {
 		case <-ctx.Done():
@@ -88,16 +88,16 @@ type tail struct {
 	feed hub.Feed
 
 	epoch  string
-	last   mark          // delivered
-	skew   time.Duration // to be added to the server's clock for ours
+	left   map[string]bool // epochs that have ended
+	last   mark            // what the hub has
 	behind uint64
-	target uint64    // the last of the stream when it was first read: from there on the history is whole
+	target uint64    // the last that was there when the stream was looked at: from there on the history is whole
 	absent time.Time // since when the stream is not there; zero: it is
 	short  time.Time // since when it has ended before last; zero: it does not
 
 	// Of the consumer.
 	found *stream
-	fresh bool // it has not delivered anything yet
+	gone  gone
 }
 
 // follow reads the stream until something is not as it should be.
@@ -105,7 +105,6 @@ func (t *tail) follow(ctx context.Context) error {
 	if err := t.look(ctx); err != nil {
 		return err
 	}
-	t.fresh = true
 	request, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	consumer, err := t.found.CreateConsumer(request, jetstream.ConsumerConfig{
@@ -126,6 +125,9 @@ func (t *tail) follow(ctx context.Context) error {
 	} else if err != nil {
 		return fmt.Errorf("comparing stream %s with what was delivered: %w", t.config.stream, err)
 	}
+	if err := t.aim(ctx); err != nil {
+		return err
+	}
 	t.rejoice(t.epoch, t.found.CachedInfo().State.LastSeq)
 	t.learn(t.found)
 	return t.read(ctx, consumer)
@@ -133,7 +135,6 @@ func (t *tail) follow(ctx context.Context) error {
 
 // look finds the stream, or makes it, and finds where to go on in it.
 func (t *tail) look(ctx context.Context) error {
-	asked := time.Now()
 	found, err := t.find(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if t.absent.IsZero() {
@@ -149,21 +150,17 @@ func (t *tail) look(ctx context.Context) error {
 	}
 	t.absent = time.Time{}
 	info := found.CachedInfo()
-	t.skew = asked.Add(time.Since(asked) / 2).Sub(info.TimeStamp)
 	epoch := epochOf(info.Config, info.Created)
-	t.found = &stream{found, epoch, info.Config.Subjects[0], info.Config.AllowAtomicPublish}
+	t.found = &stream{found, epoch, termsOf(info.Config)}
 	switch {
+	case t.left[epoch]:
+		// Two nodes have changed the stream at once, and one has put back what the
+		// other had found. Or it was restored.
+		return t.reused(ctx)
 	case epoch != t.epoch:
-		first := max(info.State.FirstSeq, 1)
-		if info.State.Msgs == 0 {
-			first = info.State.LastSeq + 1
-		}
-		if n := uint64(t.options().MaxEvents); n > 0 && info.State.LastSeq >= n {
-			first = max(first, info.State.LastSeq-n+1)
-		}
-		t.target = info.State.LastSeq
-		t.begin(epoch, first)
-	case info.State.LastSeq < t.last.seq:
+		t.begin(epoch, info.State)
+	}
+	if info.State.LastSeq < t.last.seq {
 		if t.short.IsZero() {
 			t.short = time.Now()
 		}
@@ -173,17 +170,39 @@ func (t *tail) look(ctx context.Context) error {
 		return t.reused(ctx)
 	}
 	t.short = time.Time{}
-	if t.last.seq >= info.State.LastSeq {
+	return nil
+}
+
+// aim finds out how far the stream goes: the last messages may have been deleted.
+func (t *tail) aim(ctx context.Context) error {
+	if err := t.gone.look(ctx, t.found); err != nil {
+		return err
+	}
+	t.target = t.gone.last
+	if t.target <= t.last.seq {
 		t.status(0)
 	}
 	return nil
 }
 
-// begin starts a life of the history, or leaves out what cannot be had any more.
-func (t *tail) begin(epoch string, first uint64) {
+// begin starts a life of the history, unless the hub has it already: then it goes
+// on after what that has.
+func (t *tail) begin(epoch string, state jetstream.StreamState) {
+	first := max(state.FirstSeq, 1)
+	if state.Msgs == 0 {
+		first = state.LastSeq + 1
+	}
+	if n := uint64(t.options().MaxEvents); n > 0 && state.LastSeq >= n {
+		first = max(first, state.LastSeq-n+1)
+	}
+	if t.epoch != "" {
+		t.left[t.epoch] = true
+	}
 	t.epoch, t.last = epoch, mark{seq: first - 1}
+	if have := t.feed.Begin(epoch, first); have.Seq > 0 && have.Seq >= t.last.seq {
+		t.last = mark{have.Seq, have.Tag}
+	}
 	t.note(t.last)
-	t.feed.Begin(epoch, first)
 }
 
 // reused makes what the stream has now another life.
@@ -199,10 +218,10 @@ func (t *tail) status(behind uint64) {
 	if t.target > t.last.seq {
 		behind = max(behind, t.target-t.last.seq)
 	} else if t.target > 0 {
-		t.target, behind = 0, 0 // whole, as it was when it was first looked at
+		t.target, behind = 0, 0 // whole, as it was when it was looked at
 	}
 	t.behind = behind
-	t.feed.Status(true, behind)
+	t.feed.Status(nil, behind)
 }
 
 // read delivers what the consumer sends.
@@ -234,9 +253,18 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 	found := t.found
 	running.Go(func() { t.watch(ctx, found, fail) })
 
+	aiming := time.NewTicker(aimEvery)
+	defer aiming.Stop()
 	var batch []jetstream.Msg
 	for {
 		select {
+		case <-aiming.C:
+			// What it waits for may have been deleted.
+			if t.target > t.last.seq {
+				if err := t.aim(ctx); err != nil {
+					return err
+				}
+			}
 		case m := <-messages:
 			batch = append(batch[:0], m)
 			for len(batch) < deliverAtOnce && len(messages) > 0 {
@@ -274,10 +302,13 @@ func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
 			return
 		}
 		last := t.lastDelivered()
-		// What fails here for a while, the consumer will notice if it matters.
 		found, err := t.find(ctx)
+		if errors.Is(err, errUnfit) {
+			fail(err)
+			return
+		}
 		if err != nil {
-			continue
+			continue // what matters of that, the consumer will notice
 		}
 		switch info := found.CachedInfo(); {
 		case epochOf(info.Config, info.Created) != known.epoch:
@@ -286,90 +317,95 @@ func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
 		case info.State.LastSeq < last.seq:
 			fail(errReused)
 			return
+		case termsOf(info.Config) != known.terms:
+			fail(errChanged)
+			return
 		}
 	}
 }
 
-// deliver feeds messages, and refuses what is not the next event.
+// deliver feeds messages, and makes sure that what is missing between them is not
+// in the stream any more.
 func (t *tail) deliver(ctx context.Context, messages []jetstream.Msg) error {
 	records := make([]hub.Record, 0, len(messages))
-	flush := func() {
-		if len(records) > 0 {
-			t.feed.Deliver(records)
-			records = records[:0]
-		}
-	}
 	var pending uint64
+	var failure error
 	for _, m := range messages {
 		meta, err := m.Metadata()
+		if err == nil {
+			err = t.mayFollow(ctx, meta.Sequence.Stream)
+		}
 		if err != nil {
-			return err
+			failure = err
+			break
 		}
-		seq := meta.Sequence.Stream
 		pending = meta.NumPending
-		if seq != t.last.seq+1 {
-			flush()
-			if !t.fresh || seq <= t.last.seq {
-				return errHole
-			}
-			if err := t.gone(ctx, seq); err != nil {
-				return err
-			}
-			t.begin(t.epoch, seq)
-		}
-		t.fresh = false
-		var event hub.Event
-		if err := event.ParseBinary(m.Data()); err != nil {
-			flush()
-			t.log().Error("a message of the stream is left out: only hubs of this version or an earlier one may publish to it",
-				zap.Uint64("message", seq), zap.Error(err))
-			t.begin(t.epoch, seq+1)
-			continue
-		}
-		t.setClock(&event, meta.Timestamp)
-		records = append(records, hub.Record{Seq: seq, Event: event})
-		t.last = mark{seq, meta.Timestamp}
+		t.last = mark{meta.Sequence.Stream, hub.TagOf(m.Data())}
+		records = append(records, hub.Record{Seq: t.last.seq, At: t.ourTime(meta.Timestamp), Data: m.Data()})
 	}
-	flush()
-	t.note(t.last)
-	t.status(pending)
-	return nil
+	if len(records) > 0 {
+		t.feed.Deliver(records)
+		t.note(t.last)
+		t.status(pending)
+	}
+	return failure
 }
 
-// gone makes sure that the stream has nothing between the last event and seq: the
-// consumer may be on a server that has yet to catch up.
-func (t *tail) gone(ctx context.Context, seq uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := t.found.Info(ctx, jetstream.WithDeletedDetails(true))
-	if err != nil {
+// mayFollow refuses what is not the next message of the stream: the consumer may
+// be on a server that has yet to catch up.
+func (t *tail) mayFollow(ctx context.Context, seq uint64) error {
+	next := t.last.seq + 1
+	switch {
+	case seq == next:
+		return nil
+	case seq < next:
+		return errHole
+	case t.gone.all(next, seq):
+		return nil
+	}
+	if err := t.gone.look(ctx, t.found); err != nil {
 		return err
 	}
-	missing := max(t.last.seq+1, info.State.FirstSeq)
-	slices.Sort(info.State.Deleted)
-	for _, deleted := range info.State.Deleted {
-		if deleted == missing {
-			missing++
-		}
-	}
-	if missing < seq {
+	if !t.gone.all(next, seq) {
 		return errHole
 	}
 	return nil
 }
 
-// setClock corrects the times of an event if the clock of the node that accepted
-// it and ours differ, lest it be evicted at once, or block those behind it.
-func (t *tail) setClock(e *hub.Event, stored time.Time) {
-	at := stored.Add(t.skew)
-	if waited := at.Sub(e.At); waited >= clockBefore && waited <= clockAfter {
-		return
+// gone is what is not in the stream any more, as it was looked up last.
+type gone struct {
+	first   uint64   // of those that are there
+	deleted []uint64 // of those between the first and the last, in order
+	last    uint64   // of those that are there
+}
+
+// look asks the server that leads the stream.
+func (g *gone) look(ctx context.Context, found *stream) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := found.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return fmt.Errorf("asking what stream %s has: %w", found.CachedInfo().Config.Name, err)
 	}
-	if now := time.Now(); at.After(now) {
-		at = now
+	g.first, g.deleted, g.last = info.State.FirstSeq, info.State.Deleted, info.State.LastSeq
+	slices.Sort(g.deleted)
+	for i := len(g.deleted) - 1; i >= 0 && g.deleted[i] == g.last; i-- {
+		g.last--
 	}
-	if !e.Expires.IsZero() {
-		e.Expires = at.Add(e.Expires.Sub(e.At))
+	if info.State.Msgs == 0 {
+		g.last = 0
 	}
-	e.At = at
+	return nil
+}
+
+// all reports whether none of the messages from the first up to the second is
+// there.
+func (g *gone) all(from, to uint64) bool {
+	from = max(from, g.first)
+	if from >= to {
+		return true
+	}
+	i, found := slices.BinarySearch(g.deleted, from)
+	rest := g.deleted[i:]
+	return found && to-from <= uint64(len(rest)) && rest[to-from-1] == to-1
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -42,7 +41,7 @@ func TestStreamIsMadeAnew(t *testing.T) {
 				default:
 				}
 				text := strconv.Itoa(p) + "." + strconv.Itoa(i)
-				stored, err := n.Append(t.Context(), []hub.Event{event(text, text)})
+				stored, err := n.Append(t.Context(), []hub.Entry{entry(text, text)})
 				if err != nil {
 					t.Errorf("Append: %v", err)
 					return
@@ -65,8 +64,8 @@ func TestStreamIsMadeAnew(t *testing.T) {
 		t.Errorf("the new epoch %s begins with %d", last.epoch, last.oldest)
 	}
 	for p, text := range acknowledged {
-		if p.Epoch == last.epoch && string(last.records[p.Seq-1].Event.Data) != text {
-			t.Errorf("%s was acknowledged as %v, where %s was delivered", text, p, last.records[p.Seq-1].Event.Data)
+		if p.Epoch == last.epoch && last.at(p.Seq) != text {
+			t.Errorf("%s was acknowledged as %v, where %s was delivered", text, p, last.at(p.Seq))
 		}
 	}
 }
@@ -134,10 +133,10 @@ func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	acknowledged := make(map[string]hub.Position)
 	for p := range 8 {
 		publishers.Go(func() {
-			var batch []hub.Event
+			var batch []hub.Entry
 			for i := range 1 + 2*(p%2) {
 				text := strconv.Itoa(p) + "." + strconv.Itoa(i)
-				batch = append(batch, event(text, text))
+				batch = append(batch, entry(text, text))
 			}
 			stored, err := n.Append(t.Context(), batch)
 			if err != nil {
@@ -154,7 +153,7 @@ func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	publishers.Wait()
 	last := n.upTo(n.publish("last"))
 	for text, p := range acknowledged {
-		if p.Epoch != last.epoch || string(last.records[p.Seq-last.oldest].Event.Data) != text {
+		if p.Epoch != last.epoch || last.at(p.Seq) != text {
 			t.Errorf("%s was acknowledged as %v, and the epoch is %s", text, p, last.epoch)
 		}
 	}
@@ -185,9 +184,9 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 			n.publish("the tail is busy with it")
 			<-busy
 			restore()
-			events := []hub.Event{event("a", "a")}
+			events := []hub.Entry{entry("a", "a")}
 			if kind == "batch" || kind == "duplicates" {
-				events = append(events, event("b", "b"))
+				events = append(events, entry("b", "b"))
 			}
 			if kind == "duplicate" || kind == "duplicates" {
 				other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
@@ -215,7 +214,7 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 				if s.Duplicate != strings.HasPrefix(kind, "duplicate") {
 					t.Errorf("%s was answered as a duplicate: %v", events[i].Data, s.Duplicate)
 				}
-				if got := string(l.records[s.Position.Seq-l.oldest].Event.Data); s.Position.Epoch == lost.Epoch || got != string(events[i].Data) {
+				if got := l.at(s.Position.Seq); s.Position.Epoch == lost.Epoch || got != string(events[i].Data) {
 					t.Errorf("%s was answered with %v, where %s is; the epoch was %s", events[i].Data, s.Position, got, lost.Epoch)
 				}
 			}
@@ -223,11 +222,11 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 	}
 }
 
-// TestNodeIsCutOffForTooLong: what it had no chance to receive is a gap.
+// TestNodeIsCutOffForTooLong: what it had no chance to receive is left out.
 func TestNodeIsCutOffForTooLong(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	few := someOptions
-	few.MaxEvents = 10
+	few.MaxBytes = 1 << 20
 	stream := newStream()
 	proxy := natstest.NewProxy(t, servers.URLs()[0])
 	other := startNode(t, stream, 1, few, servers.URLs()...)
@@ -235,50 +234,146 @@ func TestNodeIsCutOffForTooLong(t *testing.T) {
 	before := other.publish(numbered("before ", 5)...)
 	n.upTo(before)
 	proxy.Cut()
-	n.await("the loss of NATS", func() bool { return !n.connected })
-	batch := make([]hub.Event, 1000)
-	for range 3 {
+	n.await("the loss of NATS", func() bool { return n.problem != nil })
+	const size, batches = 64 << 10, 5
+	batch := make([]hub.Entry, 100)
+	for range batches {
 		for i := range batch {
-			batch[i] = event("meanwhile", "")
+			batch[i] = entry(strings.Repeat("x", size), "")
 		}
 		if _, err := other.Append(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 	}
 	proxy.Mend()
-	last := n.upTo(other.publish("after"))
-	if want := uint64(5 + 3000 - few.MaxEvents - moreEvents + 1); last.epoch != before.Epoch || last.oldest < want || last.oldest > want+1 {
-		t.Errorf("the history goes on from %d, epoch %s; want %d, %s", last.oldest, last.epoch, want, before.Epoch)
+	last := other.publish("after")
+	l := n.upTo(last)
+	if l.epoch != before.Epoch || len(n.lives) != 1 {
+		t.Errorf("the history began %d times, its epoch is %s, and was %s", len(n.lives), l.epoch, before.Epoch)
 	}
-	if len(n.lives) != 2 {
-		t.Errorf("the history began %d times, want 2", len(n.lives))
+	kept := uint64((few.MaxBytes + moreBytes) / size)
+	if next := l.records[5].Seq; next < last.Seq-kept || next > last.Seq-kept+kept/20 {
+		t.Errorf("after 5 comes %d of %d, want the last %d at most", next, last.Seq, kept)
 	}
 }
 
-// TestWhatIsNoEvent: a message that was deleted, or is none of ours, is not
-// skipped in silence.
-func TestWhatIsNoEvent(t *testing.T) {
+// TestMessagesAreDeleted in the middle and at the end: a node that starts leaves
+// them out, in one go. A node that had them before does not mind.
+func TestMessagesAreDeleted(t *testing.T) {
+	const n, every = 1_000, 3
+	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
+	had := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	had.upTo(had.publish(numbered("", n)...))
+	found, err := js.Stream(t.Context(), had.config.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for i := range n {
+		switch seq := uint64(i + 1); {
+		case seq%every == 0, seq > n-5, seq > 500 && seq < 600:
+			if err := found.DeleteMsg(t.Context(), seq); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			want = append(want, strconv.Itoa(i))
+		}
+	}
+	start := time.Now()
+	other := startNode(t, had.config.stream, 1, someOptions, servers.URLs()...)
+	other.await("the history", func() bool { return other.open })
+	took := time.Since(start)
+	other.mu.Lock()
+	got := other.newest()
+	other.mu.Unlock()
+	if !slices.Equal(got.texts(), want) || len(other.lives) != 1 {
+		t.Errorf("%d messages were delivered in %d lives, want %d: %q", len(got.records), len(other.lives), len(want), got.texts())
+	}
+	info, err := found.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("with %d of %d deleted it started in %v; there are %d consumers", n-len(want), n, took, info.State.Consumers)
+	if info.State.Consumers > 2 {
+		t.Errorf("two nodes have %d consumers", info.State.Consumers)
+	}
+
+	// What a server that has yet to catch up leaves out is not deleted.
+	tl := &tail{store: had.store, last: mark{seq: 3*every - 1}, found: &stream{Stream: found}}
+	if err := tl.mayFollow(t.Context(), 3*every+1); err != nil {
+		t.Errorf("a deleted message is missing: %v", err)
+	}
+	for last, next := range map[uint64]uint64{3*every - 2: 3*every + 1, 1: 700, 1000: 999, 10: 1 << 63} {
+		tl.last.seq = last
+		if err := tl.mayFollow(t.Context(), next); !errors.Is(err, errHole) {
+			t.Errorf("after %d may come %d, says %v", last, next, err)
+		}
+	}
+
+	// Those that are not delivered yet may be deleted as well.
+	last := other.publish(numbered("more ", 3)...)
+	had.upTo(last)
+	if l := other.upTo(last); l.records[len(l.records)-1].Seq != n+3 || len(other.lives)+len(had.lives) != 2 {
+		t.Errorf("the histories end with %d and began %d and %d times", l.head, len(other.lives), len(had.lives))
+	}
+}
+
+// TestMessagesAreDeletedMeanwhile: the last ones of those that a node still waits
+// for. Its history is whole without them.
+func TestMessagesAreDeletedMeanwhile(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
+	had := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	had.upTo(had.publish(numbered("", 10)...))
+	found, err := js.Stream(t.Context(), had.config.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t, had.config.stream, 1, servers.URLs()...)
+	n := tailNode(t, s, someOptions, hub.Position{})
+	n.await("the history", func() bool { return n.open })
+	n.mu.Lock()
+	n.open = false
+	n.mu.Unlock()
+	tl := &tail{store: s, feed: n, last: mark{seq: 10}, target: 12, found: &stream{Stream: found}}
+	tl.status(0)
+	if n.open {
+		t.Error("the history is whole, though two messages are missing")
+	}
+	if err := tl.aim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !n.open {
+		t.Error("the history is not whole, though there is nothing more")
+	}
+}
+
+// TestForeignMessages are records like others: what they say is the hub's concern.
+func TestForeignMessages(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
 	defer done()
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
-	n.upTo(n.publish(numbered("", 10)...))
+	n.upTo(n.publish(numbered("", 3)...))
 	found, err := js.Stream(t.Context(), n.config.stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := found.DeleteMsg(t.Context(), 3); err != nil {
-		t.Fatal(err)
+	subject := found.CachedInfo().Config.Subjects[0]
+	for _, foreign := range []string{"none of ours", ""} {
+		if _, err := js.Publish(t.Context(), subject, []byte(foreign)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
-	if got := other.upTo(other.publish("10")); got.oldest != 4 || len(got.records) != 8 || len(other.lives) != 2 {
-		t.Errorf("after a hole, %d events from %d on were delivered in life %d", len(got.records), got.oldest, len(other.lives))
-	}
-	if _, err := js.Publish(t.Context(), found.CachedInfo().Config.Subjects[0], []byte("none of ours")); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.upTo(n.publish("12")); got.oldest != 13 || len(n.lives) != 2 {
-		t.Errorf("after what is no event, the history begins with %d in life %d", got.oldest, len(n.lives))
+	last := n.publish("3")
+	for _, n := range []*node{n, other} {
+		if got := n.upTo(last).texts(); !slices.Equal(got, []string{"0", "1", "2", "none of ours", "", "3"}) || len(n.lives) != 1 {
+			t.Errorf("delivered %q in %d lives", got, len(n.lives))
+		}
 	}
 }
 
@@ -314,6 +409,33 @@ func TestNewLifeReachesAllNodes(t *testing.T) {
 	}
 }
 
+// TestLifeIsPutBack: two nodes have changed the stream at once, and one has put
+// back what the other had replaced. The positions of the life that ended stay so.
+func TestLifeIsPutBack(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	n.upTo(n.publish("a"))
+	js, done := servers.JetStream()
+	defer done()
+	found, err := js.Stream(t.Context(), n.config.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := found.CachedInfo().Config
+	if err := n.newLife(t.Context(), found); err != nil {
+		t.Fatal(err)
+	}
+	n.await("a new epoch", func() bool { return len(n.lives) == 2 && len(n.newest().records) == 1 })
+	if _, err := js.UpdateStream(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	n.await("a third epoch", func() bool { return len(n.lives) == 3 && len(n.newest().records) == 1 })
+	if epochs := []string{n.lives[0].epoch, n.lives[1].epoch, n.lives[2].epoch}; epochs[2] == epochs[0] || epochs[2] == epochs[1] {
+		t.Errorf("the epochs are %q", epochs)
+	}
+}
+
 func TestEpochIsTheStreams(t *testing.T) {
 	made := time.Now()
 	c := jetstream.StreamConfig{Name: "S"}
@@ -326,34 +448,23 @@ func TestEpochIsTheStreams(t *testing.T) {
 	}
 }
 
-// TestClocksDiffer: an event's age is told by our clock, whatever the clocks of
-// the node that accepted it and of the server say.
-func TestClocksDiffer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		now := time.Now()
-		for name, c := range map[string]struct {
-			publisher, server time.Duration // ahead of ours
-			ago, waited       time.Duration // it was accepted, and stored
-			want              time.Duration // ago
-		}{
-			"no clock is off":              {ago: time.Minute, waited: time.Second, want: time.Minute},
-			"the server's is behind":       {server: -48 * time.Hour, ago: time.Minute, want: time.Minute},
-			"the server's is ahead":        {server: 48 * time.Hour, ago: time.Minute, want: time.Minute},
-			"the publisher's is behind":    {publisher: -48 * time.Hour, ago: time.Minute, want: time.Minute},
-			"the publisher's is ahead":     {publisher: 48 * time.Hour, ago: time.Minute, want: time.Minute},
-			"both are, by the same":        {publisher: 48 * time.Hour, server: 48 * time.Hour, ago: time.Hour, want: time.Hour},
-			"the publisher's, just stored": {publisher: 48 * time.Hour, want: 0},
-		} {
-			accepted := now.Add(-c.ago)
-			e := hub.Event{At: accepted.Add(c.publisher), Expires: accepted.Add(c.publisher + 10*time.Minute)}
-			tl := tail{skew: -c.server}
-			tl.setClock(&e, accepted.Add(c.waited+c.server))
-			if got := now.Sub(e.At); got != c.want {
-				t.Errorf("%s: the event is %v old, want %v", name, got, c.want)
+// TestClockIsSet: a record was stored when our clock says, and our clock or the
+// server's may be set at any time.
+func TestClockIsSet(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	for _, wrong := range []time.Duration{48 * time.Hour, -48 * time.Hour} {
+		n.setSkew(wrong)
+		servers.Eventually("the clock is not looked at", func(context.Context) bool {
+			began := time.Now()
+			p := n.publish("a")
+			l := n.upTo(p)
+			at := l.records[len(l.records)-1].At
+			if at.After(time.Now()) {
+				t.Errorf("at %v it was stored at %v", time.Now(), at)
 			}
-			if left := e.Expires.Sub(e.At); left != 10*time.Minute {
-				t.Errorf("%s: it expires %v after it was accepted", name, left)
-			}
-		}
-	})
+			return at.Sub(began).Abs() < time.Second
+		})
+	}
 }
