@@ -10,9 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -74,18 +72,20 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case !strings.HasPrefix(r.URL.Path, "/sse/"):
 	case name == "connections" && id != "":
-		return method(w, r, map[string]endpoint{"DELETE": disconnectOne})
+		return method(w, r, map[string]endpoint{"DELETE": disconnectOne, "PATCH": changeTopics})
 	case id != "":
 	case name == "send":
 		return method(w, r, map[string]endpoint{"POST": send})
 	case name == "broadcast":
 		return method(w, r, map[string]endpoint{"POST": broadcast})
 	case name == "connections":
-		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect})
+		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect, "PATCH": changeTopics})
+	case name == "users":
+		return method(w, r, map[string]endpoint{"GET": listUsers})
 	case name == "status":
 		return method(w, r, map[string]endpoint{"GET": showStatus})
 	}
-	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections and /sse/status")
+	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users and /sse/status")
 }
 
 // endpoint is one call of the API.
@@ -121,7 +121,7 @@ func setAPIHeader(w http.ResponseWriter, contentType string) {
 
 // queryOf reads a query that may have these parameters and no other, so that a
 // misspelt filter does not mean everybody.
-func queryOf(r *http.Request, allowed ...string) (map[string][]string, error) {
+func queryOf(r *http.Request, allowed ...string) (url.Values, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, fail(http.StatusBadRequest, "%s", errQuery)
@@ -266,133 +266,4 @@ func publishError(err error, lines []int) error {
 		return fail(status, "%s", refused.Err)
 	}
 	return fail(status, "line %d: %s", lines[refused.Index], refused.Err)
-}
-
-// page is the answer to a listing.
-type page struct {
-	Count       int        `json:"count"` // all that match
-	Connections []hub.Info `json:"connections"`
-	Next        string     `json:"next,omitempty"`    // for ?after=, if there are more
-	Missing     []string   `json:"missing,omitempty"` // nodes that did not answer
-}
-
-const (
-	defaultPage = 100
-	maxPage     = 1000
-)
-
-func listConnections(w http.ResponseWriter, r *http.Request) error {
-	query, err := queryOf(r, "user", "session", "topic", "limit", "after")
-	if err != nil {
-		return err
-	}
-	h, err := hubOf(r)
-	if err != nil {
-		return err
-	}
-	limit := defaultPage
-	if given := r.URL.Query().Get("limit"); given != "" {
-		if limit, err = strconv.Atoi(given); err != nil || limit < 1 || limit > maxPage {
-			return fail(http.StatusBadRequest, "limit must be a number from 1 to %d", maxPage)
-		}
-	}
-	filter, err := filterOf(query)
-	if err != nil {
-		return err
-	}
-	list := nodeRequest{Filter: filter, After: r.URL.Query().Get("after"), Limit: limit}
-	found, missing := list.everywhere(r, h)
-	p := page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
-	if found.More && len(found.Connections) > 0 {
-		p.Next = found.Connections[len(found.Connections)-1].ID
-	}
-	answer(w, http.StatusOK, p)
-	return nil
-}
-
-// filterOf reads which connections a query means. Queries end up in logs, so a
-// session is named by its hash there, and a value that may be the secret is not
-// repeated.
-func filterOf(query map[string][]string) (hub.Filter, error) {
-	f := hub.Filter{Users: query["user"], Topics: query["topic"], Sessions: query["session"]}
-	for _, session := range f.Sessions {
-		if !sessionHash.MatchString(session) {
-			return f, fail(http.StatusBadRequest, "session must be the hash as it is listed: "+
-				"the first 16 bytes of the SHA-256 of the session's value, in 32 hex digits of lower case")
-		}
-	}
-	return f, nil
-}
-
-var sessionHash = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
-type disconnected struct {
-	Disconnected int      `json:"disconnected"`
-	Missing      []string `json:"missing,omitempty"` // nodes that did not answer
-}
-
-func disconnect(w http.ResponseWriter, r *http.Request) error {
-	query, err := queryOf(r, "user", "session", "topic", "all")
-	if err != nil {
-		return err
-	}
-	h, err := hubOf(r)
-	if err != nil {
-		return err
-	}
-	filters := len(query["user"]) + len(query["session"]) + len(query["topic"])
-	all := r.URL.Query().Get("all") == "true"
-	if (filters > 0) == all {
-		return fail(http.StatusBadRequest, "say whom to disconnect: with user, session or topic, or everybody with all=true")
-	}
-	filter, err := filterOf(query)
-	if err != nil {
-		return err
-	}
-	n, missing, err := end(r, h, filter)
-	if err != nil {
-		return err
-	}
-	answer(w, http.StatusOK, disconnected{n, missing})
-	return nil
-}
-
-// end ends the connections that the filter chooses: on the nodes that answer at
-// once, and on the others when they reach the command in the history.
-func end(r *http.Request, h *pooledHub, filter hub.Filter) (n int, missing []string, err error) {
-	request := nodeRequest{Disconnect: true, Filter: filter}
-	found, missing := request.everywhere(r, h)
-	late, err := h.Disconnect(r.Context(), filter)
-	n = found.Count + late
-	if err == nil {
-		return n, missing, nil
-	}
-	stored := "no"
-	if errors.Is(err, hub.ErrUncertain) {
-		stored = "unknown"
-	}
-	return n, missing, &apiError{
-		Status: http.StatusServiceUnavailable, Stored: stored, Missing: missing, Disconnected: &n,
-		Message: fmt.Sprintf("other nodes may keep their connections, because the disconnect could not be stored: %s; repeat it", err),
-	}
-}
-
-func disconnectOne(w http.ResponseWriter, r *http.Request) error {
-	if _, err := queryOf(r); err != nil {
-		return err
-	}
-	h, err := hubOf(r)
-	if err != nil {
-		return err
-	}
-	_, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
-	n, missing, err := end(r, h, hub.Filter{IDs: []string{id}})
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return &apiError{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no open connection %q", id), Missing: missing}
-	}
-	answer(w, http.StatusOK, disconnected{n, missing})
-	return nil
 }

@@ -129,6 +129,7 @@ func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		session                  <value>
 //		anonymous
 //		topics                   <pattern...>
+//		grants                   <value>
 //		heartbeat                <duration>
 //		connection_timeout       <duration>
 //		max_lifetime             <duration>
@@ -167,6 +168,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 			h.Topics = append(h.Topics, topics...)
 			return nil
+		case "grants":
+			return text(d, &h.Grants)
 		case "heartbeat":
 			return duration(d, &h.Heartbeat)
 		case "connection_timeout":

@@ -28,22 +28,30 @@ type Cluster interface {
 // nodeRequest is what each node does for a call about connections.
 type nodeRequest struct {
 	Disconnect bool
+	Users      bool // list users, not connections
 	Filter     hub.Filter
-	After      string // list those with a higher id
+	After      string // list those with a higher id, or name
 	Limit      int
 }
 
 // nodeAnswer is what one node, and then all together, have found.
 type nodeAnswer struct {
 	Count       int
-	Connections []hub.Info // by ascending id
-	More        bool       // there are connections after the last one of these
+	Connections []hub.Info     // by ascending id
+	Users       []hub.UserInfo // by ascending name
+	More        bool           // there are more after the last one of these
 }
 
 // perform does on this node what is asked. Another node may ask anything.
 func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	if r.Disconnect {
 		return nodeAnswer{Count: h.DisconnectHere(r.Filter)}
+	}
+	limit := min(max(r.Limit, 1), maxPage)
+	if r.Users {
+		users := h.Users(r.Filter, r.After)
+		n := min(len(users), limit)
+		return nodeAnswer{Count: len(users), Users: users[:n], More: n < len(users)}
 	}
 	conns := h.Connections(r.Filter)
 	found := nodeAnswer{Count: len(conns)}
@@ -52,7 +60,6 @@ func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	} else {
 		conns = nil
 	}
-	limit := min(max(r.Limit, 1), maxPage)
 	if found.More = len(conns) > limit; found.More {
 		conns = conns[:limit]
 	}
@@ -86,6 +93,8 @@ func (a *nodeAnswer) fit(room int) []byte {
 		switch {
 		case len(encoded) <= room:
 			return encoded
+		case len(a.Users) > 1:
+			a.Users, a.More = a.Users[:max(len(a.Users)*room/len(encoded), 1)], true
 		case n > 1:
 			a.Connections, a.More = a.Connections[:max(n*room/len(encoded), 1)], true
 		case n == 1 && len(a.Connections[0].Topics) > 0:
@@ -117,18 +126,58 @@ func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAns
 		answers = append(answers, other)
 		return true
 	})
+	if r.Users {
+		return mergeUsers(answers, r.Limit), missing
+	}
 	return merge(answers, r.Limit), missing
 }
 
 // answers reports whether what another node sent can be an answer to the request.
 func (a *nodeAnswer) answers(r *nodeRequest) bool {
+	if r.Users {
+		names := slices.IsSortedFunc(a.Users, byName) && (len(a.Users) == 0 || a.Users[0].User > r.After)
+		return len(a.Connections) == 0 && a.Count >= len(a.Users) && names && (!a.More || len(a.Users) > 0)
+	}
 	if len(a.Connections) == 0 {
-		return a.Count >= 0 && !a.More
+		return a.Count >= 0 && len(a.Users) == 0 && (!a.More || r.Limit == 0)
 	}
 	return a.Count >= len(a.Connections) && a.Connections[0].ID > r.After && slices.IsSortedFunc(a.Connections, byID)
 }
 
 func byID(a, b hub.Info) int { return cmp.Compare(a.ID, b.ID) }
+
+func byName(a, b hub.UserInfo) int { return cmp.Compare(a.User, b.User) }
+
+// mergeUsers puts answers together, each user once. The list ends where one of them ends
+// that has more.
+func mergeUsers(answers []nodeAnswer, limit int) (all nodeAnswer) {
+	for _, a := range answers {
+		all.Users = append(all.Users, a.Users...)
+	}
+	slices.SortStableFunc(all.Users, byName)
+	var users []hub.UserInfo
+	for _, u := range all.Users {
+		if n := len(users); n > 0 && users[n-1].User == u.User {
+			users[n-1].Connections += u.Connections
+			if u.Since.Before(users[n-1].Since) {
+				users[n-1].Since = u.Since
+			}
+			continue
+		}
+		users = append(users, u)
+	}
+	end := min(len(users), limit)
+	all.More = end < len(users)
+	for _, a := range answers {
+		if a.More {
+			all.More = true
+			last, _ := slices.BinarySearchFunc(users, a.Users[len(a.Users)-1], byName)
+			end = min(end, last+1)
+		}
+	}
+	all.Users = users[:end]
+	return all
+}
 
 // merge puts answers together. The list ends where one of them ends that has more.
 func merge(answers []nodeAnswer, limit int) (all nodeAnswer) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -52,6 +53,13 @@ type Handler struct {
 	// * or /, matches nothing. Default: none.
 	Topics []string `json:"topics,omitempty"`
 
+	// Topics that the client may receive beside these: exact names that the app, or a
+	// claim of a token, gives, such as {http.reverse_proxy.header.X-SSE-Topics} behind
+	// forward_auth. It is a list separated by commas or spaces, or a JSON array of
+	// strings. A name with *, or more than 1,000 names, are refused with status 403.
+	// PATCH /sse/connections changes them while a stream is open. Default: none.
+	Grants string `json:"grants,omitempty"`
+
 	// How long a stream may be silent before a heartbeat is sent. HTTP/3 ends
 	// connections that are silent for 30 seconds. Default: 15s.
 	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
@@ -96,6 +104,7 @@ type Handler struct {
 	logger   *zap.Logger
 	hub      *hub.Hub
 	settings *hub.Settings
+	warned   *sync.Once // of a placeholder of topics that holds a list
 }
 
 // CaddyModule returns the Caddy module information.
@@ -111,6 +120,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	orDefault(&h.Hub, defaultHub)
 	orDefault(&h.User, "{http.auth.user.id}")
 	h.User, h.Session, h.Expires = canonical(h.User), canonical(h.Session), canonical(h.Expires)
+	h.Grants, h.warned = canonical(h.Grants), new(sync.Once)
 	for i, topic := range h.Topics {
 		h.Topics[i] = canonical(topic)
 	}

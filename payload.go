@@ -145,6 +145,10 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 		p.targets[name], err = readNames(name, value)
 	case "type":
 		p.event.Type, err = readString(name, value)
+	case "slot":
+		if p.event.Slot, err = readString(name, value); err == nil && p.event.Slot == "" {
+			err = errors.New("slot must not be empty")
+		}
 	case "key":
 		p.event.Key, err = readString(name, value)
 	case "data":
@@ -166,7 +170,7 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 		}
 		p.event.Expires = time.Now().Add(d)
 	default:
-		return fmt.Errorf("unknown field %q: there are connection, user, session, topic, type, data, text, key and ttl", name)
+		return fmt.Errorf("unknown field %q: there are connection, user, session, topic, type, data, text, slot, key and ttl", name)
 	}
 	return err
 }

@@ -32,6 +32,7 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 		Settings: h.settings,
 		Position: position(r, query),
 		Previous: query.Get("previous"),
+		State:    query.Get("state") == "1",
 		Protocol: fmt.Sprintf("h%d", r.ProtoMajor),
 	}
 	req.User, err = fill(repl, h.User)
@@ -67,7 +68,7 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 }
 
 // streamParameters are the query parameters of a stream. Others are the site's own.
-var streamParameters = []string{"topic", "last_event_id", "lastEventId", "lastEventID", "previous"}
+var streamParameters = []string{"topic", "last_event_id", "lastEventId", "lastEventID", "previous", "state"}
 
 var errQuery = errors.New("invalid query string: percent-encode names and values, and separate parameters with &, not with ;")
 
@@ -148,6 +149,11 @@ func (h *Handler) topics(repl *caddy.Replacer, asked []string) (topics []hub.Tar
 	if err != nil {
 		return nil, http.StatusBadRequest, err
 	}
+	granted, err := h.grantedTopics(repl)
+	if err != nil {
+		return nil, http.StatusForbidden, err
+	}
+	allowed = append(allowed, granted...)
 	if len(asked) == 0 {
 		return allowed, 0, nil
 	}
@@ -172,7 +178,7 @@ func exactTopic(name string) error {
 	case name == "":
 		return errors.New("a topic must not be empty")
 	case strings.Contains(name, "*"):
-		return errors.New("a client asks for exact topics, only the config may hold *")
+		return errors.New("it must be an exact name, only the config may hold *")
 	case len(name) > hub.MaxNameLength:
 		return fmt.Errorf("it is %d bytes long, at most %d are allowed", len(name), hub.MaxNameLength)
 	case !utf8.ValidString(name):
@@ -186,7 +192,11 @@ func (h *Handler) allowedTopics(repl *caddy.Replacer) ([]hub.Target, error) {
 	var allowed []hub.Target
 	for _, topic := range h.Topics {
 		filled, err := repl.ReplaceFunc(topic, func(name string, value any) (any, error) {
-			if s := caddy.ToString(value); s == "" || strings.ContainsAny(s, "*/") {
+			s := caddy.ToString(value)
+			if looksLikeList(s) {
+				h.warnOfList(name)
+			}
+			if s == "" || strings.ContainsAny(s, "*/") {
 				return nil, fmt.Errorf("{%s} does not make a segment of a topic", name)
 			}
 			return value, nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 )
 
 // Filter chooses connections: those that fit every list that is not empty. They
@@ -21,6 +22,40 @@ func (h *Hub) Connections(f Filter) []*Conn {
 	conns := h.matching(f)
 	slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.id, b.id) })
 	return conns
+}
+
+// UserInfo is a user with open connections.
+type UserInfo struct {
+	User        string    `json:"user"`
+	Connections int       `json:"connections"`
+	Since       time.Time `json:"since"` // of the first of the connections
+}
+
+// Users lists the users of the open connections that the filter chooses, by ascending
+// name, those with a name above after.
+func (h *Hub) Users(f Filter, after string) []UserInfo {
+	users := make(map[string]*UserInfo)
+	for _, c := range h.matching(f) {
+		name := c.identity.User
+		if name <= after {
+			continue // anonymous, or on an earlier page
+		}
+		u := users[name]
+		if u == nil {
+			u = &UserInfo{User: name, Since: c.since}
+			users[name] = u
+		}
+		u.Connections++
+		if c.since.Before(u.Since) {
+			u.Since = c.since
+		}
+	}
+	list := make([]UserInfo, 0, len(users))
+	for _, u := range users {
+		list = append(list, *u)
+	}
+	slices.SortFunc(list, func(a, b UserInfo) int { return cmp.Compare(a.User, b.User) })
+	return list
 }
 
 // Disconnect ends the connections that the filter chooses on this node at once,
