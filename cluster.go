@@ -139,7 +139,7 @@ func (a *nodeAnswer) answers(r *nodeRequest) bool {
 		return len(a.Connections) == 0 && a.Count >= len(a.Users) && names && (!a.More || len(a.Users) > 0)
 	}
 	if len(a.Connections) == 0 {
-		return a.Count >= 0 && len(a.Users) == 0 && (!a.More || r.Limit == 0)
+		return a.Count >= 0 && len(a.Users) == 0 && !a.More
 	}
 	return a.Count >= len(a.Connections) && a.Connections[0].ID > r.After && slices.IsSortedFunc(a.Connections, byID)
 }

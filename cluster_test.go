@@ -66,6 +66,42 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	}
 }
 
+// TestUsersOfAllNodes: each user is listed once, page after page.
+func TestUsersOfAllNodes(t *testing.T) {
+	here, there := openHub(t), openHub(t)
+	var want []string
+	for i := range 9 {
+		name := fmt.Sprint("user-", i, strings.Repeat("x", 400))
+		want = append(want, name)
+		for n := range 1 + i%3 {
+			connectTo(t, []*hub.Hub{here, there}[(i+n)%2], hub.Identity{User: name})
+		}
+	}
+	connectTo(t, there, hub.Identity{})
+	call := clusterOf(t, here, neighbour{there, 1500}) // two users fit
+	var got []string
+	for after := ""; ; {
+		var p userPage
+		call(http.MethodGet, fmt.Sprintf("/sse/users?hub=cluster&limit=4&after=%s", after), http.StatusOK, &p)
+		if len(p.Users) > 4 || !slices.Equal(p.Missing, []string{"silent"}) {
+			t.Errorf("a page has %d users, and misses %q", len(p.Users), p.Missing)
+		}
+		for _, u := range p.Users {
+			i := len(got)
+			got = append(got, u.User)
+			if u.Connections != 1+i%3 {
+				t.Errorf("user %d has %d connections, want %d", i, u.Connections, 1+i%3)
+			}
+		}
+		if after = p.Next; after == "" {
+			break
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("listed %d users, want %d: %.20q", len(got), len(want), got)
+	}
+}
+
 // TestAnswerFitsTheRoom: a node answers with as many connections as fit into a
 // message, and the pages that follow list the others.
 func TestAnswerFitsTheRoom(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,6 +46,12 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "caddysse")
 	if err != nil {
 		panic(err)
+	}
+	// The go command that a test runs keeps its caches.
+	for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
+		if out, err := exec.Command("go", "env", name).Output(); err == nil {
+			os.Setenv(name, strings.TrimSpace(string(out)))
+		}
 	}
 	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME"} {
 		os.Setenv(name, dir)

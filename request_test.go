@@ -32,7 +32,7 @@ func TestStreamQuery(t *testing.T) {
 		{"lastEventIds=x", 400, "did you mean last_event_id?"},
 		{"Previous=x", 400, "did you mean previous?"},
 		{"topic=", 400, "topic 1 of the query: a topic must not be empty"},
-		{"topic=public/*", 400, `topic 1 of the query "public/*": a client asks for exact topics`},
+		{"topic=public/*", 400, `topic 1 of the query "public/*": it must be an exact name`},
 		{"topic=news&topic=*", 400, "topic 2 of the query"},
 		{"topic=" + strings.Repeat("x", 513), 400, "513 bytes long, at most 512"},
 		{"topic=%ff", 400, "valid UTF-8"},
