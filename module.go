@@ -89,22 +89,26 @@ type Handler struct {
 	Takeover string `json:"takeover,omitempty"`
 
 	// How many connections the hub may have open when this route admits one more.
-	// Clients over it are told to come back after 30 to 90 seconds.
-	// Default: no limit.
+	// Clients over it are told to come back after 30 to 90 seconds. Whatever it is,
+	// streams leave 64 file descriptors of the process to others, or 5 % if that is
+	// more. Default: no limit.
 	MaxConnections int `json:"max_connections,omitempty"`
 
 	// The same for the connections of one user; it does not apply to anonymous
 	// ones. Default: no limit.
 	MaxConnectionsPerUser int `json:"max_connections_per_user,omitempty"`
 
-	// The same for the connections from one client address. Default: no limit.
+	// The same for the connections from one client address, as Caddy's client_ip has
+	// it; of IPv6, from one /64. It does not apply where there is no address: on a unix
+	// socket, unless the server option trusted_proxies_unix is set. Default: no limit.
 	MaxConnectionsPerIP int `json:"max_connections_per_ip,omitempty"`
 
-	app      *App
-	logger   *zap.Logger
-	hub      *hub.Hub
-	settings *hub.Settings
-	warned   *sync.Once // of a placeholder of topics that holds a list
+	app       *App
+	logger    *zap.Logger
+	hub       *hub.Hub
+	settings  *hub.Settings
+	noAddress func()     // warns that a client has none, once
+	warned    *sync.Once // of a placeholder of topics that holds a list
 }
 
 // CaddyModule returns the Caddy module information.
@@ -152,7 +156,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.hub, err = h.app.serve(h.Hub, h.settings); err != nil {
 		return err
 	}
-	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if h.MaxConnectionsPerIP > 0 {
+		h.noAddress = addressless(h.logger, srv)
+	}
+	if ok {
 		srv.RegisterOnShutdown(h.app.serverEnds)
 		srv.RegisterOnStop(h.app.serversEnded)
 		srv.RegisterConnContext(rememberConn)
@@ -249,9 +257,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	}
 	conn, err := h.hub.Connect(r.Context(), req)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
-		if refusal.Reason == hub.Shutdown {
-			// It came by a connection that does not know yet. Over HTTP/2, this has the
-			// server say so. [RFC 9113 6.8]
+		if refusal.Reason == hub.Shutdown || req.Full {
+			// It came by a connection that does not know yet, or that holds one of the last
+			// files. Over HTTP/2, this has the server say so. [RFC 9113 6.8]
 			header.Set("Connection", "close")
 		}
 		w.WriteHeader(http.StatusOK)

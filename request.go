@@ -64,6 +64,10 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok {
 		req.Addr, _ = netip.ParseAddr(ip)
 	}
+	if req.Network = network(req.Addr); !req.Network.IsValid() && h.noAddress != nil {
+		h.noAddress()
+	}
+	req.Full = outOfFiles(r.Context())
 	return req, 0, nil
 }
 

@@ -71,6 +71,7 @@ type Conn struct {
 	settings *Settings
 	protocol string
 	addr     netip.Addr
+	network  netip.Addr
 	since    time.Time
 	gap      gapReason // known at Connect
 	given    Tag       // of the client's position

@@ -26,7 +26,9 @@ type Request struct {
 	Previous string     // id of a connection of the same client that this one replaces
 	Expires  time.Time  // when the login ends; zero: never
 	Protocol string     // for Info and Stats
-	Addr     netip.Addr // of the client, for MaxPerAddr
+	Addr     netip.Addr // of the client, for Info
+	Network  netip.Addr // that MaxPerAddr counts by; not valid: it does not apply
+	Full     bool       // the process can hold no more connections
 }
 
 // Refusal is the error of Connect: the client is to come back later.
@@ -46,7 +48,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	}
 	c := &Conn{
 		hub: h, id: newID(), identity: r.Identity, topics: distinct(r.Topics), settings: r.Settings,
-		protocol: r.Protocol, addr: r.Addr, since: time.Now(),
+		protocol: r.Protocol, addr: r.Addr, network: r.Network, since: time.Now(),
 	}
 	c.identity.Topics = nil // topics has them
 	if r.MaxLifetime > 0 {
@@ -134,11 +136,11 @@ func (h *Hub) admit(r Request) *Refusal {
 	switch {
 	case h.ending != "":
 		return &Refusal{h.ending, between(r.RetryMin, r.RetryMax)}
-	case over(r.MaxConnections, len(h.history.all.conns)):
+	case r.Full, over(r.MaxConnections, len(h.history.all.conns)):
 		return &Refusal{TooMany, retry}
 	case over(r.MaxPerUser, perUser):
 		return &Refusal{TooManyPerUser, retry}
-	case over(r.MaxPerAddr, h.addrs[r.Addr]):
+	case r.Network.IsValid() && over(r.MaxPerAddr, h.networks[r.Network]):
 		return &Refusal{TooManyPerAddr, retry}
 	}
 	return nil
@@ -146,7 +148,9 @@ func (h *Hub) admit(r Request) *Refusal {
 
 // attach makes c one of the hub's connections. mu is held.
 func (h *Hub) attach(c *Conn) {
-	h.addrs[c.addr]++
+	if c.network.IsValid() {
+		h.networks[c.network]++
+	}
 	h.stats.opened.Add(1)
 	h.stats.connections.add(c.protocol, 1)
 	if u := c.identity.User; u != "" && len(h.history.lane(Target{User, u}).conns) == 0 {
@@ -163,8 +167,8 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 		return
 	}
 	c.reason, c.limit = reason, h.history.head
-	if h.addrs[c.addr]--; h.addrs[c.addr] == 0 {
-		delete(h.addrs, c.addr)
+	if h.networks[c.network]--; h.networks[c.network] <= 0 {
+		delete(h.networks, c.network)
 	}
 	h.stats.closed.add(string(reason), 1)
 	h.stats.connections.add(c.protocol, -1)

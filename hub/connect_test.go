@@ -25,7 +25,7 @@ func TestCaps(t *testing.T) {
 		s := *usual
 		s.MaxConnections, s.MaxPerUser, s.MaxPerAddr = all, perUser, perAddr
 		r := as(user).with(s)
-		r.Addr = netip.MustParseAddr(addr)
+		r.Network, _ = netip.ParseAddr(addr)
 		return r
 	}
 	h := newHub(t, Options{})
@@ -42,12 +42,18 @@ func TestCaps(t *testing.T) {
 	for range 5 {
 		connect(t, h, capped("", "10.0.0.3", 0, 1, 0)) // the anonymous are no user
 	}
+	for range 5 {
+		connect(t, h, capped("", "no address", 0, 0, 1)) // they have nothing in common
+	}
+	full := as("bob")
+	full.Full = true
+	want(t, "of the process", refusedBy(t, h, full).Reason, TooMany)
 	s := h.Stats()
-	for reason, n := range map[Reason]int64{TooMany: 2, TooManyPerUser: 1, TooManyPerAddr: 1} {
+	for reason, n := range map[Reason]int64{TooMany: 3, TooManyPerUser: 1, TooManyPerAddr: 1} {
 		want(t, "rejected, "+string(reason), s.Rejected[string(reason)], n)
 	}
-	want(t, "opened", s.Opened, 10)
-	want(t, "open", s.Connections["h1"], 9)
+	want(t, "opened", s.Opened, 15)
+	want(t, "open", s.Connections["h1"], 14)
 	want(t, "users", s.Users, 2)
 }
 

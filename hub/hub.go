@@ -63,17 +63,17 @@ type Hub struct {
 
 	// mu is never held during a write to a client, nor for work that grows with the
 	// number of connections, topics, targets or records.
-	mu      sync.RWMutex
-	history *history
-	ended   []Position // the ends of the last histories, oldest first
-	source  source
-	addrs   map[netip.Addr]int
-	users   int
-	dirty   []*lane // with news for their listeners
-	held    held
-	ending  Reason        // not empty: no connection is admitted any more, for this reason
-	closing bool          // Close was called
-	changed chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
+	mu       sync.RWMutex
+	history  *history
+	ended    []Position // the ends of the last histories, oldest first
+	source   source
+	networks map[netip.Addr]int // connections of each
+	users    int
+	dirty    []*lane // with news for their listeners
+	held     held
+	ending   Reason        // not empty: no connection is admitted any more, for this reason
+	closing  bool          // Close was called
+	changed  chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
 
 	// Clients must not fall far behind history while nothing is sent to them, so
 	// each quarter of it all are nudged to move their position; but not more often
@@ -98,12 +98,12 @@ type Hub struct {
 // New starts a hub. It serves once Use has given it a store, and must be closed.
 func New(opts Options) *Hub {
 	h := &Hub{
-		signal:  make(chan struct{}, 1),
-		done:    make(chan struct{}),
-		stopped: make(chan struct{}),
-		source:  source{problem: errOpening},
-		addrs:   make(map[netip.Addr]int),
-		changed: make(chan struct{}),
+		signal:   make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		stopped:  make(chan struct{}),
+		source:   source{problem: errOpening},
+		networks: make(map[netip.Addr]int),
+		changed:  make(chan struct{}),
 	}
 	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
 	h.waker.Go(h.wakeListeners)

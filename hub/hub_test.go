@@ -261,7 +261,7 @@ func TestStats(t *testing.T) {
 		for reason, n := range map[Reason]int64{Gone: 1, Disconnected: 1, Shutdown: 2, Timeout: 0} {
 			want(t, "closed, "+string(reason), s.Closed[string(reason)], n)
 		}
-		want(t, "addresses", len(h.addrs), 0)
+		want(t, "networks", len(h.networks), 0)
 		want(t, "listeners of all", len(h.history.all.conns), 0)
 	})
 }

@@ -1,0 +1,109 @@
+//go:build unix
+
+package caddysse_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// limitFiles lets the process open some files more than it has, and 64 more.
+func limitFiles(t *testing.T, some int) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	next, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := before
+	limit.Cur = uint64(int(next.Fd()) + some + 64)
+	next.Close()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestStreamsSpareFiles: streams never take the last file descriptors, so that others
+// can still publish. They do not take them back either: what is rejected is closed.
+func TestStreamsSpareFiles(t *testing.T) {
+	const some = 40 // half of them are the clients'
+	for _, name := range []string{"h1", "h1 TLS", "h2"} {
+		t.Run(name, func(t *testing.T) {
+			s := startTLS(t, "", bothWays(""))
+			fresh := func() (*http.Client, string) {
+				for _, p := range protocols(t) {
+					if p.name == name {
+						return p.client, p.url(s) + "/events"
+					}
+				}
+				t.Fatalf("there is no protocol %s", name)
+				return nil, ""
+			}
+			early, url := fresh()
+			openWith(t, early, url)
+			limitFiles(t, some)
+			var streams []*stream
+			var clients []*http.Client // of the streams
+			var last *stream
+			var late *http.Client
+			for range some {
+				late, _ = fresh()
+				if last = openWith(t, late, url); last.id == "" {
+					break
+				}
+				streams, clients = append(streams, last), append(clients, late)
+			}
+			if last.connected.event != "sse.rejected" || len(streams) < some/4 {
+				t.Fatalf("after %d streams came %+v", len(streams), last.connected)
+			}
+			last.ended()
+			t.Logf("%d streams were admitted", len(streams))
+
+			// Many more come, and take nothing. With others there are files for a while.
+			for range 2 * some {
+				client, url := fresh()
+				st := openWith(t, client, url)
+				if st.ended(); st.id != "" {
+					t.Fatal("one more was admitted")
+				}
+			}
+			if got := s.send(`{"text":"still here"}`).Connections; got != len(streams)+1 {
+				t.Errorf("it is for %d streams, want %d", got, len(streams)+1)
+			}
+			for _, st := range streams {
+				st.expect("still here")
+			}
+			if n := s.metric(fmt.Sprintf(`caddy_sse_rejected_total{hub="default",reason=%q}`, "max_connections")); int(n) != 2*some+1 {
+				t.Errorf("%v are counted as rejected, want %d", n, 2*some+1)
+			}
+			if name == "h2" {
+				if openWith(t, early, url).id == "" {
+					t.Error("a stream on a connection of HTTP/2 that has long been there takes no file, and was rejected")
+				}
+			}
+
+			// When some have left, others are admitted, also those that were rejected.
+			for i, st := range streams[:len(streams)/2] {
+				st.close()
+				clients[i].CloseIdleConnections()
+			}
+			eventually(t, "those that left to be gone", func() bool {
+				st := openWith(t, late, url)
+				defer st.close()
+				return st.id != ""
+			})
+		})
+	}
+}
