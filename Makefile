@@ -1,4 +1,4 @@
-.PHONY: test test-go test-client test-browser check lint build page bench soak soak-cluster
+.PHONY: test test-go test-client test-browser check lint build page bench soak soak-cluster hostile
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
@@ -45,6 +45,11 @@ soak:
 # The same with three nodes and three NATS servers, into the same file.
 soak-cluster:
 	cd store/nats && go test -count=1 -timeout=0 -v -run '^TestClusterLosesNothing$$' ./e2e -duration=$(DURATION) -seed=$(SEED) -results=../../../e2e/RESULTS.md
+
+# Attacks a server, and compares what innocent clients wait for with a quiet server:
+# on a quiet machine. It writes its section of the same file.
+hostile:
+	go test -count=1 -timeout=0 -v ./e2e/hostile -full -results=../RESULTS.md
 
 # What CI runs after the tests.
 check: lint build

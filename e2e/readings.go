@@ -152,14 +152,19 @@ func (s *Server) CPU() time.Duration {
 }
 
 // Resident is the server's resident memory in bytes. Linux only.
-func (s *Server) Resident() int64 {
+func (s *Server) Resident() int64 { return s.memory("VmRSS:") }
+
+// Peak is the most resident memory that the server has had, in bytes. Linux only.
+func (s *Server) Peak() int64 { return s.memory("VmHWM:") }
+
+func (s *Server) memory(name string) int64 {
 	s.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.Process.Pid))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); fields[0] == "VmRSS:" {
+		if fields := strings.Fields(line); fields[0] == name {
 			kb, err := strconv.ParseInt(fields[1], 10, 64)
 			if err != nil {
 				s.t.Fatal(err)
@@ -167,6 +172,6 @@ func (s *Server) Resident() int64 {
 			return kb << 10
 		}
 	}
-	s.t.Fatal("no VmRSS")
+	s.t.Fatalf("the process has no %s", name)
 	return 0
 }

@@ -196,7 +196,7 @@ func (s *Server) Launch() {
 func (s *Server) Await() {
 	s.t.Helper()
 	Wait(s.t, Patience, "the server to serve over cleartext", func() error { return s.ready(H1) })
-	root, err := os.ReadFile(filepath.Join(s.dir, "data/caddy/pki/authorities/local/root.crt"))
+	root, err := os.ReadFile(s.RootFile())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -332,4 +332,16 @@ func (s *Server) tail(n int) string {
 	}
 	lines := strings.SplitAfter(string(log), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "")
+}
+
+// PID is the number of the process that runs.
+func (s *Server) PID() int { return s.process.Process.Pid }
+
+// ConfigFile has the config that is in force, and RootFile the certificate that
+// clients must trust.
+func (s *Server) ConfigFile() string { return s.file }
+
+// RootFile is described at ConfigFile.
+func (s *Server) RootFile() string {
+	return filepath.Join(s.dir, "data/caddy/pki/authorities/local/root.crt")
 }
