@@ -1,8 +1,10 @@
 package hub
 
 import (
+	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,4 +35,65 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A replay of more than one batch is known as one while it lasts, and so leaves time
+// to others, whoever writes it.
+func TestReplayIsPaced(t *testing.T) {
+	const events = 200
+	prepare := func(t *testing.T) *Hub {
+		h := newHub(t, Options{})
+		for i := range events {
+			publish(t, h, fmt.Sprint(i, " ", strings.Repeat("x", batchBytes)))
+		}
+		want(t, "replays before", h.replaying.Load(), 0)
+		return h
+	}
+	begun := func(t *testing.T, h *Hub) {
+		t.Helper()
+		eventually(t, "the replay is known", func() bool { return h.replaying.Load() == 1 })
+	}
+	over := func(t *testing.T, h *Hub) {
+		t.Helper()
+		eventually(t, "the replay is over", func() bool { return h.replaying.Load() == 0 })
+	}
+	eachKind(t, func(t *testing.T, kind way) {
+		h := prepare(t)
+		p := dial(t, h, as("alice").at(Earliest), kind)
+		begun(t, h) // and the client reads nothing, so it is not over
+		p.until(t, fmt.Sprint("data: ", events-1, " "))
+		over(t, h)
+		dial(t, h, as("alice").at(Earliest), kind).Close() // one that leaves in the middle
+		over(t, h)
+	})
+	t.Run("served", func(t *testing.T) {
+		h := prepare(t)
+		w := &gate{wire: newWire(), after: 3, open: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			connect(t, h, as("alice").at(Earliest)).stream(ctx, w)
+		}()
+		begun(t, h)
+		close(w.open)
+		over(t, h)
+		cancel()
+		<-ended
+		want(t, "whole", strings.Contains(w.all(), fmt.Sprint("data: ", events-1, " ")), true)
+	})
+}
+
+// gate is a client that takes some writes, and then waits.
+type gate struct {
+	*wire
+	after int
+	open  chan struct{}
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	if g.after--; g.after < 0 {
+		<-g.open
+	}
+	return g.wire.Write(p)
 }

@@ -289,3 +289,68 @@ func TestSweepAllocatesNothing(t *testing.T) {
 		want(t, "delivered", after-before, 1001*events)
 	}
 }
+
+// A connection that has ended is in no wheel any more, though its alarm is not due:
+// it would keep its topics for as long.
+func TestEndedLeaveTheWheel(t *testing.T) {
+	for _, w := range []way{tried, waited} {
+		t.Run(string(w), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{})
+				withoutEpoll(h)
+				var visits []*visit
+				for range 20 {
+					visits = append(visits, visiting(t, h, as("alice"), w))
+				}
+				inWheels := func() (n int) {
+					synctest.Wait()
+					for _, s := range h.sweepers {
+						n += s.wheel.n
+					}
+					return n
+				}
+				want(t, "in the wheels at first", inWheels(), len(visits))
+				began := time.Now()
+				for i, v := range visits[:15] {
+					if i%2 == 0 {
+						h.DisconnectHere(Filter{IDs: []string{v.ID()}})
+					} else {
+						v.leave()
+					}
+				}
+				want(t, "in the wheels after 15 have ended", inWheels(), 5)
+				h.EndStreams()
+				want(t, "in the wheels after all have ended", inWheels(), 0)
+				want(t, "time that has passed", time.Since(began), 0)
+			})
+		})
+	}
+}
+
+// A connection with much to be written gets one batch of it at a time.
+func TestSweeperYieldsBetweenBatches(t *testing.T) {
+	h := New(Options{})
+	use(t, h, NewMemory())
+	defer h.Close()
+	for range 20 {
+		publish(t, h, strings.Repeat("x", batchBytes/2), user("busy"))
+	}
+	s := newSweeper(h) // that nobody runs
+	c := Conn{hub: h, identity: Identity{User: "busy"}, settings: usual, sweeper: s, queue: s, id: newID()}
+	h.mu.Lock()
+	h.attach(&c)
+	h.place(&c, Earliest)
+	h.mu.Unlock()
+	c.socket = newSocket(noBytes{}, idleTCP())
+	defer h.EndStreams()
+	defer c.take() // so that nobody queues it
+	for n := uint64(1); n <= 10; n++ {
+		c.take()
+		s.serve(&c, new(batch))
+		if got, _ := c.Sent(); got > 2*n {
+			t.Fatalf("%d events were written in %d turns", got, n)
+		}
+		want(t, "it waits behind others", len(s.ready), 1)
+		s.ready = s.ready[:0]
+	}
+}
