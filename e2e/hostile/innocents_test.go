@@ -143,6 +143,7 @@ func (in *innocent) finish() {
 	in.t.Helper()
 	in.stop()
 	in.running.Wait()
+	in.publisher.Close()
 	e2e.AwaitAll(in.t, in.publisher.Ledger, in.followers)
 	for i, f := range in.followers {
 		if opened, lost := f.Streams(); opened != 1 || len(f.Gaps()) > 0 {
