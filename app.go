@@ -52,8 +52,9 @@ type HubConfig struct {
 	// How long events are retained. Default: 24h.
 	HistoryAge caddy.Duration `json:"history_age,omitempty"`
 
-	// How many bytes of encoded events are retained; each counts 128 more for each of
-	// its targets.
+	// How many bytes of the heap the history takes, within 15 %: the encoded events, the
+	// names of whom they are for, and the index. The process takes about 2.5 times
+	// that, since Go's collector lets the heap grow to twice what is live.
 	// Default: 67108864 (64 MiB).
 	HistorySize int64 `json:"history_size,omitempty"`
 

@@ -27,6 +27,7 @@ type Config struct {
 	Routes string // more directives, on the cleartext and on the TLS site
 	Sites  string // more sites
 	NoSSE  bool   // no route serves streams
+	Plain  bool   // the server has no race detector, whose memory is many times that of the server
 }
 
 // takeover is for all streams that do not say otherwise, so that the same tests
@@ -85,6 +86,7 @@ type Server struct {
 	Admin, HTTP, HTTPS int
 
 	t       testing.TB
+	binary  string
 	dir     string
 	file    string // the config in use
 	log     *os.File
@@ -101,7 +103,10 @@ func Start(t testing.TB, c Config) *Server {
 	if binary == "" {
 		t.Fatal("there is no binary: call e2e.Main in TestMain")
 	}
-	s := &Server{t: t, dir: t.TempDir(), roots: x509.NewCertPool()}
+	s := &Server{t: t, binary: binary, dir: t.TempDir(), roots: x509.NewCertPool()}
+	if c.Plain {
+		s.binary = command
+	}
 	s.Admin, s.HTTP, s.HTTPS = FreePort(t), FreePort(t), FreePort(t)
 	s.file = filepath.Join(s.dir, "Caddyfile")
 	var err error
@@ -180,7 +185,7 @@ func (s *Server) Run() {
 // Launch is Run for those who do not wait until it serves.
 func (s *Server) Launch() {
 	s.t.Helper()
-	s.process = s.command(binary, "run", s.file)
+	s.process = s.command(s.binary, "run", s.file)
 	s.process.Stdout, s.process.Stderr = s.log, s.log
 	s.exited = make(chan struct{})
 	if err := s.process.Start(); err != nil {
