@@ -53,6 +53,7 @@ export function createSSE<E = DefaultEvents>(
       if (all!.has(listener)) guard(() => listener(message as never));
   }
 
+  /** After every change, not once for many: a listener may read the snapshot between two of them. */
   function changed() {
     snapshot = undefined;
     if (!told) return;
@@ -73,6 +74,7 @@ export function createSSE<E = DefaultEvents>(
       message = { id, type, data: payload, receivedAt: Date.now() } as never;
     } catch (cause) {
       malformed++;
+      changed();
       const message = String(cause);
       guard(() =>
         options.onError?.({ type: "malformed", message, raw: data, eventType: type, cause }),
@@ -82,26 +84,28 @@ export function createSSE<E = DefaultEvents>(
     messages.push(message);
     // Twice the size before it is cut, so that cutting costs a constant for each message.
     if (messages.length > 2 * limit()) messages.splice(0, messages.length - limit());
+    changed();
     call(type, message);
     call("*", message);
   }
 
   function sink({ state: next, events = [], position, gap, error }: News) {
-    changed();
     if (next) {
       if (user !== null && next.user !== null && next.user !== user) clear();
       user = next.user ?? user;
       state = next;
+      changed();
     }
     for (const event of events) {
       if (!leave) return; // a listener closed this client
       take(event);
     }
-    lastEventId = position ?? lastEventId;
-    guard(() => {
-      if (gap) options.onGap?.(gap);
-      if (error) options.onError?.(error);
-    });
+    if (position !== undefined) {
+      lastEventId = position;
+      changed();
+    }
+    if (gap) guard(() => options.onGap?.(gap));
+    if (error) guard(() => options.onError?.(error));
   }
 
   function join() {
