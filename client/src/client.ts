@@ -1,3 +1,4 @@
+import { guard, textOf } from "./guard.js";
 import { resolve } from "./page.js";
 import { type Source, sourceOf } from "./source.js";
 import { IDLE, type News, openStream, type RawEvent, type Resume, type Sink } from "./stream.js";
@@ -75,7 +76,7 @@ export function createSSE<E = DefaultEvents>(
     } catch (cause) {
       malformed++;
       changed();
-      const message = String(cause);
+      const message = textOf(cause);
       guard(() =>
         options.onError?.({ type: "malformed", message, raw: data, eventType: type, cause }),
       );
@@ -182,15 +183,4 @@ export function createSSE<E = DefaultEvents>(
     close: () => part("closed"),
     clear,
   };
-}
-
-/** A listener that throws is a bug of its own page, reported there, and no reason to lose the stream. */
-function guard(call: () => void) {
-  try {
-    call();
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
 }

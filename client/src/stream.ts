@@ -1,5 +1,6 @@
 import { createParser } from "eventsource-parser";
-import { fullJitter, retryAfter } from "./backoff.js";
+import { delayOf, fullJitter, MAX_TIMER, retryAfter, slowJitter } from "./backoff.js";
+import { guard, textOf } from "./guard.js";
 import { onPage } from "./page.js";
 import type { Gap, SSEError, StreamOptions, StreamState } from "./types.js";
 
@@ -49,7 +50,6 @@ export const IDLE: StreamState = {
 const HEARTBEATS = 2.5;
 const UNSAID_MS = 15_000 * HEARTBEATS;
 const MAX_EVENT = 2 ** 24;
-const MAX_TIMER = 2 ** 31 - 1;
 
 /** Opens a stream and keeps it open: one connection at a time, until `close()` or a final error. */
 export function openStream(
@@ -65,6 +65,8 @@ export function openStream(
   let base = minMs;
   let idleMs = options.idleTimeoutMs ?? UNSAID_MS;
   let failures = 0;
+  let absences = 0; // how often in a row the hub or the address was gone
+  let known = connectionId !== null; // the stream has been open before
   let patient = false; // the server has asked for the wait
   let refreshed = false; // a 401 has been answered with fresh headers
   let sentAway = false; // a `disconnected` has been answered by coming back
@@ -81,10 +83,17 @@ export function openStream(
     sink(error ? { state, error } : { state });
   }
 
+  /** Every end of a connection comes by here, so the counters are settled here. */
   function stop() {
     clearTimeout(timer);
     run?.abort();
     run = undefined;
+    // Not at the first byte: a server that crashes after each accept would be asked without a pause.
+    if (openedAt && Date.now() - openedAt >= resetAfterMs) {
+      failures = absences = 0;
+      sentAway = false;
+    }
+    openedAt = 0;
   }
 
   function end(connectionStatus: "closed" | "failed", error?: SSEError) {
@@ -96,14 +105,12 @@ export function openStream(
   function retry(error: SSEError, asked = 0, exactly = false) {
     const now = Date.now();
     stop();
-    // Not at the first byte: a server that crashes after each accept would be asked without a pause.
-    if (openedAt && now - openedAt >= resetAfterMs) {
-      failures = 0;
-      sentAway = false;
+    if (guard(() => options.shouldReconnect?.(error, failures)) === false) {
+      return end("failed", error);
     }
-    if (options.shouldReconnect?.(error, failures) === false) return end("failed", error);
-    const jitter = exactly ? 0 : fullJitter(failures, base, maxMs);
-    const delay = Math.min(MAX_TIMER, asked + jitter);
+    // Exactly then the first time only: a server that sends everybody away at once is asked less and less.
+    const jitter = exactly && !failures ? 0 : fullJitter(failures, base, maxMs);
+    const delay = delayOf(exactly ? Math.max(asked, jitter) : asked + jitter);
     patient = asked > 0;
     timer = setTimeout(attempt, delay);
     failures++;
@@ -116,6 +123,8 @@ export function openStream(
   // Bytes only note the time: one timer per idle period, not one per chunk.
   function watch() {
     clearTimeout(timer);
+    // A clock that was set back would make the last byte one of the future.
+    lastByteAt = Math.min(lastByteAt, Date.now());
     const left = lastByteAt + idleMs - Date.now();
     if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
     else retry({ type: "idle-timeout", message: `no byte for ${idleMs} ms` });
@@ -140,7 +149,6 @@ export function openStream(
     stop();
     const mine = new AbortController();
     run = mine;
-    openedAt = 0;
     lastByteAt = Date.now();
     watch();
     set({ connectionStatus: "reconnecting", retryAt: null, ...change });
@@ -170,7 +178,7 @@ export function openStream(
       }
       retry({ type: "network", message: "the stream ended" });
     } catch (cause) {
-      if (mine === run) retry({ type: "network", message: String(cause), cause });
+      if (mine === run) retry({ type: "network", message: textOf(cause), cause });
     }
   }
 
@@ -195,11 +203,19 @@ export function openStream(
       const error: SSEError = { type: "http", status, retryAfterMs, message: `answered ${status}` };
       if (/^(5..|408|425|429)$/.test(`${status}`)) {
         retry(error, retryAfterMs);
+      } else if (known && (status === 404 || status === 410)) {
+        comeBackSlowly(error);
       } else {
         end("failed", error);
       }
     }
     return false;
+  }
+
+  /** What was served a while ago and is not now: a slip in the config, or it moved. */
+  function comeBackSlowly(error: SSEError) {
+    retry(error, slowJitter(absences), true);
+    absences++;
   }
 
   /** The parser of one connection. `alive` turns false when one of its events has ended the connection. */
@@ -243,13 +259,14 @@ export function openStream(
 
   function opened(change: Partial<StreamState>) {
     openedAt ||= Date.now();
+    known = true;
     refreshed = false;
     set({ connectionStatus: "open", error: null, attempt: 0, ...change });
   }
 
-  /** The events that the server itself sends. Their payloads are its own, so they parse. */
+  /** The events that the server itself sends. Another server may send some of these names, with anything in them. */
   function control(event: string, data: string) {
-    const { reason, retryMs, connectionId, user, heartbeat } = JSON.parse(data);
+    const { reason, retryMs, connectionId, user, heartbeat } = fields(data);
     if (event === "sse.connected") {
       if (heartbeat !== undefined && options.idleTimeoutMs === undefined) {
         idleMs = HEARTBEATS * heartbeat || Infinity;
@@ -260,10 +277,12 @@ export function openStream(
       sink({ gap: { reason, id: lastEventId } });
     } else if (event === "sse.closing" || event === "sse.rejected") {
       const error: SSEError = { type: "terminated", reason, message: `${event}: ${reason}` };
-      // Whoever is disconnected twice is not wanted; a closed hub has nothing more to say.
-      if (reason === "hub_closed" || (reason === "disconnected" && sentAway))
-        return end("failed", error);
-      sentAway ||= reason === "disconnected";
+      stop();
+      if (reason === "hub_closed") return comeBackSlowly(error);
+      if (reason === "disconnected") {
+        if (sentAway) return end("failed", error);
+        sentAway = true;
+      }
       retry(error, retryMs, retryMs > 0);
     }
   }
@@ -284,7 +303,8 @@ export function openStream(
   return {
     reconnect(from = lastEventId) {
       lastEventId = from;
-      failures = 0;
+      stop();
+      failures = absences = 0;
       refreshed = sentAway = false;
       void attempt({ error: null, attempt: 0 });
     },
@@ -293,4 +313,22 @@ export function openStream(
       stop();
     },
   };
+}
+
+/** What the server's own events carry, each of them some of it. */
+interface Control {
+  reason: string;
+  retryMs: number;
+  connectionId: string;
+  user: string;
+  heartbeat?: number;
+}
+
+/** The fields of a control event's data; none if it is no JSON object. */
+function fields(data: string): Control {
+  try {
+    return JSON.parse(data) ?? {};
+  } catch {
+    return {} as Control;
+  }
 }

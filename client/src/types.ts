@@ -81,7 +81,10 @@ export type SSEError = { readonly message: string } & (
       readonly cause?: unknown;
     }
   | {
-      /** Any status but 200 and 204. 5xx, 408, 425 and 429 are tried again, others are final. */
+      /**
+       * Any status but 200 and 204. 5xx, 408, 425 and 429 are tried again. So are 404 and 410 of a stream
+       * that had been open, slowly. Others are final.
+       */
       readonly type: "http";
       readonly status: number;
       /** `Retry-After`; 0 if the answer had none, or did not expose it to another origin. */
@@ -100,7 +103,8 @@ export type SSEError = { readonly message: string } & (
       /**
        * The server ended the stream and said why: `shutdown`, `lifetime`, `expired`, `disconnected`,
        * `hub_closed`, or did not take one more: `max_connections`, `max_connections_per_user`,
-       * `max_connections_per_ip`, `starting`. Final are `hub_closed` and a second `disconnected`.
+       * `max_connections_per_ip`, `starting`. A second `disconnected` is final; after
+       * `hub_closed` the client comes back slowly.
        */
       readonly type: "terminated";
       readonly reason: string;

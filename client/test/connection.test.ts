@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { delayOf, fullJitter } from "../src/backoff.js";
 import { createSSE, type SSEClient, type SSEError, type SSEOptions } from "../src/index.js";
 import { connected, fakeServer, settle, status } from "./fake-server.js";
 
@@ -183,9 +184,9 @@ describe("after the end of a connection", () => {
     const off = sse.on("*", () => {});
     await server.last.send(
       connected("c-1"),
-      'event: sse.closing\ndata: {"reason":"shutdown","retryMs":50}\n\ndata: 1\nid: e-99\n\n',
+      'event: sse.closing\ndata: {"reason":"shutdown","retryMs":100}\n\ndata: 1\nid: e-99\n\n',
     );
-    await wait(50);
+    await wait(100);
     expect(server.last.headers.get("Last-Event-ID")).toBe("e-1");
     expect(sse.getSnapshot().messages).toEqual([]);
     off();
@@ -381,6 +382,51 @@ describe("status policy", () => {
     await server.last.send(connected("c-1"));
     expect(statusOf(sse)).toBe("open");
   });
+  test("404 of a stream that had been open: back slowly", async () => {
+    const sse = await start();
+    await server.last.send(connected("c-1"));
+    server.answers.push(status(404));
+    await server.last.end();
+    await wait(2000);
+    expect(sse.getSnapshot()).toMatchObject({
+      connectionStatus: "reconnecting",
+      error: { type: "http", status: 404 },
+    });
+    await wait(60_000);
+    expect(server.calls).toHaveLength(3);
+  });
+  for (const thrown of [new Error("mine"), Object.create(null)]) {
+    test(`a shouldReconnect that throws is reported and counts as true (${typeof thrown.message})`, async () => {
+      const reported: unknown[] = [];
+      const caught = (error: unknown) => reported.push(error);
+      process.on("uncaughtException", caught);
+      const sse = await start({
+        shouldReconnect: () => {
+          throw thrown;
+        },
+      });
+      await server.last.send(connected("c-1"));
+      await server.last.cut();
+      expect(sse.getSnapshot()).toMatchObject({ connectionStatus: "reconnecting" });
+      expect(errors).toHaveLength(1);
+      await wait(2000);
+      expect(server.calls).toHaveLength(2);
+      process.off("uncaughtException", caught);
+      expect(reported).toEqual([thrown]);
+    });
+    test(`headers that throw are tried again, whatever they throw (${typeof thrown.message})`, async () => {
+      let n = 0;
+      await start({
+        headers: () => {
+          if (!n++) throw thrown;
+          return {};
+        },
+      });
+      expect(errors).toEqual([expect.objectContaining({ type: "network" })]);
+      await wait(500);
+      expect(server.calls).toHaveLength(1);
+    });
+  }
   test("shouldReconnect may end it", async () => {
     server.answers.push(status(503), status(503), status(503));
     const sse = await start({ shouldReconnect: (_, attempts) => attempts < 2 });
@@ -444,6 +490,36 @@ describe("waits", () => {
     expect(Number(sse.getSnapshot().retryAt) - Date.now()).toBe(3000);
   });
 
+  for (const retry of ["0", "99999999999999999999"]) {
+    test(`retry: ${retry} makes no busy loop and no endless wait`, async () => {
+      const sse = await start();
+      await server.last.send(`retry: ${retry}\n\n`);
+      await server.last.end();
+      for (let i = 0; i < 1100; i++) {
+        const delay = Number(sse.getSnapshot().retryAt) - Date.now();
+        expect(delay).toBeGreaterThanOrEqual(100);
+        expect(delay).toBeLessThanOrEqual(30_000);
+        if (i > 12) expect(delay).toBe(30_000);
+        server.answers.push(status(503));
+        await wait(delay);
+      }
+    });
+  }
+  for (const ms of [0, -5, NaN, Infinity, "soon" as unknown as number]) {
+    test(`minMs, maxMs and retryMs of ${ms} give a wait that a timer takes`, async () => {
+      for (const random of [0, 1]) {
+        vi.mocked(Math.random).mockReturnValue(random);
+        for (const failures of [0, 1, 40, 2000, Infinity]) {
+          const jitter = fullJitter(failures, ms, ms);
+          for (const delay of [delayOf(jitter), delayOf(ms), delayOf(ms + jitter)]) {
+            expect(delay).toBeGreaterThanOrEqual(100);
+            expect(delay).toBeLessThan(2 ** 31);
+          }
+        }
+      }
+    });
+  }
+
   test("Retry-After in seconds is the least", async () => {
     server.answers.push(status(503, { "Retry-After": "7" }));
     const sse = await start();
@@ -497,14 +573,79 @@ describe("what the server says", () => {
     expect(statusOf(sse)).toBe("failed");
     expect(server.calls).toHaveLength(2);
   });
-  test("sse.closing hub_closed: failed", async () => {
+  test("disconnected again at once: failed, however long the stream was open before", async () => {
+    const sse = await start({ backoff: { resetAfterMs: 10_000 } });
+    await server.last.send(connected("c-1"));
+    await wait(12_000);
+    await server.last.send(closing("disconnected"));
+    await wait(4000);
+    await server.last.send(connected("c-2"), closing("disconnected"));
+    expect(statusOf(sse)).toBe("failed");
+    expect(server.calls).toHaveLength(2);
+  });
+  test("disconnected hours after a first one: back once", async () => {
+    const sse = await start();
+    await server.last.send(connected("c-1"), closing("disconnected"));
+    await wait(4000);
+    await server.last.send(connected("c-2", { heartbeat: 0 }));
+    await wait(3 * 3600_000);
+    await server.last.send(closing("disconnected"));
+    expect(statusOf(sse)).toBe("reconnecting");
+  });
+  test("hub_closed, and then 404 and 410: back slowly, each time later", async () => {
+    server.answers.push();
     const sse = await start();
     await server.last.send(connected("c-1"), closing("hub_closed"));
-    expect(sse.getSnapshot()).toMatchObject({
-      connectionStatus: "failed",
-      error: { type: "terminated", reason: "hub_closed" },
-    });
+    const waits: number[] = [];
+    for (const code of [404, 410, 404, 404, 404]) {
+      expect(statusOf(sse)).toBe("reconnecting");
+      waits.push(Number(sse.getSnapshot().retryAt) - Date.now());
+      server.answers.push(status(code));
+      await wait(waits.at(-1) as number);
+      expect(sse.getSnapshot().error).toMatchObject({ type: "http", status: code });
+    }
+    expect(waits).toEqual([60_000, 120_000, 240_000, 300_000, 300_000]);
+    vi.mocked(Math.random).mockReturnValue(0);
+    await wait(300_000);
+    await server.last.send(connected("c-2", { heartbeat: 0 }));
+    await wait(20_000);
+    await server.last.send(closing("hub_closed"));
+    expect(Number(sse.getSnapshot().retryAt) - Date.now()).toBe(30_000);
+    await wait(30_000);
+    await server.last.send(connected("c-3"));
+    expect(sse.getSnapshot()).toMatchObject({ connectionStatus: "open", connectionId: "c-3" });
   });
+  test("a slow wait is not cut short by a new network", async () => {
+    const page = Object.assign(new EventTarget(), { visibilityState: "visible", baseURI: URL_ });
+    vi.stubGlobal("document", page);
+    vi.stubGlobal("addEventListener", page.addEventListener.bind(page));
+    vi.stubGlobal("removeEventListener", page.removeEventListener.bind(page));
+    await start();
+    await server.last.send(connected("c-1"), closing("hub_closed"));
+    page.dispatchEvent(new Event("online"));
+    await wait(20_000);
+    expect(server.calls).toHaveLength(1);
+  });
+  test("a server that sends everybody away at once is asked less and less", async () => {
+    await start();
+    for (let i = 0; i < 600; i++) {
+      if (!server.last.aborted) await server.last.send(connected("c"), closing("shutdown", 1));
+      await wait(1000);
+    }
+    expect(server.calls.length).toBeLessThan(40);
+  });
+  for (const data of ["no JSON", "null", "[]", '"x"', ""]) {
+    test(`another server's sse.note with ${JSON.stringify(data)} ends nothing`, async () => {
+      const sse = await start();
+      const off = sse.on("*", () => {});
+      await server.last.send(`event: sse.note\ndata: ${data}\n\n`, "data: 1\n\n");
+      expect(sse.getSnapshot()).toMatchObject({
+        connectionStatus: "open",
+        messages: [{ data: 1 }],
+      });
+      off();
+    });
+  }
   test("sse.closing without a delay: back after a jittered one", async () => {
     const sse = await start();
     await server.last.send(connected("c-1"), 'event: sse.closing\ndata: {"reason":"shutdown"}\n\n');
@@ -603,6 +744,13 @@ describe("watchdog", () => {
     await wait(100 * 24 * 3600_000);
     expect(statusOf(sse)).toBe("open");
   });
+  test("a clock that is set back delays it by no more than one period", async () => {
+    const sse = await start({ idleTimeoutMs: 500 });
+    await server.last.send(connected("c-1"));
+    vi.setSystemTime(Date.now() - 3600_000);
+    await wait(1000);
+    expect(sse.getSnapshot().error).toMatchObject({ type: "idle-timeout" });
+  });
   test("a heartbeat of 0 switches it off", async () => {
     const sse = await start();
     await server.last.send(connected("c-1", { heartbeat: 0 }));
@@ -628,6 +776,21 @@ describe("wake-up", () => {
     fire("online");
     await settle();
     expect(server.calls).toHaveLength(2);
+  });
+  test("after a long open connection waits start small, also if a wake-up ended it", async () => {
+    const sse = await start({ backoff: { minMs: 500, resetAfterMs: 500 } });
+    for (let i = 0; i < 10; i++) {
+      await server.last.cut();
+      await wait(30_000);
+    }
+    await server.last.send(connected("c-1").replace("retry: 2000\n", ""));
+    await wait(2500);
+    // The event comes before the network is there.
+    server.answers.push(async () => Promise.reject(new TypeError("no network")));
+    fire("online");
+    await settle();
+    expect(sse.getSnapshot()).toMatchObject({ connectionStatus: "reconnecting", attempt: 1 });
+    expect(Number(sse.getSnapshot().retryAt) - Date.now()).toBe(500);
   });
   test("online replaces a connection that may be dead", async () => {
     await start();

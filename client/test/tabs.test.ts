@@ -200,7 +200,7 @@ test("a gap, an error and a failure are told to all", async () => {
   await server.last.send(connected("c-1"), 'event: sse.gap\ndata: {"reason":"epoch"}\nid: f-1\n\n');
   expect(follower.gaps).toEqual(["epoch"]);
   await server.last.send('event: sse.closing\ndata: {"reason":"hub_closed","retryMs":1}\n\n');
-  expect(follower.sse.getSnapshot().connectionStatus).toBe("failed");
+  expect(follower.sse.getSnapshot().connectionStatus).toBe("reconnecting");
   expect(onError).toHaveBeenCalledExactlyOnceWith(
     expect.objectContaining({ type: "terminated", reason: "hub_closed" }),
   );
