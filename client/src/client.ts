@@ -1,7 +1,7 @@
 import { guard, textOf } from "./guard.js";
 import { resolve } from "./page.js";
-import { type Source, sourceOf } from "./source.js";
-import { IDLE, type News, openStream, type RawEvent, type Resume, type Sink } from "./stream.js";
+import { type Membership, type Open, sourceOf } from "./source.js";
+import { IDLE, type News, openStream, type RawEvent } from "./stream.js";
 import { canShareTabs, openInTabs } from "./tabs.js";
 import type {
   ConnectionStatus,
@@ -34,8 +34,7 @@ export function createSSE<E = DefaultEvents>(
 
   // By event type; those of every type under "*", those of the snapshot under "".
   const listeners = new Map<string, Set<(message: never) => void>>();
-  let source: Source | undefined;
-  let leave: (() => void) | undefined; // set while joined to the source
+  let membership: Membership | undefined; // set while joined to a source
 
   let state: StreamState = IDLE;
   let messages: SSEMessage<E>[] = [];
@@ -90,7 +89,7 @@ export function createSSE<E = DefaultEvents>(
     call("*", message);
   }
 
-  function sink({ state: next, events = [], position, gap, error }: News) {
+  function sink({ state: next, events = [], position, gap, error }: News, joined: Membership) {
     if (next) {
       if (user !== null && next.user !== null && next.user !== user) clear();
       user = next.user ?? user;
@@ -98,10 +97,11 @@ export function createSSE<E = DefaultEvents>(
       changed();
     }
     for (const event of events) {
-      if (!leave) return; // a listener closed this client
       take(event);
+      // A listener closed this client, and may have opened it again.
+      if (membership !== joined) return;
     }
-    if (position !== undefined) {
+    if (position !== undefined && position !== lastEventId) {
       lastEventId = position;
       changed();
     }
@@ -110,7 +110,7 @@ export function createSSE<E = DefaultEvents>(
   }
 
   function join() {
-    if (leave || state.connectionStatus === "closed") return;
+    if (membership || state.connectionStatus === "closed") return;
     const target = resolve(url);
     lastEventId ||= options.lastEventId ?? "";
     const { share = "page", credentials = "same-origin", headers } = options;
@@ -118,26 +118,25 @@ export function createSSE<E = DefaultEvents>(
       options.identity ??
       (typeof headers === "function" ? "" : JSON.stringify([...new Headers(headers)]));
     const key = JSON.stringify([target.href, identity, credentials]);
-    const open = (to: Sink, last: News) => {
-      const from: Resume = {
-        lastEventId: last.position ?? lastEventId,
-        connectionId: (last.state ?? state).connectionId,
-      };
-      if (share !== "tabs" || !canShareTabs()) return openStream(target, options, to, from);
-      return openInTabs(
-        `caddy-sse ${key}`,
-        (sink, resume) => openStream(target, options, sink, resume),
-        to,
-        from.lastEventId,
-      );
-    };
-    source = sourceOf(share ? `${share} ${key}` : listeners, open);
-    leave = source.join(sink);
+    const own: Open = (to, from, live) => openStream(target, to, from, live);
+    const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
+    const source = sourceOf(share ? `${share} ${key}` : listeners, shared, own);
+    const { connectionId } = state;
+    // Set before, because the first news come at once.
+    const joined: Membership = { reconnect() {}, leave() {} };
+    membership = joined;
+    const mine = source.join(
+      (news) => membership === joined && sink(news, joined),
+      { lastEventId, connectionId },
+      options,
+    );
+    Object.assign(joined, mine);
+    if (membership !== joined) mine.leave();
   }
 
-  function part(connectionStatus: ConnectionStatus) {
-    leave?.();
-    leave = undefined;
+  function part(connectionStatus: ConnectionStatus, now = false) {
+    membership?.leave(now);
+    membership = undefined;
     state = { ...IDLE, connectionStatus, connectionId: state.connectionId };
     changed();
   }
@@ -152,7 +151,10 @@ export function createSSE<E = DefaultEvents>(
     join();
     return () => {
       set.delete(mine);
-      if (leave && !wanted()) part("idle");
+      // Not at once: a listener may be replaced while it is called.
+      setTimeout(() => {
+        if (membership && !wanted()) part("idle", true);
+      });
     };
   }
 
@@ -173,12 +175,9 @@ export function createSSE<E = DefaultEvents>(
         lastEventId,
       })),
     reconnect() {
-      if (leave) return source?.reconnect();
+      if (membership) return membership.reconnect();
       part("idle");
-      if (!wanted()) return;
-      join();
-      // Others may have kept a stream that has ended.
-      if (/failed|closed/.test(state.connectionStatus)) source?.reconnect();
+      if (wanted()) join();
     },
     close: () => part("closed"),
     clear,

@@ -1,12 +1,13 @@
+const FORM = /^([^-]+)-(\d+)(?:-([0-9a-z]{4}))?$/;
+
 /**
- * Whether `id` is at or before `position`. Positions are `<epoch>-<seq>` and only those of one epoch
- * have an order; of two others nothing is known, and the answer is no.
+ * The order of two positions, `<epoch>-<seq>-<tag>` or without the tag: negative, 0 or positive. NaN if
+ * they have none: other epochs, two tags of one `seq` (another history), or not this form.
  */
-export function isSeen(id: string, position: string): boolean {
-  const cut = id.lastIndexOf("-") + 1;
-  return (
-    cut > 0 &&
-    id.slice(0, cut) === position.slice(0, cut) &&
-    Number(id.slice(cut)) <= Number(position.slice(cut))
-  );
+export function compare(a: string, b: string): number {
+  if (a === b) return 0;
+  const [, epoch, seq, tag] = FORM.exec(a) ?? [];
+  const [, epochB, seqB, tagB] = FORM.exec(b) ?? [];
+  const order = epoch === epochB ? Number(seq) - Number(seqB) : NaN;
+  return order === 0 && tag && tagB && tag !== tagB ? NaN : order;
 }

@@ -11,23 +11,28 @@ export interface RawEvent {
   readonly data: string;
 }
 
-/** What a stream has to tell: one or more of these. */
+/** What a stream has to tell: one or more of these, or nothing but that it is alive. */
 export interface News {
   state?: StreamState | undefined;
-  /** What one chunk brought; none if it was a heartbeat. With `position`. */
-  events?: readonly RawEvent[];
-  /** The position after these events. */
+  /** The position before these news, and the one after them. One stream's news follow each other. */
+  from?: string | undefined;
   position?: string | undefined;
+  /** What one chunk brought; none if it was a heartbeat. */
+  events?: readonly RawEvent[] | undefined;
   gap?: Gap;
   error?: SSEError;
+  /** In how many milliseconds there will be news again, if only of a byte. */
+  silenceMs?: number | undefined;
+  /** The tab that has the stream says nothing any more. */
+  deaf?: boolean;
 }
 
 /** Who a stream reports to. Never called after the stream's `close()`. */
 export type Sink = (news: News) => void;
 
 export interface Stream {
-  /** Connects anew, from the position reached or the one given. */
-  reconnect(from?: string): void;
+  /** Connects anew, from the position reached. */
+  reconnect(): void;
   close(): void;
 }
 
@@ -48,22 +53,20 @@ export const IDLE: StreamState = {
 
 // Two and a half heartbeats without a byte are a dead connection; 15 s each until the server has said.
 const HEARTBEATS = 2.5;
-const UNSAID_MS = 15_000 * HEARTBEATS;
+const UNSAID_MS = 15_000;
 const MAX_EVENT = 2 ** 24;
 
 /** Opens a stream and keeps it open: one connection at a time, until `close()` or a final error. */
 export function openStream(
   url: URL,
-  options: StreamOptions,
   sink: Sink,
   { lastEventId, connectionId }: Resume,
+  options: () => StreamOptions,
 ): Stream {
-  const { minMs = 500, maxMs = 30_000, resetAfterMs = 10_000 } = options.backoff ?? {};
-
   // What is known over all attempts.
   let state: StreamState = { ...IDLE, connectionId };
-  let base = minMs;
-  let idleMs = options.idleTimeoutMs ?? UNSAID_MS;
+  let asked: number | undefined; // by `retry:`
+  let heartbeatMs = UNSAID_MS;
   let failures = 0;
   let absences = 0; // how often in a row the hub or the address was gone
   let known = connectionId !== null; // the stream has been open before
@@ -78,6 +81,8 @@ export function openStream(
   // The next attempt if none runs, else its watchdog.
   let timer: ReturnType<typeof setTimeout> | undefined;
 
+  const idleMs = () => options().idleTimeoutMs ?? HEARTBEATS * heartbeatMs;
+
   function set(change: Partial<StreamState>, error?: SSEError) {
     state = { ...state, ...change };
     sink(error ? { state, error } : { state });
@@ -89,6 +94,7 @@ export function openStream(
     run?.abort();
     run = undefined;
     // Not at the first byte: a server that crashes after each accept would be asked without a pause.
+    const { resetAfterMs = 10_000 } = options().backoff ?? {};
     if (openedAt && Date.now() - openedAt >= resetAfterMs) {
       failures = absences = 0;
       sentAway = false;
@@ -102,16 +108,17 @@ export function openStream(
   }
 
   /** Schedules the next attempt: a jittered wait after the one that the server asked for, or exactly then. */
-  function retry(error: SSEError, asked = 0, exactly = false) {
+  function retry(error: SSEError, least = 0, exactly = false) {
     const now = Date.now();
     stop();
-    if (guard(() => options.shouldReconnect?.(error, failures)) === false) {
+    const { shouldReconnect, backoff: { minMs = 500, maxMs = 30_000 } = {} } = options();
+    if (guard(() => shouldReconnect?.(error, failures)) === false) {
       return end("failed", error);
     }
     // Exactly then the first time only: a server that sends everybody away at once is asked less and less.
-    const jitter = exactly && !failures ? 0 : fullJitter(failures, base, maxMs);
-    const delay = delayOf(exactly ? Math.max(asked, jitter) : asked + jitter);
-    patient = asked > 0;
+    const jitter = exactly && !failures ? 0 : fullJitter(failures, asked ?? minMs, maxMs);
+    const delay = delayOf(exactly ? Math.max(least, jitter) : least + jitter);
+    patient = least > 0;
     timer = setTimeout(attempt, delay);
     failures++;
     set(
@@ -125,9 +132,9 @@ export function openStream(
     clearTimeout(timer);
     // A clock that was set back would make the last byte one of the future.
     lastByteAt = Math.min(lastByteAt, Date.now());
-    const left = lastByteAt + idleMs - Date.now();
+    const left = lastByteAt + idleMs() - Date.now();
     if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
-    else retry({ type: "idle-timeout", message: `no byte for ${idleMs} ms` });
+    else retry({ type: "idle-timeout", message: `no byte for ${idleMs()} ms` });
   }
 
   function request(headers: Headers): URL {
@@ -153,13 +160,13 @@ export function openStream(
     watch();
     set({ connectionStatus: "reconnecting", retryAt: null, ...change });
     try {
-      const { headers: given } = options;
+      const { headers: given, credentials = "same-origin", fetch = globalThis.fetch } = options();
       const headers = new Headers(typeof given === "function" ? await given() : given);
       if (mine !== run) return;
       headers.set("Accept", "text/event-stream");
-      const response = await (options.fetch ?? fetch)(request(headers), {
+      const response = await fetch(request(headers), {
         headers,
-        credentials: options.credentials ?? "same-origin",
+        credentials,
         cache: "no-store",
         signal: mine.signal,
       });
@@ -195,7 +202,7 @@ export function openStream(
     } else if (status === 204) {
       // [HTML spec 9.2] 204 tells a client to stop reconnecting.
       end("closed");
-    } else if (status === 401 && typeof options.headers === "function" && !refreshed) {
+    } else if (status === 401 && typeof options().headers === "function" && !refreshed) {
       refreshed = true;
       void attempt();
     } else {
@@ -221,29 +228,35 @@ export function openStream(
   /** The parser of one connection. `alive` turns false when one of its events has ended the connection. */
   function createFeed(alive: () => boolean): (text: string) => void {
     let batch: RawEvent[] = [];
-    let position = lastEventId;
-    const flush = () => {
-      if (!batch.length && position === lastEventId) return;
-      const events = batch;
-      batch = [];
-      position = lastEventId;
-      sink({ events, position });
+    let from = lastEventId;
+    let confirmed = false; // the server has named the position
+    const flush = (news: News = {}, position = lastEventId) => {
+      if (batch.length || confirmed) {
+        news = { from, position, events: batch, ...news };
+        batch = [];
+        from = position;
+        confirmed = position !== lastEventId;
+      }
+      sink(news);
     };
     // An event over `maxBufferSize` makes the next feed throw, and so ends the connection.
     const parser = createParser({
       maxBufferSize: MAX_EVENT,
       // [HTML spec 9.2.6] an id counts when its block ends, with or without data; an empty one clears it.
       onId(id) {
-        if (alive()) lastEventId = id;
+        if (!alive()) return;
+        lastEventId = id;
+        confirmed = true;
       },
       onRetry(ms) {
-        base = ms;
+        asked = ms;
       },
       onEvent({ event = "message", data }) {
         if (!alive()) return;
         if (event.startsWith("sse.")) {
-          flush();
-          control(event, data);
+          // Its own id is already the position, and that is not where these events lead.
+          if (batch.length) flush({}, batch.at(-1)?.id);
+          control(event, data, flush);
         } else {
           batch.push({ id: lastEventId, type: event, data });
         }
@@ -253,7 +266,7 @@ export function openStream(
       parser.feed(text);
       if (!alive()) return;
       if (!openedAt) opened({});
-      flush();
+      flush({ silenceMs: idleMs() });
     };
   }
 
@@ -265,16 +278,17 @@ export function openStream(
   }
 
   /** The events that the server itself sends. Another server may send some of these names, with anything in them. */
-  function control(event: string, data: string) {
+  function control(event: string, data: string, flush: (news?: News) => void) {
     const { reason, retryMs, connectionId, user, heartbeat } = fields(data);
     if (event === "sse.connected") {
-      if (heartbeat !== undefined && options.idleTimeoutMs === undefined) {
-        idleMs = HEARTBEATS * heartbeat || Infinity;
+      if (heartbeat !== undefined) {
+        heartbeatMs = heartbeat || Infinity;
         watch();
       }
+      flush();
       opened({ connectionId, user: user ?? "" });
     } else if (event === "sse.gap") {
-      sink({ gap: { reason, id: lastEventId } });
+      flush({ gap: { reason, id: lastEventId } });
     } else if (event === "sse.closing" || event === "sse.rejected") {
       const error: SSEError = { type: "terminated", reason, message: `${event}: ${reason}` };
       stop();
@@ -292,7 +306,7 @@ export function openStream(
     if (type !== "online" && document.visibilityState === "hidden") return;
     if (run) {
       // A new network leaves the old connection dead without a word.
-      if (type === "online" || Date.now() - lastByteAt >= idleMs) void attempt();
+      if (type === "online" || Date.now() - lastByteAt >= idleMs()) void attempt();
     } else if (state.retryAt && !patient) {
       void attempt();
     }
@@ -301,8 +315,7 @@ export function openStream(
   void attempt(connectionId ? {} : { connectionStatus: "connecting" });
 
   return {
-    reconnect(from = lastEventId) {
-      lastEventId = from;
+    reconnect() {
       stop();
       failures = absences = 0;
       refreshed = sentAway = false;

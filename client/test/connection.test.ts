@@ -942,6 +942,70 @@ describe("sharing on a page", () => {
     for (const { off } of [a, b]) off();
   });
 
+  test("who joins at an earlier position gets what was missed, from a connection of its own", async () => {
+    const a = open();
+    await settle();
+    await server.last.send(connected("c-1"), "data: 2\nid: e-2\n\n", "data: 3\nid: e-3\n\n");
+    const shared = server.last;
+    const gaps: string[] = [];
+    const b = open({ lastEventId: "e-1", onGap: ({ reason }) => gaps.push(reason) });
+    const c = open({ lastEventId: "e-1" });
+    await settle();
+    expect(server.calls).toHaveLength(2);
+    expect(server.last.headers.get("Last-Event-ID")).toBe("e-1");
+    await server.last.send(connected("c-2"), "data: 2\nid: e-2\n\n", "data: 3\nid: e-3\n\n");
+    await shared.send("data: 4\nid: e-4\n\n");
+    expect([a.got, b.got, c.got]).toEqual([
+      [2, 3, 4],
+      [2, 3, 4],
+      [2, 3, 4],
+    ]);
+    expect(gaps).toEqual([]);
+    expect(server.calls[1]?.aborted).toBe(true);
+    for (const { off } of [a, b, c]) off();
+  });
+
+  test("close() and reconnect() in a listener lose nothing of the chunk", async () => {
+    for (const later of [false, true]) {
+      for (const others of [false, true]) {
+        const before = server.calls.length;
+        const other = open();
+        const a = open();
+        if (!others) other.off();
+        await settle();
+        const stopper = a.sse.on("*", ({ data }) => {
+          if (data !== 1) return;
+          a.sse.close();
+          if (later) queueMicrotask(() => a.sse.reconnect());
+          else a.sse.reconnect();
+        });
+        const chunk = [1, 2, 3].map((n) => `data: ${n}\nid: e-${n}\n\n`);
+        await server.last.send(connected("c-1").replace("e-1", "e-0"), chunk.join(""));
+        await settle();
+        expect(server.calls).toHaveLength(before + 2);
+        expect(server.last.headers.get("Last-Event-ID")).toBe("e-1");
+        await server.last.send(connected("c-2"), ...chunk.slice(1));
+        expect(a.got).toEqual([1, 2, 3]);
+        expect(a.sse.getSnapshot().lastEventId).toBe("e-3");
+        for (const { off } of [a, other]) off();
+        stopper();
+        await settle();
+      }
+    }
+  });
+
+  test("the stream uses the options of a client that is still here", async () => {
+    const a = open({ headers: () => ({ Authorization: "A" }), identity: "x" });
+    const b = open({ headers: () => ({ Authorization: "B" }), identity: "x" });
+    await settle();
+    a.off();
+    await settle();
+    await server.last.end();
+    await wait(500);
+    expect(server.last.headers.get("Authorization")).toBe("B");
+    b.off();
+  });
+
   test("reconnect() revives a stream that ended and that others still hold", async () => {
     server.answers.push(status(403));
     const a = open();

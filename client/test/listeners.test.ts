@@ -104,6 +104,14 @@ async function run(seed: number) {
       malformed = 0;
     },
     () => sse.reconnect(),
+    () => {
+      sse.close();
+      sse.reconnect();
+    },
+    () => {
+      sse.close();
+      queueMicrotask(() => sse.reconnect());
+    },
   ];
   const all: number[] = [];
   const off = sse.on("*", ({ data, id }) => {

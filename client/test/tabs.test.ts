@@ -1,57 +1,10 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { isSeen } from "../src/position.js";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { ConnectionStatus, SSEOptions } from "../src/types.js";
-import { connected, fakeServer, settle } from "./fake-server.js";
+import { fakeBrowser } from "./fake-browser.js";
+import { connected, fakeServer, settle, status } from "./fake-server.js";
 
 const URL_ = "https://example.com/events";
 type Any = Record<string, unknown>;
-
-/** What the tabs of one browser have in common: locks and channels. */
-function fakeBrowser() {
-  const queues = new Map<string, (() => void)[]>();
-  const channels = new Map<string, Set<FakeChannel>>();
-
-  class FakeChannel {
-    onmessage?: (event: { data: unknown }) => void;
-    constructor(readonly name: string) {
-      channels.set(name, (channels.get(name) ?? new Set()).add(this));
-    }
-    postMessage(data: unknown) {
-      const text = JSON.stringify(data);
-      for (const other of channels.get(this.name) ?? []) {
-        if (other === this) continue;
-        queueMicrotask(() => {
-          if (channels.get(this.name)?.has(other)) other.onmessage?.({ data: JSON.parse(text) });
-        });
-      }
-    }
-    close() {
-      channels.get(this.name)?.delete(this);
-    }
-  }
-
-  async function request(
-    name: string,
-    { signal }: { signal: AbortSignal },
-    held: () => Promise<void>,
-  ) {
-    const queue = queues.get(name) ?? [];
-    queues.set(name, queue);
-    await new Promise<void>((resolve, reject) => {
-      signal.addEventListener("abort", () => reject(signal.reason));
-      queue.push(resolve);
-      if (queue.length === 1) resolve();
-    });
-    if (signal.aborted) queue.shift();
-    else await held().finally(() => queue.shift());
-    queue[0]?.();
-  }
-
-  vi.stubGlobal("isSecureContext", true);
-  vi.stubGlobal("BroadcastChannel", FakeChannel);
-  vi.stubGlobal("navigator", { locks: { request } });
-  return { names: () => [...queues.keys()] };
-}
 
 let server: ReturnType<typeof fakeServer>;
 let browser: ReturnType<typeof fakeBrowser>;
@@ -139,8 +92,9 @@ test("a tab that waits for a replay keeps its position when another one joins", 
   await openTab();
   await server.last.send(connected("c-1"), event(2), event(3));
   const rendered = await openTab({ lastEventId: "e-2" });
+  const own = server.last;
   await openTab();
-  await server.last.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  await own.send(connected("c-2").replace("e-1", "e-2"), event(3));
   expect(rendered.got).toEqual([3]);
 });
 
@@ -175,15 +129,133 @@ test("a tab that knows an earlier position gets what it missed, the others nothi
   const a = await openTab();
   const b = await openTab();
   await server.last.send(connected("c-1"), event(2), event(3), event(4));
+  const shared = server.last;
   const rendered = await openTab({ lastEventId: "e-2" });
+  const own = server.last;
   expect(server.calls).toHaveLength(2);
-  expect(server.last.headers.get("Last-Event-ID")).toBe("e-2");
-  await server.last.send(connected("c-2").replace("e-1", "e-2"), event(3), event(4), event(5));
+  expect(own.headers.get("Last-Event-ID")).toBe("e-2");
+  expect(own.url.searchParams.has("previous")).toBe(false);
+  await own.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  await shared.send(event(5));
+  expect(rendered.got).toEqual([3]);
+  await own.send(event(4), event(5));
+  expect(own.aborted).toBe(true);
+  await shared.send(event(6));
   expect([a.got, b.got]).toEqual([
-    [2, 3, 4, 5],
-    [2, 3, 4, 5],
+    [2, 3, 4, 5, 6],
+    [2, 3, 4, 5, 6],
   ]);
-  expect(rendered.got).toEqual([3, 4, 5]);
+  expect(rendered.got).toEqual([3, 4, 5, 6]);
+  expect(rendered.sse.getSnapshot()).toMatchObject({
+    connectionStatus: "open",
+    connectionId: "c-1",
+  });
+  expect(server.calls).toHaveLength(2);
+});
+
+for (const from of ["earliest", "d-7", "d-7-abcd", "e-4-zzzz", "not one of ours"]) {
+  test(`a tab at ${from} is told its gap and gets its history, and nobody else`, async () => {
+    const a = await openTab();
+    await server.last.send(connected("c-1"), "data: 4\nid: e-4-aaaa\n\n");
+    const late = await openTab({ lastEventId: from });
+    const own = server.last;
+    expect(server.calls).toHaveLength(2);
+    expect(own.headers.get("Last-Event-ID")).toBe(from);
+    await own.send(
+      'event: sse.connected\ndata: {"connectionId":"c-2","user":"alice","heartbeat":15000}\n\n',
+    );
+    expect(own.aborted).toBe(false);
+    await own.send('event: sse.gap\ndata: {"reason":"epoch"}\nid: e-2-aaaa\n\n');
+    expect(own.aborted).toBe(false);
+    await own.send("data: 4\nid: e-4-aaaa\n\n");
+    expect(own.aborted).toBe(true);
+    await server.calls[0]?.send("data: 5\nid: e-5-aaaa\n\n");
+    expect([a.gaps, a.got]).toEqual([[], [4, 5]]);
+    expect([late.gaps, late.got]).toEqual([["epoch"], [4, 5]]);
+  });
+}
+
+test("where the server takes no second connection, the tab is told a gap and shares", async () => {
+  await openTab();
+  await server.last.send(connected("c-1"), event(2), event(3));
+  const rendered = await openTab({ lastEventId: "e-2" });
+  await server.last.send(
+    'event: sse.rejected\ndata: {"reason":"max_connections_per_user","retryMs":60000}\n\n',
+  );
+  expect(rendered.gaps).toEqual(["max_connections_per_user"]);
+  await server.calls[0]?.send(event(4));
+  expect(rendered.got).toEqual([4]);
+  expect(server.calls).toHaveLength(2);
+});
+
+test("who joins a failed or closed leader has it try once", async () => {
+  for (const code of [401, 204]) {
+    server.answers.push(status(code));
+    const leader = await openTab();
+    const before = server.calls.length;
+    const next = await openTab();
+    expect(server.calls).toHaveLength(before + 1);
+    await server.last.send(connected("c-1"), event(2));
+    expect(next.sse.getSnapshot().connectionStatus).toBe("open");
+    expect(leader.got).toEqual([2]);
+    next.close();
+    leader.close();
+    await settle();
+  }
+});
+
+test("an error that cannot be cloned or written as JSON is news as any other", async () => {
+  const onError = vi.fn();
+  const cause = Object.assign(new Error("no token"), { self: {}, fn() {}, big: 1n });
+  cause.self = cause;
+  await openTab({
+    onError,
+    headers: () => {
+      throw cause;
+    },
+  });
+  const onError2 = vi.fn();
+  const follower = await openTab({ onError: onError2 });
+  expect(onError).toHaveBeenCalledWith(expect.objectContaining({ type: "network", cause }));
+  expect(follower.sse.getSnapshot()).toMatchObject({
+    connectionStatus: "reconnecting",
+    error: { type: "network", message: "Error: no token" },
+  });
+});
+
+test("a follower whose leader says nothing any more gets its events itself", async () => {
+  await openTab();
+  const follower = await openTab();
+  await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
+  const shared = server.last;
+  // Heartbeats that move nothing are a sign of life.
+  for (let i = 0; i < 5; i++) {
+    await vi.advanceTimersByTimeAsync(4000);
+    await shared.send(":\n");
+  }
+  expect(server.calls).toHaveLength(1);
+  browser.block();
+  await vi.advanceTimersByTimeAsync(9900);
+  expect(server.calls).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(200);
+  const own = server.calls[1];
+  expect(own?.headers.get("Last-Event-ID")).toBe("e-2");
+  await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(follower.got).toEqual([2, 3]);
+  expect(follower.sse.getSnapshot().connectionStatus).toBe("open");
+  // The leader's page wakes up, and what it has to say is known.
+  browser.block(false);
+  await vi.advanceTimersByTimeAsync(2000);
+  const leaders = server.last;
+  await leaders.send(connected("c-3").replace("e-1", "e-2"), event(3));
+  expect(own?.aborted).toBe(true);
+  await leaders.send(event(4));
+  await leaders.send(event(5));
+  expect(follower.got).toEqual([2, 3, 4, 5]);
+  expect(follower.sse.getSnapshot()).toMatchObject({
+    connectionStatus: "open",
+    connectionId: "c-3",
+  });
 });
 
 test("identities are apart", async () => {
@@ -222,24 +294,4 @@ test("a page without the lock's storage has a stream of its own", async () => {
   const tab = await openTab();
   await server.last.send(connected("c-1"), event(2));
   expect(tab.got).toEqual([2]);
-});
-
-describe("isSeen", () => {
-  for (const [id, position, want] of [
-    ["e-1", "e-2", true],
-    ["e-2", "e-2", true],
-    ["e-3", "e-2", false],
-    ["e-10", "e-9", false],
-    ["e-9", "e-10", true],
-    ["f-1", "e-2", false],
-    ["e-1", "", false],
-    ["", "e-1", false],
-    ["abc", "abc", false],
-    ["a-b-1", "a-b-2", true],
-    ["a-b-1", "a-c-2", false],
-    ["x-y", "x-y", false],
-  ] as const) {
-    test(`${JSON.stringify(id)} at ${JSON.stringify(position)}: ${want}`, () =>
-      expect(isSeen(id, position)).toBe(want));
-  }
 });
