@@ -1,7 +1,7 @@
-import { createParser } from "eventsource-parser";
 import { delayOf, fullJitter, MAX_TIMER, retryAfter, slowJitter } from "./backoff.js";
 import { guard, textOf } from "./guard.js";
 import { onPage } from "./page.js";
+import { createParser } from "./parser.js";
 import type { Gap, SSEError, StreamOptions, StreamState } from "./types.js";
 
 /** One event as it came off the wire. */
@@ -173,8 +173,7 @@ export function openStream(
       if (mine !== run) return;
       if (!accept(response)) return;
       const body = response.body!.getReader();
-      // The parser drops one byte order mark, as it should; the decoder must leave it to it.
-      const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+      const decoder = new TextDecoder();
       const feed = createFeed(() => mine === run);
       for (;;) {
         const { done, value } = await body.read();
@@ -239,31 +238,29 @@ export function openStream(
       }
       sink(news);
     };
-    // An event over `maxBufferSize` makes the next feed throw, and so ends the connection.
-    const parser = createParser({
-      maxBufferSize: MAX_EVENT,
-      // [HTML spec 9.2.6] an id counts when its block ends, with or without data; an empty one clears it.
-      onId(id) {
+    const callbacks = {
+      onId(id: string) {
         if (!alive()) return;
         lastEventId = id;
         confirmed = true;
       },
-      onRetry(ms) {
+      onRetry(ms: number) {
         asked = ms;
       },
-      onEvent({ event = "message", data }) {
+      onEvent(type: string, data: string) {
         if (!alive()) return;
-        if (event.startsWith("sse.")) {
+        if (type.startsWith("sse.")) {
           // Its own id is already the position, and that is not where these events lead.
           if (batch.length) flush({}, batch.at(-1)?.id);
-          control(event, data, flush);
+          control(type, data, flush);
         } else {
-          batch.push({ id: lastEventId, type: event, data });
+          batch.push({ id: lastEventId, type, data });
         }
       },
-    });
+    };
+    const parse = createParser(callbacks, MAX_EVENT);
     return (text) => {
-      parser.feed(text);
+      parse(text);
       if (!alive()) return;
       if (!openedAt) opened({});
       flush({ silenceMs: idleMs() });

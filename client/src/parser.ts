@@ -1,0 +1,66 @@
+/** What a parser reports. */
+export interface ParserCallbacks {
+  /** At the end of each block that has an `id`, before its event. An empty one clears the position. */
+  onId(id: string): void;
+  onEvent(type: string, data: string): void;
+  onRetry(ms: number): void;
+}
+
+/**
+ * Parses an event stream [HTML spec 9.2.6], fed as decoded text without its byte order mark, in any pieces. Throws
+ * when one event has more than `maxSize` characters.
+ */
+export function createParser(
+  { onId, onEvent, onRetry }: ParserCallbacks,
+  maxSize: number,
+): (chunk: string) => void {
+  // The line that has not ended. In parts: to join them for each of many chunks would cost the square.
+  let parts: string[] = [];
+  let partsSize = 0;
+  let afterCR = false; // a line feed that follows belongs to it
+  let id: string | undefined;
+  let type = "";
+  let data: string | undefined;
+
+  function parseLine(line: string) {
+    if (!line) {
+      if (id !== undefined) onId(id);
+      if (data !== undefined) onEvent(type || "message", data);
+      id = data = undefined;
+      type = "";
+      return;
+    }
+    const colon = `${line}:`.indexOf(":");
+    const field = line.slice(0, colon);
+    const value = line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+    if (field === "data") data = data === undefined ? value : `${data}\n${value}`;
+    else if (field === "event") type = value;
+    else if (field === "id" && !value.includes("\0")) id = value;
+    else if (field === "retry" && /^\d+$/.test(value)) onRetry(Number(value));
+  }
+
+  return (chunk) => {
+    if (!chunk) return;
+    const text = afterCR && chunk[0] === "\n" ? chunk.slice(1) : chunk;
+    afterCR = chunk.endsWith("\r");
+    const lines = text.split(/\r\n|[\r\n]/);
+    const last = lines.pop() as string;
+    if (lines.length) {
+      lines[0] = parts.join("") + lines[0];
+      parts = [];
+      partsSize = 0;
+      for (const line of lines) {
+        parseLine(line);
+        check();
+      }
+    }
+    parts.push(last);
+    partsSize += last.length;
+    check();
+  };
+
+  function check() {
+    if (partsSize + (data?.length ?? 0) > maxSize)
+      throw new Error(`an event of more than ${maxSize} characters`);
+  }
+}
