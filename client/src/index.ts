@@ -1,12 +1,10 @@
 export { createSSE } from "./client.js";
+export type { Alert, Notification, Severity, Update } from "./payloads.js";
 export type {
-  Alert,
   BackoffOptions,
   ConnectionStatus,
   DefaultEvents,
   Gap,
-  Notification,
-  Severity,
   ShareOptions,
   SSEClient,
   SSEError,
@@ -15,5 +13,4 @@ export type {
   SSESnapshot,
   StreamOptions,
   StreamState,
-  Update,
 } from "./types.js";

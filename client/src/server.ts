@@ -1,25 +1,35 @@
 import { retryAfter } from "./backoff.js";
-import { createTransport } from "./transport.js";
-import type { Alert, Notification, Severity, Update } from "./types.js";
+import { textOf } from "./guard.js";
+import type { Alert, Notification, Severity, Update } from "./payloads.js";
+import { type Answer, readEndpoint } from "./transport.js";
 
-/** What an event carries, whomever it is for. */
-export interface Message {
+export type { Alert, Notification, Severity, Update };
+
+/** What an event carries, whomever it is for: exactly one of `data` and `text`, and how. */
+export type Message = Payload & MessageOptions;
+
+/** The payload: any JSON value, or `text` that is sent verbatim, as an HTML fragment for htmx or Turbo. */
+export type Payload = { data: unknown; text?: never } | { text: string; data?: never };
+
+/** What an event has beside its payload. */
+export interface MessageOptions {
   /** The event's type; in the browser what a listener is registered for. Default: none, a `message`. */
   type?: string;
-  /** Any JSON value. Exactly one of `data` and `text`. */
-  data?: unknown;
-  /** Sent verbatim, for example an HTML fragment for htmx or Turbo. */
-  text?: string;
   /** Idempotency key, at most 128 bytes: the same again within two minutes publishes nothing. Default: a random one. */
   key?: string;
   /** How long the event may be delivered, as `"30s"` or `"10m"`. Default: as long as history keeps it. */
   ttl?: string;
+  /** Makes the event a state: it replaces the earlier one with the same slot and targets. Default: none. */
+  slot?: string;
 }
 
 type Name = string | readonly string[];
+type Kind = "user" | "connection" | "session" | "topic";
 
 /** Whom an event is for: exactly one kind, one name or up to 1,000. */
-export type Target = { user: Name } | { connection: Name } | { session: Name } | { topic: Name };
+export type Target = {
+  [K in Kind]: Record<K, Name> & { [Other in Exclude<Kind, K>]?: never };
+}[Kind];
 
 /** The answer to a publish. */
 export interface Receipt {
@@ -45,8 +55,9 @@ export interface PublishError extends Error {
 /** Options of {@link createPublisher}. */
 export interface PublisherOptions {
   /**
-   * Where Caddy listens: the admin API, `"http://localhost:2019/sse"` or `"unix:///run/caddy-admin.sock"`,
-   * or an `sse_api` route, `"https://example.com/internal/sse"`.
+   * Where Caddy listens: the admin API, `"http://localhost:2019/sse"`, in another container
+   * `"http://caddy:2019/sse"`, or `"unix:///run/caddy-admin.sock"`; or an `sse_api` route,
+   * `"https://example.com/internal/sse"`. A name and password in it are sent as `Authorization`.
    */
   endpoint: string;
   /** The `Authorization` header, as `"Bearer ..."`, or a function that is asked for every attempt. Default: none. */
@@ -90,23 +101,37 @@ const MAX_WAIT = 30_000;
  * await sse.notifyUser("alice", "Your order has shipped");
  */
 export function createPublisher(options: PublisherOptions): Publisher {
-  const { auth, hub, timeoutMs = 15_000, retries = 3 } = options;
-  const transport = createTransport(options.endpoint, options.fetch);
+  const { hub, timeoutMs = 15_000, retries = 3 } = options;
+  const { shown, login, transport } = readEndpoint(options.endpoint, options.fetch);
+  const auth = options.auth ?? login;
   const query = hub ? `?hub=${encodeURIComponent(hub)}` : "";
 
   async function attempt(call: string, body: string, key: string): Promise<Receipt> {
     const headers: Record<string, string> = { "Content-Type": "application/json" };
-    if (auth) headers.Authorization = typeof auth === "function" ? await auth() : auth;
-    const answer = await transport(
-      `/${call}${query}`,
-      headers,
-      body,
-      AbortSignal.timeout(timeoutMs),
-    ).catch((cause: unknown) => {
-      throw publishError(`no answer from ${options.endpoint}: ${cause}`, 0, true, key, { cause });
-    });
+    let answer: Answer;
+    try {
+      const value = typeof auth === "function" ? await auth() : auth;
+      if (value) headers.Authorization = value;
+    } catch (cause) {
+      throw publishError(`auth failed: ${textOf(cause)}`, 0, true, key, { cause });
+    }
+    // The error of a client that refuses a header prints it.
+    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(headers.Authorization ?? "")) {
+      throw publishError("auth gave characters that no header can have", 0, false, key);
+    }
+    try {
+      const signal = AbortSignal.timeout(timeoutMs);
+      answer = await transport(`/${call}${query}`, headers, body, signal);
+    } catch (cause) {
+      throw publishError(`no answer from ${shown}: ${textOf(cause)}`, 0, true, key, { cause });
+    }
     const { status, text } = answer;
-    if (status === 200) return JSON.parse(text);
+    if (status === 200) {
+      const receipt = read<Receipt>(text);
+      if (receipt?.id) return receipt as Receipt;
+      // It may have been stored, so the same again, with the same key, is what to do.
+      throw publishError(`200 without a receipt: ${shorten(text)}`, 200, true, key);
+    }
     const retryable = status >= 500 || status === 408 || status === 425 || status === 429;
     const error = publishError(`${status}: ${reason(text)}`, status, retryable, key);
     throw Object.assign(error, { after: retryAfter(answer.retryAfter) });
@@ -114,7 +139,12 @@ export function createPublisher(options: PublisherOptions): Publisher {
 
   async function publish(call: string, event: Message & { user?: Name }): Promise<Receipt> {
     const key = event.key ?? crypto.randomUUID();
-    const body = JSON.stringify({ ...event, key });
+    let body: string;
+    try {
+      body = JSON.stringify({ ...event, key });
+    } catch (cause) {
+      throw publishError(`the event cannot be JSON: ${textOf(cause)}`, 0, false, key, { cause });
+    }
     for (let left = retries, wait = 200; ; left--, wait *= 2) {
       try {
         return await attempt(call, body, key);
@@ -159,10 +189,19 @@ function publishError(
 }
 
 /** The server's `{"error"}`; something between may have answered in another form. */
-function reason(text: string): string {
+const reason = (text: string): string => {
+  const error = read<{ error: string }>(text)?.error;
+  return typeof error === "string" ? error : shorten(text);
+};
+
+const shorten = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}…` : text);
+
+/** The JSON object that a text is, if it is one. */
+function read<T>(text: string): Partial<T> | undefined {
   try {
-    return JSON.parse(text).error ?? text;
+    const value = JSON.parse(text);
+    return value && typeof value === "object" ? value : undefined;
   } catch {
-    return text;
+    return undefined;
   }
 }

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createPublisher, type PublishError } from "../src/server.js";
 
@@ -99,14 +100,18 @@ describe("calls", () => {
       ],
     ]);
   });
-  test("over http name the endpoint as Origin, without which Caddy's admin API refuses Node's fetch", async () => {
+  test("over http nothing is sent that only browsers send: Caddy's admin API would want its own Origin", async () => {
     const endpoint = await listen();
-    await createPublisher({ endpoint }).notifyAll("x");
-    expect(seen[0]?.headers).toMatchObject({
-      origin: new URL(endpoint).origin,
-      "sec-fetch-mode": "cors",
-    });
-    expect(seen[0]?.headers).not.toHaveProperty("sec-fetch-site");
+    await createPublisher({ endpoint }).notifyAll("ünï");
+    expect(seen[0]?.body).toMatchObject({ data: { message: "ünï" } });
+    for (const name of ["origin", "sec-fetch-mode", "sec-fetch-site"]) {
+      expect(seen[0]?.headers).not.toHaveProperty(name);
+    }
+  });
+  test("with the fetch of Node the Origin is the endpoint's", async () => {
+    const endpoint = await listen();
+    await createPublisher({ endpoint, fetch }).notifyAll("x");
+    expect(seen[0]?.headers).toMatchObject({ origin: new URL(endpoint).origin });
   });
 });
 
@@ -212,4 +217,103 @@ describe("errors", () => {
     await sse.notifyAll("x");
     expect(Date.now() - before).toBeGreaterThanOrEqual(990);
   });
+
+  const broken: [string, Reply][] = [
+    ["a login page", [200, "<html>"]],
+    ["JSON that is no receipt", [200, "null"]],
+    ["an empty body", [200, ""]],
+  ];
+  for (const [name, reply] of broken) {
+    test(`a 200 with ${name}: it may be stored, so the key and that it can be sent again`, async () => {
+      replies.push(reply);
+      const sse = createPublisher({ endpoint: await listen(), retries: 0 });
+      await expect(sse.broadcast({ data: 1, key: "k" })).rejects.toMatchObject({
+        name: "PublishError",
+        status: 200,
+        retryable: true,
+        key: "k",
+      });
+    });
+  }
+  for (const how of ["node", "fetch"] as const) {
+    test(`a redirect is no answer, and is not followed (${how})`, async () => {
+      const endpoint = await listen();
+      replies.push([302, "", { Location: "/login" }]);
+      const sse = createPublisher({ endpoint, ...(how === "fetch" && { fetch }) });
+      await expect(sse.notifyAll("x")).rejects.toMatchObject({
+        name: "PublishError",
+        status: 302,
+        retryable: false,
+      });
+      expect(seen).toHaveLength(1);
+    });
+  }
+  const circular: { self?: unknown } = {};
+  circular.self = circular;
+  for (const [name, data] of [
+    ["circular", circular],
+    ["a BigInt", 1n],
+  ] as const) {
+    test(`data that is ${name}`, async () => {
+      const sse = createPublisher({ endpoint: await listen() });
+      await expect(sse.broadcast({ data })).rejects.toMatchObject({
+        name: "PublishError",
+        status: 0,
+        retryable: false,
+        key: expect.any(String),
+      });
+      expect(seen).toHaveLength(0);
+    });
+  }
+  test("an auth that throws", async () => {
+    const cause = new Error("no token");
+    const auth = () => Promise.reject(cause);
+    const sse = createPublisher({ endpoint: await listen(), auth, retries: 0 });
+    await expect(sse.notifyAll("x")).rejects.toMatchObject({
+      name: "PublishError",
+      status: 0,
+      retryable: true,
+      cause,
+    });
+  });
+});
+
+describe("credentials", () => {
+  const print = (error: unknown) => `${inspect(error, { depth: 9 })}${(error as Error).message}`;
+
+  test("in the endpoint go out as Authorization", async () => {
+    const endpoint = (await listen()).replace("://", "://u%20ser:p%C3%A4ss@");
+    await createPublisher({ endpoint }).notifyAll("x");
+    const login = Buffer.from("u ser:päss").toString("base64");
+    expect(seen[0]?.headers.authorization).toBe(`Basic ${login}`);
+    await createPublisher({ endpoint, auth: "Bearer x" }).notifyAll("x");
+    expect(seen[1]?.headers.authorization).toBe("Bearer x");
+  });
+  for (const endpoint of [
+    "http://u:geheim@127.0.0.1:1/sse",
+    "https://u:geheim@127.0.0.1:1/sse",
+    "ftp://u:geheim@x/sse",
+    "http://u:geheim@:x/sse",
+    "u:geheim@x",
+  ]) {
+    test(`are in no error: ${endpoint}`, async () => {
+      const error = await Promise.resolve()
+        .then(() => createPublisher({ endpoint, retries: 0 }).notifyAll("x"))
+        .catch((error) => error);
+      expect(error).toBeInstanceOf(Error);
+      expect(print(error)).not.toContain("geheim");
+    });
+  }
+  for (const how of ["node", "fetch"] as const) {
+    test(`of auth that no header can have are in no error (${how})`, async () => {
+      const sse = createPublisher({
+        endpoint: await listen(),
+        auth: () => "Bearer geheim\n",
+        ...(how === "fetch" && { fetch }),
+      });
+      const error = await sse.notifyAll("x").catch((error) => error);
+      expect(error).toMatchObject({ name: "PublishError", status: 0, retryable: false });
+      expect(print(error)).not.toContain("geheim");
+    });
+  }
 });

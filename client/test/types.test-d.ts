@@ -43,4 +43,10 @@ test("an event goes to one kind of target", () => {
   sse.send({ topic: ["a", "b"], text: "x" });
   // @ts-expect-error no target
   sse.send({ data: 1 });
+  // @ts-expect-error two targets
+  sse.send({ user: "alice", topic: "a", data: 1 });
+  // @ts-expect-error two payloads
+  sse.send({ user: "alice", data: 1, text: "x" });
+  // @ts-expect-error no payload
+  sse.broadcast({ type: "x" });
 });
