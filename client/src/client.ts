@@ -1,3 +1,4 @@
+import { delayOf, fullJitter } from "./backoff.js";
 import { guard, textOf } from "./guard.js";
 import { resolve } from "./page.js";
 import { type Membership, type Open, sourceOf } from "./source.js";
@@ -7,11 +8,15 @@ import type {
   ConnectionStatus,
   DefaultEvents,
   SSEClient,
+  SSEError,
   SSEMessage,
   SSEOptions,
   SSESnapshot,
   StreamState,
 } from "./types.js";
+
+/** How many events wait for one `load`. */
+const MAX_HELD = 100_000;
 
 /**
  * Makes a client of an event stream. It connects when the first listener is added, keeps the
@@ -44,7 +49,14 @@ export function createSSE<E = DefaultEvents>(
   let snapshot: SSESnapshot<E> | undefined;
   let told = true;
 
+  // What `load` reads is behind the events: it must run (again).
+  let behind = true;
+  let loading: AbortController | undefined;
+  let held: News[] = []; // what came meanwhile
+  let heldEvents = 0;
+
   const limit = () => options.maxMessages ?? 200;
+  const report = (error: SSEError) => void guard(() => options.onError?.(error));
 
   function call(type: string, message?: SSEMessage<E>) {
     const all = listeners.get(type);
@@ -75,11 +87,13 @@ export function createSSE<E = DefaultEvents>(
     } catch (cause) {
       malformed++;
       changed();
-      const message = textOf(cause);
-      guard(() =>
-        options.onError?.({ type: "malformed", message, raw: data, eventType: type, cause }),
-      );
-      return;
+      return report({
+        type: "malformed",
+        message: textOf(cause),
+        raw: data,
+        eventType: type,
+        cause,
+      });
     }
     messages.push(message);
     // Twice the size before it is cut, so that cutting costs a constant for each message.
@@ -89,13 +103,30 @@ export function createSSE<E = DefaultEvents>(
     call("*", message);
   }
 
-  function sink({ state: next, events = [], position, gap, error }: News, joined: Membership) {
+  function sink(news: News, joined: Membership) {
+    const { state: next, position, events, gap } = news;
     if (next) {
-      if (user !== null && next.user !== null && next.user !== user) clear();
+      if (user !== null && next.user !== null && next.user !== user) {
+        clear();
+        abandonLoad();
+      }
       user = next.user ?? user;
       state = next;
       changed();
+      // Without a position the next connection begins wherever it begins.
+      if (next.connectionStatus !== "open" && !lastEventId && !held.length) abandonLoad();
     }
+    if (gap) abandonLoad();
+    if (loading && position !== undefined) hold(news, position, events?.length ?? 0);
+    else follow(news, joined);
+    if (news.error) report(news.error);
+    if (behind && options.load && state.connectionStatus === "open" && membership === joined) {
+      void load(joined);
+    }
+  }
+
+  /** Applies what the stream has brought. */
+  function follow({ events = [], position, gap }: News, joined: Membership) {
     for (const event of events) {
       take(event);
       // A listener closed this client, and may have opened it again.
@@ -106,7 +137,50 @@ export function createSSE<E = DefaultEvents>(
       changed();
     }
     if (gap) guard(() => options.onGap?.(gap));
-    if (error) guard(() => options.onError?.(error));
+  }
+
+  function hold(news: News, position: string, events: number) {
+    held.push(news);
+    heldEvents += events;
+    if (heldEvents <= MAX_HELD) return;
+    abandonLoad();
+    lastEventId = position;
+    changed();
+    guard(() => options.onGap?.({ reason: "held", id: position }));
+  }
+
+  /** What is held is older than what the next load reads, so it is not delivered. */
+  function abandonLoad() {
+    loading?.abort();
+    loading = undefined;
+    held = [];
+    heldEvents = 0;
+    behind = true;
+  }
+
+  /** Has the page load its data, and delivers what came meanwhile after it. */
+  async function load(joined: Membership) {
+    const mine = new AbortController();
+    loading = mine;
+    behind = false;
+    for (let failures = 0; ; failures++) {
+      try {
+        await options.load?.({ signal: mine.signal });
+        break;
+      } catch (cause) {
+        if (mine !== loading) return;
+        report({ type: "load", message: textOf(cause), cause });
+        const delay = delayOf(fullJitter(failures, 500, 30_000));
+        await new Promise((resolve) => setTimeout(resolve, delay));
+        if (mine !== loading) return;
+      }
+    }
+    if (mine !== loading) return;
+    loading = undefined;
+    const news = held;
+    held = [];
+    heldEvents = 0;
+    for (const one of news) if (membership === joined) follow(one, joined);
   }
 
   function join() {
@@ -137,6 +211,7 @@ export function createSSE<E = DefaultEvents>(
   function part(connectionStatus: ConnectionStatus, now = false) {
     membership?.leave(now);
     membership = undefined;
+    if (loading) abandonLoad();
     state = { ...IDLE, connectionStatus, connectionId: state.connectionId };
     changed();
   }

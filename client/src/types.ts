@@ -42,7 +42,8 @@ export type SSEMessage<E = DefaultEvents> = {
 export interface Gap {
   /**
    * `evicted`: history no longer reaches back to the position; `epoch`: the server's history began
-   * anew; `invalid`: the position was none of its own.
+   * anew; `invalid`: the position was none of its own; `max_…`: the server took no second connection that
+   * would have fetched what a client of a shared stream missed; `held`: too many events came during one `load`.
    */
   readonly reason: "evicted" | "epoch" | "invalid" | (string & {});
   /** The position from which events follow without a hole. */
@@ -87,6 +88,11 @@ export type SSEError = { readonly message: string } & (
        */
       readonly type: "terminated";
       readonly reason: string;
+    }
+  | {
+      /** `load` failed. It is called again. */
+      readonly type: "load";
+      readonly cause: unknown;
     }
   | {
       /** The data of one event could not be parsed. The event is skipped, the stream goes on. */
@@ -167,7 +173,13 @@ export type SSEOptions = StreamOptions &
      * publish `text`. Default: `JSON.parse`, and `null` for empty data.
      */
     parse?: (data: string, type: string) => unknown;
-    /** Called when events may be missing: load what you show anew. */
+    /**
+     * Loads what the page shows; the events then change it. Called when the stream is open, and again
+     * after every gap. Events that arrive meanwhile are delivered after it. One that fails is reported
+     * and called again with growing waits; `signal` is aborted when its result is wanted no more.
+     */
+    load?: (request: { signal: AbortSignal }) => unknown;
+    /** Called when events may be missing: load what you show anew, unless `load` does. */
     onGap?: (gap: Gap) => void;
     /** Called for every lost connection, failed attempt and malformed event. */
     onError?: (error: SSEError) => void;
