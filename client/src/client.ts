@@ -15,6 +15,8 @@ import type {
   StreamState,
 } from "./types.js";
 
+const sorted = (topics: readonly string[]) => [...new Set(topics)].sort();
+
 /** How many events wait for one `load`. */
 const MAX_HELD = 100_000;
 
@@ -40,6 +42,7 @@ export function createSSE<E = DefaultEvents>(
   // By event type; those of every type under "*", those of the snapshot under "".
   const listeners = new Map<string, Set<(message: never) => void>>();
   let membership: Membership | undefined; // set while joined to a source
+  let topics = options.topics ?? [];
 
   let state: StreamState = IDLE;
   let messages: SSEMessage<E>[] = [];
@@ -126,7 +129,7 @@ export function createSSE<E = DefaultEvents>(
   }
 
   /** Applies what the stream has brought. */
-  function follow({ events = [], position, gap }: News, joined: Membership) {
+  function follow({ events = [], position, gap, topics }: News, joined: Membership) {
     for (const event of events) {
       take(event);
       // A listener closed this client, and may have opened it again.
@@ -137,6 +140,7 @@ export function createSSE<E = DefaultEvents>(
       changed();
     }
     if (gap) guard(() => options.onGap?.(gap));
+    if (topics) guard(() => options.onTopics?.(topics));
   }
 
   function hold(news: News, position: string, events: number) {
@@ -183,9 +187,10 @@ export function createSSE<E = DefaultEvents>(
     for (const one of news) if (membership === joined) follow(one, joined);
   }
 
-  function join() {
+  function join(connectionId = state.connectionId) {
     if (membership || state.connectionStatus === "closed") return;
     const target = resolve(url);
+    for (const topic of sorted(topics)) target.searchParams.append("topic", topic);
     lastEventId ||= options.lastEventId ?? "";
     const { share = "page", credentials = "same-origin", headers } = options;
     const identity =
@@ -195,9 +200,8 @@ export function createSSE<E = DefaultEvents>(
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
     const source = sourceOf(share ? `${share} ${key}` : listeners, shared, own);
-    const { connectionId } = state;
     // Set before, because the first news come at once.
-    const joined: Membership = { reconnect() {}, leave() {} };
+    const joined: Membership = { reconnect() {}, leave: () => false };
     membership = joined;
     const mine = source.join(
       (news) => membership === joined && sink(news, joined),
@@ -249,6 +253,17 @@ export function createSSE<E = DefaultEvents>(
         malformed,
         lastEventId,
       })),
+    setTopics(next) {
+      const same = JSON.stringify(sorted(topics)) === JSON.stringify(sorted(next));
+      topics = next;
+      if (same || !membership) return;
+      // Others may still use the connection that was left, and in other tabs nobody knows.
+      const alone = membership.leave(true) && options.share !== "tabs";
+      membership = undefined;
+      // What the page shows of new topics is behind.
+      abandonLoad();
+      join(alone ? state.connectionId : null);
+    },
     reconnect() {
       if (membership) return membership.reconnect();
       part("idle");

@@ -13,4 +13,5 @@ export type {
   SSESnapshot,
   StreamOptions,
   StreamState,
+  TopicChange,
 } from "./types.js";

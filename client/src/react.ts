@@ -36,7 +36,7 @@ export function useSSE<E = DefaultEvents>(
     Object.assign(live, options);
   });
 
-  const { share, identity, credentials } = options;
+  const { share, identity, credentials, topics } = options;
   const href = url && String(url);
   // With another query (more topics, say) the new client goes on where the old one was.
   const scope = `${href?.split("?")[0]} ${identity}`;
@@ -65,6 +65,8 @@ export function useSSE<E = DefaultEvents>(
     },
     [client, live, scope],
   );
+  const wanted = JSON.stringify(topics ?? []);
+  useEffect(() => client?.setTopics(JSON.parse(wanted)), [client, wanted]);
   const snapshot = useSyncExternalStore(subscribe, client?.getSnapshot ?? idle<E>, idle<E>);
   const { reconnect = nothing, close = nothing, clear = nothing } = client ?? {};
   return { ...snapshot, reconnect, close, clear };

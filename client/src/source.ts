@@ -6,8 +6,8 @@ import type { StreamOptions } from "./types.js";
 /** A client's part in a source. */
 export interface Membership {
   reconnect(): void;
-  /** `now`: this is the task after the one in which the client lost its last listener. */
-  leave(now?: boolean): void;
+  /** With `now` the stream is closed at once if this was the last one; true if it was. */
+  leave(now?: boolean): boolean;
 }
 
 /** A stream that exists while somebody has joined it. */
@@ -136,7 +136,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     else if (persisted) stream = openShared(all, resumeOf(last), newest);
   }
 
-  function leave(member: Member, now = false) {
+  function leave(member: Member, now = false): boolean {
     members.delete(member);
     member.own?.leave(now);
     member.own = undefined;
@@ -144,6 +144,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     // stream) keeps the connection.
     if (now) closeIfEmpty();
     else setTimeout(closeIfEmpty);
+    return !members.size;
   }
 
   function closeIfEmpty() {

@@ -2,7 +2,7 @@ import { delayOf, fullJitter, MAX_TIMER, retryAfter, slowJitter } from "./backof
 import { guard, textOf } from "./guard.js";
 import { onPage } from "./page.js";
 import { createParser } from "./parser.js";
-import type { Gap, SSEError, StreamOptions, StreamState } from "./types.js";
+import type { Gap, SSEError, StreamOptions, StreamState, TopicChange } from "./types.js";
 
 /** One event as it came off the wire. */
 export interface RawEvent {
@@ -20,6 +20,7 @@ export interface News {
   /** What one chunk brought; none if it was a heartbeat. */
   events?: readonly RawEvent[] | undefined;
   gap?: Gap;
+  topics?: TopicChange;
   error?: SSEError;
   /** In how many milliseconds there will be news again, if only of a byte. */
   silenceMs?: number | undefined;
@@ -276,7 +277,15 @@ export function openStream(
 
   /** The events that the server itself sends. Another server may send some of these names, with anything in them. */
   function control(event: string, data: string, flush: (news?: News) => void) {
-    const { reason, retryMs, connectionId, user, heartbeat } = fields(data);
+    const {
+      reason,
+      retryMs,
+      connectionId,
+      user,
+      heartbeat,
+      added = [],
+      removed = [],
+    } = fields(data);
     if (event === "sse.connected") {
       if (heartbeat !== undefined) {
         heartbeatMs = heartbeat || Infinity;
@@ -286,6 +295,8 @@ export function openStream(
       opened({ connectionId, user: user ?? "" });
     } else if (event === "sse.gap") {
       flush({ gap: { reason, id: lastEventId } });
+    } else if (event === "sse.topics") {
+      flush({ topics: { added, removed, id: lastEventId } });
     } else if (event === "sse.closing" || event === "sse.rejected") {
       const error: SSEError = { type: "terminated", reason, message: `${event}: ${reason}` };
       stop();
@@ -332,6 +343,8 @@ interface Control {
   connectionId: string;
   user: string;
   heartbeat?: number;
+  added?: string[];
+  removed?: string[];
 }
 
 /** The fields of a control event's data; none if it is no JSON object. */

@@ -50,6 +50,14 @@ export interface Gap {
   readonly id: string;
 }
 
+/** How the server has changed what topics this connection receives: its `sse.topics`. */
+export interface TopicChange {
+  readonly added: readonly string[];
+  readonly removed: readonly string[];
+  /** The position from which this holds. */
+  readonly id: string;
+}
+
 /** What went wrong, told apart by `type`. `message` is for people. */
 export type SSEError = { readonly message: string } & (
   | {
@@ -181,6 +189,10 @@ export type SSEOptions = StreamOptions &
     load?: (request: { signal: AbortSignal }) => unknown;
     /** Called when events may be missing: load what you show anew, unless `load` does. */
     onGap?: (gap: Gap) => void;
+    /** Topics to receive, sent as `?topic=`. Default: those in the URL. */
+    topics?: readonly string[] | undefined;
+    /** Called when the server has changed the topics of this connection. */
+    onTopics?: (change: TopicChange) => void;
     /** Called for every lost connection, failed attempt and malformed event. */
     onError?: (error: SSEError) => void;
   };
@@ -225,6 +237,8 @@ export interface SSEClient<E = DefaultEvents> {
     listener: (message: Extract<SSEMessage<E>, { type: K }>) => void,
   ): () => void;
   on(type: "*", listener: (message: SSEMessage<E>) => void): () => void;
+  /** Receives other topics, from the same position: nothing of those that stay is lost. */
+  setTopics(topics: readonly string[]): void;
   /** Drops the connection, if any, and connects now, from the same position. */
   reconnect(): void;
   /** Leaves the stream until `reconnect()`. Others that share it keep it. */

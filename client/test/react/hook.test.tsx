@@ -121,6 +121,19 @@ test("another query goes on from the position, another path starts anew", async 
   expect(server.last.headers.has("Last-Event-ID")).toBe(false);
 });
 
+test("other topics go on from the position, and keep the messages", async () => {
+  await render(<Probe options={{ topics: ["a"] }} />);
+  expect(server.last.url.search).toBe("?topic=a");
+  await send(connected("c-1"), "data: 1\nid: e-4\n\n");
+  await render(<Probe options={{ topics: ["a"] }} />);
+  expect(server.calls).toHaveLength(1);
+  await render(<Probe options={{ topics: ["b"] }} />);
+  expect(server.calls).toHaveLength(2);
+  expect(server.last.url.search).toBe("?topic=b&previous=c-1");
+  expect(server.last.headers.get("Last-Event-ID")).toBe("e-4");
+  expect(state.messages).toHaveLength(1);
+});
+
 test("another identity connects anew and shows nothing of the first", async () => {
   await render(<Probe options={{ identity: "alice" }} />);
   await send(connected("c-1"), "data: 1\n\n");
