@@ -90,9 +90,13 @@ export interface Publisher {
 
 /** The longest `Retry-After` that is waited for, in milliseconds: the server forgets keys after two minutes. */
 const MAX_WAIT = 30_000;
+/** What one request carries: the server takes 1,000 events and 8 MiB. */
+const MAX_BATCH = 1000;
+const MAX_BATCH_SIZE = 2 ** 21;
 
 /**
- * Makes a publisher. It retries with an idempotency key, so a lost answer doubles nothing.
+ * Makes a publisher. It retries with an idempotency key, so a lost answer doubles nothing. Events are
+ * published in the order of the calls; those that wait for the same connection go as one request.
  *
  * @throws TypeError if the endpoint is none of the three kinds.
  *
@@ -106,35 +110,97 @@ export function createPublisher(options: PublisherOptions): Publisher {
   const auth = options.auth ?? login;
   const query = hub ? `?hub=${encodeURIComponent(hub)}` : "";
 
-  async function attempt(call: string, body: string, key: string): Promise<Receipt> {
-    const headers: Record<string, string> = { "Content-Type": "application/json" };
+  // Sent one after the other; what comes while a request is on its way goes as the next one.
+  const queue: Pending[] = [];
+  let running = false;
+
+  async function attempt(call: string, batch: readonly Pending[]): Promise<Receipt[]> {
+    const many = batch.length > 1;
+    const headers: Record<string, string> = {
+      "Content-Type": many ? "application/x-ndjson" : "application/json",
+    };
     let answer: Answer;
     try {
       const value = typeof auth === "function" ? await auth() : auth;
       if (value) headers.Authorization = value;
     } catch (cause) {
-      throw publishError(`auth failed: ${textOf(cause)}`, 0, true, key, { cause });
+      throw new Failure(`auth failed: ${textOf(cause)}`, 0, true, { cause });
     }
     // The error of a client that refuses a header prints it.
     if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(headers.Authorization ?? "")) {
-      throw publishError("auth gave characters that no header can have", 0, false, key);
+      throw new Failure("auth gave characters that no header can have", 0, false);
     }
     try {
       const signal = AbortSignal.timeout(timeoutMs);
+      const body = batch.map(({ body }) => body).join("\n");
       answer = await transport(`/${call}${query}`, headers, body, signal);
     } catch (cause) {
-      throw publishError(`no answer from ${shown}: ${textOf(cause)}`, 0, true, key, { cause });
+      throw new Failure(`no answer from ${shown}: ${textOf(cause)}`, 0, true, { cause });
     }
     const { status, text } = answer;
     if (status === 200) {
-      const receipt = read<Receipt>(text);
-      if (receipt?.id) return receipt as Receipt;
-      // It may have been stored, so the same again, with the same key, is what to do.
-      throw publishError(`200 without a receipt: ${shorten(text)}`, 200, true, key);
+      const lines = many ? text.trim().split("\n") : [text];
+      const receipts = lines.map((line) => read<Receipt>(line) as Receipt | undefined);
+      const all = receipts.filter((receipt) => receipt?.id) as Receipt[];
+      if (all.length === batch.length && receipts.length === batch.length) return all;
+      // It may have been stored, so the same again, with the same keys, is what to do.
+      throw new Failure(`200 without a receipt: ${shorten(text)}`, 200, true);
     }
     const retryable = status >= 500 || status === 408 || status === 425 || status === 429;
-    const error = publishError(`${status}: ${reason(text)}`, status, retryable, key);
-    throw Object.assign(error, { after: retryAfter(answer.retryAfter) });
+    const failure = new Failure(`${status}: ${reason(text)}`, status, retryable);
+    failure.after = retryAfter(answer.retryAfter);
+    throw failure;
+  }
+
+  /** Publishes a batch, and settles each of it. One that the server refuses fails alone. */
+  async function post(batch: readonly Pending[]): Promise<void> {
+    const [first] = batch;
+    if (!first) return;
+    let failure: Failure;
+    for (let left = retries, wait = 200; ; left--, wait *= 2) {
+      try {
+        const receipts = await attempt(first.call, batch);
+        for (const [i, { resolve }] of batch.entries()) resolve(receipts[i] as Receipt);
+        return;
+      } catch (error) {
+        failure = error as Failure;
+        const { retryable, after } = failure;
+        if (!retryable || left <= 0 || after > MAX_WAIT) break;
+        const jittered = wait * (0.5 + Math.random());
+        await new Promise((resolve) => setTimeout(resolve, Math.max(after, jittered)));
+      }
+    }
+    // A batch is refused whole; the answer names the line that is at fault.
+    const [, line, message] = /^\d+: line (\d+): (.*)$/s.exec(failure.message) ?? [];
+    const bad = batch.length > 1 ? batch[Number(line) - 1] : undefined;
+    if (bad) {
+      bad.reject(publishError(`${failure.status}: ${message}`, bad.key, failure));
+      return post(batch.filter((one) => one !== bad));
+    }
+    if (batch.length > 1 && failure.status === 413) {
+      const half = batch.length >> 1;
+      await post(batch.slice(0, half));
+      return post(batch.slice(half));
+    }
+    for (const { key, reject } of batch) reject(publishError(failure.message, key, failure));
+  }
+
+  /** As many of those that wait as go into one request, in order. */
+  function take(): Pending[] {
+    const call = queue[0]?.call;
+    let end = 0;
+    for (let size = 0; end < MAX_BATCH; end++) {
+      const next = queue[end];
+      size += next?.body.length ?? 0;
+      if (next?.call !== call || (size > MAX_BATCH_SIZE && end)) break;
+    }
+    return queue.splice(0, end);
+  }
+
+  async function drain() {
+    running = true;
+    while (queue.length) await post(take());
+    running = false;
   }
 
   async function publish(call: string, event: Message & { user?: Name }): Promise<Receipt> {
@@ -143,19 +209,13 @@ export function createPublisher(options: PublisherOptions): Publisher {
     try {
       body = JSON.stringify({ ...event, key });
     } catch (cause) {
-      throw publishError(`the event cannot be JSON: ${textOf(cause)}`, 0, false, key, { cause });
+      const failure = new Failure("", 0, false, { cause });
+      throw publishError(`the event cannot be JSON: ${textOf(cause)}`, key, failure);
     }
-    for (let left = retries, wait = 200; ; left--, wait *= 2) {
-      try {
-        return await attempt(call, body, key);
-      } catch (error) {
-        const { retryable, after = 0 } = error as PublishError & { after?: number };
-        if (!retryable || left <= 0 || after > MAX_WAIT) throw error;
-        await new Promise((resolve) =>
-          setTimeout(resolve, Math.max(after, wait * (0.5 + Math.random()))),
-        );
-      }
-    }
+    return new Promise((resolve, reject) => {
+      queue.push({ call, key, body, resolve, reject });
+      if (!running) void drain();
+    });
   }
 
   const notification = (data: Notification) => ({ type: "notification", data });
@@ -173,14 +233,32 @@ export function createPublisher(options: PublisherOptions): Publisher {
   };
 }
 
-function publishError(
-  message: string,
-  status: number,
-  retryable: boolean,
-  key: string,
-  cause?: ErrorOptions,
-): PublishError {
-  return Object.assign(new Error(`caddy-sse: ${message}`, cause), {
+/** One event on its way. */
+interface Pending {
+  readonly call: string;
+  readonly key: string;
+  readonly body: string;
+  resolve(receipt: Receipt): void;
+  reject(error: PublishError): void;
+}
+
+/** Why a request did not succeed, for all events in it. */
+class Failure extends Error {
+  /** `Retry-After` in milliseconds. */
+  after = 0;
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly retryable: boolean,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}
+
+function publishError(message: string, key: string, failure: Failure): PublishError {
+  const { status, retryable, cause } = failure;
+  return Object.assign(new Error(`caddy-sse: ${message}`, cause === undefined ? {} : { cause }), {
     name: "PublishError" as const,
     status,
     retryable,

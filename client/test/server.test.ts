@@ -11,6 +11,7 @@ interface Seen {
   url: string | undefined;
   headers: IncomingMessage["headers"];
   body: Record<string, unknown>;
+  lines: Record<string, unknown>[];
 }
 type Reply =
   | [status: number, body?: unknown, headers?: Record<string, string>]
@@ -20,16 +21,25 @@ type Reply =
 let http: Server;
 let seen: Seen[];
 let replies: Reply[];
+let most: number; // events in one request that the server takes
 const receipt = { id: "e-7", connections: 2 };
 
 beforeEach(() => {
   seen = [];
   replies = [];
+  most = 1000;
   http = createServer(async (req, res) => {
     let text = "";
     for await (const chunk of req) text += chunk;
-    seen.push({ method: req.method, url: req.url, headers: req.headers, body: JSON.parse(text) });
-    const reply = replies.shift() ?? [200, receipt];
+    const batch = req.headers["content-type"] === "application/x-ndjson";
+    const lines = batch ? text.split("\n").map((line) => JSON.parse(line)) : [];
+    const event = batch ? {} : JSON.parse(text);
+    seen.push({ method: req.method, url: req.url, headers: req.headers, body: event, lines });
+    const bad = lines.findIndex(({ type }) => type === "sse.bad") + 1;
+    const receipts = lines.map(({ data }) => JSON.stringify({ id: `e-${data}`, connections: 1 }));
+    let reply = replies.shift() ?? [200, batch ? receipts.join("\n") : receipt];
+    if (bad) reply = [400, { error: `line ${bad}: reserved type` }];
+    if (lines.length > most) reply = [413, { error: "the body is larger than 9 bytes" }];
     if (reply === "silence") return;
     if (reply === "hang up") return void req.socket.destroy();
     const [status, body = { error: "no" }, headers = {}] = reply;
@@ -316,4 +326,105 @@ describe("credentials", () => {
       expect(print(error)).not.toContain("geheim");
     });
   }
+});
+
+describe("sends that wait for the same connection", () => {
+  const outcomes = (sends: Promise<{ id: string }>[]) =>
+    Promise.allSettled(sends).then((all) =>
+      all.map((one) => (one.status === "fulfilled" ? one.value.id : one.reason.message)),
+    );
+  const numbers = (n: number) => Array.from({ length: n }, (_, i) => i);
+
+  test("go as one request, in order, each with its own result", async () => {
+    const sse = createPublisher({ endpoint: await listen() });
+    const got = await outcomes(numbers(1500).map((data) => sse.broadcast({ data })));
+    expect(got).toEqual([
+      "e-7",
+      ...numbers(1500)
+        .slice(1)
+        .map((n) => `e-${n}`),
+    ]);
+    expect(seen.map(({ lines }) => lines.length)).toEqual([0, 1000, 499]);
+    expect(seen.flatMap(({ lines }) => lines.map(({ data }) => data))).toEqual(
+      numbers(1500).slice(1),
+    );
+    expect(new Set(seen.flatMap(({ lines }) => lines.map(({ key }) => key))).size).toBe(1499);
+  });
+
+  test("keep their order over both calls", async () => {
+    const sse = createPublisher({ endpoint: await listen() });
+    await Promise.all([
+      sse.broadcast({ data: 0 }),
+      sse.broadcast({ data: 1 }),
+      sse.send({ user: "a", data: 2 }),
+      sse.send({ user: "a", data: 3 }),
+      sse.broadcast({ data: 4 }),
+    ]);
+    expect(seen.map(({ url, lines, body }) => [url, lines.length || body.data])).toEqual([
+      ["/sse/broadcast", 0],
+      ["/sse/broadcast", 1],
+      ["/sse/send", 2],
+      ["/sse/broadcast", 4],
+    ]);
+  });
+
+  test("one bad event fails alone", async () => {
+    const sse = createPublisher({ endpoint: await listen() });
+    const got = await outcomes(
+      numbers(6).map((data) => sse.broadcast({ data, ...(data % 3 === 2 && { type: "sse.bad" }) })),
+    );
+    const bad = "caddy-sse: 400: reserved type";
+    expect(got).toEqual(
+      ["e-7", "e-1", bad, "e-3", "e-4", "caddy-sse: 400: line 1: reserved type"].map((one) =>
+        one.includes("line") ? bad : one,
+      ),
+    );
+  });
+
+  test("too much for one request goes as more", async () => {
+    most = 2;
+    const sse = createPublisher({ endpoint: await listen() });
+    const got = await outcomes(numbers(8).map((data) => sse.broadcast({ data })));
+    expect(got.every((id) => /^e-\d$/.test(id))).toBe(true);
+    expect(
+      seen
+        .filter(({ lines }) => lines.length <= 2)
+        .map(({ lines, body }) => (lines.length ? lines.map(({ data }) => data) : body.data)),
+    ).toEqual([0, 1, [2, 3], [4, 5], [6, 7]]);
+  });
+
+  test("large ones are not put together", async () => {
+    const sse = createPublisher({ endpoint: await listen() });
+    const text = "x".repeat(1_500_000);
+    await Promise.all(numbers(4).map(() => sse.broadcast({ text })));
+    expect(seen).toHaveLength(4);
+  });
+
+  test("a lost answer is asked for again with the same keys", async () => {
+    const sse = createPublisher({ endpoint: await listen() });
+    replies.push([200, receipt], [503], "hang up", [200, "<html>"]);
+    const got = await outcomes(numbers(4).map((data) => sse.broadcast({ data })));
+    expect(got).toEqual(["e-7", "e-1", "e-2", "e-3"]);
+    const keys = seen.slice(1).map(({ lines }) => lines.map(({ key }) => key).join());
+    expect(keys).toHaveLength(4);
+    expect(new Set(keys).size).toBe(1);
+  });
+
+  test("what fails for all rejects each with its own key, and the next go on", async () => {
+    const sse = createPublisher({ endpoint: await listen(), retries: 0 });
+    replies.push([200, receipt], [401, { error: "who?" }]);
+    const sends = [
+      sse.broadcast({ data: 0 }),
+      ...numbers(3).map((n) => sse.broadcast({ data: n, key: `k${n}` })),
+    ];
+    const errors = (await Promise.allSettled(sends))
+      .slice(1)
+      .map((one) => one.status === "rejected" && one.reason);
+    expect(errors.map(({ key, status }) => [key, status])).toEqual([
+      ["k0", 401],
+      ["k1", 401],
+      ["k2", 401],
+    ]);
+    expect(await sse.broadcast({ data: 9 })).toEqual(receipt);
+  });
 });
