@@ -374,11 +374,7 @@ describe("sends that wait for the same connection", () => {
       numbers(6).map((data) => sse.broadcast({ data, ...(data % 3 === 2 && { type: "sse.bad" }) })),
     );
     const bad = "caddy-sse: 400: reserved type";
-    expect(got).toEqual(
-      ["e-7", "e-1", bad, "e-3", "e-4", "caddy-sse: 400: line 1: reserved type"].map((one) =>
-        one.includes("line") ? bad : one,
-      ),
-    );
+    expect(got).toEqual(["e-7", "e-1", bad, "e-3", "e-4", bad]);
   });
 
   test("too much for one request goes as more", async () => {
