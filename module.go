@@ -279,7 +279,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	h.app.late(h.Hub)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
 	var chain []any
-	if h.Takeover != "off" {
+	if h.Takeover != "off" && !req.Poll { // the next poll comes by the same connection
 		chain = passive(w, r)
 	}
 	if chain != nil {

@@ -32,8 +32,14 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 		Settings: h.settings,
 		Position: position(r, query),
 		Previous: query.Get("previous"),
-		State:    query.Get("state") == "1",
+		State:    query.Has("state"),
+		Poll:     query.Has("poll"),
 		Protocol: fmt.Sprintf("h%d", r.ProtoMajor),
+	}
+	for _, name := range []string{"poll", "state"} {
+		if value := query.Get(name); query.Has(name) && value != "1" {
+			return req, http.StatusBadRequest, fmt.Errorf("%s%s: it must be 1, or absent", name, shown(value))
+		}
 	}
 	req.User, err = fill(repl, h.User)
 	if req.User == "" {
@@ -72,7 +78,7 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 }
 
 // streamParameters are the query parameters of a stream. Others are the site's own.
-var streamParameters = []string{"topic", "last_event_id", "lastEventId", "lastEventID", "previous", "state"}
+var streamParameters = []string{"topic", "last_event_id", "lastEventId", "lastEventID", "previous", "poll", "state"}
 
 var errQuery = errors.New("invalid query string: percent-encode names and values, and separate parameters with &, not with ;")
 

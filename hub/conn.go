@@ -47,9 +47,11 @@ const (
 	Expired      Reason = "expired"      // Request.Expires
 	Shutdown     Reason = "shutdown"     // the process ends
 	HubClosed    Reason = "hub_closed"   // nothing serves the hub any more
+	Polled       Reason = "polled"       // a poll has its answer
 )
 
-// told reports whether the client is sent sse.closing.
+// told reports whether the client is sent what is pending, and sse.closing unless
+// it was a poll.
 func (r Reason) told() bool { return r != Gone && r != Timeout && r != Replaced }
 
 // Why connections are not admitted.
@@ -76,6 +78,7 @@ type Conn struct {
 	gap      gapReason // known at Connect
 	given    Tag       // of the client's position
 	resumed  bool      // a position was given, and it is not known to be a gap
+	poll     bool      // it ends once it has an answer
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
 

@@ -25,6 +25,7 @@ type Request struct {
 	State    bool       // without a position, the newest event of each slot comes first
 	Previous string     // id of a connection of the same client that this one replaces
 	Expires  time.Time  // when the login ends; zero: never
+	Poll     bool       // the stream ends after the first events, or one Settings.Heartbeat
 	Protocol string     // for Info and Stats
 	Addr     netip.Addr // of the client, for Info
 	Network  netip.Addr // that MaxPerAddr counts by; not valid: it does not apply
@@ -48,7 +49,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	}
 	c := &Conn{
 		hub: h, id: newID(), identity: r.Identity, topics: distinct(r.Topics), settings: r.Settings,
-		protocol: r.Protocol, addr: r.Addr, network: r.Network, since: time.Now(),
+		poll: r.Poll, protocol: r.Protocol, addr: r.Addr, network: r.Network, since: time.Now(),
 	}
 	c.identity.Topics = nil // topics has them
 	if r.MaxLifetime > 0 {

@@ -77,8 +77,17 @@ func (c *Conn) compose(now time.Time, b *batch) look {
 		told = b.items[n-1].seq
 	}
 	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
+	if c.poll && !l.more && l.reason == "" && (len(b.items) > 0 || c.events.Load() > 0 || silent) {
+		l.reason = c.hub.finish(c, Polled)
+	}
 	switch {
 	case l.more:
+	case l.reason == Polled:
+		if l.cursor > told {
+			b.after = appendID(b.after, Position{c.epoch, l.cursor, l.tag})
+			b.moved = true
+		}
+		b.final = true
 	case l.reason != "":
 		b.after = appendClosing(b.after, l.reason, between(c.settings.RetryMin, c.settings.RetryMax))
 		b.final = true

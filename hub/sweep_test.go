@@ -339,7 +339,7 @@ func TestSweeperYieldsBetweenBatches(t *testing.T) {
 	c := Conn{hub: h, identity: Identity{User: "busy"}, settings: usual, sweeper: s, queue: s, id: newID()}
 	h.mu.Lock()
 	h.attach(&c)
-	h.place(&c, Earliest)
+	h.place(&c, Earliest, false)
 	h.mu.Unlock()
 	c.socket = newSocket(noBytes{}, idleTCP())
 	defer h.EndStreams()

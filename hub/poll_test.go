@@ -1,0 +1,109 @@
+package hub
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// polling is r as a poll.
+func polling(r Request) Request { r.Poll = true; return r }
+
+func TestPollEndsAfterTheFirstEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		v := open(t, h, polling(as("alice")))
+		synctest.Wait()
+		want(t, "opening", strings.HasSuffix(v.received(), "\nid: "+at(h, 0)+"\n\n"), true)
+		publish(t, h, "x", user("bob"))
+		time.Sleep(time.Second)
+		publish(t, h, "y", user("alice"))
+		want(t, "reason", v.ending(t), Polled)
+		want(t, "answer", strings.HasSuffix(v.received(), "\n\ndata: y\nid: "+at(h, 2)+"\n\n"), true)
+		want(t, "closing", strings.Contains(v.received(), "sse.closing"), false)
+		want(t, "connections", h.Stats().Connections["h1"], 0)
+	})
+}
+
+func TestPollAnswersAtOnceIfItCan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		first := publish(t, h, "x").Position.String()
+		publish(t, h, "y")
+		publish(t, h, "z", user("bob"))
+		v := open(t, h, polling(as("alice").at(first)))
+		want(t, "reason", v.ending(t), Polled)
+		want(t, "in one write", v.writes, 1)
+		// The position after what is for others, too: the next poll does not look at it again.
+		want(t, "answer", strings.HasSuffix(v.received(), "data: y\nid: "+at(h, 2)+"\n\nid: "+at(h, 3)+"\n\n"), true)
+	})
+}
+
+func TestPollEndsAfterAHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		began := time.Now()
+		idle, moved := open(t, h, polling(as("alice"))), open(t, h, polling(as("alice")))
+		time.Sleep(time.Second)
+		publish(t, h, "x", user("bob"))
+		want(t, "reason", idle.wait(), Polled)
+		want(t, "reason", moved.wait(), Polled)
+		want(t, "after", time.Since(began), 15*time.Second)
+		want(t, "position", strings.HasSuffix(moved.received(), "\n\nid: "+at(h, 1)+"\n\n"), true)
+	})
+}
+
+func TestPollTellsAGapAndWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		v := open(t, h, polling(as("alice").at("abcdefgh-1")))
+		synctest.Wait()
+		want(t, "gap", strings.Contains(v.received(), "event: sse.gap\n"), true)
+		publish(t, h, "x")
+		want(t, "reason", v.ending(t), Polled)
+	})
+}
+
+// A poll is a stream that hangs up: over many of them every event comes once and in order.
+func TestPollsLoseNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		const events = 2000
+		go func() {
+			for i := range events {
+				publish(t, h, fmt.Sprint(i), user([]string{"alice", "bob"}[i%2]))
+				if i%7 == 0 {
+					time.Sleep(time.Duration(i%40) * time.Second)
+				}
+			}
+		}()
+		synctest.Wait()
+		position := Earliest
+		var got []string
+		for len(got) < events/2 {
+			v := open(t, h, polling(as("alice").at(position)))
+			want(t, "reason", v.wait(), Polled)
+			c := v.client(t)
+			for _, e := range c.events {
+				got = append(got, e.data)
+			}
+			position = c.position
+		}
+		for i, data := range got {
+			want(t, "event", data, fmt.Sprint(2*i))
+		}
+	})
+}
+
+func TestPollIsToldOtherEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		v := open(t, h, polling(as("alice")))
+		synctest.Wait()
+		h.DisconnectHere(Filter{})
+		want(t, "reason", v.ending(t), Disconnected)
+		want(t, "closing", strings.Contains(v.received(), "event: sse.closing\n"), true)
+	})
+}

@@ -1,0 +1,101 @@
+package caddysse_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// poll asks once, after the position, and returns the blocks of the answer.
+func (s *server) poll(client *http.Client, url, position string) string {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	resp := request(ctx, s, client, "GET", url, "", []string{"Last-Event-ID", position})
+	defer resp.Body.Close()
+	checkStreamHeaders(s.TB.(*testing.T), resp.Header)
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.Fatalf("the answer does not end well: %v", err)
+	}
+	return string(body)
+}
+
+// TestPoll: answers that end give what a stream gives, over each protocol.
+func TestPoll(t *testing.T) {
+	s := startTLS(t, "", "sse /events {\n anonymous\n heartbeat 500ms\n}")
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		url := p.url(s) + "/events?poll=1"
+		position := s.send(`{"data":0}`).ID
+		for i := 1; i <= 5; i++ {
+			sent := make(chan string, 1)
+			if i%2 == 0 {
+				sent <- s.send(fmt.Sprintf(`{"data":%d}`, i)).ID
+			} else {
+				time.AfterFunc(50*time.Millisecond, func() { sent <- s.send(fmt.Sprintf(`{"data":%d}`, i)).ID })
+			}
+			answer := s.poll(p.client, url, position)
+			position = <-sent
+			if want := fmt.Sprintf("\n\ndata: %d\nid: %s\n\n", i, position); !strings.HasSuffix(answer, want) {
+				t.Errorf("%q, want at the end %q", answer, want)
+			}
+		}
+		began := time.Now()
+		answer := s.poll(p.client, url, position)
+		if !strings.HasSuffix(answer, "\nid: "+position+"\n\n") || strings.Contains(answer, "sse.closing") {
+			t.Errorf("with no event: %q", answer)
+		}
+		if d := time.Since(began); d < 400*time.Millisecond {
+			t.Errorf("with no event it ended after %s, the heartbeat is 500ms", d)
+		}
+		eventually(t, "no connection to be left", func() bool { return s.status("default").Connections == 0 })
+	})
+}
+
+// TestPollKeepsItsConnection: over HTTP/1.1 the next poll comes by the same one.
+func TestPollKeepsItsConnection(t *testing.T) {
+	s := start(t, "", "sse /events {\n anonymous\n heartbeat 1m\n}")
+	position := s.send(`{"data":0}`).ID
+	s.send(`{"data":1}`)
+	conn, err := net.Dial("tcp", s.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	r := bufio.NewReader(conn)
+	for i := range 3 {
+		fmt.Fprintf(conn, "GET /events?poll=1 HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %s\r\n\r\n", position)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("poll %d: %v", i, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || !strings.Contains(string(body), "data: 1\n") {
+			t.Fatalf("poll %d: %q, %v", i, body, err)
+		}
+	}
+}
+
+// TestPollParameter: anything but 1 is refused, as is what is nearly the name.
+func TestPollParameter(t *testing.T) {
+	s := start(t, "", "sse /events {\n anonymous\n}")
+	for query, want := range map[string]string{
+		"poll=0":    "poll \"0\": it must be 1",
+		"poll=true": "poll \"true\": it must be 1",
+		"poll":      "it must be 1",
+		"polls=1":   "did you mean poll?",
+	} {
+		a := do(t, "GET", "http://"+s.http+"/events?"+query, "")
+		if a.status != http.StatusBadRequest || !strings.Contains(a.body, want) {
+			t.Errorf("%s: %d %q, want 400 with %q", query, a.status, a.body, want)
+		}
+	}
+}
