@@ -15,6 +15,15 @@ import type {
   StreamState,
 } from "./types.js";
 
+/** What tells two sets of headers apart. That they are impossible the stream will find out. */
+function textOfHeaders(headers: HeadersInit | undefined): string {
+  try {
+    return JSON.stringify([...new Headers(headers)]);
+  } catch {
+    return "";
+  }
+}
+
 const sorted = (topics: readonly string[]) => [...new Set(topics)].sort();
 
 /** How many events wait for one `load`. */
@@ -194,8 +203,7 @@ export function createSSE<E = DefaultEvents>(
     lastEventId ||= options.lastEventId ?? "";
     const { share = "page", credentials = "same-origin", headers } = options;
     const identity =
-      options.identity ??
-      (typeof headers === "function" ? "" : JSON.stringify([...new Headers(headers)]));
+      options.identity ?? (typeof headers === "function" ? "" : textOfHeaders(headers));
     const key = JSON.stringify([target.href, identity, credentials]);
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;

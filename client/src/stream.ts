@@ -50,12 +50,25 @@ export const IDLE: StreamState = {
   error: null,
   attempt: 0,
   retryAt: null,
+  transport: "stream",
 };
 
 // Two and a half heartbeats without a byte are a dead connection; 15 s each until the server has said.
 const HEARTBEATS = 2.5;
 const UNSAID_MS = 15_000;
 const MAX_EVENT = 2 ** 24;
+
+// A network that holds a stream back: after how long without its first byte a poll is sent beside it,
+// and how much longer the stream then has.
+const PROBE_MS = 1000;
+const GRACE_MS = 250;
+// How often a client that polls tries to stream again: after this, then after twice as much, up to an hour.
+const STREAM_AGAIN_MS = 300_000;
+// A connection that is cut at the same age twice, and within this, will be cut again.
+const CUT_MS = 120_000;
+// Polls begin at least so far apart. One without an event that ends sooner than this is a failure.
+const POLL_MS = 100;
+const IDLE_POLL_MS = 500;
 
 /** Opens a stream and keeps it open: one connection at a time, until `close()` or a final error. */
 export function openStream(
@@ -75,8 +88,19 @@ export function openStream(
   let refreshed = false; // a 401 has been answered with fresh headers
   let sentAway = false; // a `disconnected` has been answered by coming back
 
+  // Whether this network lets a stream through: it has (proven), or short answers only (polling).
+  let proven = false;
+  let polling = false;
+  let streamAt = 0; // when to try again
+  let streamAgainMs = STREAM_AGAIN_MS;
+  let cutAge = 0;
+
   // The attempt that runs; undefined while waiting. Whatever an earlier one still does is ignored.
   let run: AbortController | undefined;
+  let calls: AbortController[] = []; // its requests: a stream, a poll, or both until one is heard
+  let heard: AbortController | undefined; // the one that counts
+  let probe: ReturnType<typeof setTimeout> | undefined;
+  let closed = false;
   let openedAt = 0;
   let lastByteAt = 0;
   // The next attempt if none runs, else its watchdog.
@@ -92,8 +116,10 @@ export function openStream(
   /** Every end of a connection comes by here, so the counters are settled here. */
   function stop() {
     clearTimeout(timer);
-    run?.abort();
-    run = undefined;
+    clearTimeout(probe);
+    for (const call of calls) call.abort();
+    calls = [];
+    run = heard = undefined;
     // Not at the first byte: a server that crashes after each accept would be asked without a pause.
     const { resetAfterMs = 10_000 } = options().backoff ?? {};
     if (openedAt && Date.now() - openedAt >= resetAfterMs) {
@@ -116,6 +142,7 @@ export function openStream(
     if (guard(() => shouldReconnect?.(error, failures)) === false) {
       return end("failed", error);
     }
+    if (run || closed) return; // by what was called
     // Exactly then the first time only: a server that sends everybody away at once is asked less and less.
     const jitter = exactly && !failures ? 0 : fullJitter(failures, asked ?? minMs, maxMs);
     const delay = delayOf(exactly ? Math.max(least, jitter) : least + jitter);
@@ -135,11 +162,16 @@ export function openStream(
     lastByteAt = Math.min(lastByteAt, Date.now());
     const left = lastByteAt + idleMs() - Date.now();
     if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
-    else retry({ type: "idle-timeout", message: `no byte for ${idleMs()} ms` });
+    else {
+      // Not one byte of this attempt: perhaps the network is another.
+      proven &&= openedAt > 0;
+      retry({ type: "idle-timeout", message: `no byte for ${idleMs()} ms` });
+    }
   }
 
-  function request(headers: Headers): URL {
+  function request(headers: Headers, poll: boolean): URL {
     const target = new URL(url);
+    if (poll) target.searchParams.set("poll", "1");
     // Lets the server close the connection that this one replaces before it counts.
     if (state.connectionId) target.searchParams.set("previous", state.connectionId);
     if (!lastEventId) return target;
@@ -153,47 +185,133 @@ export function openStream(
     return target;
   }
 
-  async function attempt(change: Partial<StreamState> = {}) {
+  /** `again` is the next poll of many, and no change of anything. */
+  async function attempt(change: Partial<StreamState> = {}, again = false) {
+    const since = openedAt;
     stop();
+    if (again) openedAt = since;
     const mine = new AbortController();
     run = mine;
     lastByteAt = Date.now();
     watch();
-    set({ connectionStatus: "reconnecting", retryAt: null, ...change });
+    if (!again) set({ connectionStatus: "reconnecting", retryAt: null, ...change });
+    const { headers: given } = options();
+    let value: HeadersInit | undefined;
+    let headers: Headers;
     try {
-      const { headers: given, credentials = "same-origin", fetch = globalThis.fetch } = options();
-      const headers = new Headers(typeof given === "function" ? await given() : given);
-      if (mine !== run) return;
-      headers.set("Accept", "text/event-stream");
-      const response = await fetch(request(headers), {
+      value = typeof given === "function" ? await given() : given;
+    } catch (cause) {
+      if (mine === run) lost(cause);
+      return;
+    }
+    if (mine !== run) return;
+    try {
+      headers = new Headers(value);
+      new Request(url, { headers });
+    } catch (cause) {
+      // No attempt will be better.
+      return end("failed", { type: "request", message: textOf(cause), cause });
+    }
+    headers.set("Accept", "text/event-stream");
+    const stream = !polling || lastByteAt >= streamAt;
+    if (polling) void connect(mine, headers, true, stream);
+    if (!stream) return;
+    if (polling) postponeStream();
+    else if (!proven) {
+      probe = setTimeout(() => void connect(mine, headers, true, true), PROBE_MS);
+    }
+    void connect(mine, headers, false, true);
+  }
+
+  /** One request: a stream, or a poll, and whether the other is there too. */
+  async function connect(mine: AbortController, all: Headers, poll: boolean, contested: boolean) {
+    const call = new AbortController();
+    calls.push(call);
+    const alive = () => mine === run && (heard ?? call) === call;
+    const hear = () => {
+      heard = call;
+      clearTimeout(probe);
+      for (const other of calls) if (other !== call) other.abort();
+    };
+    if (poll && !contested) hear();
+    const { credentials = "same-origin", fetch = globalThis.fetch } = options();
+    const headers = new Headers(all);
+    const beganAt = Date.now();
+    const before = lastEventId;
+    let held = ""; // of a poll, while the stream may still be heard
+    try {
+      const response = await fetch(request(headers, poll), {
         headers,
         credentials,
         cache: "no-store",
-        signal: mine.signal,
+        signal: call.signal,
       });
-      if (mine !== run) return;
+      // What is wrong with the request the stream is told too.
+      if (!alive() || (poll && !heard && !isStream(response))) return;
       if (!accept(response)) return;
-      const body = response.body!.getReader();
       const decoder = new TextDecoder();
-      const feed = createFeed(() => mine === run);
-      for (;;) {
-        const { done, value } = await body.read();
-        if (mine !== run) return;
-        if (done) break;
+      const feed = createFeed(alive);
+      for await (const value of chunks(response)) {
+        if (!alive()) return;
         lastByteAt = Date.now();
-        feed(decoder.decode(value, { stream: true }));
+        const text = typeof value === "string" ? value : decoder.decode(value, { stream: true });
+        if (!poll && !heard) {
+          hear();
+          proven = true;
+          polling = false;
+        }
+        if (heard) feed(text);
+        else held += text;
+        if (!alive()) return;
       }
-      retry({ type: "network", message: "the stream ended" });
+      if (!poll) return lost("the stream ended");
+      if (!heard) {
+        if (!polling) await new Promise((resolve) => setTimeout(resolve, GRACE_MS));
+        if (!alive()) return;
+        hear();
+        if (!polling) fallBack();
+        feed(held);
+      }
+      if (!alive()) return;
+      const took = Date.now() - beganAt;
+      if (took < IDLE_POLL_MS && lastEventId === before)
+        return lost("the poll ended without an event");
+      failures = absences = 0;
+      timer = setTimeout(() => void attempt({}, true), POLL_MS - Math.min(POLL_MS, took));
     } catch (cause) {
-      if (mine === run) retry({ type: "network", message: textOf(cause), cause });
+      if (alive() && (heard || !poll)) lost(cause);
     }
   }
 
+  function fallBack() {
+    polling = true;
+    postponeStream();
+  }
+
+  function postponeStream() {
+    streamAt = Date.now() + streamAgainMs;
+    streamAgainMs = Math.min(2 * streamAgainMs, 3600_000);
+  }
+
+  /** A connection has ended, and the server has not said so. */
+  function lost(cause: unknown) {
+    const age = openedAt && !polling ? Date.now() - openedAt : 0;
+    if (age > 1000 && age < CUT_MS && Math.abs(age - cutAge) < age / 10) fallBack();
+    cutAge = age || cutAge;
+    const message = textOf(cause);
+    retry(
+      typeof cause === "string"
+        ? { type: "network", message }
+        : { type: "network", message, cause },
+    );
+  }
+
   /** What the status means. True if a stream follows. */
-  function accept({ status, headers }: Response): boolean {
-    const contentType = headers.get("Content-Type");
-    if (status === 200 && /^text\/event-stream *(;|$)/i.test(contentType ?? "")) return true;
+  function accept(response: Response): boolean {
+    const { status, headers } = response;
+    if (isStream(response)) return true;
     if (status === 200) {
+      const contentType = headers.get("Content-Type");
       end("failed", {
         type: "content-type",
         contentType,
@@ -272,7 +390,8 @@ export function openStream(
     openedAt ||= Date.now();
     known = true;
     refreshed = false;
-    set({ connectionStatus: "open", error: null, attempt: 0, ...change });
+    const transport = polling ? "poll" : "stream";
+    set({ connectionStatus: "open", error: null, attempt: 0, transport, ...change });
   }
 
   /** The events that the server itself sends. Another server may send some of these names, with anything in them. */
@@ -312,6 +431,11 @@ export function openStream(
   /** Timers of hidden and sleeping pages cannot be trusted, so whoever wakes looks at the clock. */
   function wake({ type }: Event) {
     if (type !== "online" && document.visibilityState === "hidden") return;
+    if (type === "online") {
+      proven = false;
+      streamAt = 0;
+      streamAgainMs = STREAM_AGAIN_MS;
+    }
     if (run) {
       // A new network leaves the old connection dead without a word.
       if (type === "online" || Date.now() - lastByteAt >= idleMs()) void attempt();
@@ -330,6 +454,7 @@ export function openStream(
       void attempt({ error: null, attempt: 0 });
     },
     close() {
+      closed = true;
       sleep();
       stop();
     },
@@ -355,3 +480,20 @@ function fields(data: string): Control {
     return {} as Control;
   }
 }
+
+/** The body in the pieces in which it comes; as one piece where `fetch` has no streams. */
+async function* chunks(response: Response): AsyncGenerator<Uint8Array | string> {
+  if (!response.body) {
+    yield await response.text();
+    return;
+  }
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
+
+const isStream = ({ status, headers }: Response): boolean =>
+  status === 200 && /^text\/event-stream *(;|$)/i.test(headers.get("Content-Type") ?? "");

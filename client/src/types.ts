@@ -69,6 +69,11 @@ export type SSEError = { readonly message: string } & (
       readonly cause?: unknown;
     }
   | {
+      /** No such request can be made: a name and password in the URL, a header with a line feed. Final. */
+      readonly type: "request";
+      readonly cause: unknown;
+    }
+  | {
       /**
        * Any status but 200 and 204. 5xx, 408, 425 and 429 are tried again. So are 404 and 410 of a stream
        * that had been open, slowly. Others are final.
@@ -210,6 +215,8 @@ export interface StreamState {
   readonly attempt: number;
   /** When the next attempt is due, on the clock of `Date.now()`; `null` if none is scheduled. */
   readonly retryAt: number | null;
+  /** `poll` where the network holds back a long answer: many short ones then. */
+  readonly transport: "stream" | "poll";
 }
 
 /** Everything about a client at one moment. Frozen; a new object if and only if something changed. */
