@@ -1,65 +1,59 @@
-import { type ReactElement, useId, useMemo, useState } from "react";
+import { type ReactElement, type Ref, useId, useMemo, useState } from "react";
 import type { SSEMessage } from "../types.js";
+import { CopyButton } from "./copy-button.js";
+import { curlPush } from "./curl.js";
 
-/** The data of an event as text and as what it means. */
+/** The data of an event as it came, and what it means if it is JSON. */
 export interface Payload {
   raw: string;
-  value: unknown;
+  json?: { value: unknown };
 }
 
 /** One line of the list. */
 export interface Entry {
   /** Tells it from the others of its kind. */
   key: string;
-  kind: "event" | "gap" | "malformed";
+  kind: "event" | "gap";
   at: number;
   id: string;
   type: string;
-  raw: string;
-  value?: unknown;
-  message?: string;
+  payload?: Payload;
 }
 
 interface Props {
   messages: readonly SSEMessage<Record<string, Payload>>[];
   gaps: readonly Entry[];
-  malformed: readonly Entry[];
-  malformedCount: number;
+  user: string | null;
+  latency: (id: string) => number | undefined;
   onClear: () => void;
+  list: Ref<HTMLElement>;
 }
 
-const VIEWS = ["events", "raw", "malformed"] as const;
+const VIEWS = ["Events", "Raw"] as const;
 // Rows that exist: a list of a thousand costs more time than anybody has to read it.
 const SHOWN = 200;
 
-/** What arrived, newest first: events and gaps, the same as text, or what could not be parsed. */
-export function Events({
-  messages,
-  gaps,
-  malformed,
-  malformedCount,
-  onClear,
-}: Props): ReactElement {
+/** What arrived, newest first: events and gaps, or the same as it came. */
+export function Events({ messages, gaps, user, latency, onClear, list }: Props): ReactElement {
   const id = useId();
-  const [view, setView] = useState<(typeof VIEWS)[number]>("events");
+  const [view, setView] = useState<(typeof VIEWS)[number]>("Events");
   const [filter, setFilter] = useState("");
 
   const entries = useMemo(() => {
-    if (view === "malformed") return [...malformed].reverse();
-    const all = messages.map(({ receivedAt, id, type, data: { raw, value } }, i): Entry => {
-      return { key: id || `#${i}`, kind: "event", at: receivedAt, id, type, raw, value };
+    const all = messages.map(({ receivedAt, id, type, data }, i): Entry => {
+      return { key: id || `#${i}`, kind: "event", at: receivedAt, id, type, payload: data };
     });
     // A gap comes before the events of its moment: it is told before them.
     return [...gaps, ...all].sort((a, b) => a.at - b.at).reverse();
-  }, [view, messages, gaps, malformed]);
+  }, [messages, gaps]);
   const needle = filter.toLowerCase();
   const found = needle ? entries.filter((entry) => matches(entry, needle)) : entries;
 
   return (
-    <section className="sse-panel sse-events" aria-labelledby={id}>
+    <section className="sse-panel sse-events" aria-labelledby={id} ref={list}>
       <div className="sse-heading">
         <h2 id={id}>Received</h2>
-        <button type="button" onClick={onClear}>
+        <button type="button" className="sse-small" onClick={onClear}>
           Clear
         </button>
       </div>
@@ -74,7 +68,7 @@ export function Events({
                 checked={view === name}
                 onChange={() => setView(name)}
               />
-              <span>{name === "malformed" ? `malformed (${malformedCount})` : name}</span>
+              <span>{name}</span>
             </label>
           ))}
         </fieldset>
@@ -88,39 +82,72 @@ export function Events({
         />
       </div>
       <p className="sse-count" aria-live="polite">
-        {count(found.length, entries.length, view)}
+        {count(found.length, entries.length)}
       </p>
-      {found.length === 0 ? (
-        <p className="sse-empty">{empty(view, entries.length > 0)}</p>
-      ) : (
+      {found.length > 0 && (
         <ol className="sse-list" aria-label="Newest first">
           {found.slice(0, SHOWN).map((entry) => (
-            <Row key={`${entry.kind} ${entry.key}`} entry={entry} raw={view === "raw"} />
+            <Row
+              key={`${entry.kind} ${entry.key}`}
+              entry={entry}
+              raw={view === "Raw"}
+              ms={latency(entry.id)}
+            />
           ))}
         </ol>
       )}
+      {found.length === 0 && entries.length > 0 && (
+        <p className="sse-empty">Nothing matches the filter.</p>
+      )}
+      {entries.length === 0 && <Empty user={user} />}
     </section>
   );
 }
 
-function Row({ entry, raw }: { entry: Entry; raw: boolean }): ReactElement {
-  const { kind, at, id, type, message } = entry;
+/** What to do when there is nothing: an event, from a shell on the server. */
+function Empty({ user }: { user: string | null }): ReactElement {
+  const event = { ...(user && { user }), type: "notification", data: { message: "Hello" } };
+  const path = user ? "send" : "broadcast";
+  const command = curlPush(`http://localhost:2019/sse/${path}`, event);
+  return (
+    <div className="sse-empty">
+      <p>Nothing yet. Send a test event with the form, or from a shell on the server:</p>
+      <pre>{command}</pre>
+      <CopyButton text={command}>Copy</CopyButton>
+    </div>
+  );
+}
+
+interface RowProps {
+  entry: Entry;
+  raw: boolean;
+  ms: number | undefined;
+}
+
+function Row({ entry, raw, ms }: RowProps): ReactElement {
+  const { kind, at, id, type, payload } = entry;
   return (
     <li data-kind={kind}>
       <p className="sse-meta">
         <time dateTime={new Date(at).toISOString()}>{clock(at)}</time>
         <strong>{kind === "gap" ? `gap: ${type}` : type}</strong>
+        {payload && !payload.json && <span className="sse-tag">text</span>}
+        {ms !== undefined && <span className="sse-tag">{ms} ms after it was sent</span>}
         {id && <code>{id}</code>}
       </p>
-      {kind === "gap" && <p className="sse-note">Events before this position may be missing.</p>}
-      {message && <p className="sse-error">{message}</p>}
-      {kind !== "gap" && <pre>{raw ? wire(entry) : pretty(entry)}</pre>}
+      {payload ? (
+        <pre>{raw ? wire(entry, payload) : pretty(payload)}</pre>
+      ) : (
+        <p className="sse-note">
+          Events before this position may be missing. An app loads its data anew here.
+        </p>
+      )}
     </li>
   );
 }
 
-const matches = ({ type, id, raw }: Entry, needle: string) =>
-  `${type} ${id} ${raw}`.toLowerCase().includes(needle);
+const matches = ({ type, id, payload }: Entry, needle: string) =>
+  `${type} ${id} ${payload?.raw}`.toLowerCase().includes(needle);
 
 const clock = (at: number) => {
   const date = new Date(at);
@@ -129,27 +156,17 @@ const clock = (at: number) => {
   return `${h}:${m}:${s}.${part(date.getMilliseconds(), 3)}`;
 };
 
-const pretty = ({ kind, raw, value }: Entry) =>
-  kind === "event" ? JSON.stringify(value, null, 2) : raw;
+const pretty = ({ raw, json }: Payload) => (json ? JSON.stringify(json.value, null, 2) : raw);
 
 /** The event as it came, as far as it can be told: the type and the id have no other spelling. */
-const wire = ({ type, id, raw }: Entry) =>
+const wire = ({ type, id }: Entry, { raw }: Payload) =>
   [
     ...(type === "message" ? [] : [`event: ${type}`]),
     ...raw.split("\n").map((line) => `data: ${line}`),
     ...(id ? [`id: ${id}`] : []),
   ].join("\n");
 
-function count(found: number, all: number, view: string): string {
-  const what = `${all} ${view === "malformed" ? "malformed" : "received"}`;
+function count(found: number, all: number): string {
   const shown = found > SHOWN ? `, the latest ${SHOWN} shown` : "";
-  return found === all ? what + shown : `${found} of ${what}${shown}`;
-}
-
-function empty(view: string, filtered: boolean): string {
-  if (filtered) return "Nothing matches the filter.";
-  if (view === "malformed") {
-    return "Nothing malformed: the data of every event so far was JSON. Events published with text would be listed here.";
-  }
-  return "Nothing yet. Send an event, or publish one from your back end.";
+  return found === all ? `${all} received${shown}` : `${found} of ${all} received${shown}`;
 }

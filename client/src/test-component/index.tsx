@@ -1,10 +1,12 @@
 "use client";
 
-import { type ReactElement, useCallback, useState } from "react";
+import { type ReactElement, useCallback, useEffect, useRef, useState } from "react";
 import { type UseSSEOptions, useSSE } from "../react.js";
-import type { Gap, SSEError } from "../types.js";
+import type { Gap } from "../types.js";
+import { Connections } from "./connections.js";
 import { type Entry, Events, type Payload } from "./events.js";
-import { SendForm } from "./send-form.js";
+import { ListenForm, type Listening } from "./listen-form.js";
+import { SendForm, type Sent } from "./send-form.js";
 import { Status } from "./status.js";
 
 /** Properties of {@link SSETestComponent}. */
@@ -17,62 +19,110 @@ export interface SSETestComponentProps {
    */
   api?: string | undefined;
   /** Options of the stream; its functions are used by the component. */
-  options?: Omit<UseSSEOptions<never>, "parse" | "onMessage" | "onGap" | "onError"> | undefined;
+  options?: Omit<UseSSEOptions<never>, "parse" | "onMessage" | "onGap"> | undefined;
 }
 
-type Malformed = Extract<SSEError, { type: "malformed" }>;
 const KEEP = 1000;
 
-let marked = 0;
-const mark = () => ({ key: `${++marked}`, at: Date.now() });
-
 /**
- * A bench for one stream: its state, a form that sends test events, and what arrives. Its elements
- * have class names that begin with `sse-`; `caddy-sse/test-component.css` styles them, nothing else is
- * needed.
+ * A bench for one stream: its state, a form that sends test events, who is connected, and what arrives.
+ * Its elements have class names that begin with `sse-`; `caddy-sse/test-component.css` styles them,
+ * nothing else is needed.
  */
-export function SSETestComponent({ url, api, options }: SSETestComponentProps): ReactElement {
+export function SSETestComponent(props: SSETestComponentProps): ReactElement {
+  const [{ listening, round }, setState] = useState(() => ({
+    listening: {
+      from: props.options?.lastEventId ?? "",
+      topics: props.options?.topics ?? [],
+    } as Listening,
+    round: 0,
+  }));
+  const listen = (next: Listening) => setState({ listening: next, round: round + 1 });
+  return <Bench key={round} {...props} listening={listening} onListen={listen} />;
+}
+
+interface BenchProps extends SSETestComponentProps {
+  listening: Listening;
+  onListen: (next: Listening) => void;
+}
+
+/** The bench while it listens from one start. */
+function Bench({ url, api, options, listening, onListen }: BenchProps): ReactElement {
   const [gaps, setGaps] = useState<readonly Entry[]>([]);
-  const [malformed, setMalformed] = useState<readonly Entry[]>([]);
+  const [sent, setSent] = useState<ReadonlyMap<string, number>>(new Map());
+  const received = useRef<HTMLElement>(null);
+  const awaited = useRef("");
   const onGap = useCallback((gap: Gap) => {
-    const entry: Entry = { ...mark(), kind: "gap", id: gap.id, type: gap.reason, raw: "" };
-    setGaps((before) => [...before, entry].slice(-KEEP));
-  }, []);
-  const onError = useCallback((error: SSEError) => {
-    if (error.type !== "malformed") return;
-    const { eventType, raw, message }: Malformed = error;
-    const entry: Entry = { ...mark(), kind: "malformed", id: "", type: eventType, raw, message };
-    setMalformed((before) => [...before, entry].slice(-KEEP));
+    setGaps((before) => {
+      const key = `${(Number(before.at(-1)?.key) || 0) + 1}`;
+      const entry: Entry = { key, at: Date.now(), kind: "gap", id: gap.id, type: gap.reason };
+      return [...before, entry].slice(-KEEP);
+    });
   }, []);
 
   const sse = useSSE<Record<string, Payload>>(url, {
     maxMessages: KEEP,
     ...options,
-    // The text is kept beside what it means, for the raw view.
-    parse: (raw) => ({ raw, value: raw === "" ? null : JSON.parse(raw) }),
+    lastEventId: listening.from,
+    topics: listening.topics,
+    // What was published as text is text, and what is JSON is shown as what it means.
+    parse: read,
     onGap,
-    onError,
   } as UseSSEOptions<Record<string, Payload>>);
 
   const clear = useCallback(() => {
     sse.clear();
     setGaps([]);
-    setMalformed([]);
   }, [sse.clear]);
+  const onSent = useCallback(({ id, at }: Sent) => {
+    setSent((before) => new Map([...before].slice(-KEEP)).set(id, at));
+    awaited.current = id;
+  }, []);
+  /** On the clock of this page, which did both. */
+  const latency = (id: string) => {
+    const at = sent.get(id);
+    const message = at === undefined ? undefined : sse.messages.find((one) => one.id === id);
+    return message && at !== undefined ? message.receivedAt - at : undefined;
+  };
+
+  // On a small screen the list is below the form: what was sent is to be seen when it arrives.
+  useEffect(() => {
+    if (!awaited.current || !sse.messages.some(({ id }) => id === awaited.current)) return;
+    awaited.current = "";
+    received.current?.querySelector("li")?.scrollIntoView?.({ block: "nearest" });
+  });
 
   return (
     <div className="sse-test">
       <div className="sse-side">
-        <Status url={url} sse={sse} />
-        <SendForm api={api} user={sse.user} connectionId={sse.connectionId} />
+        <Status url={url} sse={sse}>
+          <ListenForm listening={listening} onListen={onListen} />
+        </Status>
+        <SendForm
+          api={api}
+          user={sse.user}
+          connectionId={sse.connectionId}
+          latency={latency}
+          onSent={onSent}
+        />
+        {api && <Connections api={api} own={sse.connectionId} />}
       </div>
       <Events
+        list={received}
         messages={sse.messages}
         gaps={gaps}
-        malformed={malformed}
-        malformedCount={sse.malformed}
+        user={sse.user}
+        latency={latency}
         onClear={clear}
       />
     </div>
   );
+}
+
+function read(raw: string): Payload {
+  try {
+    return { raw, json: { value: raw === "" ? null : JSON.parse(raw) } };
+  } catch {
+    return { raw };
+  }
 }

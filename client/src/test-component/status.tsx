@@ -1,13 +1,16 @@
-import { type ReactElement, useEffect, useId, useState } from "react";
+import { type ReactElement, type ReactNode, useEffect, useId, useState } from "react";
 import type { SSEClient, SSEError, StreamState } from "../types.js";
+import { CopyButton } from "./copy-button.js";
+import { absolute, curlStream } from "./curl.js";
 
 interface Props {
   url: string;
   sse: StreamState & { lastEventId: string } & Pick<SSEClient, "reconnect" | "close">;
+  children: ReactNode;
 }
 
-/** The connection: where it is, who it is, and the two things one can do to it. */
-export function Status({ url, sse }: Props): ReactElement {
+/** The connection: where it is, who it is, and what one can do to it. */
+export function Status({ url, sse, children }: Props): ReactElement {
   const { connectionStatus: status, connectionId, user, error, lastEventId } = sse;
   const id = useId();
   return (
@@ -16,6 +19,7 @@ export function Status({ url, sse }: Props): ReactElement {
       <p className="sse-status" data-status={status}>
         <span role="status">{status}</span>
         {sse.retryAt !== null && <Countdown until={sse.retryAt} attempt={sse.attempt} />}
+        {status === "open" && <span className="sse-countdown">{by(sse.transport)}</span>}
       </p>
       {error && <p className="sse-error">{explain(error)}</p>}
       <dl>
@@ -26,9 +30,9 @@ export function Status({ url, sse }: Props): ReactElement {
         <dt>User</dt>
         <dd>{user === null ? "–" : user === "" ? <em>anonymous</em> : <code>{user}</code>}</dd>
         <dt>Connection id</dt>
-        <dd>{connectionId === null ? "–" : <code>{connectionId}</code>}</dd>
+        <dd>{connectionId === null ? "–" : <Id text={connectionId} name="connection id" />}</dd>
         <dt>Position</dt>
-        <dd>{lastEventId === "" ? "–" : <code>{lastEventId}</code>}</dd>
+        <dd>{lastEventId === "" ? "–" : <Id text={lastEventId} name="position" />}</dd>
       </dl>
       <p className="sse-actions">
         <button type="button" onClick={sse.reconnect}>
@@ -37,9 +41,35 @@ export function Status({ url, sse }: Props): ReactElement {
         <button type="button" onClick={sse.close} disabled={status === "closed"}>
           Disconnect
         </button>
+        <CopyButton
+          text={() => curlStream(absolute(url), lastEventId)}
+          label="Copy as curl: the stream"
+        >
+          Copy as curl
+        </CopyButton>
       </p>
+      {children}
     </section>
   );
+}
+
+function Id({ text, name }: { text: string; name: string }): ReactElement {
+  return (
+    <span className="sse-id">
+      <code title={text}>{text}</code>
+      <CopyButton text={text} label={`Copy the ${name}`}>
+        Copy
+      </CopyButton>
+    </span>
+  );
+}
+
+/** How the events come. The protocol is that of the page, which is the stream's too on the same site. */
+function by(transport: StreamState["transport"]): string {
+  const [page] = globalThis.performance?.getEntriesByType?.("navigation") ?? [];
+  const protocol = (page as PerformanceNavigationTiming | undefined)?.nextHopProtocol;
+  const how = transport === "poll" ? "polling: this network holds streams back" : "streaming";
+  return protocol ? `${how}, ${protocol}` : how;
 }
 
 /** Outside the status region: a screen reader that read every tenth of a second would be no help. */
@@ -57,18 +87,43 @@ function Countdown({ until, attempt }: { until: number; attempt: number }): Reac
   );
 }
 
-/** What to do about it, where there is something. */
+const REASONS: Record<string, string> = {
+  shutdown: "The server is restarting. The page comes back by itself.",
+  lifetime: "The connection had reached its age. The page comes back by itself.",
+  expired: "The login has ended. Sign in again, then reconnect.",
+  disconnected: "The server has disconnected this page. Reconnect to come back.",
+  hub_closed: "The stream is not served any more. The page tries again, slowly.",
+  starting: "The server is still reading its history. The page comes back by itself.",
+};
+
+/** What happened, and what to do about it where there is something. */
 function explain(error: SSEError): string {
-  if (error.type === "http" && error.status === 401) {
-    return "Not signed in (401): sign in to this site, then reconnect.";
+  if (error.type === "http") {
+    const { status } = error;
+    if (status === 401) return "Not signed in (401). Sign in to this site, then reconnect.";
+    if (status === 403)
+      return "Not allowed (403). This user may not have this stream, or one of the topics: choose others.";
+    if (status === 404)
+      return "Nothing is served at the stream's address (404). Check the path of `sse` in the Caddyfile.";
+    if (status === 400) return "The server did not understand the request (400). Check the topics.";
+    if (status === 429)
+      return "Too many requests (429). The page waits, then comes back by itself.";
+    return status >= 500
+      ? `The server could not answer (${status}). The page tries again by itself.`
+      : `The server answered ${status}. Check the address of the stream.`;
   }
-  if (error.type === "http" && error.status === 403) {
-    return "Not allowed (403): this user may not have this stream, or one of its topics.";
+  if (error.type === "terminated") {
+    return (
+      REASONS[error.reason] ??
+      (error.reason.startsWith("max_")
+        ? "There are too many connections. Close other tabs, or wait: the page comes back by itself."
+        : `The server has ended the stream: ${error.reason}.`)
+    );
   }
-  if (error.type === "http" && error.status === 404) {
-    return "Nothing is served at the stream's address (404).";
+  if (error.type === "content-type") {
+    return "What answered is no event stream; it may be a login page. Sign in, or check the address.";
   }
-  if (error.type === "http") return `The server answered ${error.status}.`;
-  if (error.type === "network") return `Connection lost: ${error.message}`;
-  return error.message;
+  if (error.type === "idle-timeout")
+    return "Nothing was heard for too long. The page connects anew by itself.";
+  return "The connection was lost. The page tries again by itself.";
 }

@@ -40,6 +40,11 @@ const click = (text: string) =>
     all.find(({ textContent }) => textContent?.startsWith(text))?.click();
     await settle();
   });
+const change = (select: HTMLSelectElement, value: string) =>
+  act(async () => {
+    select.value = value;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+  });
 /** What React hears as typing. */
 const type = (element: HTMLInputElement, value: string) =>
   act(async () => {
@@ -52,7 +57,9 @@ test("shows the connection, counts down to the next attempt, and why", async () 
   await render();
   expect(find("[role=status]").textContent).toBe("reconnecting");
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 3.5 s");
-  expect(find(".sse-error").textContent).toBe("The server answered 503.");
+  expect(find(".sse-connection .sse-error").textContent).toBe(
+    "The server could not answer (503). The page tries again by itself.",
+  );
   await act(() => vi.advanceTimersByTimeAsync(1000));
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 2.5 s");
   await act(() => vi.advanceTimersByTimeAsync(2500));
@@ -64,29 +71,39 @@ test("shows the connection, counts down to the next attempt, and why", async () 
   expect(find("[role=status]").textContent).toBe("closed");
 });
 
-test("lists events newest first, gaps, raw and malformed data, and filters", async () => {
+test("lists events newest first, gaps, text and raw data, and filters", async () => {
   await render();
+  expect(find(".sse-empty").textContent).toContain("http://localhost:2019/sse/broadcast");
   await send(
     connected("c-1"),
     'event: sse.gap\ndata: {"reason":"evicted"}\nid: e-1\n\n',
     'event: note\ndata: {"a":1}\nid: e-2\n\ndata: "two"\nid: e-3\n\nevent: html\ndata: <b>\nid: e-4\n\n',
   );
-  expect(find(".sse-count").textContent).toBe("3 received");
+  expect(find(".sse-count").textContent).toBe("4 received");
   expect(rows().map((row) => row?.slice(12))).toEqual([
+    "htmltexte-4<b>",
     'messagee-3"two"',
     'notee-2{\n  "a": 1\n}',
-    "gap: evictede-1Events before this position may be missing.",
+    "gap: evictede-1Events before this position may be missing. An app loads its data anew here.",
   ]);
-  await click("raw");
-  expect(rows()[1]).toContain('event: note\ndata: {"a":1}\nid: e-2');
+  await click("Raw");
+  expect(rows()[2]).toContain('event: note\ndata: {"a":1}\nid: e-2');
   await type(find("[type=search]"), "NOTE");
-  expect(find(".sse-count").textContent).toBe("1 of 3 received");
+  expect(find(".sse-count").textContent).toBe("1 of 4 received");
   await type(find("[type=search]"), "");
-  await click("malformed (1)");
-  expect(rows()).toHaveLength(1);
-  expect(rows()[0]).toContain("<b>");
   await click("Clear");
   expect(rows()).toEqual([]);
+});
+
+test("starts from a position, and asks for topics", async () => {
+  await render();
+  await send(connected("c-1"));
+  await change(find(".sse-listen select"), "position");
+  await type(find(".sse-listen input"), "e-40");
+  await type(find(".sse-listen .sse-full input"), "news, chat");
+  await click("Connect like this");
+  expect(server.last.url.search).toBe("?topic=chat&topic=news");
+  expect(server.last.headers.get("Last-Event-ID")).toBe("e-40");
 });
 
 test("sends to whom it is told, and shows the receipt or the refusal", async () => {
@@ -111,15 +128,58 @@ test("sends to whom it is told, and shows the receipt or the refusal", async () 
     },
   ]);
   expect(find("output").textContent).toBe("Accepted as e-9, for 1 connection.");
-  await act(async () => {
-    const select = find<HTMLSelectElement>("select");
-    select.value = "all";
-    select.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+  await send("event: notification\ndata: {}\nid: e-9\n\n");
+  expect(find("output").textContent).toMatch(/It arrived here after \d+ ms\.$/);
+  await change(find(".sse-send select"), "all");
+  await click("Text");
   await click("Send");
   expect(posts[1]?.[0]).toBe("/internal/sse/broadcast");
   expect(posts[1]?.[1]).not.toHaveProperty("user");
-  expect(find("output").textContent).toBe("400: no");
+  expect(posts[1]?.[1]).toEqual({ type: "notification", text: "<p>Hello</p>" });
+  expect(find("output").textContent).toBe("The server refused it (400: no).");
+});
+
+test("data that is no JSON is not sent: the field says what to do", async () => {
+  const post = vi.fn();
+  vi.stubGlobal("fetch", post);
+  await render("/internal/sse");
+  await send(connected("c-1"));
+  await act(async () => {
+    const area = find<HTMLTextAreaElement>("textarea");
+    const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value") ?? {};
+    set?.call(area, '{"a"');
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  await click("Send");
+  expect(post).not.toHaveBeenCalled();
+  expect(find("textarea").getAttribute("aria-invalid")).toBe("true");
+  expect(find("[role=alert]").textContent).toMatch(
+    /^This is no JSON( near character \d+)?\. Correct it, or send it as text\.$/,
+  );
+});
+
+test("lists the connections and disconnects one", async () => {
+  const calls: string[] = [];
+  vi.stubGlobal("fetch", async (url: string, { method }: { method: string }) => {
+    calls.push(`${method} ${url}`);
+    const since = new Date(0).toISOString();
+    const one = { id: "c/2", user: "bob", protocol: "h2", remote: "::1", since, lag: 0 };
+    return Response.json(method === "GET" ? { count: 1, connections: [one] } : { disconnected: 1 });
+  });
+  await render("/internal/sse");
+  await send(connected("c-1"));
+  await act(async () => {
+    find<HTMLDetailsElement>(".sse-connections details").open = true;
+    await settle();
+  });
+  await act(() => vi.advanceTimersByTimeAsync(10));
+  expect(rows()).toHaveLength(1);
+  await act(async () => {
+    find<HTMLButtonElement>(".sse-connections li button").click();
+    await settle();
+  });
+  expect(calls).toContain("DELETE /internal/sse/connections/c%2F2");
+  expect(find(".sse-connections [role=status]").textContent).toBe("Disconnected bob.");
 });
 
 test("without an address the form is disabled and says why", async () => {

@@ -1,0 +1,81 @@
+import { type FormEvent, type ReactElement, useId, useState } from "react";
+import { names } from "./send-form.js";
+
+/** What the stream is asked for. */
+export interface Listening {
+  /** A position, `earliest`, or nothing for from now on. */
+  from: string;
+  topics: readonly string[];
+}
+
+interface Props {
+  listening: Listening;
+  onListen: (next: Listening) => void;
+}
+
+/** From where the stream is read, and which topics. */
+export function ListenForm({ listening, onListen }: Props): ReactElement {
+  const id = useId();
+  const [start, setStart] = useState<"now" | "earliest" | "position">(() =>
+    startOf(listening.from),
+  );
+  const [position, setPosition] = useState(listening.from === "earliest" ? "" : listening.from);
+  const [topics, setTopics] = useState(listening.topics.join(", "));
+
+  function submit(event: FormEvent) {
+    event.preventDefault();
+    const from = { now: "", earliest: "earliest", position: position.trim() }[start];
+    onListen({ from, topics: names(topics) });
+  }
+
+  return (
+    <details className="sse-listen">
+      <summary>Start and topics</summary>
+      <form onSubmit={submit} aria-label="Start and topics">
+        <div className="sse-row">
+          <label>
+            Start
+            <select value={start} onChange={(e) => setStart(e.target.value as typeof start)}>
+              <option value="now">from now on</option>
+              <option value="earliest">at the earliest event</option>
+              <option value="position">after a position</option>
+            </select>
+          </label>
+          {start === "position" && (
+            <label>
+              Position
+              <input
+                value={position}
+                onChange={(e) => setPosition(e.target.value)}
+                required
+                spellCheck={false}
+                autoCapitalize="none"
+                placeholder="3kq9x2mf-1042-b03k"
+              />
+            </label>
+          )}
+          <label className={start === "position" ? "sse-full" : undefined}>
+            Topics
+            <input
+              value={topics}
+              onChange={(e) => setTopics(e.target.value)}
+              spellCheck={false}
+              autoCapitalize="none"
+              placeholder="all that are allowed"
+              aria-describedby={`${id}hint`}
+            />
+          </label>
+        </div>
+        <p className="sse-note" id={`${id}hint`}>
+          Topics are separated by commas. The list of events begins anew.
+        </p>
+        <p className="sse-actions">
+          <button type="submit">Connect like this</button>
+        </p>
+      </form>
+    </details>
+  );
+}
+
+const startOf = (from: string) =>
+  from === "" ? "now" : from === "earliest" ? "earliest" : "position";
