@@ -13,11 +13,12 @@ test-go:
 test-client: client/node_modules
 	cd client && npm test
 
-# Against the real server, in Debian's Chromium. The page in it must be the one
-# that is built from the sources.
+# Against the real server, in Debian's Chromium, Firefox and WebKit, and behind its
+# nginx. The page in it must be the one that is built from the sources.
+BROWSERS = chromium firefox-esr webkit2gtk-driver xvfb xauth nginx
 test-browser: page e2e/browser/node_modules
 	git diff --exit-code testpage/dist
-	command -v chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	dpkg -s $(BROWSERS) >/dev/null 2>&1 || { apt-get update && apt-get install -y --no-install-recommends $(BROWSERS); }
 	go build -o tmp/caddy-plain ./cmd/caddy
 	cd e2e/browser && CADDY_BIN="$(CURDIR)/tmp/caddy-plain" npm run test:browser
 

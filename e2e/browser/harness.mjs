@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer as createHttpServer, request } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,7 +26,7 @@ export async function until(probe, what, ms = 15_000) {
   }
 }
 
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();
@@ -211,6 +212,102 @@ http://127.0.0.1:${port} {
   };
 }
 
+/**
+ * A proxy in front of a site, that does what some do: `hold` lets a body go when it has ended, `cut` ends every
+ * answer after so many milliseconds. It remembers the requests for the stream.
+ */
+export async function startProxy(origin, { hold = false, cut = Infinity } = {}) {
+  const seen = [];
+  const server = createHttpServer((req, res) => {
+    const { pathname } = new URL(req.url, origin);
+    if (pathname === "/events") seen.push({ url: req.url, position: req.headers["last-event-id"] });
+    const headers = { ...req.headers, connection: "close" };
+    const upstream = request(origin + req.url, { method: req.method, headers }, (answer) => {
+      const { "transfer-encoding": _, connection: __, ...kept } = answer.headers;
+      const parts = [];
+      if (!hold) {
+        res.writeHead(answer.statusCode, kept);
+        res.flushHeaders();
+      }
+      answer.on("data", (chunk) => (hold ? parts.push(chunk) : res.write(chunk)));
+      answer.on("end", () => {
+        if (hold) res.writeHead(answer.statusCode, kept);
+        res.end(Buffer.concat(parts));
+      });
+      answer.on("error", () => res.destroy());
+    });
+    upstream.on("error", () => res.destroy());
+    res.on("close", () => upstream.destroy());
+    if (cut < Infinity) setTimeout(() => res.destroy(), cut).unref();
+    req.pipe(upstream);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    origin: `http://127.0.0.1:${server.address().port}`,
+    seen,
+    stop() {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
+/**
+ * Debian's nginx in front of a site, as it buffers unless it is told not to, and does not listen to that. With
+ * `gzip` it compresses the stream too, and holds it until a block is full.
+ */
+export async function startNginx(origin, { gzip = false } = {}) {
+  const dir = mkdtempSync(join(tmpdir(), "nginx-"));
+  const port = await freePort();
+  writeFileSync(
+    join(dir, "nginx.conf"),
+    `daemon off;
+pid ${dir}/pid;
+error_log ${dir}/error.log;
+events {}
+http {
+	access_log off;
+	gzip ${gzip ? "on" : "off"};
+	gzip_proxied any;
+	gzip_min_length 0;
+	gzip_types text/event-stream;
+	client_body_temp_path ${dir}/body;
+	proxy_temp_path ${dir}/proxy;
+	fastcgi_temp_path ${dir}/fastcgi;
+	uwsgi_temp_path ${dir}/uwsgi;
+	scgi_temp_path ${dir}/scgi;
+	server {
+		listen 127.0.0.1:${port};
+		location / {
+			proxy_pass ${origin};
+			proxy_http_version 1.1;
+			proxy_set_header Host $host:$server_port;
+			proxy_set_header Connection "";
+			proxy_buffering on;
+			proxy_ignore_headers X-Accel-Buffering;
+		}
+	}
+}
+`,
+  );
+  const child = spawn("nginx", ["-c", join(dir, "nginx.conf"), "-p", dir], { stdio: "ignore" });
+  process.on("exit", () => child.kill("SIGKILL"));
+  await until(
+    () => fetch(`http://127.0.0.1:${port}/blank.html`).catch(() => false),
+    "nginx answers",
+  );
+  return {
+    origin: `http://127.0.0.1:${port}`,
+    async stop() {
+      const exited = once(child, "exit");
+      child.kill("SIGTERM");
+      await exited;
+      rmSync(dir, { recursive: true });
+    },
+  };
+}
+
 /** Bundles the fixtures with the built package, as a user's bundler would. */
 async function bundle(dir) {
   await build({
@@ -239,6 +336,7 @@ async function bundle(dir) {
       `<!doctype html><title>${name}</title><div id="root"></div><script type="module" src="${name}.js"></script>`,
     );
   }
+  writeFileSync(join(dir, "www/blank.html"), "<!doctype html><title>blank</title>");
   writeFileSync(
     join(dir, "www/htmx.html"),
     `<!doctype html><title>htmx</title>
