@@ -150,6 +150,7 @@ http://127.0.0.1:${port} {
   return {
     origin,
     api,
+    www: join(dir, "www"),
     send: (event) => call("POST", "/send", JSON.stringify(event)),
     broadcast: (event) => call("POST", "/broadcast", JSON.stringify(event)),
     /** A thousand at a time, as the API takes them. */
@@ -326,9 +327,10 @@ async function bundle(dir) {
     alias: {
       "caddy-sse": here("../../client/dist/index.js"),
       "caddy-sse/react": here("../../client/dist/react.js"),
+      // One React: the one that the package was built beside.
+      react: here("../../client/node_modules/react"),
+      "react-dom": here("../../client/node_modules/react-dom"),
     },
-    // One React: the one that the package was built beside.
-    nodePaths: [here("../../client/node_modules")],
   });
   for (const name of ["app", "guests"]) {
     writeFileSync(

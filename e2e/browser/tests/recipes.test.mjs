@@ -1,0 +1,168 @@
+// What client/README.md tells people to write does what it says.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, test } from "node:test";
+import { launch, profile, startCaddy } from "../harness.mjs";
+import { buildRecipe, readRecipes, typeCheck } from "../recipes.mjs";
+
+const recipes = readRecipes();
+let caddy, browser, context, page;
+before(async () => {
+  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
+});
+after(async () => {
+  await browser?.close();
+  await caddy?.stop();
+});
+afterEach(async () => {
+  await context?.close();
+  await caddy.settled(0);
+});
+
+let orders = {};
+const tried = new Set();
+/** Opens the page of a recipe, and waits for its stream. */
+async function open(heading, options = {}, index = 0) {
+  tried.add(`${heading} ${index}`);
+  assert.ok(recipes[heading]?.[index], `the README has no recipe ${heading}`);
+  const name = `recipe-${tried.size}`;
+  await buildRecipe(caddy.www, name, recipes[heading][index], options);
+  context = await profile(browser, caddy, "alice");
+  page = await context.newPage();
+  page.on("pageerror", (error) => assert.fail(error));
+  await page.route("**/api/orders", (route) => route.fulfill({ json: orders }));
+  await page.goto(`/recipes/${name}.html`);
+  await caddy.settled(1);
+}
+const send = (event) => caddy.send({ user: "alice", ...event });
+const note = (message) => send({ type: "notification", data: { message, type: "info" } });
+const shown = async (want) => {
+  await page.waitForFunction((n) => window.shown.length >= n, want.length);
+  assert.deepEqual(await page.evaluate(() => window.shown), want);
+};
+const text = (what) => page.getByText(what).first().waitFor();
+const leave = async () => {
+  await page.evaluate(() => window.unmount());
+  await caddy.settled(0);
+};
+
+test("all TypeScript recipes compile, strictly", () => {
+  const dir = mkdtempSync(join(tmpdir(), "recipes-"));
+  try {
+    assert.equal(typeCheck(dir, recipes), "");
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test("Plain JavaScript", async () => {
+  await open("Plain JavaScript");
+  await note("one");
+  await shown(["one"]);
+});
+
+test("Load, then follow", async () => {
+  orders = { a: { id: "a", status: "new" } };
+  await open("Load, then follow");
+  const payload = { id: "a", status: "shipped" };
+  await send({ type: "update", data: { updateType: "order", payload } });
+  await shown([{ a: payload }]);
+});
+
+test("React, with your own event types: others do not disturb it", async () => {
+  await open("React, with your own event types");
+  await note("not for it");
+  await send({ type: "order_update", data: { orderId: "7", status: "shipped" } });
+  await shown(["7: shipped"]);
+  assert.deepEqual(await page.locator("li").allTextContents(), ["7"]);
+  await leave();
+});
+
+for (const heading of ["Vue", "Svelte"]) {
+  test(heading, async () => {
+    await open(heading);
+    await note("one");
+    await text('"one"');
+    await leave();
+  });
+}
+
+test("SWR: the latest event, and what an event makes old", async () => {
+  await open("SWR");
+  await note("one");
+  await note("two");
+  await text("two");
+  await leave();
+  await context.close();
+  orders = { n: 1 };
+  await open("SWR", {}, 1);
+  await text('{"n":1}');
+  orders = { n: 2 };
+  await note("changed");
+  await text('{"n":2}');
+});
+
+test("TanStack Query", async () => {
+  orders = { n: 1 };
+  await open("TanStack Query");
+  await text('{"n":1}');
+  orders = { n: 2 };
+  await note("changed");
+  await text('{"n":2}');
+  await leave();
+});
+
+test("A page rendered on the server", async () => {
+  const head = await caddy.head();
+  await note("between rendering and connecting");
+  await open("A page rendered on the server", { attributes: `data-head="${head}"` });
+  await text("1 since this page was rendered");
+});
+
+test("htmx 2", async () => {
+  await open("htmx 2", { script: 'import "./fixtures/htmx.js";' });
+  await send({ type: "item", text: "<li>Shipped</li>" });
+  await page.locator("ul > li", { hasText: "Shipped" }).waitFor();
+});
+
+test("Hotwire Turbo", async () => {
+  await open("Hotwire Turbo", { script: 'import "@hotwired/turbo";' });
+  await page.evaluate(() =>
+    document.body.append(Object.assign(document.createElement("ul"), { id: "list" })),
+  );
+  await send({
+    text: '<turbo-stream action="append" target="list"><template><li>Shipped</li></template></turbo-stream>',
+  });
+  await page.locator("#list > li", { hasText: "Shipped" }).waitFor();
+});
+
+test("@microsoft/fetch-event-source: text on the stream does not disturb it", async () => {
+  await open("@microsoft/fetch-event-source");
+  await send({ type: "item", text: "<li>no JSON</li>" });
+  await send({ type: "notification", data: { n: 1 } });
+  const [{ id }] = await caddy.connections();
+  await caddy.disconnect(`/${id}`);
+  await send({ type: "notification", data: { n: 2 } });
+  await shown([{ n: 1 }, { n: 2 }]);
+});
+
+test("A test bench in your own app", async () => {
+  await open("A test bench in your own app");
+  await page.getByRole("status").filter({ hasText: "open" }).waitFor();
+  await note("one");
+  await page.getByRole("listitem").filter({ hasText: "one" }).waitFor();
+  await leave();
+});
+
+test("no recipe is left out", () => {
+  const all = Object.entries(recipes).flatMap(([heading, blocks]) =>
+    blocks.map((_, i) => `${heading} ${i}`),
+  );
+  // There is no React Native here; it is compiled.
+  assert.deepEqual(
+    all.filter((one) => !tried.has(one)),
+    ["React Native 0"],
+  );
+});
