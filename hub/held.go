@@ -8,12 +8,14 @@ import "unsafe"
 type held struct {
 	events  map[*byte]*heldEvent // by where their bytes are
 	evicted []*heldEvent         // in the order of eviction; some are free again
-	bytes   int64                // of those that were evicted and are not free
+	bytes   int64                // of those that were evicted and in which an open stream is stuck
 }
 
 type heldEvent struct {
+	key     *byte // of held.events
 	bytes   int64
 	evicted bool
+	counted bool               // in held.bytes
 	conns   map[*Conn]struct{} // stuck in it; none: it is free
 }
 
@@ -22,7 +24,7 @@ func (h *held) hold(c *Conn, f frame, retained bool) {
 	key := unsafe.SliceData(f.bytes)
 	e := h.events[key]
 	if e == nil {
-		e = &heldEvent{bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
+		e = &heldEvent{key: key, bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
 		if h.events == nil {
 			h.events = make(map[*byte]*heldEvent)
 		}
@@ -42,13 +44,20 @@ func (h *held) release(c *Conn) {
 		return
 	}
 	delete(e.conns, c)
-	if len(e.conns) == 0 {
-		delete(h.events, c.stuckIn)
-		if e.evicted {
-			h.bytes -= e.bytes
-		}
-	}
+	h.free(e)
 	c.stuckIn = nil
+}
+
+// free forgets an event in which nobody is stuck any more.
+func (h *held) free(e *heldEvent) {
+	if len(e.conns) > 0 {
+		return
+	}
+	delete(h.events, e.key)
+	if e.counted {
+		e.counted = false
+		h.bytes -= e.bytes
+	}
 }
 
 // evict notes that the history no longer has an event.
@@ -71,20 +80,24 @@ func (h *held) evictAll() {
 }
 
 func (h *held) add(e *heldEvent) {
-	e.evicted = true
+	e.evicted, e.counted = true, true
 	h.evicted = append(h.evicted, e)
 	h.bytes += e.bytes
 }
 
-// victim is a connection that is stuck in the event that was evicted first.
+// victim takes an open connection out of the event that was evicted first, and returns
+// nil if there is none. Without connections the event does not count any more.
 func (h *held) victim() *Conn {
 	for len(h.evicted) > 0 {
-		for c := range h.evicted[0].conns {
+		e := h.evicted[0]
+		for c := range e.conns {
+			delete(e.conns, c)
+			h.free(e)
 			if c.reason == "" {
 				return c
 			}
 		}
-		h.evicted = h.evicted[1:] // it is free, or will be soon
+		h.evicted = h.evicted[1:]
 	}
 	return nil
 }
