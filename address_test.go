@@ -63,7 +63,7 @@ func TestCapWithoutAddress(t *testing.T) {
 			s.mustLoad("http:// {\n bind unix/" + socket + "\n" + site + "\n}\n")
 			warnings := func() int {
 				n := 0
-				for _, line := range strings.Split(logs.tail(1<<20), "\n") {
+				for line := range strings.SplitSeq(logs.tail(1<<20), "\n") {
 					if strings.Contains(line, `"max_connections_per_ip does nothing`) {
 						n++
 					}
