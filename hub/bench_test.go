@@ -192,3 +192,44 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Errorf("delivered %d events", n)
 	}
 }
+
+// BenchmarkGrants is what 10,000 connections with granted topics cost others: a publish
+// to one topic that 100 of them have, and a connection that comes and goes.
+func BenchmarkGrants(b *testing.B) {
+	for _, each := range []int{1, 100} {
+		h := newHub(b, Options{})
+		granted := func(i int) []string {
+			names := make([]string, each)
+			for n := range names {
+				names[n] = fmt.Sprint("room/", (i+n*101)%(100*each))
+			}
+			return names
+		}
+		var conns []*Conn
+		for i := range 10_000 {
+			conns = append(conns, connect(b, h, as(fmt.Sprint("user-", i), granted(i)...)))
+		}
+		b.Run(fmt.Sprint("publish, ", each, " topics each"), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				publish(b, h, "x", topic("room/7"))
+			}
+		})
+		for _, own := range []int{1, 100, 1000} {
+			names := make([]string, own)
+			for n := range names {
+				names[n] = fmt.Sprint("room/", n)
+			}
+			r := as("newcomer", names...)
+			b.Run(fmt.Sprintf("connect with %d, %d topics each", own, each), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					connect(b, h, r).Leave()
+				}
+			})
+		}
+		for _, c := range conns {
+			c.Leave()
+		}
+	}
+}
