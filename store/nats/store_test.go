@@ -35,7 +35,7 @@ func TestStoreOnOneServer(t *testing.T) {
 		proxy := natstest.NewProxy(t, servers.URLs()[0])
 		stream := newStream()
 		return func(t *testing.T) hub.Store { return openStore(t, stream, 1, proxy.URL()) }, storetest.Faults{
-			Snapshot: func() func() { return backUp(t, servers, 0) },
+			Snapshot: servers.Snapshot,
 			LoseAnswers: func() func() {
 				proxy.Mute()
 				return proxy.Mend
@@ -245,7 +245,7 @@ func TestStreamIsEdited(t *testing.T) {
 
 	// Somebody gives the subject to another stream.
 	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"a.third"} })
-	other, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: newStream(), Subjects: []string{"another", subject}, AllowAtomicPublish: true})
+	other, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: newStream(), Subjects: []string{"another", subject}, AllowAtomicPublish: true, FirstSeq: 1_000_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,10 +274,14 @@ func TestStreamIsEdited(t *testing.T) {
 		before := nodes[0].current(t, js)
 		edit(change)
 		for _, n := range nodes {
+			n.poke() // it would look within five seconds, as above
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		if _, err := js.UpdateStream(t.Context(), before); err != nil {
 			t.Fatal(err)
+		}
+		for _, n := range nodes {
+			n.poke()
 		}
 		works("mended, after: " + want)
 	}
@@ -353,6 +357,7 @@ func TestRefusalsSayWhy(t *testing.T) {
 		if user == "listener:p" {
 			n.await("the history", func() bool { return n.open })
 		} else {
+			n.poke() // it would look within five seconds, as above
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*attemptTimeout)

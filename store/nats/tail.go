@@ -37,6 +37,9 @@ const (
 	// leader may have to catch up.
 	patience = 5 * time.Second
 
+	// agree is how long nodes have to agree on another life.
+	agree = 500 * time.Millisecond
+
 	// pullBytes is how much the server sends ahead of what is delivered.
 	pullBytes = 16 << 20
 
@@ -205,10 +208,15 @@ func (t *tail) begin(epoch string, state jetstream.StreamState) {
 	t.note(t.last)
 }
 
-// reused makes what the stream has now another life.
+// reused makes what the stream has now another life. All nodes notice at about the
+// same time, and one life is to come of it: so it waits until they have.
 func (t *tail) reused(ctx context.Context) error {
 	if err := t.newLife(ctx, t.found); err != nil {
 		return fmt.Errorf("%w; beginning another epoch: %w", errReused, err)
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(agree):
 	}
 	return errOtherLife
 }

@@ -3,8 +3,6 @@ package natsstore
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +77,7 @@ func TestStreamLosesEvents(t *testing.T) {
 			servers := natstest.Start(t, 1)
 			n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 			n.upTo(n.publish(numbered("kept ", 5)...))
-			restore := backUp(t, servers, 0)
+			restore := servers.Snapshot()
 			lost := n.publish(numbered("lost ", 20)...)
 			n.upTo(lost)
 			restore()
@@ -96,22 +94,46 @@ func TestStreamLosesEvents(t *testing.T) {
 	}
 }
 
-// backUp returns what puts a server's files back to what they are now. The server
-// is started again, also by that.
-func backUp(t *testing.T, servers *natstest.Servers, i int) (restore func()) {
-	t.Helper()
-	backup := filepath.Join(t.TempDir(), "backup")
-	servers.Kill(i)
-	if err := os.CopyFS(backup, os.DirFS(servers.Files(i))); err != nil {
-		t.Fatal(err)
-	}
-	servers.Start(i)
-	return func() {
-		servers.Kill(i)
-		if err := errors.Join(os.RemoveAll(servers.Files(i)), os.CopyFS(servers.Files(i), os.DirFS(backup))); err != nil {
+// TestNodesAgreeOnALife: all of them notice at once that the stream has lost events,
+// and one epoch comes of it.
+func TestNodesAgreeOnALife(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	name := newStream()
+	startNode(t, name, 1, someOptions, servers.URLs()...).publish("a")
+	var tails []*tail
+	for range 8 {
+		s := openStore(t, name, 1, servers.URLs()...)
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		s.Retain(someOptions, 0)
+		found, err := s.find(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
-		servers.Start(i)
+		tails = append(tails, &tail{store: s, found: &stream{Stream: found}})
+	}
+	epochs := make([]string, len(tails))
+	var noticing sync.WaitGroup
+	for i, tl := range tails {
+		noticing.Go(func() {
+			if err := tl.reused(t.Context()); !errors.Is(err, errOtherLife) {
+				t.Error(err)
+			}
+			found, err := tl.find(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			epochs[i] = epochOf(found.CachedInfo().Config, found.CachedInfo().Created)
+		})
+	}
+	noticing.Wait()
+	if slices.Sort(epochs); epochs[0] != epochs[len(epochs)-1] {
+		t.Errorf("the nodes go on in the epochs %q", epochs)
 	}
 }
 
@@ -123,7 +145,7 @@ func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	n.upTo(n.publish(numbered("kept ", 5)...))
-	restore := backUp(t, servers, 0)
+	restore := servers.Snapshot()
 	lost := n.publish(numbered("lost ", 20)...)
 	n.upTo(lost)
 
@@ -170,7 +192,7 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 			servers := natstest.Start(t, 1)
 			n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 			n.upTo(n.publish(numbered("kept ", 5)...))
-			restore := backUp(t, servers, 0)
+			restore := servers.Snapshot()
 			lost := n.publish(numbered("lost ", 20)...)
 			n.upTo(lost)
 
@@ -456,14 +478,14 @@ func TestClockIsSet(t *testing.T) {
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	for _, wrong := range []time.Duration{48 * time.Hour, -48 * time.Hour} {
 		n.setSkew(wrong)
+		if at := n.ourTime(time.Now()); at.After(time.Now()) {
+			t.Errorf("something was stored at %v, which is to come", at)
+		}
 		servers.Eventually("the clock is not looked at", func(context.Context) bool {
 			began := time.Now()
 			p := n.publish("a")
 			l := n.upTo(p)
 			at := l.records[len(l.records)-1].At
-			if at.After(time.Now()) {
-				t.Errorf("at %v it was stored at %v", time.Now(), at)
-			}
 			return at.Sub(began).Abs() < time.Second
 		})
 	}

@@ -178,6 +178,38 @@ func (s *Servers) Kill(i int) {
 	server.cmd = nil
 }
 
+// Snapshot keeps the files of all servers as they are now, and returns a function
+// that puts them back. The servers are started again by both.
+func (s *Servers) Snapshot() (restore func()) {
+	s.t.Helper()
+	backup := s.t.TempDir()
+	s.stopped(func(i int) error {
+		return os.CopyFS(filepath.Join(backup, s.each[i].name), os.DirFS(s.Files(i)))
+	})
+	return func() {
+		s.t.Helper()
+		s.stopped(func(i int) error {
+			return errors.Join(os.RemoveAll(s.Files(i)), os.CopyFS(s.Files(i), os.DirFS(filepath.Join(backup, s.each[i].name))))
+		})
+	}
+}
+
+// stopped does something with each server while none runs.
+func (s *Servers) stopped(do func(i int) error) {
+	s.t.Helper()
+	for i := range s.each {
+		s.Kill(i)
+	}
+	for i := range s.each {
+		if err := do(i); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for i := range s.each {
+		s.Start(i)
+	}
+}
+
 // Ready waits until JetStream answers.
 func (s *Servers) Ready() {
 	s.t.Helper()
