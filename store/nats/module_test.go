@@ -195,7 +195,9 @@ var firstReceipt = regexp.MustCompile(`"id":"[a-z0-9]{8}-1-[a-z0-9]{4}","connect
 func TestCaddyStartsWithoutNATS(t *testing.T) {
 	servers := natstest.New(t, 1, "")
 	admin := freeAddr(t)
-	config := fmt.Sprintf("{\n admin %s\n persist_config off\n sse {\n store nats {\n url %s\n }\n }\n }\n", admin, servers.URLs()[0])
+	name := strings.ToLower(newStream()) // of a hub that no other test has left open
+	config := fmt.Sprintf("{\n admin %s\n persist_config off\n sse %s {\n store nats {\n url %s\n }\n }\n }\nhttp://%s {\n sse /events {\n hub %s\n }\n }\n",
+		admin, name, servers.URLs()[0], freeAddr(t), name)
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +212,7 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 	})
 	call := func(method, path, body string) (int, string) {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+admin+path, strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+admin+path+"?hub="+name, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}

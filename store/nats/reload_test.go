@@ -26,12 +26,13 @@ func TestReloadConnectsAnew(t *testing.T) {
 	servers.Start(0)
 	first, second := natstest.NewProxy(t, servers.URLs()[0]), natstest.NewProxy(t, servers.URLs()[0])
 	admin, site := freeAddr(t), freeAddr(t)
+	hub := strings.ToLower(newStream()) // one that no other test has left open
 	load := func(login string, proxy *natstest.Proxy) {
 		t.Helper()
 		config := fmt.Sprintf(`{
 			admin %s
 			persist_config off
-			sse {
+			sse %s {
 				store nats {
 					url %s
 				}
@@ -39,9 +40,10 @@ func TestReloadConnectsAnew(t *testing.T) {
 		}
 		http://%s {
 			sse /events {
+				hub %s
 				anonymous
 			}
-		}`, admin, strings.Replace(proxy.URL(), "//", "//"+login+"@", 1), site)
+		}`, admin, hub, strings.Replace(proxy.URL(), "//", "//"+login+"@", 1), site, hub)
 		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -73,7 +75,7 @@ func TestReloadConnectsAnew(t *testing.T) {
 	publish := func(n int) {
 		body := fmt.Sprintf(`{"data":%d,"key":"%d"}`, n, n)
 		for ctx.Err() == nil {
-			answer, err := client.Post("http://"+admin+"/sse/broadcast", "application/json", strings.NewReader(body))
+			answer, err := client.Post("http://"+admin+"/sse/broadcast?hub="+hub, "application/json", strings.NewReader(body))
 			if err != nil {
 				continue
 			}
