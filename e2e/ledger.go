@@ -50,10 +50,40 @@ type Entry struct {
 	Sent     time.Time // first
 }
 
+// Hole is a position whose record is gone, or cannot be read. It may have been for
+// anybody.
+type Hole struct {
+	Position Position
+	At       time.Time // since when, or before
+}
+
 // Ledger has what was acknowledged. It may be used from any goroutine.
 type Ledger struct {
 	mu      sync.Mutex
 	entries []Entry
+	holes   []Hole
+}
+
+// AddHole notes a hole. It justifies that a gap is told to those who had not got
+// past it, but demands none: a node may have had the record before.
+func (l *Ledger) AddHole(h Hole) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holes = append(l.holes, h)
+}
+
+// Holes are all of them.
+func (l *Ledger) Holes() []Hole {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.holes)
+}
+
+// Justifies reports whether a hole is why a gap was told.
+func (l *Ledger) Justifies(gap Received) bool {
+	return slices.ContainsFunc(l.Holes(), func(h Hole) bool {
+		return h.Position.Epoch == gap.After.Epoch && h.Position.Seq > gap.After.Seq && !h.At.After(gap.At)
+	})
 }
 
 // Add notes events that were acknowledged.
@@ -111,7 +141,7 @@ func (r Received) String() string {
 
 // Compare holds what was received from start on against what was acknowledged.
 // A gap excuses what lies before the position that it names, in that epoch, and
-// only if something is missing there.
+// only if something is missing there, or a hole justifies it.
 func (l *Ledger) Compare(id Identity, start Position, received []Received) error {
 	expected := l.Expected(id, start.Epoch, start.Seq)
 	last := start
@@ -121,7 +151,7 @@ func (l *Ledger) Compare(id Identity, start Position, received []Received) error
 			switch {
 			case r.Position.Epoch != last.Epoch:
 				expected = l.Expected(id, r.Position.Epoch, r.Position.Seq)
-			case rest == 0 || len(expected) == 0:
+			case (rest == 0 || len(expected) == 0) && !l.Justifies(r):
 				return fmt.Errorf("%s told a %s after %s, though nothing is missing", id.User, r, last)
 			case rest < 0:
 				expected = nil

@@ -2,9 +2,11 @@
 // one stream, three real Caddy nodes share it, clients hop between the nodes with
 // their last position, and publishers send to any node, and again with the same
 // key to any other, until they are acknowledged. Meanwhile servers and nodes are
-// killed, restarted, reloaded and cut off from one another. In the end every
+// killed, restarted, reloaded, cut off from one another and put back to an earlier
+// state, the stream is edited, and users are disconnected. In the end every
 // acknowledged event must have reached every client that it was for, once and in
-// order; and as the history holds all, nobody may have been told of a gap.
+// order; nobody may have been told of a gap without a reason; and who was
+// disconnected must not have received what was published after that was answered.
 //
 // The seed that is printed makes the same choices again. Their timing is the
 // machine's.
@@ -58,7 +60,13 @@ type world struct {
 	ledger    *e2e.Ledger
 	followers []*e2e.Follower
 	faults    map[string]int
+	guests    []*guest
+	commands  int // requests to disconnect
+	foreign   int // messages in the stream that are none of ours
+	restored  int // times
 	mending   sync.WaitGroup
+
+	quiet sync.RWMutex // read-locked by each request to publish
 
 	publishing sync.WaitGroup
 	mu         sync.Mutex
@@ -207,9 +215,11 @@ func (w *world) publish() {
 				// What was begun is acknowledged, also when the time is over.
 				began := time.Now()
 				within, done := context.WithTimeout(context.Background(), keyLimit)
+				w.quiet.RLock()
 				if err := p.Publish(within, request(random)...); err != nil {
 					w.t.Errorf("publishing: %v", err)
 				}
+				w.quiet.RUnlock()
 				done()
 				longest = max(longest, time.Since(began))
 				select {

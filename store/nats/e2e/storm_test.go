@@ -22,7 +22,16 @@ func (w *world) storm() {
 		{"a node cut off from NATS", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Cut) }},
 		{"a node that NATS hears and does not answer", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Mute) }},
 		{"a reload that connects anew", w.reload},
+		{"all nodes started at once", w.startTogether},
+		{"a disconnect", func(r *rand.Rand) { w.disconnect(r, 0) }},
+		{"a disconnect while a node was away", func(r *rand.Rand) { w.disconnect(r, min(longAway, *duration/4)) }},
+		{"a stream with another subject", w.editSubject},
+		{"a stream with lower limits", w.lowerLimits},
+		{"messages deleted in the middle", w.deleteMessages},
+		{"a foreign message", w.publishForeign},
+		{"servers put back to an earlier state", w.restore},
 	}
+	w.publishOne(e2e.Everybody) // so that there is a stream, and an epoch
 	order := random.Perm(len(faults))
 	for end := time.Now().Add(*duration); time.Now().Before(end) && w.sound(); {
 		if len(order) == 0 {
@@ -36,6 +45,10 @@ func (w *world) storm() {
 		pause(random, 3*time.Second)
 	}
 }
+
+// longAway is how long a node is away while a user is disconnected: longer than it
+// takes the others to forget it.
+const longAway = 65 * time.Second
 
 func pause(random *rand.Rand, most time.Duration) {
 	<-time.After(time.Duration(random.Int64N(int64(most))))
@@ -85,6 +98,18 @@ func (w *world) reload(random *rand.Rand) {
 	n := w.node(random)
 	if err := n.Reload(n.config(random)); err != nil {
 		w.t.Error(err)
+	}
+}
+
+func (w *world) startTogether(*rand.Rand) {
+	for _, n := range w.nodes {
+		n.Kill()
+	}
+	for _, n := range w.nodes {
+		n.Launch()
+	}
+	for _, n := range w.nodes {
+		n.Await()
 	}
 }
 

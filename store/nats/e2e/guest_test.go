@@ -1,0 +1,149 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// guest is a user who is disconnected, and does not come back.
+type guest struct {
+	name    string
+	ended   time.Time // when the disconnect was answered
+	reading sync.WaitGroup
+
+	mu  sync.Mutex
+	got []int64 // numbers of events
+}
+
+// disconnect ends the streams that a user has on all nodes. One of the nodes may be
+// away from NATS meanwhile, and for a while: it is to catch up with the disconnect
+// when it is back, before it delivers what was published after it.
+func (w *world) disconnect(random *rand.Rand, away time.Duration) {
+	g := &guest{name: fmt.Sprintf("guest %d", len(w.guests))}
+	w.guests = append(w.guests, g)
+	ctx, cancel := context.WithCancel(context.Background())
+	w.t.Cleanup(cancel)
+	for _, n := range w.nodes {
+		g.visit(ctx, n)
+	}
+	cut := w.nodes[random.IntN(size)]
+	var others []string
+	for _, n := range w.nodes {
+		if away == 0 || n != cut {
+			others = append(others, n.addr())
+		}
+	}
+	if away > 0 {
+		for _, p := range cut.nats {
+			p.Cut()
+		}
+	}
+	back := time.After(away)
+	w.end(g, others)
+	w.mending.Go(func() {
+		<-back
+		if away > 0 {
+			for _, p := range cut.nats {
+				p.Mend()
+			}
+		}
+		left := make(chan struct{})
+		go func() {
+			g.reading.Wait()
+			close(left)
+		}()
+		select {
+		case <-left:
+		case <-time.After(e2e.Patience):
+			w.t.Errorf("%s still has a stream %s after the disconnect was answered", g.name, time.Since(g.ended))
+			cancel()
+			<-left
+		}
+	})
+}
+
+// visit opens a stream on a node, if it can have one, and reads it to its end.
+func (g *guest) visit(ctx context.Context, n *node) {
+	// Its own client, so that nothing but the stream goes over the connection.
+	c := e2e.Roaming(n.addr())
+	s, err := c.Open(ctx, e2e.Identity{User: g.name}, "")
+	if err != nil {
+		return // as a node that is being started
+	}
+	if b, err := s.Next(); err != nil || b.Type != "sse.connected" {
+		s.Close()
+		return
+	}
+	g.reading.Go(func() {
+		defer s.Close()
+		for {
+			b, err := s.Next()
+			if err != nil {
+				return
+			}
+			if n, err := e2e.ReadPayload(b.Data); err == nil {
+				g.mu.Lock()
+				g.got = append(g.got, n)
+				g.mu.Unlock()
+			}
+		}
+	})
+}
+
+// end disconnects the guest by one of the nodes, and repeats that until it is
+// answered.
+func (w *world) end(g *guest, nodes []string) {
+	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	e2e.Wait(w.t, 3*e2e.Patience, "a disconnect", func() error {
+		addr := nodes[rand.IntN(len(nodes))]
+		req, err := http.NewRequest(http.MethodDelete, "http://"+addr+"/sse/connections?user="+url.QueryEscape(g.name), nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.commands++
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", resp.Status, body)
+		}
+		return nil
+	})
+	g.ended = time.Now()
+}
+
+// late counts what guests received although it was published after they had been
+// disconnected.
+func (w *world) late(entries []e2e.Entry) (late int) {
+	sent := make(map[int64]time.Time)
+	for _, e := range entries {
+		if at, again := sent[e.N]; !again || e.Sent.Before(at) {
+			sent[e.N] = e.Sent
+		}
+	}
+	for _, g := range w.guests {
+		g.mu.Lock()
+		for _, n := range g.got {
+			if at, known := sent[n]; known && at.After(g.ended) {
+				w.t.Errorf("%s was disconnected at %s, and received event %d, which was published at %s", g.name, g.ended, n, at)
+				late++
+			}
+		}
+		g.mu.Unlock()
+	}
+	return late
+}

@@ -1,0 +1,196 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// What operators and others do to the stream itself.
+
+// ask does something with the stream, again until it succeeds: it may have no
+// leader for a while.
+func (w *world) ask(what string, do func(context.Context, jetstream.JetStream, jetstream.Stream) error) {
+	js, done := w.servers.JetStream()
+	defer done()
+	var last error
+	w.servers.Eventually(what+" does not succeed", func(ctx context.Context) bool {
+		found, err := js.Stream(ctx, streamName)
+		if err == nil {
+			err = do(ctx, js, found)
+		}
+		if err != nil && (last == nil || err.Error() != last.Error()) {
+			w.t.Logf("%s: %v; trying again", what, err)
+			last = err
+		}
+		return err == nil
+	})
+}
+
+func (w *world) edit(change func(*jetstream.StreamConfig)) {
+	w.ask("editing the stream", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+		c := found.CachedInfo().Config
+		change(&c)
+		_, err := js.UpdateStream(ctx, c)
+		return err
+	})
+}
+
+func (w *world) editSubject(random *rand.Rand) {
+	w.edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{fmt.Sprint("edited.", random.Uint64())} })
+}
+
+// lowerLimits drops the older half of the stream, and returns when the nodes have
+// raised the limits again. All nodes must have what is dropped.
+func (w *world) lowerLimits(*rand.Rand) {
+	const least = 1000
+	w.mending.Wait()
+	w.awaitWhole()
+	began := time.Now()
+	w.ask("lowering the limits", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+		c := found.CachedInfo().Config
+		c.MaxMsgs = max(least, int64(found.CachedInfo().State.Msgs/2))
+		c.MaxAge = time.Hour
+		c.AllowAtomicPublish = false
+		c.Replicas = 1
+		_, err := js.UpdateStream(ctx, c)
+		return err
+	})
+	var oldest uint64
+	w.ask("raising the limits", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+		c := found.CachedInfo().Config
+		oldest = found.CachedInfo().State.FirstSeq
+		if c.MaxMsgs > 0 || c.MaxAge <= time.Hour || !c.AllowAtomicPublish || c.Replicas != size {
+			return errors.New("they are not raised yet")
+		}
+		return nil
+	})
+	w.ledger.AddHole(e2e.Hole{Position: e2e.Position{Epoch: w.epoch(), Seq: oldest - 1}, At: began})
+	w.servers.AwaitReplicas(streamName)
+}
+
+// awaitWhole waits until all nodes have all that is in the stream.
+func (w *world) awaitWhole() {
+	for _, n := range w.nodes {
+		e2e.Wait(w.t, e2e.Patience, "a node to have the whole history", func() error {
+			resp, err := http.Get("http://" + n.addr() + "/sse/status")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				return err
+			}
+			if text := string(body); !strings.Contains(text, `"connected":true,"lag":0`) || !strings.Contains(text, `"head":"`+w.epoch()+"-") {
+				return errors.New(text)
+			}
+			return nil
+		})
+	}
+}
+
+// epoch is that of the last acknowledged event.
+func (w *world) epoch() string {
+	entries := w.ledger.Entries()
+	return entries[len(entries)-1].Position.Epoch
+}
+
+// deleteMessages deletes some that were for nobody.
+func (w *world) deleteMessages(random *rand.Rand) {
+	decoy := e2e.To("user", fmt.Sprint("nobody ", random.Uint64()))
+	for range 2 + random.IntN(5) {
+		w.publishOne(decoy)
+	}
+	for _, e := range w.ledger.Entries() {
+		if !e.To.Matches(e2e.Identity{User: decoy.Names[0]}) || e.To.Field != "user" {
+			continue
+		}
+		w.ledger.AddHole(e2e.Hole{Position: e.Position, At: time.Now()})
+		w.ask("deleting a message", func(ctx context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+			err := found.DeleteMsg(ctx, e.Position.Seq)
+			if _, gone := found.GetMsg(ctx, e.Position.Seq); err != nil && gone != nil {
+				return nil
+			}
+			return err
+		})
+	}
+}
+
+// publishForeign stores a message that is none of ours.
+func (w *world) publishForeign(random *rand.Rand) {
+	began, id := time.Now(), fmt.Sprint("foreign ", random.Uint64())
+	var seq uint64
+	w.ask("publishing a foreign message", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+		ack, err := js.Publish(ctx, found.CachedInfo().Config.Subjects[0], []byte("hello"), jetstream.WithMsgID(id))
+		if err == nil {
+			seq = ack.Sequence
+		}
+		return err
+	})
+	w.foreign++
+	w.ledger.AddHole(e2e.Hole{Position: e2e.Position{Epoch: w.epoch(), Seq: seq}, At: began})
+}
+
+// restore puts all servers back to what they were some seconds ago. What was
+// published meanwhile is lost: that is another epoch, in which the events before it
+// have the same seq. Nothing is on its way when the files are copied, since who
+// publishes again after that what was stored before cannot be told by its key.
+func (w *world) restore(random *rand.Rand) {
+	w.mending.Wait()
+	w.quiet.Lock()
+	before := w.epoch()
+	w.servers.AwaitReplicas(streamName)
+	var kept uint64
+	w.ask("looking at the stream", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+		kept = found.CachedInfo().State.LastSeq
+		return nil
+	})
+	restore := w.servers.Snapshot()
+	w.quiet.Unlock()
+	w.publishOne(e2e.Everybody)
+	pause(random, 5*time.Second)
+
+	w.quiet.Lock()
+	defer w.quiet.Unlock()
+	restore()
+	w.publishOne(e2e.Everybody)
+	w.awaitWhole()
+	after := w.epoch()
+	if after == before {
+		w.t.Errorf("the servers were put back, and the epoch is still %s", before)
+	}
+	w.restored++
+	for _, e := range w.ledger.Entries() {
+		if p := &e.Position; p.Epoch == before && p.Seq <= kept {
+			p.Epoch = after
+			w.ledger.Add(e)
+		}
+	}
+	for _, h := range w.ledger.Holes() {
+		if p := &h.Position; p.Epoch == before && p.Seq <= kept {
+			p.Epoch = after
+			w.ledger.AddHole(h)
+		}
+	}
+}
+
+// publishOne publishes an event, and returns when it is acknowledged.
+func (w *world) publishOne(to e2e.Target) {
+	p := e2e.RoamingPublisher(w.ledger, w.addrs()...)
+	defer p.Close()
+	within, done := context.WithTimeout(context.Background(), keyLimit)
+	defer done()
+	if err := p.Publish(within, e2e.Event{To: to, Size: 100}); err != nil {
+		w.t.Errorf("publishing: %v", err)
+	}
+}
