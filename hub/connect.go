@@ -106,8 +106,17 @@ func (h *Hub) lockLearned(topics []Target) {
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	p, given := ParsePosition(position)
 	arrived := func() bool {
-		return h.ending != "" || h.source.open &&
-			(!given || !h.source.Shared() || p.Epoch != h.history.epoch || p.Seq <= h.history.head)
+		switch {
+		case h.ending != "":
+			return true
+		case !h.source.open:
+			return false
+		case !given || !h.source.Shared():
+			return true
+		case p.Epoch != h.history.epoch:
+			return h.isWhole() // else the epoch may be the next one
+		}
+		return p.Seq <= h.history.head
 	}
 	if h.holds(arrived) { // as always, but for the beginning
 		return nil

@@ -150,12 +150,14 @@ func TestPositionThatOthersGave(t *testing.T) {
 		problem error
 		behind  uint64
 		comes   bool
+		other   bool // the position is of another epoch
 		want    string
 	}{
 		"it comes":          {problem: away, comes: true, want: "resumed"},
 		"there is no such":  {want: "sse.gap invalid"},
 		"more is to come":   {behind: 1, want: "connection refused: starting"},
 		"nothing can reach": {problem: away, want: "connection refused: starting"},
+		"of another epoch, which may be the next": {problem: away, other: true, want: "connection refused: starting"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -163,6 +165,9 @@ func TestPositionThatOthersGave(t *testing.T) {
 				use(t, h, s)
 				synctest.Wait()
 				epoch := h.Stats().Head.Epoch
+				if c.other {
+					epoch = "otherone"
+				}
 				feed{h}.Status(c.problem, c.behind)
 				if c.comes {
 					go feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
