@@ -1,0 +1,166 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// PublishTimeout is how long Publish tries before it gives up.
+const PublishTimeout = 10 * time.Second
+
+// Receipt is the answer to one published event.
+type Receipt struct {
+	Position    Position
+	Connections int  // that it is for, on this node, at that moment
+	Duplicate   bool // the key was known: nothing was stored
+}
+
+// BatchError says which event of a batch was refused. It wraps ErrInvalid or
+// ErrTooLarge.
+type BatchError struct {
+	Index int // from 0
+	Err   error
+}
+
+func (e *BatchError) Error() string { return fmt.Sprintf("event %d: %v", e.Index+1, e.Err) }
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// Publish stores the events, all or none, and returns when they are in history,
+// which wakes whom they are for. Its errors are a *BatchError, and what wraps
+// ErrNotStored or, as an *Uncertain, ErrUncertain. It gives up when ctx ends, and
+// after PublishTimeout.
+func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
+	maxSize := h.MaxEventSize()
+	now := time.Now()
+	entries := make([]Entry, len(events))
+	for i := range events {
+		e := &events[i]
+		if err := e.validate(maxSize); err != nil {
+			return nil, &BatchError{i, err}
+		}
+		e.At = now
+		entries[i] = Entry{e.Key, encodeEvent(e)}
+	}
+	stored, err := h.store(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
+
+	h.letSweep(time.Now())
+	receipts := make([]Receipt, len(events))
+	for i, s := range stored {
+		if s.Duplicate {
+			s.Position = h.complete(s.Position)
+		} else {
+			s.Position.Tag = TagOf(entries[i].Data)
+			h.stats.published.Add(1)
+		}
+		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
+	}
+	return receipts, nil
+}
+
+// complete adds the tag to a position, if the history still has it.
+func (h *Hub) complete(p Position) Position {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if p.Epoch == h.history.epoch {
+		return h.history.position(p.Seq)
+	}
+	return p
+}
+
+// store appends to the store, and waits until its tail has brought the entries.
+// Its errors are those of Publish.
+func (h *Hub) store(ctx context.Context, entries []Entry) ([]Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
+	defer cancel()
+	stored, err := h.tryStore(ctx, entries)
+	if errors.Is(err, ErrUncertain) {
+		keys := make([]string, len(entries))
+		for i, e := range entries {
+			keys[i] = e.Key
+		}
+		return nil, &Uncertain{keys, err}
+	}
+	return stored, err
+}
+
+func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, err error) {
+	for {
+		var store Store
+		var closed bool
+		var problem error
+		if h.await(ctx, func() bool {
+			store, closed, problem = h.source.Store, h.closing, h.source.problem
+			return h.source.open || closed
+		}) != nil {
+			if problem == nil {
+				problem = errors.New("the history is still being read")
+			}
+			return nil, fmt.Errorf("%w: %w", ErrNotStored, problem)
+		}
+		if closed {
+			return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
+		}
+		if stored, err = store.Append(ctx, entries); err == nil {
+			break
+		}
+		if !errors.Is(err, ErrNotStored) || !h.holds(func() bool { return h.source.Store != store }) {
+			return nil, err
+		}
+	}
+	var lost bool
+	if h.await(ctx, func() bool {
+		lost = slices.ContainsFunc(stored, h.lost)
+		return lost || h.reached(stored)
+	}) != nil {
+		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
+	}
+	if lost {
+		return nil, fmt.Errorf("%w: it was accepted, but the history began anew before this node had received it", ErrUncertain)
+	}
+	return stored, nil
+}
+
+// reached reports whether all that was stored is in history, or was. mu is held.
+func (h *Hub) reached(stored []Stored) bool {
+	return !slices.ContainsFunc(stored, func(s Stored) bool {
+		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
+	})
+}
+
+// lost reports whether what was stored belongs to a history that ended before it
+// was in there. mu is held.
+func (h *Hub) lost(s Stored) bool {
+	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.ended, func(end Position) bool {
+		return s.Position.Epoch == end.Epoch && s.Position.Seq <= end.Seq
+	})
+}
+
+// holds calls ready with mu held.
+func (h *Hub) holds(ready func() bool) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return ready()
+}
+
+// await waits until ready, which is called with mu held, or ctx ends.
+func (h *Hub) await(ctx context.Context, ready func() bool) error {
+	h.waiting.Add(1) // before it looks, so that no change is missed
+	defer h.waiting.Add(-1)
+	for {
+		var changed chan struct{}
+		if h.holds(func() bool { changed = h.changed; return ready() }) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
