@@ -182,16 +182,15 @@ http://127.0.0.1:${port} {
   };
 }
 
-/** A Caddy that can be reached by the socket of its admin endpoint only. */
-export async function startOnSocket() {
+/** A Caddy with this address of its admin endpoint. */
+export async function startWithAdmin(admin) {
   const dir = mkdtempSync(join(tmpdir(), "caddy-sse-"));
-  const path = join(dir, "admin.sock");
   const config = join(dir, "Caddyfile");
   const port = await freePort();
   writeFileSync(
     config,
     `{
-	admin unix/${path}
+	admin ${admin}
 	persist_config off
 }
 http://127.0.0.1:${port} {
@@ -203,7 +202,6 @@ http://127.0.0.1:${port} {
   process.on("exit", () => child.kill("SIGKILL"));
   await until(() => fetch(`http://127.0.0.1:${port}/`).catch(() => false), "Caddy answers");
   return {
-    endpoint: `unix://${path}`,
     async stop() {
       const exited = once(child, "exit");
       child.kill("SIGKILL");

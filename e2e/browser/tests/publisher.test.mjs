@@ -1,8 +1,11 @@
 // createPublisher against the real API: the admin endpoint and sse_api behind a login.
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { createPublisher } from "../../../client/dist/server.js";
-import { startCaddy, startOnSocket } from "../harness.mjs";
+import { freePort, startCaddy, startWithAdmin } from "../harness.mjs";
 
 let caddy;
 before(async () => {
@@ -15,7 +18,7 @@ const basic = (name, password) => `Basic ${Buffer.from(`${name}:${password}`).to
 test("over the admin endpoint", async () => {
   const sse = createPublisher({ endpoint: caddy.api });
   const { id, connections } = await sse.notifyUser("alice", "hi");
-  assert.match(id, /^[a-z0-9]+-\d+$/);
+  assert.match(id, /^[a-z0-9]+-\d+-[0-9a-z]{4}$/);
   assert.equal(connections, 0);
   assert.equal(await caddy.head(), id);
   for (const receipt of [
@@ -30,9 +33,11 @@ test("over the admin endpoint", async () => {
 });
 
 test("over the admin endpoint's unix socket", async () => {
-  const { endpoint, stop } = await startOnSocket();
+  const dir = mkdtempSync(join(tmpdir(), "caddy-sse-"));
+  const path = join(dir, "admin.sock");
+  const { stop } = await startWithAdmin(`unix/${path}`);
   try {
-    const sse = createPublisher({ endpoint });
+    const sse = createPublisher({ endpoint: `unix://${path}` });
     const first = await sse.notifyAll("hi");
     const second = await sse.send({ user: "alice", data: 1, key: "k" });
     assert.equal(second.id.split("-")[0], first.id.split("-")[0]);
@@ -40,7 +45,39 @@ test("over the admin endpoint's unix socket", async () => {
     await assert.rejects(sse.broadcast({}), { status: 400 });
   } finally {
     await stop();
+    rmSync(dir, { recursive: true });
   }
+});
+
+test("over the admin endpoint of another host, which takes Node's fetch for a browser", async () => {
+  const port = await freePort();
+  const { stop } = await startWithAdmin(`0.0.0.0:${port}`);
+  try {
+    // A name that the admin endpoint does not know as its own, as that of a container is.
+    const endpoint = `http://127.0.0.2:${port}/sse`;
+    assert.equal((await createPublisher({ endpoint }).notifyAll("hi")).connections, 0);
+    await assert.rejects(createPublisher({ endpoint, fetch }).notifyAll("hi"), { status: 403 });
+  } finally {
+    await stop();
+  }
+});
+
+test("many at once, of which one is refused: the others are published, in order", async () => {
+  const sse = createPublisher({ endpoint: caddy.api });
+  const sends = Array.from({ length: 2500 }, (_, n) =>
+    sse.broadcast({ data: n, ...(n === 1234 && { type: "sse.mine" }) }),
+  );
+  const settled = await Promise.allSettled(sends);
+  const seqs = settled.flatMap(({ value }) => (value ? Number(value.id.split("-")[1]) : []));
+  assert.equal(seqs.length, 2499);
+  assert.deepEqual(
+    seqs,
+    seqs.map((_, i) => seqs[0] + i),
+  );
+  const { reason } = settled[1234];
+  assert.equal(reason.name, "PublishError");
+  assert.equal(reason.status, 400);
+  assert.match(reason.message, /sse\./);
 });
 
 test("the same key is published once", async () => {
