@@ -7,8 +7,8 @@ export const MAX_TIMER: number = 2 ** 31 - 1;
  * together do not come back together.
  */
 export function fullJitter(failures: number, minMs: number, maxMs: number): number {
-  // The exponent is bounded so that nothing is ever multiplied by Infinity.
-  const bound = between(minMs, FLOOR, 3600_000) * 2 ** Math.min(failures, 30);
+  // The power may be Infinity, which times nothing would be NaN: there is a floor.
+  const bound = between(minMs, FLOOR, 3600_000) * 2 ** failures;
   return Math.random() * Math.min(between(maxMs, 1000, MAX_TIMER), bound);
 }
 
