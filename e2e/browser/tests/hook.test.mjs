@@ -143,6 +143,23 @@ test("back and forward: from the cache, with what came meanwhile", async () => {
   assert.equal(await page.evaluate(() => window.persisted), true);
 });
 
+test("topics change while events come: nothing of one that stays is lost, or comes twice", async () => {
+  await as("alice");
+  const page = await openApp(context, `?options=${encodeURIComponent('{"topics":["news"]}')}`);
+  let n = 0;
+  for (let i = 0; i < 12; i++) {
+    const topics = i % 2 ? ["news"] : ["news", "user/alice/orders"];
+    for (let j = 0; j < 5; j++) await caddy.send({ topic: "news", data: ++n });
+    await page.evaluate((topics) => window.show({ topics }), topics);
+    for (let j = 0; j < 5; j++) await caddy.send({ topic: "news", data: ++n });
+  }
+  assert.deepEqual(await received(page, n), numbers(1, n));
+  assert.deepEqual(await page.evaluate(() => window.gaps), []);
+  await caddy.settled(1);
+  const [{ topics }] = await caddy.connections();
+  assert.deepEqual(topics, ["news"]);
+});
+
 test("another user signs in: nothing of the first is left", async () => {
   await as("alice");
   const page = await openApp(context);
