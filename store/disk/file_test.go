@@ -323,20 +323,23 @@ func TestOtherFileIsRefused(t *testing.T) {
 	}
 	refused(t, path, "another path")
 
-	path = filepath.Join(dir, "other.db")
-	db, err := bbolt.Open(path, 0o600, nil) // as other programs do
-	if err != nil {
-		t.Fatal(err)
+	// Others write a list of free pages, or not.
+	for name, opts := range map[string]*bbolt.Options{"listed.db": nil, "unlisted.db": options()} {
+		path = filepath.Join(dir, name)
+		db, err := bbolt.Open(path, 0o600, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket([]byte("accounts"))
+			return err
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, path, "another path")
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucket([]byte("accounts"))
-		return err
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, path, "another path")
-	if names, err := os.ReadDir(dir); err != nil || len(names) != 2 {
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 3 {
 		t.Errorf("files of others were set aside: %v, %v", names, err)
 	}
 	refused(t, dir, "writable")

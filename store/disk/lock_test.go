@@ -2,10 +2,13 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +108,39 @@ func TestOneSetsAside(t *testing.T) {
 			t.Errorf("%d files were set aside", len(names))
 		}
 	}
+}
+
+// A file that is locked has its name, also where others set aside what they have
+// locked.
+func TestLockedFileHasItsName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	var openers sync.WaitGroup
+	var locks atomic.Int64
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	for opener := range 4 {
+		openers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				f, err := lockFile(path, lockRetry)
+				if errors.Is(err, errInUse) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				locks.Add(1)
+				if named, err := hasName(f, path); !named || err != nil {
+					t.Errorf("a file was locked that has not its name: %v", err)
+				}
+				if err := errors.Join(os.Rename(path, fmt.Sprint(path, opener)), f.Close()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	openers.Wait()
+	t.Logf("%d locks", locks.Load())
 }
 
 // handsFor is how long TestFileChangesHands runs.

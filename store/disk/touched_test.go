@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -123,6 +124,126 @@ func TestTouchedFileBeginsAnew(t *testing.T) {
 				t.Errorf("what was answered with %v to %v is not in the file: %.300s", after, last, got)
 			}
 		})
+	}
+}
+
+// The next transactions do not read what is missing, nor write there.
+func TestFileWithoutItsEndBeginsAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := tail(s)
+	put := func(entries []hub.Entry) hub.Position {
+		t.Helper()
+		stored, err := s.Append(t.Context(), entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stored[0].Position
+	}
+	put(entries("first", 100, 100))
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(entries("large", 1, 200_000))
+	former := put(entries("last", 100, 100)).Epoch
+	for i := range 10 { // what these write and read comes to lie before that
+		put(entries(fmt.Sprint("small-", i), 1, 0))
+	}
+	if err := os.Truncate(path, before.Size()); err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := s.Append(t.Context(), entries("after", 1, 0)); !errors.Is(err, hub.ErrNotStored) {
+		t.Errorf("a publish was answered with %v, %v", stored, err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if got := contentsOf(t, path); strings.HasPrefix(got, former) || strings.Contains(got, "after") {
+		t.Errorf("the file holds %.200s", got)
+	}
+}
+
+// An older copy of the same size is only told by its headers.
+func TestOlderCopyOfTheSameSizeBeginsAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	older := path + ".older"
+	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := tail(s)
+	put := func(name string) error {
+		_, err := s.Append(t.Context(), entries(name, 1, 0))
+		return err
+	}
+	if err := put("first"); err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, path, older)
+	if err := put("second"); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Write(content); err != nil { // it is never shorter
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("third"); !errors.Is(err, hub.ErrNotStored) {
+		t.Errorf("a publish was answered with %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the hub retained of the former history says nothing of the other one.
+func TestOtherHistoryIsNotDropped(t *testing.T) {
+	path, other := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "other.db")
+	const n = 2 * minDrop
+	s := mustOpen(t, other)
+	_, stop := tail(s)
+	if _, err := s.Append(t.Context(), entries("other", n, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Retain(hub.Options{MaxEvents: 10 * n}, 10*n)
+	h, stop := tail(s)
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Append(t.Context(), entries("refused", 1, 0)); !errors.Is(err, hub.ErrNotStored) {
+		t.Errorf("a publish was answered with %v", err)
+	}
+	h.await(t, false)
+	for h.await(t, true); ; time.Sleep(time.Millisecond) {
+		if _, err := s.Append(t.Context(), entries("next", 1, 0)); err == nil {
+			break
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if len(h.records) != n+1 {
+		t.Errorf("%d of %d records were delivered", len(h.records), n+1)
 	}
 }
 
