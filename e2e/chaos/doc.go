@@ -6,9 +6,15 @@
 // once and in order, or the client was told of a gap where there was one; nobody
 // may have received anything else; and the server must not have grown.
 //
-// There are three hubs. The first two retain everything, so on them any gap is a
+// There are four hubs. The first two retain everything, so on them any gap is a
 // failure. The third retains so little that clients which stay away, or are slow,
-// do miss events.
+// do miss events. The file of the fourth is copied, restored, cut, removed and
+// changed for another: there a gap is due, and silence means that nothing was
+// lost since the file was last touched. Other processes wait for all the files,
+// and have them for a moment.
+//
+// A stream that was open when a disconnect was asked for gets nothing that was
+// sent after the answer, and no stream is told that its hub is closed.
 //
 // The seed that is printed makes the same choices again. Their timing is the
 // machine's, so what a seed found once it finds again with luck.

@@ -128,6 +128,7 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 		t.Error("that is too few")
 	}
 	check(t, path, books.answered)
+	books.checkRefused(t, path)
 }
 
 // write is one that a disk may have done, or not, when the power fails.

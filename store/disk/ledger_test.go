@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -18,12 +19,13 @@ import (
 type ledger struct {
 	mu       sync.Mutex
 	answered map[string]uint64
+	refused  map[string]bool // for certain
 }
 
-func newLedger() *ledger { return &ledger{answered: make(map[string]uint64)} }
+func newLedger() *ledger { return &ledger{answered: make(map[string]uint64), refused: make(map[string]bool)} }
 
 // publish runs publishers until ctx ends. Each publishes an event again, with the
-// same key, until it is stored.
+// same key, until it is stored, or until it certainly is not.
 func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name string, publishers int) {
 	var wg sync.WaitGroup
 	for p := range publishers {
@@ -34,6 +36,12 @@ func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name strin
 				attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 				stored, err := s.Append(attempt, []hub.Entry{e})
 				cancel()
+				if errors.Is(err, hub.ErrNotStored) && ctx.Err() == nil {
+					l.mu.Lock()
+					l.refused[key] = true
+					l.mu.Unlock()
+					i++
+				}
 				if err != nil {
 					time.Sleep(time.Millisecond)
 					continue
@@ -46,6 +54,24 @@ func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name strin
 		})
 	}
 	wg.Wait()
+}
+
+// checkRefused checks that nothing that was refused for certain is in the file.
+func (l *ledger) checkRefused(t *testing.T, path string) {
+	t.Helper()
+	h, stop := tail(mustOpen(t, path))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	seen := 0
+	for _, r := range h.records {
+		if l.refused[string(r.Data)] {
+			seen++
+		}
+	}
+	if seen > 0 || len(l.refused) == 0 {
+		t.Errorf("of %d events that were refused %d are in the file", len(l.refused), seen)
+	}
 }
 
 func (l *ledger) copy() map[string]uint64 {
