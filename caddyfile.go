@@ -219,7 +219,9 @@ func (*API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // UnmarshalCaddyfile reads the directive:
 //
-//	sse_cors [<matcher>] <origin...>
+//	sse_cors [<matcher>] <origin...> {
+//		headers <name...>
+//	}
 func (c *CORS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	c.Origins = d.RemainingArgs()
@@ -227,7 +229,16 @@ func (c *CORS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	return block(d, func(option string) error {
-		return d.Errf("unrecognized option of sse_cors: %s", option)
+		if option != "headers" {
+			return d.Errf("unrecognized option of sse_cors: %s", option)
+		}
+		if c.Headers = d.RemainingArgs(); len(c.Headers) == 0 {
+			return d.ArgErr()
+		}
+		if err := c.Validate(); err != nil {
+			return d.WrapErr(err)
+		}
+		return nil
 	})
 }
 

@@ -78,11 +78,64 @@ func TestCORSOnAStream(t *testing.T) {
 	checkStreamHeaders(t, st.Header)
 }
 
+// TestCORSOfSubdomains: a * stands for one label, and for nothing that only looks
+// like one.
+func TestCORSOfSubdomains(t *testing.T) {
+	s := start(t, "", "sse_cors https://*.example.com http://*.localhost:3000 https://exact.example.org\nsse /events {\n anonymous\n}")
+	for origin, listed := range map[string]bool{
+		"https://a.example.com": true, "https://xn--bcher-kva.example.com": true, "https://a-b_1.example.com": true,
+		"http://a.localhost:3000": true, "https://exact.example.org": true,
+
+		"https://example.com": false, "https://.example.com": false, "https://a.b.example.com": false, "https://evilexample.com": false,
+		"https://a.example.com.evil.example": false, "https://a.example.community": false, "https://evil.example/.example.com": false,
+		"https://evil.example#.example.com": false, "https://evil.example?x.example.com": false, "https://evil.example:x.example.com": false,
+		"https://u@a.example.com": false, "https://%61.example.com": false, "https:///.example.com": false, "https://a b.example.com": false,
+		"http://a.example.com": false, "https://a.example.com:8443": false, "https://a.example.com:443": false, "https://a.example.com.": false,
+		"HTTPS://a.example.com": false, "https://A.example.com": false, "https://a.EXAMPLE.com": false,
+		"https://*.example.com": false, "*": false, "null": false, "https://b.example.org": false,
+		"https://a.localhost:3000": false, "http://a.localhost": false, "http://a.localhost:30000": false,
+		"https://a.example.com https://b.example.com": false, "https://a.example.com, https://evil.example": false,
+	} {
+		a := do(t, "OPTIONS", "http://"+s.http+"/events", "", "Origin", origin, "Access-Control-Request-Method", "GET")
+		status, allow, credentials := 403, "", ""
+		if listed {
+			status, allow, credentials = 204, origin, "true"
+		}
+		if a.status != status || a.header.Get("Access-Control-Allow-Origin") != allow || a.header.Get("Access-Control-Allow-Credentials") != credentials ||
+			a.header.Get("Vary") != "Origin" {
+			t.Errorf("%s: %d %v", origin, a.status, a.header)
+		}
+	}
+}
+
+// TestCORSHeaders: more headers may be sent, beside those that are always allowed.
+func TestCORSHeaders(t *testing.T) {
+	s := start(t, "", "sse_cors https://a.example {\n headers X-Tenant Cache-Control\n}\nsse /events {\n anonymous\n}")
+	a := do(t, "OPTIONS", "http://"+s.http+"/events", "", "Origin", "https://a.example",
+		"Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "x-tenant")
+	if got := a.header.Get("Access-Control-Allow-Headers"); a.status != 204 || got != "Last-Event-ID, Authorization, X-Tenant, Cache-Control" {
+		t.Errorf("%d, Access-Control-Allow-Headers: %q", a.status, got)
+	}
+	for headers, wrong := range map[string]string{
+		"headers": "wrong argument count", "headers *": "no wildcards", "headers X-A,X-B": "the name of a header", "headers X-A:": "the name of a header",
+		"headers X-A\nheaders X-B": "given twice", "header X-A": "unrecognized option",
+	} {
+		err := s.load(s.site("sse_cors https://a.example {\n" + headers + "\n}\nsse /events"))
+		if err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("%q: %v, want %q", headers, err, wrong)
+		}
+	}
+}
+
 func TestCORSValidate(t *testing.T) {
 	for origins, wrong := range map[string]string{
 		"": "at least one origin", "* https://a.example": "leave out the others", "a.example": "a scheme and a host",
 		"https://a.example/": "a scheme and a host", "https://a.example/path": "a scheme and a host", "https://": "a scheme and a host",
-		"https://*.example": "no wildcards", "https://A.example": "small letters", "https://a.example:443": "the scheme's own", "http://a.example:443": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
+		"https://*.example": "anybody can have a name below example", "https://A.example": "small letters", "https://a.example:443": "the scheme's own", "http://a.example:443": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
+		"https://*.example.com": "", "https://*.a.example.com:8443": "", "http://*.localhost:3000": "", "https://a.example https://*.example.com": "",
+		"https://*.com": "anybody", "https://*.": "anybody", "https://*": "first label", "https://a.*.example.com": "first label", "https://*a.example.com": "first label",
+		"https://*.*.example.com": "first label", "*.example.com": "a scheme and a host", "https://*.example.com/": "a scheme and a host", "https://*.Example.com": "small letters",
+		"https://*.example.com:443": "the scheme's own", "*://a.example.com": "a scheme and a host",
 		"*": "", "https://a.example http://localhost:3000": "", "https://u@a.example": "a scheme and a host",
 	} {
 		err := (&caddysse.CORS{Origins: strings.Fields(origins)}).Validate()
