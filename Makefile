@@ -1,10 +1,15 @@
-.PHONY: test test-go test-client test-browser check lint build page bench soak soak-cluster hostile
+.PHONY: test recipes test-go test-client test-browser check lint build page bench soak soak-cluster hostile
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
 
+# The apps and proxies that e2e/recipes runs, from Debian.
+RECIPES = haproxy nginx php-cli python3-flask ruby-sinatra ruby-webrick
+recipes:
+	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
+
 # One package after the other: some measure processes, or own the machine's ports.
-test-go:
+test-go: recipes
 	go test -race -shuffle=on -timeout=900s -p 1 ./...
 	go test -race -shuffle=on -timeout=900s -p 1 . ./e2e -takeover=off
 	cd store/nats && go test -race -shuffle=on -timeout=600s -p 1 ./...

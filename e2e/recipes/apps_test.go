@@ -1,0 +1,341 @@
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// apps are those of the docs: the file of testdata that the recipe becomes a part of,
+// and how it is started; $file and $port are filled in.
+var apps = map[string]struct {
+	frame string
+	start []string
+}{
+	"flask":   {"app.py", []string{"/usr/bin/python3", "$file", "$port"}}, // Debian's, which has Debian's Flask
+	"php":     {"app.php", []string{"php", "-S", "127.0.0.1:$port", "$file"}},
+	"sinatra": {"app.rb", []string{"ruby", "$file", "$port"}},
+	"node":    {"app.mjs", []string{"node", "$file", "$port"}},
+	"go":      {"app.go.txt", []string{"$file", "$port"}},
+}
+
+// startApp starts an app with the code of the docs in it, and returns its address.
+func startApp(t *testing.T, name, code string) (addr string) {
+	t.Helper()
+	if n := strings.Count(code, "\n"); n > 5 {
+		t.Errorf("%s takes %d lines", name, n)
+	}
+	app := apps[name]
+	frame, err := os.ReadFile(filepath.Join("testdata", app.frame))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, ok := strings.Cut(string(frame), "RECIPE\n")
+	if !ok {
+		t.Fatalf("%s has no place for the recipe", app.frame)
+	}
+	file := filepath.Join(t.TempDir(), strings.TrimSuffix(app.frame, ".txt"))
+	if err := os.WriteFile(file, []byte(before+"\n"+code+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if name == "go" {
+		built := filepath.Join(filepath.Dir(file), "app")
+		if out, err := exec.Command("go", "build", "-o", built, file).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		file = built
+	}
+	port := e2e.FreePort(t)
+	args := slices.Clone(app.start)
+	for i := range args {
+		args[i] = strings.NewReplacer("$file", file, "$port", fmt.Sprint(port)).Replace(args[i])
+	}
+	launch(t, port, args[0], args[1:]...)
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+// meter is a proxy in front of an app that measures how long its worker is busy with
+// each request of a stream.
+type meter struct {
+	*httptest.Server
+	mu      sync.Mutex
+	busy    []time.Duration
+	waiting int // requests that have no answer yet
+}
+
+func newMeter(t *testing.T, app string) *meter {
+	m := new(meter)
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: app})
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		m.waiting++
+		m.mu.Unlock()
+		began := time.Now()
+		defer func() { // also where Caddy has gone
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.waiting--
+			if r.URL.Path == "/events" {
+				m.busy = append(m.busy, time.Since(began))
+			}
+		}()
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(m.Close)
+	return m
+}
+
+func (m *meter) addr() string { return m.Listener.Addr().String() }
+
+// read is how long the app was busy with each request since the last call.
+func (m *meter) read(t *testing.T) (busy []time.Duration) {
+	t.Helper()
+	e2e.Wait(t, e2e.Patience, "all requests to be answered by the app", func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.waiting > 0 {
+			return fmt.Errorf("%d are not", m.waiting)
+		}
+		busy, m.busy = m.busy, nil
+		return nil
+	})
+	slices.Sort(busy)
+	return busy
+}
+
+// TestAppAnswers: with each of the apps and both Caddyfiles the app says who gets a
+// stream and what of, and is free while streams are open.
+func TestAppAnswers(t *testing.T) {
+	page := recipes(t, "apps.md")
+	var text strings.Builder
+	meters, ports := make(map[string]*meter), make(map[string]int)
+	var all []int
+	ways := map[string]string{"forward_auth": take(t, page, "forward_auth"), "handle_response": take(t, page, "handle_response")}
+	for name := range apps {
+		meters[name] = newMeter(t, startApp(t, name, take(t, page, name)))
+		for way, caddyfile := range ways {
+			port := e2e.FreePort(t)
+			ports[way+" "+name] = port
+			all = append(all, port)
+			text.WriteString(place(caddyfile, meters[name].addr(), port, ""))
+		}
+	}
+	server := serve(t, "", text.String(), all...)
+	publish := take(t, page, "publish")
+	for name := range apps {
+		for way := range ways {
+			t.Run(way+" "+name, func(t *testing.T) {
+				site, meter := fmt.Sprintf("https://example.com:%d", ports[way+" "+name]), meters[name]
+				back := back{t, server.admin}
+				stranger := visitor{t: t, base: site}
+				alice := visitor{t: t, base: site, cookie: login(t, meter.addr(), "alice")}
+				bob := visitor{t: t, base: site, cookie: login(t, meter.addr(), "bob")}
+
+				stranger.refused("/events", http.StatusUnauthorized)
+				stranger.refused("/events", http.StatusUnauthorized, "X-SSE-User", "alice", "X-SSE-Topics", "room/1")
+				if resp, body := stranger.answer("/login?user=carol"); resp.StatusCode != http.StatusOK {
+					t.Errorf("the rest of the app: %s %s", resp.Status, body)
+				}
+				alice.refused("/events?topic=room/3", http.StatusForbidden)
+
+				// Each app has one worker, or Node's one thread.
+				meter.read(t)
+				const n = 20
+				streams := []*stream{alice.open("/events", "alice", "X-SSE-User", "bob", "X-SSE-Topics", "room/3")}
+				for range n - 1 {
+					streams = append(streams, alice.open("/events", "alice"))
+				}
+				busy := meter.read(t)
+				t.Logf("the app was busy for %s, %s, %s (least, median, most)", busy[0], busy[n/2], busy[n-1])
+				// The least, as the machine may have other things to do.
+				if len(busy) != n || busy[0] > 10*time.Millisecond {
+					t.Errorf("%d requests, of which the shortest took %s of the app", len(busy), busy[0])
+				}
+				other := bob.open("/events", "bob")
+				back.wait(n + 1)
+				list, err := back.connections("alice")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range list {
+					if strings.Join(c.Topics, " ") != "room/1 room/2" {
+						t.Errorf("alice has the topics %q", c.Topics)
+					}
+				}
+
+				back.run(publish)
+				back.send(`"user":"alice"`, "for alice")
+				back.send(`"user":"bob"`, "for bob")
+				back.send(`"topic":"room/2"`, "for both")
+				for _, s := range streams {
+					s.expect("message", `{"text":"Hello"}`)
+					s.expect("", "for alice")
+					s.expect("", "for both")
+					s.close()
+				}
+				other.expect("", "for bob")
+				other.expect("", "for both")
+				other.close()
+				back.wait(0)
+			})
+		}
+	}
+}
+
+// stub is an app that answers what it is told to.
+type stub struct {
+	*httptest.Server
+	mu     sync.Mutex
+	answer http.HandlerFunc
+}
+
+func newStub(t *testing.T) *stub {
+	s := new(stub)
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		answer := s.answer
+		s.mu.Unlock()
+		answer(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *stub) answers(status int, header ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = func(w http.ResponseWriter, r *http.Request) {
+		for i := 0; i < len(header); i += 2 {
+			w.Header().Add(header[i], header[i+1])
+		}
+		w.WriteHeader(status)
+		if status != http.StatusNoContent {
+			fmt.Fprint(w, "from the app")
+		}
+	}
+}
+
+func (s *stub) addr() string { return s.Listener.Addr().String() }
+
+// TestContract: each line of the table of what the app answers.
+func TestContract(t *testing.T) {
+	page := recipes(t, "apps.md")
+	app := newStub(t)
+	app.answers(http.StatusNotFound)
+	ports := map[string]int{"forward_auth": e2e.FreePort(t), "handle_response": e2e.FreePort(t)}
+	var text strings.Builder
+	for way, port := range ports {
+		text.WriteString(place(take(t, page, way), app.addr(), port, ""))
+	}
+	server := serve(t, "", text.String(), ports["forward_auth"], ports["handle_response"])
+	for way, port := range ports {
+		t.Run(way, func(t *testing.T) {
+			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
+			back := back{t, server.admin}
+			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
+			v.open("/events", "alice").close()
+			app.answers(http.StatusOK, "x-sse-user", "alice", "Set-Cookie", "a=b")
+			s := v.open("/events", "alice")
+			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (way == "handle_response") {
+				t.Errorf("Set-Cookie: %q", got)
+			}
+			s.close()
+			back.wait(0)
+			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", `["room/caf\u00e9","a room"]`)
+			s = v.open("/events", "alice")
+			list, err := back.connections("alice")
+			if err != nil || len(list) != 1 || !slices.Equal(list[0].Topics, []string{"room/café", "a room"}) {
+				t.Errorf("%v, %v", list, err)
+			}
+			back.send(`"topic":"room/café"`, "coffee")
+			s.expect("", "coffee")
+			s.close()
+			v.open("/events?topic="+url.QueryEscape("a room"), "alice").close()
+
+			app.answers(http.StatusNoContent, "X-SSE-User", "", "X-SSE-Topics", "room/1")
+			v.refused("/events", http.StatusUnauthorized)
+			app.answers(http.StatusNoContent, "X-SSE-Topics", "room/1")
+			if way == "forward_auth" {
+				v.refused("/events", http.StatusUnauthorized)
+			} else {
+				v.refused("/events", http.StatusNoContent)
+			}
+			for wrong, says := range map[string]string{
+				"room/1 room/*":                  "topic 2",
+				strings.Repeat("r", 513):         "topic 1",
+				strings.Repeat("r,", 1000) + "r": "1001 topics",
+			} {
+				app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", wrong)
+				if body := v.refused("/events", http.StatusForbidden); !strings.Contains(body, says) {
+					t.Errorf("%.40s: %s", wrong, body)
+				}
+			}
+			app.answers(http.StatusNoContent, "X-SSE-User", strings.Repeat("a", 513))
+			v.refused("/events", http.StatusBadRequest)
+
+			for _, status := range []int{401, 403, 302, 303, 404, 429, 500, 503} {
+				app.answers(status, "Location", "https://example.com/login", "X-SSE-User", "alice", "X-Of-App", "yes")
+				resp, body := v.answer("/events")
+				if resp.StatusCode != status || body != "from the app" || resp.Header.Get("X-Of-App") != "yes" || resp.Header.Get("Location") == "" {
+					t.Errorf("the app's %d became %s: %v %s", status, resp.Status, resp.Header, body)
+				}
+			}
+		})
+	}
+	app.Close()
+	for _, port := range ports {
+		visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port)}.refused("/events", http.StatusBadGateway)
+	}
+}
+
+// TestRightsChange: the commands of the docs that change what open streams may have.
+func TestRightsChange(t *testing.T) {
+	page := recipes(t, "apps.md")
+	app := newStub(t)
+	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
+	port := e2e.FreePort(t)
+	back := serve(t, "", place(take(t, page, "forward_auth"), app.addr(), port, ""), port)
+	site := fmt.Sprintf("https://example.com:%d", port)
+	laptop := visitor{t: t, base: site, cookie: "session=of-the-laptop; other=x"}.open("/events", "alice")
+	phone := visitor{t: t, base: site, cookie: "session=of-the-phone"}.open("/events", "alice")
+
+	back.run(take(t, page, "move"))
+	for _, s := range []*stream{laptop, phone} {
+		s.expect("sse.topics", `{"added":["room/3"],"removed":["room/1"]}`)
+	}
+	back.send(`"topic":"room/1"`, "not hers any more")
+	back.send(`"topic":"room/3"`, "hers now")
+	for _, s := range []*stream{laptop, phone} {
+		s.expect("", "hers now")
+	}
+
+	if got := back.run(take(t, page, "logout"), "COOKIE=of-the-laptop"); got != "{\"disconnected\":1}\n" {
+		t.Errorf("one device: %s", got)
+	}
+	if event, data := laptop.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
+		t.Errorf("the laptop gets %s %s", event, data)
+	}
+	back.send(`"user":"alice"`, "still there")
+	phone.expect("", "still there")
+
+	if got := back.run(take(t, page, "ban")); got != "{\"disconnected\":1}\n" {
+		t.Errorf("all devices: %s", got)
+	}
+	if event, data := phone.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
+		t.Errorf("the phone gets %s %s", event, data)
+	}
+	app.answers(http.StatusForbidden)
+	visitor{t: t, base: site, cookie: "session=of-the-phone"}.refused("/events", http.StatusForbidden)
+}
