@@ -211,6 +211,7 @@ func (a *App) Start() error {
 	if err := a.openStores(); err != nil {
 		return err
 	}
+	a.warnOfHidden()
 	if running.CompareAndSwap(nil, a) {
 		return a.apply()
 	}

@@ -1,0 +1,104 @@
+package caddysse_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestHiddenStreams: a stream that no request can reach is warned of when the config
+// is loaded, and no other is.
+func TestHiddenStreams(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "index.html"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const sse = "\nsse /events {\n anonymous\n}\n"
+	const handled = "\nhandle /events {\n sse {\n anonymous\n}\n}\n"
+	files := "root " + root + "\ntry_files {path} /index.html\nfile_server\n"
+	forward := "forward_auth /events 127.0.0.1:1 {\n uri /auth\n copy_headers X-User\n}\n"
+	for name, test := range map[string]struct{ site, cause string }{
+		// What answers in its place; none: it is reached, or may be.
+		"alone":                           {sse, ""},
+		"before a reverse_proxy":          {"encode\n" + forward + sse + "reverse_proxy 127.0.0.1:1", ""},
+		"before php_fastcgi":              {"root " + root + sse + "php_fastcgi 127.0.0.1:1\nfile_server", ""},
+		"a catch-all handle":              {sse + "handle {\n respond ok\n}", "respond"},
+		"a catch-all handle with a proxy": {forward + sse + "handle {\n reverse_proxy 127.0.0.1:1\n}", "reverse_proxy"},
+		"a handle of its own":             {handled + "handle {\n respond ok\n}", ""},
+		"a handle of another path":        {sse + "handle /api/* {\n respond ok\n}", ""},
+		"handles that leave nothing":      {sse + "handle /api/* {\n respond ok\n}\nhandle {\n file_server\n}", "file_server"},
+		"a handle that has what answers":  {sse + "handle {\n respond /api/* ok\n}", ""},
+		"a handle of all paths":           {sse + "handle /* {\n respond ok\n}", "respond"},
+		"a handle of a longer prefix":     {"sse /api/events {\n anonymous\n}\nhandle /api/* {\n respond ok\n}", "respond"},
+		"in a handle_path":                {"handle_path /api/* {" + sse + "}\nhandle {\n respond ok\n}", ""},
+		"a handle_path of all":            {sse + "handle_path /* {\n respond ok\n}", "respond"},
+		"a handle of a method":            {sse + "@post method POST\nhandle @post {\n respond ok\n}", ""},
+		"a handle of GET":                 {sse + "@get method GET\nhandle @get {\n respond ok\n}", "respond"},
+		"a handle of a header":            {sse + "@json header Accept application/json\nhandle @json {\n respond ok\n}", ""},
+		"a handle of other paths":         {sse + "@rest not path /events\nhandle @rest {\n respond ok\n}", ""},
+		"a handle of not a header":        {sse + "@rest not header Accept *event-stream*\nhandle @rest {\n respond ok\n}", ""},
+		"a handle of two matchers":        {sse + "@rest {\n method GET\n header Accept text/html\n}\nhandle @rest {\n respond ok\n}", ""},
+		"a catch-all route":               {sse + "route {\n respond ok\n}", "respond"},
+		"a route that goes on":            {sse + "route {\n header X-A b\n}", ""},
+		"last in a route":                 {"route {\n reverse_proxy 127.0.0.1:1" + sse + "}", "reverse_proxy"},
+		"first in a route":                {"route {" + sse + "reverse_proxy 127.0.0.1:1\n}", ""},
+		"a proxy that may go on":          {"route {\n reverse_proxy 127.0.0.1:1 {\n @ok status 200\n handle_response @ok {\n header X-A b\n}\n}" + sse + "}", ""},
+		"a respond for all":               {sse + "respond ok", "respond"},
+		"a respond for some":              {sse + "@outside not remote_ip 10.0.0.0/8\nrespond @outside 403", ""},
+		"early hints":                     {"route {\n respond 103" + sse + "}", ""},
+		"an error for all":                {sse + "error 503", "error"},
+		"a file_server that goes on":      {"route {\n file_server {\n pass_thru\n}" + sse + "}", ""},
+		"try_files":                       {files + sse, "file_server"},
+		"try_files in its own handle":     {handled + "handle {\n" + files + "}", ""},
+		"try_files around a handle":       {handled + files, "file_server"},
+		"try_files of what is not there":  {"root " + root + "\ntry_files {path} /app.html\nfile_server" + sse, ""},
+		"try_files of what it is for":     {"root " + root + "\ntry_files /{header.X-A}.html /index.html\nfile_server" + sse, ""},
+		"try_files with a status":         {"root " + root + "\ntry_files {path} =404\nfile_server" + sse, "try_files"},
+		"try_files in an unknown root":    {"root " + root + "/{header.X-A}\ntry_files {path} /index.html\nfile_server" + sse, ""},
+		"a rewrite":                       {"rewrite /app{uri}" + sse + "respond /app/* ok", "respond"},
+		"a rewrite to nothing":            {"rewrite /app{uri}" + sse, "nothing"},
+		"a rewrite to what it matches":    {"rewrite /old /events" + sse, ""},
+		"a rewrite by a header":           {"rewrite {header.X-Path}" + sse, ""},
+		"a rewrite of others":             {"@rest not path /events\nrewrite @rest /index.html" + sse + files, "file_server"},
+		"a strip_prefix":                  {"uri strip_prefix /api" + sse, ""},
+		"a stream of every path":          {"sse {\n anonymous\n}\n" + files, ""},
+		"one of two paths":                {"@both path /events /more\nsse @both {\n anonymous\n}\nhandle /more {\n respond ok\n}", ""},
+		"of two paths each":               {"@both path /events /more\nsse @both {\n anonymous\n}\nhandle {\n respond ok\n}", "respond"},
+		"all below a path":                {"sse /events/* {\n anonymous\n}\nhandle /events/* {\n respond ok\n}", "respond"},
+		"an exact path below":             {"sse /events/* {\n anonymous\n}\nhandle /events/x {\n respond ok\n}", ""},
+		"behind a sse":                    {"route {" + sse + "sse /events {\n anonymous\n}\n}", "sse"},
+		"handle_response":                 {"reverse_proxy 127.0.0.1:1 {\n @ok status 200\n handle_response @ok {\n sse {\n anonymous\n}\n}\n}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(s.site(test.site))
+			var warnings []string
+			for line := range strings.Lines(logs.tail(1 << 20)) {
+				if strings.Contains(line, "no request reaches this stream") {
+					warnings = append(warnings, line)
+				}
+			}
+			if test.cause == "" && len(warnings) > 0 {
+				t.Errorf("it is warned of: %s", warnings)
+			}
+			if test.cause != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], fmt.Sprintf(`"answered_by":%q`, test.cause))) {
+				t.Errorf("the log says %q, want one warning that names %s", warnings, test.cause)
+			}
+			// What Caddy does itself. Where it is another sse that answers, that is no news.
+			if test.cause != "" && test.cause != "sse" && strings.Contains(test.site, "/events {") {
+				resp, err := http.Get("http://" + s.http + "/events")
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.Header.Get("Content-Type") == "text/event-stream" {
+					t.Errorf("it is reached: %s", resp.Status)
+				}
+			}
+		})
+	}
+}
