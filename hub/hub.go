@@ -76,6 +76,11 @@ type Hub struct {
 	nudgeBytes int64
 	nudged     time.Time
 
+	// Looking up what to replay takes a place in here, of which there are as many as
+	// CPUs. A publisher waits for all who have mu for reading, and for those who have
+	// come before it: no more than these.
+	looking chan struct{}
+
 	waiting   atomic.Int64 // goroutines that wait for changed
 	replaying atomic.Int64 // connections that get more than one batch
 
@@ -98,6 +103,7 @@ func New(opts Options) *Hub {
 		source:   source{problem: errOpening},
 		networks: make(map[netip.Addr]int),
 		changed:  make(chan struct{}),
+		looking:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
 	h.waker.Go(h.wakeListeners)

@@ -21,13 +21,17 @@ const (
 	// paceLeast is the shortest sleep: the timers of the runtime are no finer.
 	paceLeast = time.Millisecond
 
+	// paceSlice is how long a sleep may go on after the stream is to be closed.
+	paceSlice = 100 * time.Millisecond
+
 	// paceMost bounds what one batch is taken to have cost, since a write may have
 	// waited for the client.
 	paceMost = time.Millisecond
 )
 
 // pause is called after each batch that is not the last, with what it has cost.
-func (p *pacer) pause(h *Hub, cost time.Duration) {
+func (p *pacer) pause(c *Conn, cost time.Duration) {
+	h := c.hub
 	if p.hub == nil {
 		p.hub = h
 		h.replaying.Add(1)
@@ -40,8 +44,17 @@ func (p *pacer) pause(h *Hub, cost time.Duration) {
 		runtime.Gosched()
 		return
 	}
-	time.Sleep(p.owed)
+	for ; p.owed > 0 && !c.closes(); p.owed -= paceSlice {
+		time.Sleep(min(p.owed, paceSlice))
+	}
 	p.owed = 0
+}
+
+// closes reports whether c is to be closed without another block.
+func (c *Conn) closes() bool {
+	c.hub.mu.RLock()
+	defer c.hub.mu.RUnlock()
+	return look{reason: c.reason, over: c.late}.closes()
 }
 
 // end is called when the replay is over, or there was none.

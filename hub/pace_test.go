@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +24,7 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 				var p pacer
 				began := time.Now()
 				for range batches {
-					p.pause(h, cost)
+					p.pause(&Conn{hub: h}, cost)
 				}
 				p.end()
 				// Time stands still but for the sleeps.
@@ -32,6 +34,37 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 					t.Errorf("%d replays use %.2f CPUs, want at most %.2f", replays, all, most)
 				}
 				want(t, "replays that are left", h.replaying.Load(), int64(replays-1))
+			})
+		})
+	}
+}
+
+// A stream that is to be closed is not kept by the sleep of its replay: one of
+// thousands sleeps for seconds.
+func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
+	for name, end := range map[string]func(c *Conn){
+		"gone":     func(c *Conn) { c.reason = Gone },
+		"cut off":  func(c *Conn) { c.reason, c.late = Shutdown, true },
+		"goes on":  func(*Conn) {},
+		"farewell": func(c *Conn) { c.reason = Shutdown },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := new(Hub)
+				h.replaying.Add(5000)
+				c := &Conn{hub: h}
+				time.AfterFunc(time.Second, func() {
+					h.mu.Lock()
+					defer h.mu.Unlock()
+					end(c)
+				})
+				var p pacer
+				began := time.Now()
+				p.pause(c, paceMost)
+				slept := time.Since(began)
+				if closed := c.closes(); closed != (slept < time.Second+2*paceSlice) || slept < time.Second {
+					t.Errorf("it slept for %v (closed: %t)", slept, closed)
+				}
 			})
 		})
 	}
@@ -96,4 +129,45 @@ func (g *gate) Write(p []byte) (int, error) {
 		<-g.open
 	}
 	return g.wire.Write(p)
+}
+
+// However many replays there are, a publisher does not wait for all of them to look
+// up what is next: only some may do so at a time.
+func TestPublisherWaitsForFewReplays(t *testing.T) {
+	h := newHub(t, Options{})
+	for i := range 50 {
+		publish(t, h, fmt.Sprint(i))
+	}
+	const replays = 50
+	var conns []*Conn
+	for range replays {
+		conns = append(conns, connect(t, h, as("alice").at(Earliest)))
+	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	opened := make([]atomic.Bool, replays)
+	h.looking <- struct{}{} // so that one place is taken while the others come
+	h.mu.Lock()
+	for i, c := range conns {
+		serving.Go(func() {
+			b := new(batch)
+			h.look(c, time.Now(), b)
+			opened[i].Store(true)
+			c.Leave()
+		})
+	}
+	eventually(t, "all replays to be waiting", func() bool {
+		return strings.Count(stacks(), "hub.(*Hub).look(") == replays
+	})
+	want(t, "wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
+	h.mu.Unlock()
+	<-h.looking
+	eventually(t, "all replays to go on", func() bool {
+		for i := range opened {
+			if !opened[i].Load() {
+				return false
+			}
+		}
+		return true
+	})
 }

@@ -128,7 +128,7 @@ func (c *Conn) catchUp(w Sink) Reason {
 		if !l.more {
 			return l.reason
 		}
-		pacer.pause(c.hub, time.Since(now))
+		pacer.pause(c, time.Since(now))
 	}
 }
 

@@ -109,7 +109,7 @@ func (c *Conn) drain() {
 		case full:
 			continue
 		case more:
-			pacer.pause(c.hub, time.Since(began))
+			pacer.pause(c, time.Since(began))
 			continue
 		case done:
 			c.sweeper.requeue(c)

@@ -20,6 +20,10 @@ func (l look) closes() bool { return l.reason != "" && (!l.reason.told() || l.ov
 
 // look finds what is to be sent to c next, and puts it into b.
 func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
+	if c.cursor.Load() < c.first { // it replays
+		h.looking <- struct{}{}
+		defer func() { <-h.looking }()
+	}
 	h.mu.RLock()
 	for h.history.stale(now) {
 		h.mu.RUnlock()
