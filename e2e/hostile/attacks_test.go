@@ -66,11 +66,16 @@ var attacks = []attack{
 	},
 	{
 		name: "h2, many streams", size: 64 * mib, held: 256 * mib, does: []string{"streams", "streams answered"},
-		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, scale(2, 10), manyStreams) },
+		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, scale(2, 10), streamPath, manyStreams) },
+	},
+	{
+		// What the same does to a server that answers with a word: Caddy's part.
+		name: "h2, the same of a page", size: 64 * mib, held: 64 * mib, does: []string{"streams", "streams answered"},
+		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, scale(2, 10), pagePath, manyStreams) },
 	},
 	{
 		name: "h2, rapid resets", size: 64 * mib, held: 64 * mib, does: []string{"streams"},
-		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, 4, rapidResets) },
+		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, 4, streamPath, rapidResets) },
 	},
 	{
 		name: "h3, many streams", size: 64 * mib, held: 128 * mib, does: []string{"streams", "connections"},

@@ -27,26 +27,34 @@ type h2 struct {
 	attacker *attacker
 	framer   *http2.Framer
 	out      *bufio.Writer
-	request  []byte // the header block of a request for a stream
+	request  []byte // the header block of each request
 	next     uint32
 	writing  sync.Mutex
 	answered atomic.Int64
 }
 
-// floodH2 has some connections flood the server, each again when it is ended.
-func (a *attacker) floodH2(ctx context.Context, connections int, flood func(*h2) error) {
+// streamPath is asked for by floods of streams, and pagePath by one that the module
+// has no part in.
+const (
+	streamPath = "/events?topic=news/1"
+	pagePath   = "/ready"
+)
+
+// floodH2 has some connections flood the server with requests for a path, each again
+// when it is ended.
+func (a *attacker) floodH2(ctx context.Context, connections int, path string, flood func(*h2) error) {
 	var clients sync.WaitGroup
 	for range connections {
 		clients.Go(func() {
 			for n := 0; n < 1000 && ctx.Err() == nil; n++ {
-				a.oneH2(ctx, flood)
+				a.oneH2(ctx, path, flood)
 			}
 		})
 	}
 	clients.Wait()
 }
 
-func (a *attacker) oneH2(ctx context.Context, flood func(*h2) error) {
+func (a *attacker) oneH2(ctx context.Context, path string, flood func(*h2) error) {
 	security := a.security.Clone()
 	security.NextProtos = []string{"h2"}
 	conn, err := (&tls.Dialer{Config: security}).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", a.HTTPS))
@@ -62,7 +70,7 @@ func (a *attacker) oneH2(ctx context.Context, flood func(*h2) error) {
 		{":method", "GET"},
 		{":scheme", "https"},
 		{":authority", fmt.Sprintf("localhost:%d", a.HTTPS)},
-		{":path", "/events?topic=news/1"},
+		{":path", path},
 	} {
 		if err := encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
 			panic(err)
@@ -208,7 +216,7 @@ func (a *attacker) oneH3(ctx context.Context) {
 		var streams sync.WaitGroup
 		for range 90 {
 			streams.Go(func() {
-				req, err := http.NewRequestWithContext(within, http.MethodGet, fmt.Sprintf("https://localhost:%d/events?topic=news/1", a.HTTPS), nil)
+				req, err := http.NewRequestWithContext(within, http.MethodGet, fmt.Sprintf("https://localhost:%d%s", a.HTTPS, streamPath), nil)
 				if err != nil {
 					panic(err)
 				}
