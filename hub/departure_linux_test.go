@@ -1,0 +1,49 @@
+package hub
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// When no descriptor is free, a goroutine watches the client; once there are some
+// again, the epoll does.
+func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
+	h := newHub(t, Options{})
+	first, _, firstTCP := pair(t, overTCP)
+	second, _, secondTCP := pair(t, overTCP)
+	defer first.Close()
+	defer second.Close()
+	visit := func() *visit {
+		v := &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}
+		v.reports()
+		return v
+	}
+	one, two := visit(), visit()
+
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 3 // the numbers below are taken
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	one.TakeOver(firstTCP, firstTCP)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	h.departures.mu.Lock()
+	want(t, "an epoll without descriptors", h.departures.epoll != nil, false)
+	h.departures.mu.Unlock()
+
+	two.TakeOver(secondTCP, secondTCP)
+	watched(t, h, 1)
+	first.Close()
+	second.Close()
+	<-one.ended
+	<-two.ended
+	want(t, "the first ended", one.reason, Gone)
+	want(t, "the second ended", two.reason, Gone)
+}
