@@ -22,7 +22,9 @@ type ledger struct {
 	refused  map[string]bool // for certain
 }
 
-func newLedger() *ledger { return &ledger{answered: make(map[string]uint64), refused: make(map[string]bool)} }
+func newLedger() *ledger {
+	return &ledger{answered: make(map[string]uint64), refused: make(map[string]bool)}
+}
 
 // publish runs publishers until ctx ends. Each publishes an event again, with the
 // same key, until it is stored, or until it certainly is not.
