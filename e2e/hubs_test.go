@@ -204,8 +204,8 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 			}
 			select {
 			case <-s.exited:
-			case <-time.After(5 * time.Second):
-				t.Errorf("the server is still there, 5 seconds after the last download\n%s", s.stacks())
+			case <-time.After(20 * time.Second): // 3 are due, on a machine that does nothing else
+				t.Errorf("the server is still there, 20 seconds after the last download\n%s", s.stacks())
 			}
 		})
 	}

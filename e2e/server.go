@@ -123,7 +123,7 @@ func Start(t testing.TB, c Config) *Server {
 // running. It has the streams of the config, and no other site.
 func (s *Server) Sibling(c Config) *Server {
 	s.t.Helper()
-	other := &Server{t: s.t, dir: s.dir, roots: s.roots}
+	other := &Server{t: s.t, binary: s.binary, dir: s.dir, roots: s.roots}
 	other.Admin, other.HTTP, other.HTTPS = FreePort(s.t), FreePort(s.t), FreePort(s.t)
 	other.file = filepath.Join(s.dir, fmt.Sprintf("Caddyfile.%d", other.Admin))
 	var err error

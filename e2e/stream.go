@@ -269,7 +269,7 @@ func (s *Stream) checkConnected(b Block) error {
 		return violation("connected as %q, not %q", c.User, s.user)
 	case c.Resumed != (s.asked != "" && s.told):
 		return violation("resumed is %t", c.Resumed)
-	case s.told && s.asked != "" && b.ID.String() != s.asked:
+	case s.told && s.asked != "" && b.ID.String() != s.asked && !strings.HasPrefix(b.ID.String(), s.asked+"-"): // asked without a tag
 		return violation("resumed elsewhere")
 	}
 	s.last = b.ID
