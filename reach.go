@@ -76,8 +76,8 @@ func address(parents []*caddyhttp.Route) (host string, paths []string) {
 		for _, matcher := range slices.Concat(route.MatcherSets...) {
 			switch matcher := matcher.(type) {
 			case *caddyhttp.MatchHost:
-				if host = (*matcher)[0]; len(*matcher) > 1 || strings.ContainsAny(host, "*{") {
-					host = ""
+				if host = ""; len(*matcher) == 1 && !strings.ContainsAny((*matcher)[0], "*{") {
+					host = (*matcher)[0]
 				}
 			case *caddyhttp.MatchPath:
 				patterns = *matcher
@@ -258,7 +258,7 @@ func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
 // passesOn are handlers that leave the path alone, and that a request for a stream
 // gets through.
 var passesOn = []string{
-	"authentication", "encode", "headers", "log_append", "push", "request_body", "sse_cors", "tracing",
+	"authentication", "encode", "headers", "log_append", "map", "push", "request_body", "sse_cors", "timeouts", "tracing",
 }
 
 // passes reports whether all of the handlers do.

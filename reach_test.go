@@ -3,6 +3,7 @@ package caddysse_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,10 @@ func TestHiddenStreams(t *testing.T) {
 		"a rewrite to nothing":            {"rewrite /app{uri}" + sse, "nothing"},
 		"a rewrite to what it matches":    {"rewrite /old /events" + sse, ""},
 		"a rewrite by a header":           {"rewrite {header.X-Path}" + sse, ""},
+		"a rewrite by a map":              {"map {path} {to} {\n default /events\n}\nrewrite {to}" + sse, ""},
+		"a map":                           {"map {path} {to} {\n default /events\n}" + sse + "handle {\n respond ok\n}", "respond"},
+		"a redir for all":                 {"redir https://example.com" + sse, "respond"},
+		"php_fastcgi in a route":          {"root " + root + "\nroute {\n php_fastcgi 127.0.0.1:1\n file_server" + sse + "}", "reverse_proxy"},
 		"a rewrite of others":             {"@rest not path /events\nrewrite @rest /index.html" + sse + files, "file_server"},
 		"a strip_prefix":                  {"uri strip_prefix /api" + sse, ""},
 		"a stream of every path":          {"sse {\n anonymous\n}\n" + files, ""},
@@ -90,7 +95,7 @@ func TestHiddenStreams(t *testing.T) {
 			}
 			// What Caddy does itself. Where it is another sse that answers, that is no news.
 			if test.cause != "" && test.cause != "sse" && strings.Contains(test.site, "/events {") {
-				resp, err := http.Get("http://" + s.http + "/events")
+				resp, err := http.DefaultTransport.RoundTrip(httptest.NewRequest("GET", "http://"+s.http+"/events", nil))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -98,6 +103,31 @@ func TestHiddenStreams(t *testing.T) {
 				if resp.Header.Get("Content-Type") == "text/event-stream" {
 					t.Errorf("it is reached: %s", resp.Status)
 				}
+			}
+		})
+	}
+}
+
+// TestHiddenStreamsOfHosts: what another host answers hides no stream.
+func TestHiddenStreamsOfHosts(t *testing.T) {
+	for name, test := range map[string]struct {
+		sites  string // $ stands for :port
+		hidden int
+	}{
+		"a site beside":               {"http://a.test$ {\n sse /events\n}\nhttp://b.test$ {\n respond b\n}", 0},
+		"both":                        {"http://a.test$ {\n sse /events\n respond a\n}\nhttp://b.test$ {\n sse /events\n respond b\n}", 2},
+		"for one of two hosts":        {"http://a.test$, http://b.test$ {\n @a host a.test\n respond @a a\n sse /events\n}", 0},
+		"for the host that is meant":  {"http://a.test$ {\n @a host a.test\n respond @a a\n sse /events\n}", 1},
+		"for all but one host":        {"http://$ {\n @rest not host a.test\n respond @rest a\n sse /events\n}", 0},
+		"in the handle of a host":     {"http://*.test$ {\n @a host a.test\n handle @a {\n  sse /events\n }\n handle {\n  respond b\n }\n}", 0},
+		"beside the handle of a host": {"http://*.test$ {\n @a host a.test\n handle @a {\n  respond a\n }\n sse /events\n}", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(strings.ReplaceAll(test.sites, "$", ":"+port(s.http)))
+			if n := strings.Count(logs.tail(1<<20), "no request reaches this stream"); n != test.hidden {
+				t.Errorf("the log warns of %d streams, want %d", n, test.hidden)
 			}
 		})
 	}

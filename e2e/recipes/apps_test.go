@@ -199,6 +199,7 @@ type stub struct {
 	*httptest.Server
 	mu     sync.Mutex
 	answer http.HandlerFunc
+	last   *http.Request
 }
 
 func newStub(t *testing.T) *stub {
@@ -206,6 +207,7 @@ func newStub(t *testing.T) *stub {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		answer := s.answer
+		s.last = r
 		s.mu.Unlock()
 		answer(w, r)
 	}))
@@ -227,6 +229,13 @@ func (s *stub) answers(status int, header ...string) {
 	}
 }
 
+// seen is what the app was asked last.
+func (s *stub) seen() (method, uri, original string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.Method, s.last.RequestURI, s.last.Header.Get("X-Forwarded-Uri")
+}
+
 func (s *stub) addr() string { return s.Listener.Addr().String() }
 
 // TestContract: each line of the table of what the app answers.
@@ -246,12 +255,26 @@ func TestContract(t *testing.T) {
 			back := back{t, server.admin}
 			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 			v.open("/events", "alice").close()
-			app.answers(http.StatusOK, "x-sse-user", "alice", "Set-Cookie", "a=b")
+			app.answers(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
 			s := v.open("/events", "alice")
 			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (way == "handle_response") {
 				t.Errorf("Set-Cookie: %q", got)
 			}
 			s.close()
+			back.wait(0)
+			post, err := v.client().Post(v.base+"/events", "text/plain", strings.NewReader("a body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			post.Body.Close()
+			if post.StatusCode != http.StatusMethodNotAllowed {
+				t.Errorf("POST: %s", post.Status)
+			}
+			v.open("/events?topic=room/1", "alice", "X-SSE-Topics", "room/1").close()
+			method, uri, original := app.seen()
+			if want := map[string]string{"forward_auth": "GET /events?topic=room/1 /events?topic=room/1", "handle_response": "GET /events?topic=room/1 "}[way]; method+" "+uri+" "+original != want {
+				t.Errorf("the app was asked with %s %s, X-Forwarded-Uri %q", method, uri, original)
+			}
 			back.wait(0)
 			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", `["room/caf\u00e9","a room"]`)
 			s = v.open("/events", "alice")
