@@ -201,10 +201,10 @@ export function createSSE<E = DefaultEvents>(
     const target = resolve(url);
     for (const topic of sorted(topics)) target.searchParams.append("topic", topic);
     lastEventId ||= options.lastEventId ?? "";
-    const { share = "page", credentials = "same-origin", headers } = options;
+    const { share = "page", credentials = "same-origin", headers, state: slots } = options;
     const identity =
       options.identity ?? (typeof headers === "function" ? "" : textOfHeaders(headers));
-    const key = JSON.stringify([target.href, identity, credentials]);
+    const key = JSON.stringify([target.href, identity, credentials, slots]);
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
     const source = sourceOf(share ? `${share} ${key}` : listeners, shared, own);

@@ -71,6 +71,8 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     const lost = member.ahead && state && state.connectionStatus !== "open";
     if (news.deaf || lost) return goApart(member);
     if (position === undefined) return member.sink(news);
+    // The stream has left the state behind.
+    if (from && !member.position && member.options.state) return goApart(member);
     member.position ||= from;
     const known = member.position;
     if (compare(known, from) === 0) {

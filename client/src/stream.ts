@@ -174,7 +174,10 @@ export function openStream(
     if (poll) target.searchParams.set("poll", "1");
     // Lets the server close the connection that this one replaces before it counts.
     if (state.connectionId) target.searchParams.set("previous", state.connectionId);
-    if (!lastEventId) return target;
+    if (!lastEventId) {
+      if (options().state) target.searchParams.set("state", "1");
+      return target;
+    }
     // Across origins the header would cost a preflight each time, a query does not.
     if (globalThis.location && location.origin !== url.origin) {
       target.searchParams.set("last_event_id", lastEventId);

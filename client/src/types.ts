@@ -139,6 +139,11 @@ export interface StreamOptions {
   fetch?: typeof fetch;
   /** The position to start from, for example the head a server-rendered page was built at. Default: now. */
   lastEventId?: string;
+  /**
+   * Begins with the newest event of every `slot`, unless there is a position. Topics that are added later
+   * begin when they are added. Default: `false`.
+   */
+  state?: boolean;
   backoff?: BackoffOptions;
   /**
    * Milliseconds without a byte after which the connection counts as dead. Default: 2.5 times the
