@@ -38,6 +38,15 @@ func ParsePosition(s string) (Position, error) {
 	return p, nil
 }
 
+// Is reports whether both are the same. A publisher is not told the tag when its event
+// is known by its key, and is evicted already.
+func (p Position) Is(other Position) bool {
+	return p.Place() == other.Place() && (p.Tag == other.Tag || p.Tag == "" || other.Tag == "")
+}
+
+// Place is the position without its tag.
+func (p Position) Place() Position { return Position{Epoch: p.Epoch, Seq: p.Seq} }
+
 func (p Position) String() string {
 	s := fmt.Sprintf("%s-%d", p.Epoch, p.Seq)
 	if p.Tag != "" {

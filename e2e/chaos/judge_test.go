@@ -174,7 +174,7 @@ func (c *court) try(tr *trace) {
 		c.deliveries++
 		e, ok := c.entry(r.Position.Seq)
 		switch seq := r.Position.Seq; {
-		case !ok || e.Position != r.Position || e.N != r.N || e.Size != r.Size:
+		case !ok || !e.Position.Is(r.Position) || e.N != r.N || e.Size != r.Size:
 			c.find(&c.foreign, 1, tr, "%s was never acknowledged\n%s", r, tr.around(i))
 		case !e.To.Matches(tr.id):
 			c.find(&c.foreign, 1, tr, "%s was for %v\n%s", r, e.To, tr.around(i))

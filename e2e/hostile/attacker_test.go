@@ -95,13 +95,20 @@ func (h *hired) ready()  { h.t.Helper(); h.hear("ready") }
 func (h *hired) strike() { h.t.Helper(); h.say("strike") }
 func (h *hired) stop()   { h.t.Helper(); h.say("stop"); h.hear("stopped") }
 
-// leave ends the process, and returns what it did.
-func (h *hired) leave() (did map[string]int64) {
+// did returns what it has done so far.
+func (h *hired) did() (did map[string]int64) {
 	h.t.Helper()
-	h.say("leave")
+	h.say("tell")
 	if err := json.Unmarshal([]byte(h.hear("did ")), &did); err != nil {
 		h.t.Fatal(err)
 	}
+	return did
+}
+
+// leave ends the process, and returns what it did.
+func (h *hired) leave() (did map[string]int64) {
+	h.t.Helper()
+	did = h.did()
 	h.tell.Close() // which ends it
 	if err := h.cmd.Wait(); err != nil {
 		h.t.Fatalf("the attacker: %v", err)
@@ -153,7 +160,7 @@ func attackAsTold(text string) (code int) {
 			stop()
 			striking.Wait()
 			fmt.Println("stopped")
-		case "leave":
+		case "tell":
 			did, err := json.Marshal(a.counts())
 			if err != nil {
 				panic(err)

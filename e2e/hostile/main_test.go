@@ -88,6 +88,15 @@ func run(t *testing.T, a attack) string {
 	} else {
 		attacker.strike()
 		in.observe(attacked, shortFor)
+		e2e.Wait(t, 2*e2e.Patience, "the attack to come to what it is about", func() error {
+			did := attacker.did()
+			for _, what := range a.does {
+				if did[what] == 0 {
+					return fmt.Errorf("no %s yet: %v", what, did)
+				}
+			}
+			return nil
+		})
 		held = s.Heap()
 		attacker.stop()
 	}

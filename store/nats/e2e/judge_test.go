@@ -97,7 +97,7 @@ func (v *verdict) count(f *e2e.Follower, w *world) {
 	}
 	expect := func(epoch string, after uint64) {
 		for _, e := range w.ledger.Expected(f.Identity, epoch, after) {
-			due[e.Position] = e
+			due[e.Position.Place()] = e
 		}
 	}
 	expect(last.Epoch, last.Seq)
@@ -106,17 +106,17 @@ func (v *verdict) count(f *e2e.Follower, w *world) {
 		switch {
 		case r.Gap == "":
 			v.deliveries++
-			e, ok := due[r.Position]
+			e, ok := due[r.Position.Place()]
 			switch {
-			case seen[r.Position]:
+			case seen[r.Position.Place()]:
 				v.doubled++
 			case !ok || e.N != r.N || e.Size != r.Size:
 				v.foreign++
 			case r.Position.Seq < last.Seq:
 				v.disordered++
 			}
-			seen[r.Position] = true
-			delete(due, r.Position)
+			seen[r.Position.Place()] = true
+			delete(due, r.Position.Place())
 		case r.Position.Epoch != last.Epoch:
 			v.gaps++
 			if w.restored == 0 {
