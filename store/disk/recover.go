@@ -56,7 +56,8 @@ func (s *Store) refuse(err error, feed hub.Feed) {
 
 // recovered reports whether the file can be used, and tries if it could not.
 func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
-	if !s.failed.IsZero() {
+	failed := !s.failed.IsZero()
+	if failed {
 		if time.Since(s.failed) < s.retry || !s.resolve(feed) {
 			return false
 		}
@@ -65,6 +66,7 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 			s.fail(probe, err, feed)
 			return false
 		}
+		s.accept() // before the status says so
 	}
 	if !s.loaded {
 		if err := s.load(ctx, feed); err != nil {
@@ -75,15 +77,19 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 		}
 		s.loaded = true
 	}
-	if !s.failed.IsZero() {
-		s.failed = time.Time{}
-		s.mu.Lock()
-		s.refusing = nil
-		s.mu.Unlock()
+	if failed {
 		s.log().Info("the file can be used again")
 		feed.Status(nil, 0)
 	}
 	return true
+}
+
+// accept ends the refusal of requests.
+func (s *Store) accept() {
+	s.failed = time.Time{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusing = nil
 }
 
 // resolve opens the file anew after a commit has failed, and looks whether it is
