@@ -13,7 +13,7 @@ export interface Payload {
 export interface Entry {
   /** Tells it from the others of its kind. */
   key: string;
-  kind: "event" | "gap";
+  kind: "event" | "gap" | "topics";
   at: number;
   id: string;
   type: string;
@@ -22,7 +22,7 @@ export interface Entry {
 
 interface Props {
   messages: readonly SSEMessage<Record<string, Payload>>[];
-  gaps: readonly Entry[];
+  notes: readonly Entry[];
   user: string | null;
   latency: (id: string) => number | undefined;
   onClear: () => void;
@@ -33,8 +33,8 @@ const VIEWS = ["Events", "Raw"] as const;
 // Rows that exist: a list of a thousand costs more time than anybody has to read it.
 const SHOWN = 200;
 
-/** What arrived, newest first: events and gaps, or the same as it came. */
-export function Events({ messages, gaps, user, latency, onClear, list }: Props): ReactElement {
+/** What arrived, newest first: events, gaps and changes of topics, or the same as it came. */
+export function Events({ messages, notes, user, latency, onClear, list }: Props): ReactElement {
   const id = useId();
   const [view, setView] = useState<(typeof VIEWS)[number]>("Events");
   const [filter, setFilter] = useState("");
@@ -44,8 +44,8 @@ export function Events({ messages, gaps, user, latency, onClear, list }: Props):
       return { key: id || `#${i}`, kind: "event", at: receivedAt, id, type, payload: data };
     });
     // A gap comes before the events of its moment: it is told before them.
-    return [...gaps, ...all].sort((a, b) => a.at - b.at).reverse();
-  }, [messages, gaps]);
+    return [...notes, ...all].sort((a, b) => a.at - b.at).reverse();
+  }, [messages, notes]);
   const needle = filter.toLowerCase();
   const found = needle ? entries.filter((entry) => matches(entry, needle)) : entries;
 
@@ -130,7 +130,7 @@ function Row({ entry, raw, ms }: RowProps): ReactElement {
     <li data-kind={kind}>
       <p className="sse-meta">
         <time dateTime={new Date(at).toISOString()}>{clock(at)}</time>
-        <strong>{kind === "gap" ? `gap: ${type}` : type}</strong>
+        <strong>{kind === "event" ? type : `${kind}: ${type}`}</strong>
         {payload && !payload.json && <span className="sse-tag">text</span>}
         {ms !== undefined && <span className="sse-tag">{ms} ms after it was sent</span>}
         {id && <code>{id}</code>}
@@ -139,7 +139,9 @@ function Row({ entry, raw, ms }: RowProps): ReactElement {
         <pre>{raw ? wire(entry, payload) : pretty(payload)}</pre>
       ) : (
         <p className="sse-note">
-          Events before this position may be missing. An app loads its data anew here.
+          {kind === "gap"
+            ? "Events before this position may be missing. An app loads its data anew here."
+            : "The server has changed the topics of this connection. This holds from here on."}
         </p>
       )}
     </li>

@@ -2,7 +2,7 @@
 
 import { type ReactElement, useCallback, useEffect, useRef, useState } from "react";
 import { type UseSSEOptions, useSSE } from "../react.js";
-import type { Gap } from "../types.js";
+import type { Gap, TopicChange } from "../types.js";
 import { Connections } from "./connections.js";
 import { type Entry, Events, type Payload } from "./events.js";
 import { ListenForm, type Listening } from "./listen-form.js";
@@ -19,7 +19,7 @@ export interface SSETestComponentProps {
    */
   api?: string | undefined;
   /** Options of the stream; its functions are used by the component. */
-  options?: Omit<UseSSEOptions<never>, "parse" | "onMessage" | "onGap"> | undefined;
+  options?: Omit<UseSSEOptions<never>, "parse" | "onMessage" | "onGap" | "onTopics"> | undefined;
 }
 
 const KEEP = 1000;
@@ -33,6 +33,7 @@ export function SSETestComponent(props: SSETestComponentProps): ReactElement {
   const [{ listening, round }, setState] = useState(() => ({
     listening: {
       from: props.options?.lastEventId ?? "",
+      state: props.options?.state ?? false,
       topics: props.options?.topics ?? [],
     } as Listening,
     round: 0,
@@ -48,31 +49,40 @@ interface BenchProps extends SSETestComponentProps {
 
 /** The bench while it listens from one start. */
 function Bench({ url, api, options, listening, onListen }: BenchProps): ReactElement {
-  const [gaps, setGaps] = useState<readonly Entry[]>([]);
+  const [notes, setNotes] = useState<readonly Entry[]>([]);
   const [sent, setSent] = useState<ReadonlyMap<string, number>>(new Map());
   const received = useRef<HTMLElement>(null);
   const awaited = useRef("");
-  const onGap = useCallback((gap: Gap) => {
-    setGaps((before) => {
+  const note = useCallback((kind: Entry["kind"], id: string, type: string) => {
+    setNotes((before) => {
       const key = `${(Number(before.at(-1)?.key) || 0) + 1}`;
-      const entry: Entry = { key, at: Date.now(), kind: "gap", id: gap.id, type: gap.reason };
-      return [...before, entry].slice(-KEEP);
+      return [...before, { key, at: Date.now(), kind, id, type }].slice(-KEEP);
     });
   }, []);
+  const onGap = useCallback((gap: Gap) => note("gap", gap.id, gap.reason), [note]);
+  const onTopics = useCallback(
+    ({ added, removed, id }: TopicChange) => {
+      const names = [...added.map((name) => `+ ${name}`), ...removed.map((name) => `− ${name}`)];
+      note("topics", id, names.join(", "));
+    },
+    [note],
+  );
 
   const sse = useSSE<Record<string, Payload>>(url, {
     maxMessages: KEEP,
     ...options,
     lastEventId: listening.from,
+    state: listening.state,
     topics: listening.topics,
     // What was published as text is text, and what is JSON is shown as what it means.
     parse: read,
     onGap,
+    onTopics,
   } as UseSSEOptions<Record<string, Payload>>);
 
   const clear = useCallback(() => {
     sse.clear();
-    setGaps([]);
+    setNotes([]);
   }, [sse.clear]);
   const onSent = useCallback(({ id, at }: Sent) => {
     setSent((before) => new Map([...before].slice(-KEEP)).set(id, at));
@@ -110,7 +120,7 @@ function Bench({ url, api, options, listening, onListen }: BenchProps): ReactEle
       <Events
         list={received}
         messages={sse.messages}
-        gaps={gaps}
+        notes={notes}
         user={sse.user}
         latency={latency}
         onClear={clear}

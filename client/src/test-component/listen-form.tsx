@@ -5,6 +5,8 @@ import { names } from "./send-form.js";
 export interface Listening {
   /** A position, `earliest`, or nothing for from now on. */
   from: string;
+  /** Without a position: the newest event of each slot comes first. */
+  state: boolean;
   topics: readonly string[];
 }
 
@@ -16,16 +18,14 @@ interface Props {
 /** From where the stream is read, and which topics. */
 export function ListenForm({ listening, onListen }: Props): ReactElement {
   const id = useId();
-  const [start, setStart] = useState<"now" | "earliest" | "position">(() =>
-    startOf(listening.from),
-  );
+  const [start, setStart] = useState<Start>(() => startOf(listening));
   const [position, setPosition] = useState(listening.from === "earliest" ? "" : listening.from);
   const [topics, setTopics] = useState(listening.topics.join(", "));
 
   function submit(event: FormEvent) {
     event.preventDefault();
-    const from = { now: "", earliest: "earliest", position: position.trim() }[start];
-    onListen({ from, topics: names(topics) });
+    const from = { now: "", state: "", earliest: "earliest", position: position.trim() }[start];
+    onListen({ from, state: start === "state", topics: names(topics) });
   }
 
   return (
@@ -35,8 +35,9 @@ export function ListenForm({ listening, onListen }: Props): ReactElement {
         <div className="sse-row">
           <label>
             Start
-            <select value={start} onChange={(e) => setStart(e.target.value as typeof start)}>
+            <select value={start} onChange={(e) => setStart(e.target.value as Start)}>
               <option value="now">from now on</option>
+              <option value="state">with the newest of each slot</option>
               <option value="earliest">at the earliest event</option>
               <option value="position">after a position</option>
             </select>
@@ -77,5 +78,7 @@ export function ListenForm({ listening, onListen }: Props): ReactElement {
   );
 }
 
-const startOf = (from: string) =>
-  from === "" ? "now" : from === "earliest" ? "earliest" : "position";
+type Start = "now" | "state" | "earliest" | "position";
+
+const startOf = ({ from, state }: Listening): Start =>
+  from === "" ? (state ? "state" : "now") : from === "earliest" ? "earliest" : "position";

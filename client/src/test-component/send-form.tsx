@@ -47,6 +47,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
   const [payload, setPayload] = useState(SAMPLE);
   const [key, setKey] = useState("");
   const [ttl, setTtl] = useState("");
+  const [slot, setSlot] = useState("");
   const [result, setResult] = useState<Result | null>(null);
   const [wrong, setWrong] = useState(""); // with the payload
   const [busy, setBusy] = useState(false);
@@ -69,6 +70,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
       [as]: data,
       ...(key && { key }),
       ...(ttl && { ttl }),
+      ...(slot && { slot }),
     };
   }
 
@@ -197,7 +199,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
             </p>
           </div>
           <details>
-            <summary>Key and lifetime</summary>
+            <summary>Key, lifetime and slot</summary>
             <div className="sse-row">
               <label>
                 Key
@@ -206,6 +208,10 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
               <label>
                 Deliver within
                 <input {...text(ttl, setTtl)} placeholder="30s, 10m; no limit" />
+              </label>
+              <label className="sse-full">
+                Slot
+                <input {...text(slot, setSlot)} placeholder="none; of a state, as price/AAPL" />
               </label>
             </div>
           </details>

@@ -106,6 +106,32 @@ test("starts from a position, and asks for topics", async () => {
   expect(server.last.headers.get("Last-Event-ID")).toBe("e-40");
 });
 
+test("starts with the state, and sends to a slot", async () => {
+  await render("/internal/sse");
+  await change(find(".sse-listen select"), "state");
+  await click("Connect like this");
+  expect(server.last.url.search).toBe("?state=1");
+  await send(connected("c-1"));
+  const posts: unknown[] = [];
+  vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
+    posts.push(JSON.parse(body));
+    return Response.json({ id: "e-9", connections: 1 });
+  });
+  await type(find("input[placeholder^='none; of a state']"), "price/A");
+  await click("Send");
+  expect(posts[0]).toMatchObject({ slot: "price/A" });
+});
+
+test("shows how the topics change", async () => {
+  await render();
+  await send(
+    connected("c-1"),
+    'event: sse.topics\ndata: {"added":["room/2"],"removed":["room/1","x"]}\nid: e-3\n\n',
+  );
+  expect(rows()).toHaveLength(1);
+  expect(rows()[0]).toContain("topics: + room/2, − room/1, − xe-3");
+});
+
 test("sends to whom it is told, and shows the receipt or the refusal", async () => {
   const posts: [string, unknown][] = [];
   const answers = [

@@ -126,6 +126,10 @@ test("starts at the earliest event, after a position and with topics", async () 
   await listen("position", second);
   await page.getByText("1 received").waitFor();
   await row('"n": 3').waitFor();
+  for (const n of [4, 5]) await caddy.broadcast({ data: { n }, slot: "n" });
+  await listen("state");
+  await row('"n": 5').waitFor();
+  await page.getByText("1 received").waitFor();
   await listen("now", "", "secret");
   await page.getByText(/Not allowed \(403\)/).waitFor();
 });
@@ -135,7 +139,7 @@ test("text, a key and a lifetime; the same key again is told", async () => {
   await status("open");
   await page.locator(".sse-send").getByText("Text", { exact: true }).click();
   await page.getByLabel("Text", { exact: true }).last().fill("<li>hi</li>");
-  await page.getByText("Key and lifetime").click();
+  await page.getByText("Key, lifetime and slot").click();
   await page.getByLabel("Key", { exact: true }).fill("k-1");
   await page.getByLabel("Deliver within").fill("10m");
   await button("Send").click();
@@ -239,7 +243,7 @@ for (const colorScheme of ["light", "dark"]) {
         await shoot(`${state}-${colorScheme}-${width}`);
       };
       await check("empty");
-      for (const text of ["Start and topics", "Key and lifetime"])
+      for (const text of ["Start and topics", "Key, lifetime and slot"])
         await page.getByText(text).click();
       await page.getByText("Connections", { exact: true }).click();
       await caddy.send({
