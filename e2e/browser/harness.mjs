@@ -164,6 +164,7 @@ http://127.0.0.1:${port} {
     /** Waits for exactly `n` open connections. */
     settled: (n, query) =>
       until(async () => (await connections(query)).length === n, `${n} connections${query ?? ""}`),
+    changeTopics: (query, change) => call("PATCH", `/connections?${query}`, JSON.stringify(change)),
     disconnect: (query) => call("DELETE", `/connections${query}`),
     head: async () => (await call("GET", "/status")).hubs.default.head,
     restart: async (signal = "SIGKILL") => {

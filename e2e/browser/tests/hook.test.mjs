@@ -160,6 +160,43 @@ test("topics change while events come: nothing of one that stays is lost, or com
   assert.deepEqual(topics, ["news"]);
 });
 
+test("the app gives and takes topics: told in their place", async () => {
+  await as("alice");
+  const page = await openApp(context, `?options=${encodeURIComponent('{"topics":["news"]}')}`);
+  await caddy.send({ topic: "news", data: 1 });
+  const { id } = await caddy.changeTopics("user=alice", {
+    add: ["room/1", "news"],
+    remove: ["room/2"],
+  });
+  await caddy.send({ topic: "room/1", data: 2 });
+  await received(page, 2);
+  await caddy.changeTopics("user=alice", { remove: ["news"] });
+  await caddy.send({ topic: "news", data: 3 });
+  await caddy.send({ topic: "room/1", data: 4 });
+  assert.deepEqual(await received(page, 3), [1, 2, 4]);
+  const [first, second] = await page.evaluate(() => window.topics);
+  assert.deepEqual(first, { added: ["room/1", "news"], removed: ["room/2"], id });
+  assert.deepEqual(second.removed, ["news"]);
+  assert.deepEqual(await page.evaluate(() => window.gaps), []);
+});
+
+test("the state comes first, also for who comes later on the page", async () => {
+  await as("alice");
+  for (let n = 1; n <= 3; n++) {
+    for (const slot of ["a", "b"]) await caddy.send({ user: "alice", slot, data: `${slot}${n}` });
+  }
+  const page = await openApp(context, `?options=${encodeURIComponent('{"state":true}')}`);
+  assert.deepEqual(await received(page, 2), ["a3", "b3"]);
+  await page.evaluate(() => window.show({ state: true, hooks: 2 }));
+  const later = page.locator("p").nth(1);
+  await later.getByText('open: "a3" "b3"', { exact: true }).waitFor();
+  await caddy.send({ user: "alice", slot: "a", data: "a4" });
+  await later.getByText('open: "a3" "b3" "a4"', { exact: true }).waitFor();
+  assert.deepEqual(await received(page, 3), ["a3", "b3", "a4"]);
+  await caddy.settled(1);
+  assert.deepEqual(await page.evaluate(() => window.gaps), []);
+});
+
 test("another user signs in: nothing of the first is left", async () => {
   await as("alice");
   const page = await openApp(context);
