@@ -106,6 +106,7 @@ type Stream struct {
 	asked string   // the position that was sent
 	last  Position // the last id
 	told  bool     // sse.connected had an id, or a gap was told since
+	state bool     // the state was asked for, before which there is no id
 	begun bool
 }
 
@@ -125,7 +126,7 @@ func newStream(resp *http.Response, id Identity, position string) (*Stream, erro
 	}
 	return &Stream{
 		body: resp.Body, r: bufio.NewReaderSize(resp.Body, 4096),
-		user: id.User, asked: position,
+		user: id.User, asked: position, state: position == "" && resp.Request.URL.Query().Has("state"),
 	}, nil
 }
 
@@ -229,6 +230,9 @@ func (s *Stream) readLine() ([]byte, error) {
 
 // check holds a block against those before it.
 func (s *Stream) check(b Block) error {
+	if s.state && s.begun && !s.told {
+		s.told, s.last = true, Position{Epoch: b.ID.Epoch}
+	}
 	switch {
 	case s.Goodbye != nil:
 		return violation("a block after the last one")

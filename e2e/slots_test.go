@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// slotWriter publishes values of slots, and keeps what was acknowledged.
+type slotWriter struct {
+	url    string
+	client *http.Client
+
+	numbers int // used by put
+
+	mu    sync.Mutex
+	state map[string]string // by slot: the last acknowledged value
+	n     int               // acknowledged
+}
+
+func newSlotWriter(t *testing.T, s *Server) *slotWriter {
+	client := &http.Client{Timeout: answerTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 10}}
+	t.Cleanup(client.CloseIdleConnections)
+	return &slotWriter{url: fmt.Sprintf("http://127.0.0.1:%d/sse/broadcast", s.Admin), client: client, state: make(map[string]string)}
+}
+
+// put publishes one value of each of the slots, in one request. It sends the same again, with the same keys,
+// until it is acknowledged. One goroutine at a time may call it.
+func (w *slotWriter) put(ctx context.Context, slots ...string) error {
+	var body bytes.Buffer
+	values := make(map[string]string)
+	for _, slot := range slots {
+		w.numbers++
+		values[slot] = fmt.Sprintf("%s=%d", slot, w.numbers)
+		line := map[string]string{"slot": slot, "text": values[slot], "key": fmt.Sprint("value ", w.numbers)}
+		if err := json.NewEncoder(&body).Encode(line); err != nil {
+			return err
+		}
+	}
+	for {
+		err := w.post(ctx, body.Bytes())
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.Copy(w.state, values)
+	w.n += len(values)
+	return nil
+}
+
+func (w *slotWriter) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.n
+}
+
+func (w *slotWriter) post(ctx context.Context, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, answer)
+	}
+	return err
+}
+
+func (w *slotWriter) want() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.state)
+}
+
+// slotReader is a client that keeps the newest value of each slot.
+type slotReader struct {
+	position string
+	state    map[string]string
+	values   int // received
+}
+
+// errTold is that the reader was told a gap.
+var errTold = errors.New("a gap was told")
+
+// read opens a stream, from the position or with the state, and reads it until the reader has what is wanted.
+func (r *slotReader) read(ctx context.Context, s *Server, want map[string]string) error {
+	c := s.Client(H1)
+	defer c.Close()
+	if r.position == "" {
+		c.Path += "?state=1"
+	}
+	stream, err := c.Open(ctx, Identity{User: "reader"}, r.position)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for want == nil || !maps.Equal(r.state, want) {
+		b, err := stream.Next()
+		if err != nil {
+			return err
+		}
+		if b.Type == "sse.gap" {
+			return fmt.Errorf("%w after %s: %s", errTold, r.position, b.Data)
+		}
+		if b.ID.Epoch != "" {
+			r.position = b.ID.String()
+		}
+		if b.Type == "" && b.hasData {
+			slot, _, _ := strings.Cut(b.Data, "=")
+			r.state[slot] = b.Data
+			r.values++
+		}
+	}
+	return nil
+}
+
+// TestSlotsSurviveKill kills a server on disk again and again, while values of slots are published. Who comes
+// back with a position, and who reads all the time, end with the newest value of each slot and are told no
+// gap. A newcomer gets exactly these.
+func TestSlotsSurviveKill(t *testing.T) {
+	const rounds, slots = 4, 30
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	s := Start(t, Config{Hub: "history 1000000\n store disk", Stream: "retry 5ms 20ms"})
+	w := newSlotWriter(t, s)
+	if err := w.put(t.Context(), "slot 0"); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	var live sync.WaitGroup
+	always := slotReader{state: make(map[string]string)}
+	live.Go(func() {
+		for ctx.Err() == nil {
+			err := always.read(ctx, s, nil)
+			if errors.Is(err, errTold) || errors.As(err, new(Violation)) {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
+		}
+	})
+
+	catchUp := func(name string, r *slotReader, want map[string]string) {
+		t.Helper()
+		within, cancel := context.WithTimeout(t.Context(), Patience)
+		defer cancel()
+		if err := r.read(within, s, want); err != nil {
+			t.Fatalf("%s: %v; it has %v\nand not %v", name, err, r.state, want)
+		}
+	}
+	back := slotReader{state: make(map[string]string)}
+	for round := range rounds {
+		var writing sync.WaitGroup
+		ended := make(chan struct{})
+		began := w.count()
+		own := rand.New(rand.NewPCG(seed, uint64(round)+1))
+		writing.Go(func() {
+			for {
+				batch := make([]string, 1+own.IntN(5))
+				for i, n := range own.Perm(slots)[:len(batch)] {
+					batch[i] = fmt.Sprint("slot ", n)
+				}
+				within, cancel := context.WithTimeout(context.Background(), Patience)
+				err := w.put(within, batch...)
+				cancel()
+				if err != nil {
+					t.Errorf("publishing: %v", err)
+					return
+				}
+				select {
+				case <-ended:
+					return
+				default:
+				}
+			}
+		})
+		some := began + 1 + random.IntN(300)
+		Wait(t, Patience, "some values to be published", func() error {
+			if n := w.count(); n < some {
+				return fmt.Errorf("%d of %d", n, some)
+			}
+			return nil
+		})
+		s.Kill()
+		s.Run()
+		close(ended)
+		writing.Wait()
+		// The last value has the last position: who has it was sent all that there is.
+		if err := w.put(t.Context(), "slot last"); err != nil {
+			t.Fatal(err)
+		}
+		want := w.want()
+		catchUp("who comes back", &back, want)
+		newcomer := slotReader{state: make(map[string]string)}
+		catchUp("a newcomer", &newcomer, want)
+		if newcomer.values != len(want) {
+			t.Errorf("round %d: a newcomer got %d values of %d slots", round, newcomer.values, len(want))
+		}
+	}
+	stop()
+	live.Wait()
+	catchUp("who read all the time", &always, w.want())
+	t.Logf("%d values; who came back was sent %d, who read all the time %d", w.count(), back.values, always.values)
+	if back.values >= w.count() {
+		t.Errorf("who came back was sent %d of %d values, though most had been replaced", back.values, w.count())
+	}
+}
