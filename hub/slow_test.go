@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math/rand/v2"
 	"net/http/httputil"
 	"os"
 	"strings"
@@ -112,6 +114,66 @@ func TestByteASecond(t *testing.T) {
 		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
 		want(t, "events", len(c.events), events+1)
 		want(t, "told", c.told(), "")
+	})
+}
+
+// left is how many values c has still to be sent.
+func (c *Conn) left() int {
+	h := c.hub
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	n, cursor := 0, c.cursor.Load()
+	for cursor < h.history.head {
+		var b batch
+		cursor = h.history.since(c.seats, cursor, h.history.head, 0, time.Now(), &b)
+		n += len(b.items)
+	}
+	return n
+}
+
+// A client that takes 1 KB while 1,000 values of 100 slots are published, as one does that takes 1 KB/s, has
+// never more than these 100 still to be sent. In the end it has the newest of each, and is told no gap.
+func TestSlotsOfSlow(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		const slots, updates, second = 100, 5000, 1000
+		h := newHub(t, Options{})
+		slow := dial(t, h, as("slow"), kind)
+		state := make(map[string]string)
+		most := 0
+		for i := range updates {
+			slot := fmt.Sprint("slot ", rand.IntN(slots))
+			state[slot] = fmt.Sprint(slot, "=", i, ";", strings.Repeat("x", 200))
+			e := Event{Slot: slot, Data: []byte(state[slot]), Targets: []Target{{}}}
+			if _, err := h.Publish(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+			left := slow.left()
+			if most = max(most, left); left > slots {
+				t.Fatalf("after %d updates of %d slots it has %d values still to be sent", i+1, slots, left)
+			}
+			if i%second == second-1 {
+				if _, err := io.CopyN(io.Discard, slow.in, 1<<10); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if most < slots/2 {
+			t.Errorf("it was not slow: it never had more than %d values still to be sent", most)
+		}
+		publish(t, h, "the end")
+		slow.until(t, "data: the end")
+		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
+		want(t, "told", c.told(), "")
+		seen := make(map[string]string)
+		for _, e := range c.events {
+			if slot, _, ok := strings.Cut(e.data, "="); ok {
+				seen[slot] = e.data
+			}
+		}
+		if !maps.Equal(seen, state) {
+			t.Error("it does not have the newest value of each slot")
+		}
+		t.Logf("of %d updates it was sent %d", updates, len(c.events)-1)
 	})
 }
 
