@@ -173,6 +173,7 @@ func (f *Follower) take(s *Stream, b Block) error {
 		}
 		r.Gap, r.After = gap.Reason, f.last
 		f.received = append(f.received, r)
+	case "sse.topics":
 	default:
 		if !b.hasData {
 			break // it moves the position, no more

@@ -86,6 +86,11 @@ type (
 	Gap struct {
 		Reason string `json:"reason"`
 	}
+	// TopicChange says how the topics of the stream have changed.
+	TopicChange struct {
+		Added   []string `json:"added"`
+		Removed []string `json:"removed"`
+	}
 	// Goodbye is the last of a stream that the server ended.
 	Goodbye struct {
 		Reason  string `json:"reason"`
@@ -248,7 +253,7 @@ func (s *Stream) check(b Block) error {
 		return violation("a retry where none is due")
 	case b.Type == "sse.gap":
 		return s.checkGap(b)
-	case strings.HasPrefix(b.Type, "sse."):
+	case strings.HasPrefix(b.Type, "sse.") && b.Type != "sse.topics":
 		return violation("unknown control event")
 	case !s.told:
 		return violation("a gap was due: sse.connected had no id")
@@ -260,6 +265,9 @@ func (s *Stream) check(b Block) error {
 		return violation("out of order")
 	}
 	s.last = b.ID
+	if b.Type == "sse.topics" {
+		return strict(b.Data, new(TopicChange))
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ type verdict struct {
 	lost, doubled, disordered, foreign int // deliveries
 	gaps, falseGaps                    int // told
 	late                               int // received after a disconnect
+	unlawful, withheld                 int // received without the right, or not received with it
 	other                              int // what breaks a promise besides
 }
 
@@ -29,6 +30,7 @@ func (w *world) judge() (v verdict) {
 	v.events = len(entries)
 	v.other += w.unexplained(entries)
 	v.late = w.late(entries)
+	w.judgeMembers(entries, &v)
 	findings := 0
 	for _, f := range w.followers {
 		opened, ends := f.Streams()
@@ -78,7 +80,7 @@ func (w *world) unexplained(entries []e2e.Entry) (n int) {
 	}
 	for epoch, events := range at {
 		if more := int(last[epoch]) - len(events); more > w.commands+w.foreign {
-			w.t.Errorf("epoch %s has %d positions without an acknowledged event, with %d disconnects and %d foreign messages",
+			w.t.Errorf("epoch %s has %d positions without an acknowledged event, with %d commands and %d foreign messages",
 				epoch, more, w.commands, w.foreign)
 			n++
 		}
@@ -138,7 +140,7 @@ func (v *verdict) count(f *e2e.Follower, w *world) {
 
 // bad is how much of it must not be.
 func (v *verdict) bad() int {
-	return v.lost + v.doubled + v.disordered + v.foreign + v.falseGaps + v.late + v.other
+	return v.lost + v.doubled + v.disordered + v.foreign + v.falseGaps + v.late + v.unlawful + v.withheld + v.other
 }
 
 // report logs the totals, and writes them to the file.
@@ -158,6 +160,8 @@ func (w *world) report(v verdict, took time.Duration) {
 	row("**out of order**", v.disordered)
 	row("**not theirs, or never acknowledged**", v.foreign)
 	row("**received after a disconnect**", v.late)
+	row("**received without the right**", v.unlawful)
+	row("**not received with the right**", v.withheld)
 	row("**gaps told without a reason**", v.falseGaps)
 	row("**other violations**", v.other)
 	b.WriteString("\n| fault | |\n|---|---:|\n")

@@ -3,10 +3,11 @@
 // their last position, and publishers send to any node, and again with the same
 // key to any other, until they are acknowledged. Meanwhile servers and nodes are
 // killed, restarted, reloaded, cut off from one another and put back to an earlier
-// state, the stream is edited, and users are disconnected. In the end every
-// acknowledged event must have reached every client that it was for, once and in
-// order; nobody may have been told of a gap without a reason; and who was
-// disconnected must not have received what was published after that was answered.
+// state, the stream is edited, users are disconnected, and topics of users change. In
+// the end every acknowledged event must have reached every client that it was for,
+// once and in order; nobody may have been told of a gap without a reason; who was
+// disconnected must not have received what was published after that was answered; and
+// who lost a topic nothing of it from then on.
 //
 // The seed that is printed makes the same choices again. Their timing is the
 // machine's.
@@ -61,7 +62,8 @@ type world struct {
 	followers []*e2e.Follower
 	faults    map[string]int
 	guests    []*guest
-	commands  int // requests to disconnect
+	members   []*member
+	commands  int // requests to disconnect, or to change topics
 	foreign   int // messages in the stream that are none of ours
 	restored  int // times
 	mending   sync.WaitGroup

@@ -25,6 +25,8 @@ func (w *world) storm() {
 		{"all nodes started at once", w.startTogether},
 		{"a disconnect", func(r *rand.Rand) { w.disconnect(r, 0) }},
 		{"a disconnect while a node was away", func(r *rand.Rand) { w.disconnect(r, min(longAway, *duration/4)) }},
+		{"a change of topics", func(r *rand.Rand) { w.changeTopics(r, 0) }},
+		{"a change of topics while a node was away", func(r *rand.Rand) { w.changeTopics(r, 2*time.Second) }},
 		{"a stream with another subject", w.editSubject},
 		{"a stream with lower limits", w.lowerLimits},
 		{"messages deleted in the middle", w.deleteMessages},
