@@ -195,7 +195,7 @@ func (c *Conn) giveUp(i int) {
 
 // changeTopics adds and removes topics at a position, and reports whether that
 // changes anything. Hub.mu is held.
-func (c *Conn) changeTopics(add, remove map[Target]struct{}, seq uint64) (changed bool) {
+func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64) (changed bool) {
 	for i := len(c.seats) - 1; i >= 0; i-- {
 		if _, ok := remove[c.seats[i].lane.target]; ok {
 			c.giveUp(i)
@@ -208,10 +208,11 @@ func (c *Conn) changeTopics(add, remove map[Target]struct{}, seq uint64) (change
 		_, removed := remove[t]
 		return removed
 	})
-	for t := range add {
+	for _, t := range add {
 		if _, ok := have[t]; ok {
 			continue
 		}
+		have[t] = struct{}{}
 		c.topics = append(c.topics, t)
 		c.sit(c.history.lane(t), seq)
 		changed = true

@@ -169,7 +169,11 @@ func (h *Hub) carryOut(command *Command, seq uint64) {
 	case command.Disconnect != nil:
 		filter, do = *command.Disconnect, func(c *Conn) { h.detach(c, Disconnected) }
 	case command.Topics != nil:
-		add, remove := targets(command.Topics.Add), targets(command.Topics.Remove)
+		add := targets(command.Topics.Add)
+		remove := make(map[Target]struct{})
+		for _, t := range targets(command.Topics.Remove) {
+			remove[t] = struct{}{}
+		}
 		filter, do = command.Topics.Filter, func(c *Conn) { h.changeTopics(c, add, remove, seq) }
 	}
 	for _, c := range h.matching(filter) {
@@ -183,7 +187,7 @@ func (h *Hub) carryOut(command *Command, seq uint64) {
 
 // changeTopics changes the topics of c at a position, and has it told: the command
 // becomes an event for this connection. mu is held.
-func (h *Hub) changeTopics(c *Conn, add, remove map[Target]struct{}, seq uint64) {
+func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, seq uint64) {
 	if !c.changeTopics(add, remove, seq) {
 		return
 	}

@@ -45,12 +45,12 @@ type TopicChange struct {
 }
 
 // targets are the topics with these names.
-func targets(names []string) map[Target]struct{} {
-	set := make(map[Target]struct{}, len(names))
-	for _, name := range names {
-		set[Target{Topic, name}] = struct{}{}
+func targets(names []string) []Target {
+	topics := make([]Target, len(names))
+	for i, name := range names {
+		topics[i] = Target{Topic, name}
 	}
-	return set
+	return topics
 }
 
 // decoded is what a record says.
