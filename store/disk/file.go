@@ -79,15 +79,22 @@ func (f *file) view(read func(*bbolt.Tx) error) error {
 
 // guard makes errors of the panics of bbolt, and of the fault when it reads a part
 // of its mapping that has no page, because the file was cut or the disk failed.
-func (f *file) guard(use func() error) (err error) {
+func (f *file) guard(use func() error) error {
+	broken, err := guard(use)
+	f.broken = f.broken || broken
+	return err
+}
+
+// guard is the same for a file that is being opened. broken says that bbolt must not
+// be used any more.
+func guard(use func() error) (broken bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if failure := recover(); failure != nil {
-			f.broken = true
-			err = fmt.Errorf("the file cannot be read: %v", failure)
+			broken, err = true, fmt.Errorf("the file cannot be read: %v", failure)
 		}
 	}()
-	return use()
+	return false, use()
 }
 
 // untouched checks that the file is as the last transaction left it, and still has
@@ -115,13 +122,14 @@ func (f *file) untouched() error {
 	return err
 }
 
-// remember notes how a transaction left the file.
+// remember notes how a transaction left the file. It does not ask bbolt, which would
+// look at its mapping.
 func (f *file) remember() error {
 	info, err := f.os.Stat()
 	if err != nil {
 		return err
 	}
-	found, err := headersAt(f.os, int64(f.db.Info().PageSize))
+	found, err := headersAt(f.os, f.headers.pageSize)
 	if err == nil {
 		f.size, f.headers = info.Size(), found
 	}

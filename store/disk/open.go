@@ -130,21 +130,31 @@ func use(locked *os.File, path string, found *contents) (f *file, err error) {
 	}
 	opts := options()
 	opts.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return locked, nil }
-	db, err := bbolt.Open(path, 0o600, opts)
-	if err != nil {
-		return nil, err // bbolt has closed it
-	}
-	if found == nil {
-		found, err = create(db)
-	} else {
-		err = rewriteHeaders(locked, db.Info().PageSize)
-	}
-	if err == nil {
+	var db *bbolt.DB
+	broken, err := guard(func() error {
+		if db, err = bbolt.Open(path, 0o600, opts); err != nil {
+			return err // bbolt has closed it
+		}
+		pageSize := db.Info().PageSize
+		if found == nil {
+			found, err = create(db)
+		} else {
+			err = rewriteHeaders(locked, pageSize)
+		}
+		if err != nil {
+			return err
+		}
 		f = &file{path: path, os: locked, db: db, contents: *found}
-		err = f.remember()
-	}
-	if err != nil {
+		f.headers.pageSize = int64(pageSize)
+		return f.remember()
+	})
+	switch {
+	case broken:
+		return nil, errors.Join(err, unlock(locked), locked.Close())
+	case err != nil && db != nil:
 		return nil, errors.Join(err, db.Close())
+	case err != nil:
+		return nil, err
 	}
 	return f, nil
 }

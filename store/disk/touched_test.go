@@ -286,6 +286,27 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	}
 }
 
+// What a transaction leaves is noted without a look at the mapping, whose pages may be
+// gone by then.
+func TestRememberReadsNoMapping(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	sample(t, path)
+	f, err := openFile(path, time.Second, quick(0, 0).log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.remember(); err == nil {
+		t.Error("a file without headers is as a transaction leaves it")
+	}
+	f.broken = true // bbolt would look at it, too
+	if err := f.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A page that cannot be read does not end the process. The file can be closed
 // afterwards, and is no longer locked.
 func TestFaultIsAnError(t *testing.T) {
