@@ -113,9 +113,9 @@ type Conn struct {
 	told    uint64    // the position that the client was last given
 
 	// Used by the sweeper.
-	alarmed bool // it is in the wheel
-	slot    int  // of the wheel
-	place   int  // in the slot
+	alarmed    bool // it is in the wheel
+	wheelSlot  int  // the slot of the wheel that has it
+	wheelPlace int  // its index in that slot
 
 	watched uint64 // guarded by departures.mu
 

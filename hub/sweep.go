@@ -147,9 +147,9 @@ func (w *wheel) add(c *Conn, at time.Time) {
 		w.began, w.now = time.Now(), 0
 	}
 	tick := min(max(w.ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
-	c.slot = int(tick % int64(len(w.slots)))
-	slot := &w.slots[c.slot]
-	c.place = len(*slot)
+	c.wheelSlot = int(tick % int64(len(w.slots)))
+	slot := &w.slots[c.wheelSlot]
+	c.wheelPlace = len(*slot)
 	*slot = append(*slot, c)
 	c.alarmed = true
 	w.n++
@@ -160,10 +160,10 @@ func (w *wheel) remove(c *Conn) {
 	if !c.alarmed {
 		return
 	}
-	slot := &w.slots[c.slot]
+	slot := &w.slots[c.wheelSlot]
 	n := len(*slot) - 1
 	last := (*slot)[n]
-	(*slot)[c.place], last.place = last, c.place
+	(*slot)[c.wheelPlace], last.wheelPlace = last, c.wheelPlace
 	(*slot)[n] = nil
 	*slot = (*slot)[:n]
 	c.alarmed = false
