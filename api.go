@@ -1,17 +1,18 @@
 package caddysse
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -122,6 +123,9 @@ func setAPIHeader(w http.ResponseWriter, contentType string) {
 // queryOf reads a query that may have these parameters and no other, so that a
 // misspelt filter does not mean everybody.
 func queryOf(r *http.Request, allowed ...string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, fail(http.StatusBadRequest, "%s", errQuery)
@@ -149,6 +153,9 @@ func hubOf(r *http.Request) (*pooledHub, error) {
 }
 
 func hubNameOf(r *http.Request) string {
+	if r.URL.RawQuery == "" {
+		return defaultHub
+	}
 	return cmp.Or(r.URL.Query().Get("hub"), defaultHub)
 }
 
@@ -159,14 +166,13 @@ type receipt struct {
 	Duplicate   bool   `json:"duplicate,omitempty"`
 }
 
-func send(w http.ResponseWriter, r *http.Request) error { return publish(w, r, (*payload).target) }
+func send(w http.ResponseWriter, r *http.Request) error { return publish(w, r, false) }
 
-func broadcast(w http.ResponseWriter, r *http.Request) error {
-	return publish(w, r, (*payload).everyone)
-}
+func broadcast(w http.ResponseWriter, r *http.Request) error { return publish(w, r, true) }
 
-// publish reads one event, or a batch, and says what became of it.
-func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]hub.Target, error)) error {
+// publish reads one event, or a batch, and says what became of it. The events of a
+// broadcast are for everyone.
+func publish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	if _, err := queryOf(r); err != nil {
 		return err
 	}
@@ -175,7 +181,7 @@ func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]h
 		return err
 	}
 	// Several may be given in one header, or in several.
-	if encoding := strings.Join(r.Header.Values("Content-Encoding"), ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return fail(http.StatusUnsupportedMediaType, "Content-Encoding %q is not supported: send the body without", encoding)
 	}
 	contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -183,18 +189,19 @@ func publish(w http.ResponseWriter, r *http.Request, targets func(*payload) ([]h
 		return fail(http.StatusUnsupportedMediaType, "Content-Type must be %s for one event or %s for one event a line", typeJSON, typeNDJSON)
 	}
 	batch := contentType == typeNDJSON
-	body, err := readBody(w, r, batch, h.MaxEventSize())
-	if err != nil {
+	buf := bodies.Get().(*bytes.Buffer)
+	defer recycle(buf)
+	if err := readBody(w, r, batch, h.MaxEventSize(), buf); err != nil {
 		return err
 	}
+	body := buf.Bytes()
 	var events []hub.Event
 	var lines []int // of events, from 1
 	if batch {
-		events, lines, err = readBatch(body, targets)
+		events, lines, err = readBatch(body, broadcast)
 	} else {
-		var event hub.Event
-		event, err = readEvent(body, targets)
-		events = []hub.Event{event}
+		events = make([]hub.Event, 1)
+		err = readEvent(&events[0], body, broadcast)
 	}
 	if err != nil {
 		return err
@@ -222,21 +229,32 @@ func receiptOf(r hub.Receipt) receipt {
 	return receipt{r.Position.String(), r.Connections, r.Duplicate}
 }
 
-// readBody reads what one event, or a batch, may take. JSON may escape a payload
-// to a multiple of its size; the event itself is measured by the hub.
-func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize int) ([]byte, error) {
+// bodies are reused: nothing that is read from a body refers to it.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// recycle gives a buffer back, unless keeping it would cost more than it saves.
+func recycle(buf *bytes.Buffer) {
+	if buf.Cap() <= 64<<10 {
+		buf.Reset()
+		bodies.Put(buf)
+	}
+}
+
+// readBody reads what one event, or a batch, may take into buf. JSON may escape a
+// payload to a multiple of its size; the event itself is measured by the hub.
+func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize int, buf *bytes.Buffer) error {
 	limit := int64(maxBatchBytes)
 	if !batch {
 		limit = max(limit, 6*int64(maxEventSize))
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, fail(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", limit)
+		return fail(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", limit)
 	}
 	if err != nil {
-		return nil, fail(http.StatusBadRequest, "reading the body: %s", err)
+		return fail(http.StatusBadRequest, "reading the body: %s", err)
 	}
-	return body, nil
+	return nil
 }
 
 // publishError is what the hub's refusal is over HTTP. lines is nil for a single

@@ -301,16 +301,20 @@ func openHubs() map[string]*pooledHub {
 }
 
 // findHub looks an open hub up; its error says which there are.
-func findHub(name string) (*pooledHub, error) {
-	open := openHubs()
-	if h := open[name]; h != nil {
-		return h, nil
-	}
-	names := make([]string, 0, len(open))
-	for name := range open {
-		names = append(names, name)
-	}
-	if len(names) == 0 {
+func findHub(name string) (found *pooledHub, err error) {
+	var names []string
+	hubs.Range(func(other, h any) bool {
+		if other == name {
+			found = h.(*pooledHub)
+			return false
+		}
+		names = append(names, other.(string))
+		return true
+	})
+	switch {
+	case found != nil:
+		return found, nil
+	case len(names) == 0:
 		return nil, fmt.Errorf("there is no hub %q: the config has none", name)
 	}
 	slices.Sort(names)

@@ -223,15 +223,15 @@ func readChange(w http.ResponseWriter, r *http.Request, change *hub.TopicChange)
 	if contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); contentType != typeJSON {
 		return fail(http.StatusUnsupportedMediaType, "Content-Type must be %s", typeJSON)
 	}
-	body, err := readBody(w, r, false, 0)
-	if err != nil {
+	body := new(bytes.Buffer)
+	if err := readBody(w, r, false, 0, body); err != nil {
 		return err
 	}
 	var lists struct {
 		Add    []string `json:"add"`
 		Remove []string `json:"remove"`
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder := json.NewDecoder(body)
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&lists); err != nil {
 		return fail(http.StatusBadRequest, "bad JSON: %s; the body is {\"add\":[...],\"remove\":[...]}, lists of topics", err)

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
+	"slices"
+	"sync"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -25,10 +26,16 @@ const (
 
 // payload is an event as the API reads it.
 type payload struct {
-	targets map[string][]string // by field
-	event   hub.Event
+	event   *hub.Event
+	targets []targetField
 	data    bool
 	text    bool
+}
+
+// targetField is a field that says whom an event is for, with its names.
+type targetField struct {
+	field string
+	names []string
 }
 
 // targetKinds are the fields that say whom an event is for.
@@ -37,28 +44,32 @@ var targetKinds = map[string]hub.Kind{
 }
 
 // readEvent reads one event. Its errors say which field to mend.
-func readEvent(body []byte, targets func(*payload) ([]hub.Target, error)) (hub.Event, error) {
-	event, err := parseEvent(body, targets)
+func readEvent(event *hub.Event, body []byte, broadcast bool) error {
+	err := parseEvent(event, body, broadcast)
 	if errors.Is(err, errMore) {
 		err = fmt.Errorf("%w; for many events use Content-Type %s", err, typeNDJSON)
 	}
 	if err != nil {
-		return hub.Event{}, fail(http.StatusBadRequest, "%s", err)
+		return fail(http.StatusBadRequest, "%s", err)
 	}
-	return event, nil
+	return nil
 }
 
-func parseEvent(body []byte, targets func(*payload) ([]hub.Target, error)) (hub.Event, error) {
-	p := payload{targets: make(map[string][]string)}
-	err := p.read(body)
-	if err == nil {
-		p.event.Targets, err = targets(&p)
+func parseEvent(event *hub.Event, body []byte, broadcast bool) (err error) {
+	p := payload{event: event}
+	if err := p.read(body); err != nil {
+		return err
 	}
-	return p.event, err
+	if broadcast {
+		event.Targets, err = p.everyone()
+	} else {
+		event.Targets, err = p.target()
+	}
+	return err
 }
 
 // readBatch reads one event a line, and the number of each line.
-func readBatch(body []byte, targets func(*payload) ([]hub.Target, error)) (events []hub.Event, lines []int, err error) {
+func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, err error) {
 	line := 0
 	for text := range bytes.Lines(body) {
 		line++
@@ -68,7 +79,8 @@ func readBatch(body []byte, targets func(*payload) ([]hub.Target, error)) (event
 		if len(events) == maxBatch {
 			return nil, nil, fail(http.StatusRequestEntityTooLarge, "line %d: a batch has at most %d events", line, maxBatch)
 		}
-		event, err := parseEvent(text, targets)
+		var event hub.Event
+		err := parseEvent(&event, text, broadcast)
 		if errors.Is(err, errMore) {
 			err = fmt.Errorf("%w; write each event on a line of its own (curl keeps the line breaks of a file with --data-binary)", err)
 		}
@@ -84,8 +96,14 @@ func readBatch(body []byte, targets func(*payload) ([]hub.Target, error)) (event
 	return events, lines, nil
 }
 
-// read goes through the object field by field, since encoding/json would take a
-// field that is given twice, or in other letter case, without a word.
+// What data holds is the publisher's own: only the fields of the event are checked.
+var jsonOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
+// decoders are reused, since each keeps buffers. encoding/json would accept a field
+// that is given twice, or in other letter case.
+var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(new(bytes.Buffer)) }}
+
+// read reads the object field by field.
 func (p *payload) read(body []byte) error {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		return errors.New("bad JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
@@ -93,35 +111,37 @@ func (p *payload) read(body []byte) error {
 	if !utf8.Valid(body) {
 		return errors.New("bad JSON: it is not valid UTF-8")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	if token, err := decoder.Token(); err != nil {
+	decoder := decoders.Get().(*jsontext.Decoder)
+	defer decoders.Put(decoder)
+	decoder.Reset(bytes.NewBuffer(body), jsonOptions...)
+	if token, err := decoder.ReadToken(); err != nil {
 		return badJSON(err)
-	} else if token != json.Delim('{') {
+	} else if token.Kind() != jsontext.KindBeginObject {
 		return errors.New("an event is a JSON object")
 	}
-	seen := make(map[string]bool)
-	for decoder.More() {
-		token, err := decoder.Token()
+	var seen []string
+	for decoder.PeekKind() != jsontext.KindEndObject {
+		token, err := decoder.ReadToken()
 		if err != nil {
 			return badJSON(err)
 		}
-		name := token.(string) // what else would have been an error
-		if seen[name] {
+		name := token.String() // the decoder takes nothing else for a name
+		if slices.Contains(seen, name) {
 			return fmt.Errorf("field %q is given twice", name)
 		}
-		seen[name] = true
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
+		seen = append(seen, name)
+		value, err := decoder.ReadValue()
+		if err != nil {
 			return badJSON(err)
 		}
 		if err := p.set(name, value); err != nil {
 			return err
 		}
 	}
-	if _, err := decoder.Token(); err != nil {
+	if _, err := decoder.ReadToken(); err != nil {
 		return badJSON(err)
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	if _, err := decoder.ReadToken(); err != io.EOF {
 		return errMore
 	}
 	if p.data == p.text {
@@ -136,13 +156,19 @@ func badJSON(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("bad JSON: it ends too early")
 	}
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		return fmt.Errorf("bad JSON: %w at byte %d", syntax.Err, syntax.ByteOffset)
+	}
 	return fmt.Errorf("bad JSON: %w", err)
 }
 
-func (p *payload) set(name string, value json.RawMessage) (err error) {
+// set reads the value of a field. value is valid only until set returns.
+func (p *payload) set(name string, value jsontext.Value) (err error) {
 	switch name {
 	case "connection", "user", "session", "topic":
-		p.targets[name], err = readNames(name, value)
+		var names []string
+		names, err = readNames(name, value)
+		p.targets = append(p.targets, targetField{name, names})
 	case "type":
 		p.event.Type, err = readString(name, value)
 	case "slot":
@@ -153,6 +179,7 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 		p.event.Key, err = readString(name, value)
 	case "data":
 		var compact bytes.Buffer
+		compact.Grow(len(value))
 		err = json.Compact(&compact, value)
 		p.event.Data, p.data = compact.Bytes(), true
 	case "text":
@@ -178,83 +205,62 @@ func (p *payload) set(name string, value json.RawMessage) (err error) {
 // maxTTL is far from where times in nanoseconds end, which is in 2262.
 const maxTTL = 100 * 365 * 24 * time.Hour
 
-func readString(name string, value json.RawMessage) (string, error) {
-	var s *string
-	if json.Unmarshal(value, &s) != nil || s == nil {
+// readString reads a string. Half of a surrogate pair is no character: browsers and
+// stores would each put something else in its place.
+func readString(name string, value jsontext.Value) (string, error) {
+	if value.Kind() != jsontext.KindString {
 		return "", fmt.Errorf("%s must be a string", name)
 	}
-	return *s, checkSurrogates(name, value)
-}
-
-// checkSurrogates refuses strings with half of a surrogate pair, in place of which
-// encoding/json would put U+FFFD. value is valid JSON.
-func checkSurrogates(name string, value []byte) error {
-	for i := 0; i < len(value); i++ {
-		if value[i] != '\\' {
-			continue
-		}
-		i++
-		if value[i] != 'u' {
-			continue
-		}
-		first := escapedRune(value[i:])
-		if utf16.IsSurrogate(first) {
-			var second rune
-			if rest := value[i+5:]; rest[0] == '\\' {
-				second = escapedRune(rest[1:])
-			}
-			if utf16.DecodeRune(first, second) == utf8.RuneError {
-				return fmt.Errorf("%s holds %s, half of a surrogate pair, which is no character", name, value[i-1:i+5])
-			}
-			i += 6
-		}
-		i += 4
+	if bytes.IndexByte(value, '\\') < 0 {
+		return string(value[1 : len(value)-1]), nil
 	}
-	return nil
-}
-
-// escapedRune reads uXXXX, or returns 0 if s begins with another escape.
-func escapedRune(s []byte) rune {
-	if s[0] != 'u' {
-		return 0
-	}
-	r, err := strconv.ParseUint(string(s[1:5]), 16, 16)
+	s, err := jsontext.AppendUnquote(nil, value)
 	if err != nil {
-		return 0
+		return "", fmt.Errorf("%s holds half of a surrogate pair (\\ud800 to \\udfff), which is no character", name)
 	}
-	return rune(r)
+	return string(s), nil
 }
 
-func readNames(name string, value json.RawMessage) ([]string, error) {
-	var names []*string
-	if value[0] != '[' {
-		names = make([]*string, 1)
-		if json.Unmarshal(value, &names[0]) != nil {
-			return nil, fmt.Errorf("%s must be a string or a list of strings", name)
-		}
-	} else if json.Unmarshal(value, &names) != nil {
-		return nil, fmt.Errorf("%s must be a string or a list of strings", name)
+// readNames reads one name or a list of them.
+func readNames(field string, value jsontext.Value) (names []string, err error) {
+	if value.Kind() != jsontext.KindBeginArray {
+		name, err := readName(field, value)
+		return []string{name}, err
 	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("%s must not be an empty list", name)
-	}
-	if len(names) > hub.MaxTargets {
-		return nil, fmt.Errorf("%s is a list of %d, at most %d are allowed", name, len(names), hub.MaxTargets)
-	}
-	out := make([]string, len(names))
-	for i, s := range names {
-		if s == nil {
-			return nil, fmt.Errorf("%s must be a string or a list of strings", name)
+	list := jsontext.NewDecoder(bytes.NewBuffer(value), jsonOptions...)
+	_, err = list.ReadToken()
+	for err == nil && list.PeekKind() != jsontext.KindEndArray {
+		var name string
+		if value, err = list.ReadValue(); err == nil {
+			name, err = readName(field, value)
+			names = append(names, name)
 		}
-		if *s == "" {
-			return nil, fmt.Errorf("%s must not be empty", name)
-		}
-		if len(*s) > hub.MaxNameLength {
-			return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", name, len(*s), hub.MaxNameLength)
-		}
-		out[i] = *s
 	}
-	return out, checkSurrogates(name, value)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(names) == 0:
+		return nil, fmt.Errorf("%s must not be an empty list", field)
+	case len(names) > hub.MaxTargets:
+		return nil, fmt.Errorf("%s is a list of %d, at most %d are allowed", field, len(names), hub.MaxTargets)
+	}
+	return names, nil
+}
+
+func readName(field string, value jsontext.Value) (string, error) {
+	if value.Kind() != jsontext.KindString {
+		return "", fmt.Errorf("%s must be a string or a list of strings", field)
+	}
+	name, err := readString(field, value)
+	switch {
+	case err != nil:
+		return "", err
+	case name == "":
+		return "", fmt.Errorf("%s must not be empty", field)
+	case len(name) > hub.MaxNameLength:
+		return "", fmt.Errorf("%s is %d bytes long, at most %d are allowed", field, len(name), hub.MaxNameLength)
+	}
+	return name, nil
 }
 
 // target is for send: exactly one field says whom the event is for.
@@ -262,22 +268,21 @@ func (p *payload) target() ([]hub.Target, error) {
 	if len(p.targets) != 1 {
 		return nil, fmt.Errorf("send needs exactly one of connection, user, session and topic, not %d; to reach everyone use broadcast", len(p.targets))
 	}
-	var targets []hub.Target
-	for field, names := range p.targets {
-		for _, name := range names {
-			if field == "session" {
-				name = hashSession(name)
-			}
-			targets = append(targets, hub.Target{Kind: targetKinds[field], Name: name})
+	to := p.targets[0]
+	targets := make([]hub.Target, len(to.names))
+	for i, name := range to.names {
+		if to.field == "session" {
+			name = hashSession(name)
 		}
+		targets[i] = hub.Target{Kind: targetKinds[to.field], Name: name}
 	}
 	return targets, nil
 }
 
 // everyone is for broadcast.
 func (p *payload) everyone() ([]hub.Target, error) {
-	for field := range p.targets {
-		return nil, fmt.Errorf("broadcast goes to everyone: leave out %s, or use send", field)
+	if len(p.targets) > 0 {
+		return nil, fmt.Errorf("broadcast goes to everyone: leave out %s, or use send", p.targets[0].field)
 	}
 	return []hub.Target{{Kind: hub.All}}, nil
 }

@@ -29,20 +29,17 @@ func NewMemory() *Memory {
 
 // Append implements Store.
 func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
-	select {
-	case <-m.tailed:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
+	if err := m.awaitTail(ctx); err != nil {
+		return nil, err
 	}
 	m.appending.RLock()
 	defer m.appending.RUnlock()
 	stored := make([]Stored, 0, len(entries))
 	for len(stored) < len(entries) {
-		some, err := m.appendSome(entries[len(stored):])
-		if err != nil {
+		var err error
+		if stored, err = m.appendSome(stored, entries[len(stored):]); err != nil {
 			return nil, err
 		}
-		stored = append(stored, some...)
 		if len(stored) < len(entries) {
 			runtime.Gosched() // other publishers wait for their turn
 		}
@@ -50,12 +47,27 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	return stored, nil
 }
 
+// awaitTail waits until feed is set.
+func (m *Memory) awaitTail(ctx context.Context) error {
+	select {
+	case <-m.tailed:
+		return nil // as always, but for the beginning: ctx makes no channel for it
+	default:
+	}
+	select {
+	case <-m.tailed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
+	}
+}
+
 // memorySlice is about how many bytes of a batch are appended under one lock.
 const memorySlice = 32 << 10
 
-// appendSome appends the first of the entries. It fails before the first or not at
-// all, since Close waits for a batch that has begun.
-func (m *Memory) appendSome(entries []Entry) ([]Stored, error) {
+// appendSome appends the first of the entries, and their answers to stored. It fails
+// before the first or not at all, since Close waits for a batch that has begun.
+func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.feed == nil {
@@ -63,10 +75,12 @@ func (m *Memory) appendSome(entries []Entry) ([]Stored, error) {
 	}
 	now := time.Now()
 	m.keys.Expire(now)
-	var stored []Stored
 	var records []Record
-	for size := 0; len(stored) < len(entries) && size < memorySlice; {
-		e := entries[len(stored)]
+	size := 0
+	for _, e := range entries {
+		if size >= memorySlice {
+			break
+		}
 		key := SumKey(e.Key)
 		seq, known := m.keys.Find(key, now)
 		if !known {

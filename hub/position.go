@@ -16,7 +16,7 @@ type Position struct {
 
 // String is the form that goes over the wire: <epoch>-<seq>-<tag>, or
 // <epoch>-<seq> without a tag.
-func (p Position) String() string { return string(p.append(nil)) }
+func (p Position) String() string { return string(p.append(make([]byte, 0, 64))) }
 
 func (p Position) append(buf []byte) []byte {
 	buf = append(buf, p.Epoch...)
