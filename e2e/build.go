@@ -17,13 +17,18 @@ var binary, command string
 
 // Main builds Caddy with this module once, runs the tests and removes what was
 // built. It is called by TestMain.
-func Main(m *testing.M) {
-	os.Exit(Run(m, "github.com/ea766355/caddy-sse/cmd/caddy"))
-}
+func Main(m *testing.M) { os.Exit(Run(m, caddyPackage)) }
+
+const caddyPackage = "github.com/ea766355/caddy-sse/cmd/caddy"
+
+// MainWithClock is Main for tests that set the clock of the server.
+func MainWithClock(m *testing.M) { os.Exit(run(m, caddyPackage, true)) }
 
 // Run is Main with another package to build, which is of the module that the tests
 // are of, and returns what to exit with.
-func Run(m *testing.M, server string) int {
+func Run(m *testing.M, server string) int { return run(m, server, false) }
+
+func run(m *testing.M, server string, clock bool) int {
 	dir, err := os.MkdirTemp("", "caddy-sse-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -36,6 +41,16 @@ func Run(m *testing.M, server string) int {
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		binary = filepath.Join(dir, "caddy-race")
 		builds = append(builds, []string{"-race", "-o", binary})
+	}
+	if clock {
+		flags, err := clockFlags(dir, server)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		settable = true
+		last := len(builds) - 1 // the server
+		builds[last] = append(builds[last], flags...)
 	}
 	for _, args := range builds {
 		build := exec.Command("go", slices.Concat([]string{"build"}, args, []string{server})...)

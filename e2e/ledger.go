@@ -107,6 +107,16 @@ func (l *Ledger) Entries() []Entry {
 	return slices.Clone(l.entries)
 }
 
+// Last is the event that was acknowledged last, if there is one.
+func (l *Ledger) Last() (last Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.entries); n > 0 {
+		last = l.entries[n-1]
+	}
+	return last
+}
+
 // Expected are the events of an epoch for id after seq, in order.
 func (l *Ledger) Expected(id Identity, epoch string, seq uint64) []Entry {
 	l.mu.Lock()

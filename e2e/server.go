@@ -115,6 +115,7 @@ func Start(t testing.TB, c Config) *Server {
 	}
 	t.Cleanup(s.cleanup)
 	s.write(s.file, c)
+	s.writeClock(0)
 	s.Run()
 	return s
 }
@@ -170,7 +171,8 @@ func (s *Server) command(binary, name, config string, args ...string) *exec.Cmd 
 	cmd := exec.Command(binary, append([]string{name, "--config", config, "--adapter", "caddyfile"}, args...)...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "HOME="+s.dir,
-		"XDG_DATA_HOME="+filepath.Join(s.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config"))
+		"XDG_DATA_HOME="+filepath.Join(s.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "config"),
+		clockVariable+"="+s.clockFile())
 	return cmd
 }
 

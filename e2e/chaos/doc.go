@@ -13,6 +13,12 @@
 // lost since the file was last touched. Other processes wait for all the files,
 // and have them for a moment.
 //
+// The clock of the servers is set forward by hours, back by minutes, and back to right,
+// while they run and while they do not. That is no reason for anything.
+//
+// The topics of some users change while they have streams. From a change on they get
+// what they have the right to, and nothing else.
+//
 // A stream that was open when a disconnect was asked for gets nothing that was
 // sent after the answer, and no stream is told that its hub is closed.
 //

@@ -17,13 +17,15 @@ type verdict struct {
 	disconnected                         int // deliveries to who had been disconnected
 	gaps, inDoubt, falseGaps             int // told
 	other                                int // what the clients themselves found, and the ledgers
+	rights                               e2e.Rights
 	findings                             []string
 	of                                   *trace // the last of them
 }
 
 // bad is how much of it must not be.
 func (v *verdict) bad() int {
-	return v.lost + v.doubled + v.disordered + v.foreign + v.disconnected + v.falseGaps + v.other
+	return v.lost + v.doubled + v.disordered + v.foreign + v.disconnected + v.falseGaps + v.other +
+		v.rights.Unlawful + v.rights.Withheld + v.rights.Untold
 }
 
 // enough is how many findings are told in full.
@@ -107,24 +109,34 @@ func (w *world) judge() *verdict {
 				try(tr)
 			}
 		}
+		v.judgeMembers(h)
 	}
+	v.findings = append(v.findings, v.rights.Findings[:min(enough, len(v.rights.Findings))]...)
 	return v
 }
 
-// newCourt also judges the ledger: if something that was not acknowledged has a
-// position, an event was stored twice.
+// newCourt also judges the ledger: if there is something at a position that was
+// neither acknowledged nor is a command, an event was stored twice.
 func newCourt(v *verdict, h *hub, launched []time.Time) *court {
 	c := &court{verdict: v, hub: h, launched: launched, entries: h.ledger.Entries()}
 	slices.SortFunc(c.entries, func(a, b e2e.Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
 	v.events += len(c.entries)
+	unknown, due := 0, uint64(1)
 	for i, e := range c.entries {
 		if i == 0 {
 			c.epoch = e.Position.Epoch
 		}
-		if e.Position.Epoch != c.epoch || e.Position.Seq != uint64(i+1) {
-			v.find(&v.other, 1, nil, "%s: acknowledged event %d is at %s, where %s-%d is due", h.name, e.N, e.Position, c.epoch, i+1)
+		for ; due < e.Position.Seq; due++ {
+			if _, command := h.commands[due]; !command {
+				unknown++
+			}
+		}
+		if e.Position.Epoch != c.epoch || e.Position.Seq != due || unknown > h.failed {
+			v.find(&v.other, 1, nil, "%s: acknowledged event %d is at %s, where %s-%d is due, after %d positions without an event; %d changes of topics were not answered",
+				h.name, e.N, e.Position, c.epoch, due, unknown, h.failed)
 			break
 		}
+		due++
 	}
 	return c
 }

@@ -20,7 +20,7 @@ var (
 	results  = flag.String("results", "", "a file for the totals")
 )
 
-func TestMain(m *testing.M) { e2e.Main(m) }
+func TestMain(m *testing.M) { e2e.MainWithClock(m) }
 
 // hub is one under test.
 type hub struct {
@@ -34,6 +34,11 @@ type hub struct {
 	lives       *lives // not nil: its file is touched
 	publishers  []*e2e.Publisher
 	disconnects []disconnect // of its streams
+
+	mu       sync.Mutex
+	members  []*e2e.Member       // whose topics change
+	commands map[uint64]struct{} // seqs of changes that were answered
+	failed   int                 // requests for a change that were not, but may have been stored
 }
 
 // world is the server with all that is around it. The test's goroutine has the
@@ -72,6 +77,7 @@ func TestChaos(t *testing.T) {
 	base := w.reading()
 
 	w.populate()
+	w.admit()
 	w.publish()
 	w.storm(*duration*5/6, true)
 	w.storm(*duration/6, false)
@@ -82,7 +88,7 @@ func TestChaos(t *testing.T) {
 	for _, finding := range verdict.findings {
 		t.Error(finding)
 	}
-	if verdict.deliveries == 0 || w.faults[kill] == 0 {
+	if verdict.deliveries == 0 || verdict.rights.Told == 0 || w.faults[kill] == 0 {
 		t.Error("too little happened for this to mean anything")
 	}
 	w.checkGrowth(base)
@@ -108,7 +114,7 @@ func newWorld(t testing.TB) *world {
 		done:    make(map[string]int),
 	}
 	for _, h := range w.hubs {
-		h.ledger = new(e2e.Ledger)
+		h.ledger, h.commands = new(e2e.Ledger), make(map[uint64]struct{})
 	}
 	w.launched = append(w.launched, time.Now())
 	w.server = e2e.Start(t, w.config(w.random(0)))
@@ -148,6 +154,7 @@ func (w *world) count(what string) {
 // given the time to receive what is left.
 func (w *world) settle() {
 	w.publishing.Wait()
+	w.server.SetClock(0)
 	for _, p := range w.proxies {
 		p.Calm()
 	}

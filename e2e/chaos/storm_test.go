@@ -77,6 +77,10 @@ func (w *world) failing(random *rand.Rand) e2e.Config {
 
 const kill = "kill -9"
 
+// clocks are how far the clock of the servers may be ahead. No history is so short that
+// an event is too old by that.
+var clocks = []time.Duration{3 * time.Hour, time.Hour, -10 * time.Minute, -time.Second, 0, 0}
+
 // storm lets faults happen for a while.
 func (w *world) storm(d time.Duration, restarts bool) {
 	random := w.random(1)
@@ -101,6 +105,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 		}},
 		{"streams ended by the API", 4, w.disconnect},
 		{"file copied while it is in use", 1, func(*rand.Rand) { w.copyFile() }},
+		{"clock set", 3, func(r *rand.Rand) { w.server.SetClock(clocks[r.IntN(len(clocks))]) }},
 	}
 	if restarts {
 		faults = append(

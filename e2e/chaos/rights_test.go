@@ -1,0 +1,120 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// admit has members come to the hubs that retain everything: users whose topics
+// change all the time.
+func (w *world) admit() {
+	const each = 2 // members a hub
+	for i, h := range w.hubs {
+		if h.bound > 0 || h.lives != nil {
+			continue
+		}
+		for n := range each {
+			// The first topic is never taken away: no topic means all.
+			m := e2e.NewMember(fmt.Sprintf("member %d", n), topics[0], topics[1])
+			h.members = append(h.members, m)
+			use := 100_000 + 1000*i + 10*n
+			for _, k := range []*kind{kinds[0], kinds[2], kinds[5], kinds[14]} {
+				use++
+				random := w.random(use)
+				w.living.Go(func() { w.visit(m, k, h, random) })
+			}
+			random := w.random(use + 1)
+			w.living.Go(func() { w.changeTopics(m, h, random) })
+		}
+	}
+}
+
+// visit keeps a stream of a member going, with the topics that it has whenever it
+// comes back.
+func (w *world) visit(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
+	c := k.connect(w, h)
+	c.Path = h.path
+	w.mu.Lock()
+	w.connections = append(w.connections, c)
+	w.mu.Unlock()
+	ctx, cancel := w.untilQuiet()
+	defer cancel()
+	var last e2e.Position
+	for ctx.Err() == nil {
+		v, err := m.Open(ctx, c, last)
+		if err == nil {
+			last, err = v.Read()
+		}
+		if errors.As(err, new(e2e.Violation)) || errors.Is(err, e2e.ErrGap) {
+			w.t.Errorf("%s of %s, %s: %v", m.Name, h.name, k.name, err)
+			return
+		}
+		if random.IntN(20) == 0 {
+			last = e2e.Position{}
+		}
+		w.wait(time.Duration(random.Int64N(int64(retryMax))))
+	}
+}
+
+// changeTopics adds and removes a topic of the member in turn, some over a bad network.
+func (w *world) changeTopics(m *e2e.Member, h *hub, random *rand.Rand) {
+	base := fmt.Sprintf("http://127.0.0.1:%d", w.server.Admin)
+	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if rand.IntN(2) == 0 {
+				addr = w.admin.Addr
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}}
+	has := map[string]bool{topics[1]: true}
+	for !w.wait(time.Duration(random.Int64N(int64(3 * time.Second)))) {
+		name := topics[1+random.IntN(len(topics)-1)]
+		change := e2e.TopicChange{Added: []string{name}}
+		if has[name] {
+			change = e2e.TopicChange{Removed: []string{name}}
+		}
+		has[name] = !has[name]
+		ctx, cancel := context.WithTimeout(context.Background(), keyLimit)
+		at, failed, err := m.Change(ctx, change, h.ledger.Last().Position, h.name, client, func() string { return base })
+		cancel()
+		if err != nil {
+			w.t.Errorf("%s of %s: %v", m.Name, h.name, err)
+			return
+		}
+		h.mu.Lock()
+		h.commands[at.Seq] = struct{}{}
+		h.failed += failed
+		h.mu.Unlock()
+		w.count("changes of topics")
+	}
+}
+
+// untilQuiet is a context that ends when it is quiet.
+func (w *world) untilQuiet() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		select {
+		case <-w.quiet:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// judgeMembers holds what members received against their rights.
+func (v *verdict) judgeMembers(h *hub) {
+	entries := h.ledger.Entries()
+	for _, m := range h.members {
+		m.Judge(entries, &v.rights)
+	}
+}

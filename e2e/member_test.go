@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// TestJudgeOfMembers shows the judge all that it is to find: news/a is a member's all
+// the time, sport/a comes at position 5, and news/b goes at position 9.
+func TestJudgeOfMembers(t *testing.T) {
+	began := time.Now()
+	after := func(seconds float64) time.Time { return began.Add(time.Duration(seconds * float64(time.Second))) }
+	at := func(seq uint64) Position { return Position{Epoch: "abc", Seq: seq} }
+	var entries []Entry
+	for seq, name := range map[uint64]string{
+		1: "news/a", 2: "news/b", 3: "sport/a", 4: "news/b", 6: "sport/a", 7: "news/b", 8: "news/b", 10: "news/b", 11: "news/a", 12: "sport/a",
+	} {
+		entries = append(entries, Entry{Position: at(seq), N: int64(seq), To: To("topic", name), Sent: after(float64(seq))})
+	}
+	added, removed := TopicChange{Added: []string{"sport/a"}}, TopicChange{Removed: []string{"news/b"}}
+	m := &Member{Name: "alice", changes: []memberChange{
+		{TopicChange: added, before: 4, at: at(5), sent: after(4.5), answered: after(5.5)},
+		{TopicChange: removed, before: 8, at: at(9), sent: after(8.5), answered: after(9.5)},
+	}}
+	both := []toldChange{{TopicChange: added, position: at(5)}, {TopicChange: removed, position: at(9)}}
+	for name, test := range map[string]struct {
+		topics []string // news/a, news/b
+		asked  float64
+		start  uint64
+		last   uint64 // 12
+		got    []uint64
+		told   []toldChange
+		want   Rights
+	}{
+		"all":                                {told: both, got: []uint64{1, 2, 4, 6, 7, 8, 11, 12}},
+		"what was pending was dropped":       {told: both, got: []uint64{1, 2, 4, 6, 11, 12}},
+		"it left before it was told":         {told: both[:1], got: []uint64{1, 2, 4, 6, 7}, last: 8},
+		"before it came":                     {told: both, got: []uint64{1, 2, 3, 4, 6, 7, 8, 11, 12}, want: Rights{Unlawful: 1}},
+		"after it went":                      {told: both, got: []uint64{1, 2, 4, 6, 7, 8, 10, 11, 12}, want: Rights{Unlawful: 1}},
+		"after it went, in silence":          {told: both[:1], got: []uint64{1, 2, 4, 6, 7, 8, 10, 11, 12}, want: Rights{Unlawful: 1, Untold: 1}},
+		"not from when it came":              {told: both, got: []uint64{1, 2, 4, 7, 8, 11, 12}, want: Rights{Withheld: 1}},
+		"not what it has all the time":       {told: both, got: []uint64{1, 2, 4, 6, 7, 8, 12}, want: Rights{Withheld: 1}},
+		"one in the middle of what was then": {told: both, got: []uint64{1, 2, 4, 6, 8, 11, 12}, want: Rights{Withheld: 1}},
+		"never acknowledged":                 {told: both, got: []uint64{1, 2, 4, 6, 7, 8, 11, 12, 13}, last: 13, want: Rights{Unlawful: 1}},
+		"told of another topic": {
+			told: []toldChange{{TopicChange: TopicChange{Added: []string{"sport/b"}}, position: at(5)}, both[1]},
+			got:  []uint64{1, 2, 4, 7, 8, 11}, want: Rights{Untold: 1},
+		},
+		"told of what nobody asked for": {
+			told: []toldChange{both[0], both[1], {TopicChange: added, position: at(10)}},
+			got:  []uint64{1, 2, 4, 6, 7, 8, 11, 12}, want: Rights{Untold: 1},
+		},
+		"a new stream":                  {topics: []string{"news/a", "sport/a"}, asked: 10, start: 3, got: []uint64{6, 11, 12}},
+		"a new stream has it as of old": {topics: []string{"news/a", "sport/a"}, asked: 10, start: 2, got: []uint64{3, 6, 11, 12}},
+		"told again on a new stream": {
+			topics: []string{"news/a", "sport/a"}, asked: 10, start: 3, told: both[1:], got: []uint64{6, 11, 12}, want: Rights{Untold: 1},
+		},
+		"asked for while it was changed":           {asked: 8.6, start: 6, got: []uint64{7, 8, 10, 11}},
+		"asked for while it was changed, and told": {asked: 8.6, start: 6, told: both[1:], got: []uint64{7, 8, 11}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := &Visit{
+				topics: test.topics, asked: after(test.asked), opened: after(test.asked + 0.3), ended: after(20),
+				start: at(test.start), last: at(max(test.last, 12)), told: test.told,
+			}
+			if test.last > 0 {
+				v.last = at(test.last)
+				v.ended = after(float64(test.last) + 0.7)
+			}
+			if v.topics == nil {
+				v.topics = []string{"news/a", "news/b"}
+			}
+			for _, seq := range test.got {
+				v.got = append(v.got, Received{Position: at(seq), N: int64(seq)})
+			}
+			m.visits = []*Visit{v}
+			var got Rights
+			m.Judge(entries, &got)
+			if got.Unlawful != test.want.Unlawful || got.Withheld != test.want.Withheld || got.Untold != test.want.Untold {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
