@@ -4,6 +4,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // The clock of the node that accepted an event may be wrong. What counts is when
@@ -56,4 +57,37 @@ func TestStoredLate(t *testing.T) {
 		want(t, "got", v.client(t).data(), "late")
 		want(t, "told", v.client(t).told(), "")
 	})
+}
+
+// wallAhead makes a time one that was read while the wall clock was ahead by whole
+// seconds of what it is now. The monotonic reading stays.
+func wallAhead(t *time.Time, ahead time.Duration) {
+	// The seconds have the 33 bits after the first one, before 30 of nanoseconds.
+	wall := (*uint64)(unsafe.Pointer(t))
+	*wall += uint64(ahead/time.Second) << 30
+}
+
+// The end of a login is a time of the wall clock. If that was set since the wheel
+// began, the alarm is neither late nor goes off all the time until then.
+func TestWheelWhenTheClockWasSet(t *testing.T) {
+	for _, ahead := range []time.Duration{time.Hour, 0, -time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			var w wheel
+			conns := make([]Conn, 2)
+			began := time.Now()
+			w.add(&conns[0], began.Add(time.Minute))
+			wallAhead(&w.began, ahead)
+			if off := time.Now().Round(0).Sub(w.began.Round(0)) + ahead; off.Abs() > 10*time.Second {
+				t.Fatalf("the wall clock is off by %v", off)
+			}
+			w.add(&conns[1], time.Now().Round(0).Add(20*time.Second))
+			due := time.Now().Add(20 * time.Second)
+			if early := w.due(began.Add(20*time.Second - 2*wheelTick)); len(early) > 0 {
+				t.Error("the alarm goes off too early")
+			}
+			if n := len(w.due(due.Add(2 * wheelTick))); n != 1 {
+				t.Errorf("%d alarms have gone off when one is due", n)
+			}
+		})
+	}
 }

@@ -143,9 +143,13 @@ func (w *wheel) next() time.Time { return w.began.Add(time.Duration(w.now+1) * w
 
 // add puts c where its alarm is due, or as far ahead as the wheel goes.
 func (w *wheel) add(c *Conn, at time.Time) {
+	now := time.Now()
 	if w.n == 0 {
-		w.began, w.now = time.Now(), 0
+		w.began, w.now = now, 0
 	}
+	// The end of a login is a time of the wall clock, which may have been set since the
+	// wheel began. How long it is from now on is known.
+	at = now.Add(at.Sub(now))
 	tick := min(max(w.ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
 	c.wheelSlot = int(tick % int64(len(w.slots)))
 	slot := &w.slots[c.wheelSlot]
