@@ -40,7 +40,7 @@ type batch struct {
 type item struct {
 	frame    frame
 	seq      uint64
-	accepted int64 // Unix nanoseconds
+	accepted int64 // as monotonic says
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}

@@ -46,7 +46,7 @@ type entry struct {
 	lanes    []*lane // which hold its seq
 	cost     int64   // of history.bytes
 	stored   int64   // Unix nanoseconds; the age counts from here
-	accepted int64   // Unix nanoseconds; the latency of delivery counts from here
+	accepted int64   // as monotonic says; the latency of delivery counts from here
 	expires  int64   // Unix nanoseconds; math.MaxInt64: never
 	slot     uint64  // of which it is the newest; 0: none
 	room     int32   // bytes that frame takes
@@ -85,7 +85,7 @@ func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
 // becomes a hole.
 func (h *history) append(enc encoded, now time.Time) *entry {
 	e := h.next()
-	e.tag, e.stored, e.accepted = enc.tag, enc.stored, enc.stored
+	e.tag, e.stored, e.accepted = enc.tag, enc.stored, monotonic(now)-(now.UnixNano()-enc.stored)
 	if enc.buf != nil {
 		e.frame, e.room = enc.frame(), int32(cap(enc.buf))
 		h.charge(e, e.frameBytes())
@@ -121,7 +121,7 @@ func (h *history) next() *entry {
 
 // addEvent makes an entry that of an event.
 func (h *history) addEvent(e *entry, event *Event) {
-	e.accepted = event.At.UnixNano()
+	e.accepted += event.At.UnixNano() - e.stored
 	if !event.Expires.IsZero() {
 		e.expires = event.Expires.UnixNano()
 	}

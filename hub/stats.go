@@ -53,6 +53,12 @@ type latency struct {
 	sum    atomic.Int64 // nanoseconds
 }
 
+var processBegan = time.Now()
+
+// monotonic is a time in nanoseconds since the process began, by a clock that nobody
+// sets.
+func monotonic(t time.Time) int64 { return int64(t.Sub(processBegan)) }
+
 func (l *latency) observe(nanoseconds int64) {
 	nanoseconds = max(nanoseconds, 0) // another node's clock may be ahead
 	i := 0

@@ -131,7 +131,7 @@ func (c *Conn) wrote(b *batch, l look, n int, all bool) {
 		if it.seq <= c.first {
 			st.replayed.Add(1)
 		} else {
-			st.latency.observe(c.written.UnixNano() - it.accepted)
+			st.latency.observe(monotonic(c.written) - it.accepted)
 		}
 	}
 	c.events.Add(uint64(n))
