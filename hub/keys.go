@@ -81,6 +81,14 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	g.keys[sum] = usedKey{uint32(seq - g.seq), int32(since / time.Microsecond)}
 }
 
+// First is the seq of the first event whose key is remembered, if there is one.
+func (k *Keys) First() (seq uint64, any bool) {
+	if len(k.generations) == 0 {
+		return 0, false
+	}
+	return k.generations[0].seq, true
+}
+
 // Expire forgets keys whose time is over, and may be late for some.
 func (k *Keys) Expire(now time.Time) {
 	k.generations = slices.DeleteFunc(k.generations, func(g *keyGeneration) bool { return now.Sub(g.last) >= KeyLifetime })

@@ -1,8 +1,11 @@
 package chaos
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +34,137 @@ func TestSetClock(t *testing.T) {
 		s.SetClock(ahead)
 		if off := serverTime(t, s).Sub(time.Now().Add(ahead)).Abs(); off > e2e.Patience {
 			t.Errorf("set ahead by %s the clock is off by %s", ahead, off)
+		}
+	}
+}
+
+// post publishes an event for everybody with a key, and returns its position and
+// whether it was known.
+func post(t *testing.T, s *e2e.Server, body string) (id string, duplicate bool) {
+	t.Helper()
+	resp, err := http.Post("http://127.0.0.1:"+strconv.Itoa(s.Admin)+"/sse/broadcast", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var receipt struct {
+		ID        string
+		Duplicate bool
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&receipt); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s, %v", resp.Status, err)
+	}
+	return receipt.ID, receipt.Duplicate
+}
+
+// A key is remembered for its two minutes, however the clock is set, while the server
+// runs and between two processes.
+func TestKeysWhenTheClockIsSet(t *testing.T) {
+	s := e2e.Start(t, e2e.Config{Hub: "store disk"})
+	for i, step := range []struct {
+		ahead time.Duration
+		kill  bool
+	}{
+		{3 * time.Hour, false}, {-10 * time.Minute, false}, {0, false},
+		{3 * time.Hour, true}, {-10 * time.Minute, true}, {0, true},
+	} {
+		event := fmt.Sprintf(`{"data":%d,"key":"%d"}`, i, i)
+		first, _ := post(t, s, event)
+		s.SetClock(step.ahead)
+		post(t, s, `{"data":"another"}`)
+		if step.kill {
+			s.Kill()
+			s.Run()
+		}
+		if again, known := post(t, s, event); !known || again != first {
+			t.Errorf("with the clock ahead by %v (and a kill: %t) a key of %s is answered with %s, known: %t", step.ahead, step.kill, first, again, known)
+		}
+	}
+}
+
+// Streams do not notice that the clock is set: they get what is published, and no gap,
+// and go on. Nor do events seem to have been on their way for hours.
+func TestStreamsWhenTheClockIsSet(t *testing.T) {
+	s := e2e.Start(t, e2e.Config{Hub: "history 10000 12h\n store disk", Stream: "heartbeat 300ms\n connection_timeout 5s\n max_lifetime 1h"})
+	p := s.Publisher()
+	var followers []*e2e.Follower
+	for _, protocol := range e2e.Protocols {
+		for range 2 {
+			followers = append(followers, e2e.Follow(t, s.SmallClient(protocol), e2e.Identity{}))
+		}
+	}
+	e2e.AwaitOpen(t, followers)
+	publish := func(n int) {
+		t.Helper()
+		for range n {
+			if err := p.Publish(t.Context(), e2e.Event{Size: 20_000}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, ahead := range []time.Duration{3 * time.Hour, -10 * time.Minute, 0} {
+		for i := range 4 {
+			followers[2*i].Hold()
+		}
+		publish(100) // more than the sockets take
+		s.SetClock(ahead)
+		publish(5)
+		for i := range 4 {
+			followers[2*i].Release()
+		}
+		publish(5)
+		e2e.AwaitAll(t, p.Ledger, followers)
+	}
+	for _, f := range followers {
+		if opened, lost := f.Streams(); opened != 1 || len(f.Gaps()) > 0 {
+			t.Errorf("%d streams, %q, gaps %q", opened, lost, f.Gaps())
+		}
+	}
+	if sum := s.Metric(`caddy_sse_delivery_seconds_sum{hub="default"}`); sum > time.Hour.Seconds() {
+		t.Errorf("deliveries have taken %v seconds in all", sum)
+	}
+	if got := s.Metric(`caddy_sse_deliveries_total{hub="default"}`); int(got) != p.Ledger.Len()*len(followers) {
+		t.Errorf("%v deliveries of %d events", got, p.Ledger.Len())
+	}
+}
+
+// A login ends by the wall clock: within a heartbeat when that is set past its end,
+// and not before when it is set back.
+func TestLoginsWhenTheClockIsSet(t *testing.T) {
+	s := e2e.Start(t, e2e.Config{Stream: "heartbeat 1s\n expires {http.request.header.X-Session}"})
+	s.SetClock(time.Hour)
+	s.SetClock(0)
+	login := e2e.Identity{Session: strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)}
+	var streams []*e2e.Stream
+	for _, protocol := range e2e.Protocols {
+		c := s.Client(protocol)
+		defer c.Close()
+		stream, err := c.Open(t.Context(), login, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		if _, err := stream.Next(); err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+	}
+	s.SetClock(-10 * time.Minute)
+	post(t, s, `{"data":1}`)
+	for i, stream := range streams {
+		if b, err := stream.Next(); err != nil || b.Data != "1" {
+			t.Errorf("%s: after the clock was set back it got %+v, %v", e2e.Protocols[i], b, err)
+		}
+	}
+	s.SetClock(2 * time.Hour)
+	for i, stream := range streams {
+		for stream.Goodbye == nil {
+			if _, err := stream.Next(); err != nil {
+				t.Fatalf("%s: %v", e2e.Protocols[i], err)
+			}
+		}
+		if stream.Goodbye.Reason != "expired" {
+			t.Errorf("%s: it was told %+v", e2e.Protocols[i], stream.Goodbye)
 		}
 	}
 }

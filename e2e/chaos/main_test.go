@@ -72,6 +72,11 @@ func TestChaos(t *testing.T) {
 	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
 	t.Logf("seed %d", *seed)
 	w := newWorld(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d; faults %v; the end of the server's log:\n%s", *seed, w.faults, w.server.Tail())
+		}
+	})
 	began := time.Now()
 	w.touch()
 	base := w.reading()
@@ -92,9 +97,6 @@ func TestChaos(t *testing.T) {
 		t.Error("too little happened for this to mean anything")
 	}
 	w.checkGrowth(base)
-	if t.Failed() {
-		t.Logf("seed %d; the end of the server's log:\n%s", *seed, w.server.Tail())
-	}
 }
 
 func newWorld(t testing.TB) *world {

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"encoding/binary"
+	"errors"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,11 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
+// testUptime goes with the clock of a bubble.
+func testUptime() (boot string, up time.Duration) {
+	return "boot", time.Since(time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
 // setClock changes the times in a closed file as if the clock had been ahead by
 // that, or behind, when they were written.
 func setClock(t *testing.T, path string, ahead time.Duration) {
@@ -19,11 +25,7 @@ func setClock(t *testing.T, path string, ahead time.Duration) {
 	shift := func(at []byte) {
 		binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+uint64(ahead))
 	}
-	db, err := bbolt.Open(path, 0o600, options())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
+	change(t, path, func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketEvents).Cursor()
 		for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
 			value, _ = unseal(append([]byte(nil), value...), key)
@@ -42,12 +44,24 @@ func setClock(t *testing.T, path string, ahead time.Duration) {
 				return err
 			}
 		}
-		return nil
+		stamped := tx.Bucket(bucketState).Get(keyStamp)
+		if stamped == nil {
+			return nil
+		}
+		made, err := decodeStamp(stamped)
+		made.wall = made.wall.Add(ahead)
+		return errors.Join(err, tx.Bucket(bucketState).Put(keyStamp, made.encode()))
 	})
+}
+
+// change changes a closed file.
+func change(t *testing.T, path string, do func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, options())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(db.Update(do), db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -122,5 +136,90 @@ func TestClockThatWasAhead(t *testing.T) {
 				})
 			})
 		})
+	}
+}
+
+// A key is remembered for as long as ever, though the clock is set between two
+// processes, or was between two events. If the machine was started in between, or an
+// earlier version wrote the file, the clock is all that there is.
+func TestKeysWhenTheClockWasSet(t *testing.T) {
+	for name, test := range map[string]struct {
+		ahead     time.Duration // of the clock of the former process
+		boot      string        // of the next one
+		unstamped bool
+		away      time.Duration
+		known     bool
+	}{
+		"set forward":                     {ahead: -time.Hour, boot: "boot", away: time.Minute, known: true},
+		"set back":                        {ahead: time.Hour, boot: "boot", away: time.Minute, known: true},
+		"not set":                         {boot: "boot", away: time.Minute, known: true},
+		"set forward, too late":           {ahead: -time.Hour, boot: "boot", away: 2 * time.Minute},
+		"set back, too late":              {ahead: time.Hour, boot: "boot", away: 2 * time.Minute},
+		"not set, too late":               {boot: "boot", away: 2 * time.Minute},
+		"another boot":                    {boot: "another", away: time.Minute, known: true},
+		"another boot, too late":          {boot: "another", away: 2 * time.Minute},
+		"another boot, set forward":       {ahead: -time.Hour, boot: "another", away: time.Minute},
+		"no boot, set back":               {ahead: time.Hour, away: 2 * time.Minute, known: true},
+		"an earlier version":              {boot: "boot", unstamped: true, away: time.Minute, known: true},
+		"an earlier version, set forward": {ahead: -time.Hour, boot: "boot", unstamped: true, away: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "history.db")
+				s := mustOpen(t, path)
+				_, stop := tail(s)
+				publish := func(key string) hub.Stored {
+					t.Helper()
+					stored, err := s.Append(t.Context(), []hub.Entry{{Key: key, Data: []byte(key)}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return stored[0]
+				}
+				first := publish("key")
+				publish("another")
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				setClock(t, path, test.ahead)
+				if test.unstamped {
+					change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Delete(keyStamp) })
+				}
+				time.Sleep(test.away)
+				with := quick(lockTimeout, retryAfter)
+				with.uptime = func() (string, time.Duration) {
+					_, up := testUptime()
+					return test.boot, up
+				}
+				var err error
+				if s, err = open(path, with); err != nil {
+					t.Fatal(err)
+				}
+				_, stop = tail(s)
+				if again := publish("key"); again.Duplicate != test.known || again.Duplicate && again.Position != first.Position {
+					t.Errorf("the key is answered with %+v, want %v, known: %t", again, first, test.known)
+				}
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// A key that is not forgotten when the clock is set is not remembered for ever.
+func TestClockSetBetweenTwoEvents(t *testing.T) {
+	for _, set := range []time.Duration{time.Hour, -time.Hour, 0} {
+		now := time.Now()
+		s := stamp{next: 10, since: 5, wall: now, up: time.Hour, boot: "boot"}
+		for away, want := range map[time.Duration]bool{0: true, hub.KeyLifetime - time.Second: true, hub.KeyLifetime: false} {
+			ages := s.ages(now.Add(24*time.Hour), 10, func() (string, time.Duration) { return "boot", time.Hour + away })
+			if age := ages(7, now.Add(-set)); age < hub.KeyLifetime != want {
+				t.Errorf("set by %v, after %v the age is %v", set, away, age)
+			}
+			if age := ages(4, now.Add(-set)); age < hub.KeyLifetime {
+				t.Errorf("the age of one that was forgotten is %v", age)
+			}
+		}
 	}
 }

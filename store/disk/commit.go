@@ -182,7 +182,13 @@ func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 			if idle && after == s.file.span {
 				return errNoChange
 			}
-			return tx.Bucket(bucketState).Put(keySpan, after.encode())
+			state := tx.Bucket(bucketState)
+			if len(g.records) > 0 {
+				if err := state.Put(keyStamp, s.stamp(g, after.next).encode()); err != nil {
+					return err
+				}
+			}
+			return state.Put(keySpan, after.encode())
 		})
 	})
 	if err == nil {

@@ -9,6 +9,9 @@
 //	state   format -> 1 byte: 1, sum
 //	        epoch  -> the history's epoch, sum
 //	        span   -> seq of the oldest event, seq of the next one, sum
+//	        stamp  -> of the last commit with events: seq of the next one, seq of
+//	                  the first one whose key was remembered, time of storing,
+//	                  nanoseconds since boot, the boot's name; sum
 //	events  seq    -> time of storing, hub.KeySum, the data; sum of that and of seq
 //	keys    seq    -> seq, time and hub.KeySum of each event that was dropped with
 //	                  this one and whose key is still remembered; sum of that

@@ -20,6 +20,7 @@ var (
 	keyFormat = []byte("format")
 	keyEpoch  = []byte("epoch")
 	keySpan   = []byte("span")
+	keyStamp  = []byte("stamp")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -18,7 +18,7 @@ var (
 
 // inspect reads the whole file and trusts nothing. It returns nil for a file that
 // holds no history yet. lost says that the last transaction is lost.
-func inspect(f *os.File) (found *contents, lost bool, err error) {
+func inspect(f *os.File, uptime uptime) (found *contents, lost bool, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
 		return nil, false, err
@@ -60,12 +60,12 @@ func inspect(f *os.File) (found *contents, lost bool, err error) {
 	case ours < 3 || len(buckets) > 3:
 		return nil, false, fmt.Errorf("%w: it has not the buckets of a history", errDamaged)
 	}
-	found, err = read(pages, buckets)
+	found, err = read(pages, buckets, uptime)
 	return found, !headers.intact(), err
 }
 
 // read reads the buckets.
-func read(pages *pages, buckets map[string][]byte) (*contents, error) {
+func read(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, error) {
 	each := func(bucket []byte, visit func(key, value []byte) error) error {
 		return pages.bucket(buckets[string(bucket)], func(e leaf) error {
 			if e.bucket {
@@ -96,11 +96,14 @@ func read(pages *pages, buckets map[string][]byte) (*contents, error) {
 	if err := found.span.decode(state[string(keySpan)]); err != nil {
 		return nil, err
 	}
-	// The clock may have been set since. From now on what counts is how long ago
-	// that was, and not more than KeyLifetime is left.
+	stamp, err := decodeStamp(state[string(keyStamp)])
+	if err != nil {
+		return nil, err
+	}
 	now := time.Now()
+	ageOf := stamp.ages(now, found.span.next, uptime)
 	remember := func(sum hub.KeySum, seq uint64, at time.Time) {
-		if age := max(now.Sub(at), 0); age < hub.KeyLifetime {
+		if age := ageOf(seq, at); age < hub.KeyLifetime {
 			found.keys.Add(sum, seq, now.Add(-age))
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -23,10 +22,10 @@ var errInUse = errors.New("the file is in use")
 // openFile opens the history file, and creates it if there is none. It reads the
 // file from end to end under the lock under which the file is then used: bbolt
 // trusts what it finds. A damaged file is set aside, and another one created.
-func openFile(path string, timeout time.Duration, log *zap.Logger) (*file, error) {
-	f, err := tryFile(path, timeout, log)
+func openFile(path string, with settings) (*file, error) {
+	f, err := tryFile(path, with)
 	if errors.Is(err, errAside) {
-		f, err = tryFile(path, timeout, log)
+		f, err = tryFile(path, with)
 	}
 	if err != nil {
 		return nil, wayOut(path, err)
@@ -37,12 +36,13 @@ func openFile(path string, timeout time.Duration, log *zap.Logger) (*file, error
 // errAside means that the file was damaged, and is out of the way.
 var errAside = errors.New("the file was set aside")
 
-func tryFile(path string, timeout time.Duration, log *zap.Logger) (*file, error) {
-	locked, err := lockFile(path, timeout)
+func tryFile(path string, with settings) (*file, error) {
+	log := with.log()
+	locked, err := lockFile(path, with.lockTimeout)
 	if err != nil {
 		return nil, err
 	}
-	found, lost, err := inspect(locked)
+	found, lost, err := inspect(locked, with.uptime)
 	if errors.Is(err, errDamaged) {
 		// Under the lock, so that nobody else sets aside what takes its place.
 		err = errors.Join(setAside(path, err, log), err)

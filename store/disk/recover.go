@@ -100,7 +100,7 @@ func (s *Store) resolve(feed hub.Feed) bool {
 		return true
 	}
 	_ = s.file.close() // what it has in memory is worth nothing any more
-	f, err := openFile(s.path, s.lockTimeout, s.log())
+	f, err := openFile(s.path, s.settings)
 	if err != nil {
 		s.refuse(err, feed)
 		return false

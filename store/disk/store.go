@@ -43,7 +43,7 @@ type Store struct {
 
 // Open opens the history in the file, which is created if there is none.
 func Open(path string) (*Store, error) {
-	return open(path, settings{lockTimeout, retryAfter, slowAfter, func() *zap.Logger {
+	return open(path, settings{lockTimeout, retryAfter, slowAfter, sinceBoot, func() *zap.Logger {
 		// That of the config in force: the store outlives the one that opened it.
 		return caddy.Log().Named("sse.stores.disk").With(zap.String("file", path))
 	}})
@@ -54,11 +54,12 @@ type settings struct {
 	lockTimeout time.Duration
 	retry       time.Duration // after which a file that could not be used is tried again
 	slow        time.Duration // after which a commit is reported
+	uptime      uptime
 	log         func() *zap.Logger
 }
 
 func open(path string, with settings) (*Store, error) {
-	f, err := openFile(path, with.lockTimeout, with.log())
+	f, err := openFile(path, with)
 	if err != nil {
 		return nil, err
 	}

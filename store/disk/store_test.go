@@ -42,5 +42,5 @@ func mustOpen(t testing.TB, path string) *Store {
 
 // quick are settings for tests that cannot wait.
 func quick(lockTimeout, retry time.Duration) settings {
-	return settings{lockTimeout, retry, slowAfter, zap.NewNop}
+	return settings{lockTimeout, retry, slowAfter, testUptime, zap.NewNop}
 }

@@ -291,7 +291,7 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 func TestRememberReadsNoMapping(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	sample(t, path)
-	f, err := openFile(path, time.Second, quick(0, 0).log())
+	f, err := openFile(path, quick(time.Second, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestFaultIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "history.db")
 			sample(t, path)
-			f, err := openFile(path, time.Second, quick(0, 0).log())
+			f, err := openFile(path, quick(time.Second, 0))
 			if err != nil {
 				t.Fatal(err)
 			}
