@@ -88,10 +88,14 @@ func sliceLength(records []encoded) int {
 	return len(records)
 }
 
-// deliver makes records the next part of the history.
+// deliver makes records the next part of the history. A command, which is the last of
+// them, is not to be passed before it is carried out.
 func (h *Hub) deliver(records []encoded) {
 	now := time.Now()
 	h.mu.Lock()
+	if last := records[len(records)-1]; last.command != nil {
+		h.command = last.seq
+	}
 	for _, r := range records {
 		h.append(r, now)
 	}
@@ -164,6 +168,7 @@ func (h *Hub) sharesStore() bool {
 // long as this runs. A command that says nothing stands for one that cannot be
 // read: the connections that it may concern come back, and are authenticated anew.
 func (h *Hub) carryOut(command *Command, seq uint64) {
+	var changed []*lane
 	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
 	switch {
 	case command.Disconnect != nil:
@@ -174,7 +179,11 @@ func (h *Hub) carryOut(command *Command, seq uint64) {
 		for _, t := range targets(command.Topics.Remove) {
 			remove[t] = struct{}{}
 		}
-		filter, do = command.Topics.Filter, func(c *Conn) { h.changeTopics(c, add, remove, seq) }
+		filter, do = command.Topics.Filter, func(c *Conn) {
+			if own := h.changeTopics(c, add, remove, seq); own != nil {
+				changed = append(changed, own)
+			}
+		}
 	}
 	for _, c := range h.matching(filter) {
 		h.mu.Lock()
@@ -183,13 +192,25 @@ func (h *Hub) carryOut(command *Command, seq uint64) {
 		}
 		h.mu.Unlock()
 	}
+	h.mu.Lock()
+	h.command = 0
+	h.mu.Unlock()
+	for some := range slices.Chunk(changed, listenersAtOnce) { // none of them could pass the command before
+		h.mu.Lock()
+		for _, own := range some {
+			h.mark(own)
+		}
+		h.notify()
+		h.mu.Unlock()
+	}
 }
 
-// changeTopics changes the topics of c at a position, and has it told: the command
-// becomes an event for this connection. mu is held.
-func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, seq uint64) {
+// changeTopics changes the topics of c at a position: the command becomes an event for
+// this connection. It returns the lane that has it, or nil if nothing changes. mu is
+// held.
+func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, seq uint64) *lane {
 	if !c.changeTopics(add, remove, seq) {
-		return
+		return nil
 	}
 	own := h.history.lane(Target{Connection, c.id})
 	if seq >= h.history.oldest {
@@ -197,6 +218,5 @@ func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, se
 	} else {
 		own.evicted = seq
 	}
-	h.mark(own)
-	h.notify()
+	return own
 }

@@ -59,6 +59,7 @@ type Hub struct {
 	// number of connections, topics, targets or records.
 	mu       sync.RWMutex
 	history  *history
+	command  uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
 	ended    []Position // the ends of the last histories, oldest first
 	source   source
 	networks map[netip.Addr]int // connections of each

@@ -277,3 +277,28 @@ func TestSlotsAgainstModel(t *testing.T) {
 		checkBytes(t, h.history)
 	})
 }
+
+// A connection that looks for events just when the history has a change of its topics,
+// and the change is not yet made, is told of it all the same.
+func TestTopicsChangeWhileOneLooks(t *testing.T) {
+	h := newHub(t, Options{})
+	mustPublish(t, h, Target{})
+	c := connect(t, h, as("alice"))
+	var w copied
+	c.catchUp(&w)
+	change := &Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"news"}}}
+	enc := encode(Record{Seq: 2, At: time.Now(), Data: encodeCommand(change)}, h.history.epoch, time.Now())
+	h.deliver([]encoded{enc})
+	c.catchUp(&w)
+	want(t, "told before it is made", strings.Count(w.String(), "sse.topics"), 0)
+	h.carryOut(enc.command, enc.seq)
+	c.catchUp(&w)
+	want(t, "told", strings.Count(w.String(), "sse.topics"), 1)
+	want(t, "cursor", c.cursor.Load(), 2)
+}
+
+// copied is a client that keeps what it is sent.
+type copied struct{ strings.Builder }
+
+func (*copied) Cut()         {}
+func (*copied) Flush() error { return nil }

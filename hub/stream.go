@@ -35,6 +35,10 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	l := look{from: c.cursor.Load(), reason: c.reason, over: c.late, nudge: h.nudge}
 	l.cursor = l.from
 	last := hi.head
+	if h.command != 0 {
+		// It may become an event for c.
+		last = h.command - 1
+	}
 	if c.reason != "" {
 		last = c.limit
 	}
