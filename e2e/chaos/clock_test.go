@@ -65,8 +65,12 @@ func TestKeysWhenTheClockIsSet(t *testing.T) {
 		ahead time.Duration
 		kill  bool
 	}{
-		{3 * time.Hour, false}, {-10 * time.Minute, false}, {0, false},
-		{3 * time.Hour, true}, {-10 * time.Minute, true}, {0, true},
+		{3 * time.Hour, false},
+		{-10 * time.Minute, false},
+		{0, false},
+		{3 * time.Hour, true},
+		{-10 * time.Minute, true},
+		{0, true},
 	} {
 		event := fmt.Sprintf(`{"data":%d,"key":"%d"}`, i, i)
 		first, _ := post(t, s, event)
