@@ -172,3 +172,45 @@ func TestLoginsWhenTheClockIsSet(t *testing.T) {
 		}
 	}
 }
+
+// When the clock is set past the age of what is retained, that is gone, as a gap says,
+// and what comes then is delivered. Nothing that was published comes again or is
+// missing when the clock is right again, also in another process.
+func TestAgeWhenTheClockIsSet(t *testing.T) {
+	s := e2e.Start(t, e2e.Config{Hub: "history 1000 1h\n store disk"})
+	p := s.Publisher()
+	publish := func() {
+		t.Helper()
+		for range 3 {
+			if err := p.Publish(t.Context(), e2e.Event{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c := s.Client(e2e.H1)
+	there := e2e.Follow(t, c, e2e.Identity{})
+	away := e2e.Follow(t, c, e2e.Identity{})
+	e2e.AwaitOpen(t, []*e2e.Follower{there, away})
+	publish()
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, away})
+	away.Stop()
+	publish()
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there})
+	s.SetClock(2 * time.Hour)
+	back := e2e.FollowFrom(t, c, e2e.Identity{}, away.Last())
+	e2e.AwaitOpen(t, []*e2e.Follower{back})
+	publish()
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, back})
+	if gaps := back.Gaps(); len(gaps) != 1 || gaps[0] != "evicted" {
+		t.Errorf("who was away is told the gaps %q", gaps)
+	}
+	s.SetClock(0)
+	publish()
+	s.Kill()
+	s.Run()
+	publish()
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, back})
+	if gaps := there.Gaps(); len(gaps) > 0 {
+		t.Errorf("who was there all the time is told the gaps %q", gaps)
+	}
+}
