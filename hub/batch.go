@@ -20,8 +20,9 @@ type batch struct {
 	moved  bool // after tells the client the position
 	final  bool // after is the last block of the stream
 
-	size  int        // bytes of items
-	heads [][]uint64 // of history.since
+	size    int        // bytes of items
+	skipped uint64     // the last event that was left out; 0: none
+	heads   [][]uint64 // of history.since
 
 	// What since found for a connection that only what is for all concerns is the
 	// same for the next one that stands where this one stood, until forget.
@@ -68,7 +69,7 @@ func (b *batch) clear() {
 // found makes room for other events.
 func (b *batch) found() {
 	clear(b.items)
-	b.items, b.size = b.items[:0], 0
+	b.items, b.size, b.skipped = b.items[:0], 0, 0
 	b.shared.in, b.shared.joinedFrom = nil, 0
 }
 

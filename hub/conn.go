@@ -78,6 +78,7 @@ type Conn struct {
 	gap      gapReason // known at Connect
 	given    Tag       // of the client's position
 	resumed  bool      // a position was given, and it is not known to be a gap
+	came     Came      // how it began
 	poll     bool      // it ends once it has an answer
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired
@@ -99,10 +100,12 @@ type Conn struct {
 	cut     *time.Timer
 	late    bool  // its farewell is over
 	stuckIn *byte // key of Hub.held; nil: it is not stuck in an event
+	former  *former
 
 	// Written by look alone, in its turn, which holds Hub.mu for reading.
 	placed *history // in which the cursor is a place
 	epoch  string   // of the cursor
+	start  uint64   // cursor when it was placed
 	first  uint64   // head when it was placed: what is not after it is replayed
 	lost   uint64   // the client knows of what is lost up to here
 	state  uint64   // up to here it gets the newest of each slot alone
@@ -123,6 +126,10 @@ type Conn struct {
 	cursor atomic.Uint64 // looked up to here, and written
 	events atomic.Uint64
 	bytes  atomic.Uint64
+
+	// What Why knows it by.
+	skipped atomic.Uint64 // the last event for it that was left out, by ttl or slot
+	slowest atomic.Int64  // nanoseconds: no event was written later than this after it was accepted, or c came
 }
 
 // seat is the place of a connection among the listeners of a lane.
@@ -305,6 +312,7 @@ func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.L
 
 // closed tells that c has ended. Whoever ends the writing to c calls it once.
 func (c *Conn) closed(reason Reason) {
+	c.hub.formers.settle(c.former)
 	if f := c.settings.Closed; f != nil {
 		f(c, reason)
 	}

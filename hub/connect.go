@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -45,6 +46,9 @@ func (r *Refusal) Error() string { return "connection refused: " + string(r.Reas
 // is a *Refusal, or that ctx has ended.
 func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	if err := h.awaitPosition(ctx, r.Position); err != nil {
+		if refusal, ok := errors.AsType[*Refusal](err); ok {
+			h.refuse(r, refusal.Reason)
+		}
 		return nil, err
 	}
 	c := &Conn{
@@ -67,7 +71,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		}
 	}
 	if err := h.admit(r); err != nil {
-		h.stats.rejected.add(string(err.Reason), 1)
+		h.refuse(r, err.Reason)
 		return nil, err
 	}
 	h.attach(c)
@@ -124,7 +128,6 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	wait, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if h.await(wait, arrived) != nil && ctx.Err() == nil && !h.holds(h.isWhole) {
-		h.stats.rejected.add(string(Starting), 1)
 		return &Refusal{Starting, between(time.Second, 5*time.Second)}
 	}
 	return ctx.Err()
@@ -177,6 +180,8 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 		return
 	}
 	c.reason, c.limit = reason, h.history.head
+	c.former = c.remember()
+	h.formers.add(c.former)
 	if h.networks[c.network]--; h.networks[c.network] <= 0 {
 		delete(h.networks, c.network)
 	}
@@ -218,6 +223,7 @@ func (h *Hub) place(c *Conn, position string, state bool) {
 		c.resumed = c.gap == noGap
 	}
 	c.cursor.Store(cursor)
+	c.came, c.start = cameBy(position, state), cursor
 	c.told, c.lost = cursor, hi.lost(c.seats)
 }
 

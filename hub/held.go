@@ -1,6 +1,9 @@
 package hub
 
-import "unsafe"
+import (
+	"time"
+	"unsafe"
+)
 
 // held knows the events in the middle of which streams are stuck. Such an event
 // stays in memory after it was evicted. What they take together is bounded by the
@@ -121,6 +124,7 @@ func (c *Conn) unstick() {
 		return
 	}
 	c.socket.stuck = false
+	c.slowest.Add(int64(time.Since(c.written))) // since then the event was being written
 	c.hub.mu.Lock()
 	c.hub.held.release(c)
 	c.hub.mu.Unlock()

@@ -37,6 +37,8 @@ type history struct {
 	youngLast  uint64
 	oldLast    uint64
 	floor      uint64 // below it nothing is known, so every position is a gap
+
+	evictions []eviction // the last ones, oldest first
 }
 
 // entry is one retained record. It is immutable but for lanes, which grows when a new
@@ -48,7 +50,7 @@ type entry struct {
 	stored   int64   // Unix nanoseconds; the age counts from here
 	accepted int64   // as monotonic says; the latency of delivery counts from here
 	expires  int64   // Unix nanoseconds; math.MaxInt64: never
-	slot     uint64  // of which it is the newest; 0: none
+	slot     uint64  // of which it is, or was, the newest; 0: none
 	room     int32   // bytes that frame takes
 	tag      Tag     // zero: the record is not known
 }
@@ -167,7 +169,15 @@ func (h *history) evictSome(now time.Time) bool {
 	for lanes := 0; h.oldest <= h.head; {
 		e := h.entry(h.oldest)
 		n := h.head - h.oldest + 1
-		if n <= uint64(h.opts.MaxEvents) && (n == 1 || h.bytes <= h.opts.MaxBytes) && h.fresh(e, now) {
+		bound := NoBound
+		switch {
+		case n > uint64(h.opts.MaxEvents):
+			bound = BoundCount
+		case n > 1 && h.bytes > h.opts.MaxBytes:
+			bound = BoundSize
+		case !h.fresh(e, now):
+			bound = BoundAge
+		default:
 			return true
 		}
 		if lanes >= evictAtOnce {
@@ -192,6 +202,7 @@ func (h *history) evictSome(now time.Time) bool {
 		h.bytes -= e.cost
 		h.before = e.tag
 		h.ring.drop(h.oldest)
+		h.noteEviction(bound, now)
 		h.oldest++
 	}
 	return true
@@ -266,6 +277,8 @@ func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b 
 			if !b.add(e, next) {
 				return seq
 			}
+		} else {
+			b.skipped = next
 		}
 		seq = next
 		for i := len(b.heads) - 1; i >= 0; i-- {

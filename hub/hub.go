@@ -87,6 +87,12 @@ type Hub struct {
 
 	stats stats
 
+	// What is remembered for Why. They have locks of their own, which come after mu.
+	began   time.Time
+	formers formers // connections that have ended
+	refused formers // and those that were not admitted
+	repeats repeats // what was published again
+
 	// What writes for connections that were taken over.
 	sweepers   []*sweeper
 	sweeping   sync.WaitGroup // the sweepers
@@ -105,6 +111,9 @@ func New(opts Options) *Hub {
 		networks: make(map[netip.Addr]int),
 		changed:  make(chan struct{}),
 		looking:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		began:    time.Now(),
+		formers:  formers{most: mostFormers},
+		refused:  formers{most: mostRefused},
 	}
 	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
 	h.waker.Go(h.wakeListeners)

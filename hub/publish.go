@@ -54,6 +54,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	for i, s := range stored {
 		if s.Duplicate {
 			s.Position = h.complete(s.Position)
+			h.repeats.add(s.Position, time.Now())
 		} else {
 			s.Position.Tag = TagOf(entries[i].Data)
 			h.stats.published.Add(1)

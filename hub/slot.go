@@ -14,9 +14,7 @@ func (h *history) slotOf(e *Event) uint64 {
 		return 0
 	}
 	targets := slices.Clone(e.Targets)
-	slices.SortFunc(targets, func(a, b Target) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(targets, compareTargets)
 	var sum maphash.Hash
 	sum.SetSeed(h.seed)
 	maphash.WriteComparable(&sum, e.Slot)
@@ -24,6 +22,10 @@ func (h *history) slotOf(e *Event) uint64 {
 		maphash.WriteComparable(&sum, t)
 	}
 	return max(sum.Sum64(), 1)
+}
+
+func compareTargets(a, b Target) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
 // fill makes the newest event the one of its slot. The one before is not delivered any
@@ -42,12 +44,12 @@ func (h *history) fill(slot uint64) {
 func (h *history) replace(e *entry) {
 	h.held.evict(e.frame)
 	h.charge(e, -e.frameBytes())
-	e.frame, e.slot, e.expires = frame{}, 0, math.MinInt64
+	e.frame, e.expires = frame{}, math.MinInt64
 }
 
-// vacate forgets the slot of an entry that is evicted.
+// vacate forgets the slot of the oldest entry, which is evicted.
 func (h *history) vacate(e *entry) {
-	if e.slot != 0 {
+	if e.slot != 0 && h.slots[e.slot] == h.oldest {
 		delete(h.slots, e.slot)
 		h.bytes -= slotBytes
 	}

@@ -239,6 +239,9 @@ func (c *Conn) reasonNow() Reason {
 // hang closes the socket. Nobody has the turn to write any more.
 func (c *Conn) hang(reason Reason) stepped {
 	c.setCutter(nil)
+	if c.socket.stuck {
+		c.cursor.Add(^uint64(0)) // the client has only a part of that event
+	}
 	c.unstick()
 	c.hub.departures.forget(c)
 	c.socket.close()

@@ -1,6 +1,9 @@
 package hub
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // look is what a connection learns in one look-up.
 type look struct {
@@ -52,9 +55,13 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 		return l
 	default:
 		l.from, l.gap = hi.resume(Position{Epoch: c.epoch, Seq: l.from}, c.seats)
-		c.placed, c.epoch, c.first, c.lost, c.state = hi, hi.epoch, hi.head, hi.lost(c.seats), 0
+		c.placed, c.epoch, c.start, c.first, c.lost, c.state = hi, hi.epoch, l.from, hi.head, hi.lost(c.seats), 0
+		c.skipped.Store(0)
 	}
 	l.cursor = hi.since(c.seats, l.from, max(last, l.from), c.state, now, b)
+	if b.skipped > c.skipped.Load() {
+		c.skipped.Store(b.skipped)
+	}
 	l.tag, l.begins = hi.position(l.cursor).Tag, hi.position(l.from).Tag
 	l.more = l.cursor < last
 	return l
@@ -130,13 +137,18 @@ func (c *Conn) begins(l look, b *batch) Position {
 func (c *Conn) wrote(b *batch, l look, n int, all bool) {
 	c.written = time.Now()
 	st := &c.hub.stats
+	oldest := int64(math.MaxInt64)
 	for _, it := range b.items[:n] {
 		c.told = it.seq
+		oldest = min(oldest, it.accepted)
 		if it.seq <= c.first {
 			st.replayed.Add(1)
 		} else {
 			st.latency.observe(monotonic(c.written) - it.accepted)
 		}
+	}
+	if late := c.written.UnixNano() - max(oldest, c.since.UnixNano()); n > 0 && late > c.slowest.Load() {
+		c.slowest.Store(late)
 	}
 	c.events.Add(uint64(n))
 	st.deliveries.Add(uint64(n))

@@ -1,0 +1,248 @@
+package hub
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Came is how a connection came to its first position.
+type Came string
+
+// How connections come.
+const (
+	CameFresh    Came = "fresh"    // without a position: it began at the head
+	CameState    Came = "state"    // without one, for the newest event of each slot
+	CameEarliest Came = "earliest" // for all that is retained
+	CamePosition Came = "position" // with one that it had
+)
+
+func cameBy(position string, state bool) Came {
+	switch {
+	case position == "" && state:
+		return CameState
+	case position == "":
+		return CameFresh
+	case position == Earliest:
+		return CameEarliest
+	}
+	return CamePosition
+}
+
+// Fate is what became of an event for one connection.
+type Fate string
+
+// What may become of an event.
+const (
+	FateDelivered    Fate = "delivered"     // it was written to the connection
+	FatePending      Fate = "pending"       // it is to be written
+	FateBehind       Fate = "behind"        // it has not reached this node
+	FateReplaced     Fate = "replaced"      // the newest event of its slot takes its place
+	FateExpired      Fate = "expired"       // its ttl passed before it was written
+	FateLost         Fate = "lost"          // it was evicted, and may not have been written; sse.gap tells
+	FateCut          Fate = "cut"           // the connection ended before it was written
+	FateUnknown      Fate = "unknown"       // it was for the connection, and may have been written
+	FatePassed       Fate = "passed"        // it is evicted; if it was for the connection, it was written
+	FateNotAddressed Fate = "not_addressed" // it was for others
+	FateRefused      Fate = "refused"       // the connection was not admitted
+	FateCameLater    Fate = "came_later"    // the connection began after it
+	FateEndedEarlier Fate = "ended_earlier" // the connection had ended
+)
+
+// Fates lists all, the best first.
+var Fates = []Fate{
+	FateDelivered, FatePending, FateBehind, FateReplaced, FateExpired, FateLost, FateCut, FateUnknown,
+	FatePassed, FateNotAddressed, FateRefused, FateCameLater, FateEndedEarlier,
+}
+
+// judge says what became of the event. lastLost is the last event that is lost to the
+// connection.
+func (f *former) judge(s *subject, lastLost func() uint64) Fate {
+	open := f.ended.IsZero()
+	switch {
+	case f.id == "":
+		return FateRefused
+	case f.epoch != s.epoch:
+		if open {
+			return FatePending // it has yet to learn of the new history
+		}
+		return FateEndedEarlier
+	case s.seq <= f.start:
+		return FateCameLater
+	case s.Known == KnownAhead && open:
+		return FateBehind
+	case s.Known == KnownAhead || s.seq > f.limit:
+		return FateEndedEarlier
+	case s.Known == KnownEvicted:
+		return f.judgeEvicted(s, lastLost())
+	case !f.addressed(s):
+		return FateNotAddressed
+	case s.seq <= f.state && !s.Slot:
+		return FateCameLater
+	case f.cursor >= s.seq && f.partly != s.seq:
+		return f.judgePassed(s)
+	case s.Known == KnownExpired:
+		return FateExpired
+	case s.Known == KnownReplaced:
+		return FateReplaced
+	case open:
+		return FatePending
+	}
+	return FateCut
+}
+
+// judgePassed is for an event that the connection has passed: it was written, or left
+// out since it was over already.
+func (f *former) judgePassed(s *subject) Fate {
+	leftOut := s.seq == f.skipped
+	switch {
+	case s.seq > f.skipped, !leftOut && s.Known == KnownRetained:
+		return FateDelivered
+	case s.Known == KnownExpired && (leftOut || !f.since.Before(s.Expires)):
+		return FateExpired
+	case s.Known == KnownReplaced && (leftOut || !f.since.Before(s.Replaced)), leftOut:
+		return FateReplaced
+	}
+	return FateUnknown
+}
+
+// judgeEvicted is for an event of which no more is known than the last one that is
+// lost to the connection. Events that were over when they were evicted do not count
+// there.
+func (f *former) judgeEvicted(s *subject, last uint64) Fate {
+	switch {
+	case last < s.seq:
+		return FateNotAddressed
+	case f.cursor < s.seq, f.lost >= s.seq:
+		return FateLost
+	}
+	return FatePassed
+}
+
+// addressed reports whether the event was for the connection, with the topics that it
+// had in the end.
+func (f *former) addressed(s *subject) bool {
+	return slices.ContainsFunc(f.targets(), func(t Target) bool { return s.isFor(t) && f.from(t) < s.seq })
+}
+
+// targets are all those by which the connection receives events.
+func (f *former) targets() []Target {
+	targets := append(make([]Target, 0, len(f.topics)+4), Target{}, Target{Connection, f.id})
+	if f.user != "" {
+		targets = append(targets, Target{User, f.user})
+	}
+	if f.session != "" {
+		targets = append(targets, Target{Session, f.session})
+	}
+	return append(targets, f.topics...)
+}
+
+// from is where the connection was given the target; 0: it came with it.
+func (f *former) from(t Target) uint64 {
+	if i := slices.IndexFunc(f.late, func(l lateTopic) bool { return l.topic == t }); i >= 0 {
+		return f.late[i].from
+	}
+	return 0
+}
+
+// writtenBy is by when an event was written that was published at a time.
+func (f *former) writtenBy(published, now time.Time) time.Time {
+	if published.Before(f.since) {
+		published = f.since
+	}
+	if by := published.Add(f.slowest); by.Before(now) {
+		return by
+	}
+	return now
+}
+
+// lastLost is the last event that is lost to a connection, at least the floor. known
+// keeps what was looked up.
+func (h *Hub) lastLost(f *former, known map[Target]uint64) (last uint64) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, t := range f.targets() {
+		lost, looked := known[t]
+		if !looked {
+			lost = h.history.lastLost(t)
+			known[t] = lost
+		}
+		if lost > f.from(t) {
+			last = max(last, lost)
+		}
+	}
+	return last
+}
+
+// explainTopics says where the connection was given, or lost, a topic of the event. If
+// it lost the topic after the event, this may have been written before.
+func (h *Hub) explainTopics(j *judged, s *subject) {
+	for _, l := range j.late {
+		if s.isFor(l.topic) {
+			j.added = l.from
+		}
+	}
+	for _, c := range h.changesOf(j.id) {
+		if slices.ContainsFunc(c.removed, func(name string) bool { return s.isFor(Target{Topic, name}) }) {
+			j.removed = c.seq
+			break
+		}
+	}
+	if j.removed > s.seq && j.cursor >= s.seq {
+		j.fate = FateUnknown
+	}
+}
+
+// change is what a change of topics took from a connection.
+type change struct {
+	seq     uint64
+	removed []string
+}
+
+// mostChanges is how many of the last events for a connection alone are looked at.
+const mostChanges = 1000
+
+// changesOf lists the retained changes of a connection's topics, the last one first.
+func (h *Hub) changesOf(id string) (changes []change) {
+	type record struct {
+		seq   uint64
+		frame frame
+	}
+	var records []record
+	h.mu.RLock()
+	if l := h.history.lanes[Target{Connection, id}]; l != nil {
+		for _, seq := range slices.Backward(l.seqs[max(0, len(l.seqs)-mostChanges):]) {
+			records = append(records, record{seq, h.history.entry(seq).frame})
+		}
+	}
+	h.mu.RUnlock()
+	for _, r := range records {
+		name, data := r.frame.event()
+		if name != EventTopics {
+			continue
+		}
+		var c struct{ Removed []string }
+		if json.Unmarshal([]byte(data), &c) == nil {
+			changes = append(changes, change{r.seq, c.Removed})
+		}
+	}
+	return changes
+}
+
+// event takes the frame apart. The lines of the data end with LF.
+func (f frame) event() (name, data string) {
+	if f.bytes == nil {
+		return "", ""
+	}
+	var lines []string
+	for line := range strings.Lines(string(f.block())) {
+		line = strings.TrimSuffix(line, "\n")
+		if value, ok := strings.CutPrefix(line, "event: "); ok {
+			name = value
+		} else if value, ok := strings.CutPrefix(line, "data: "); ok {
+			lines = append(lines, value)
+		}
+	}
+	return name, strings.Join(lines, "\n")
+}

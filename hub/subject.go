@@ -1,0 +1,140 @@
+package hub
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// Known is what a history knows of a position.
+type Known string
+
+// What a history may know.
+const (
+	KnownRetained Known = "retained" // an event that can be delivered
+	KnownExpired  Known = "expired"  // an event whose ttl has passed
+	KnownReplaced Known = "replaced" // an event in whose slot there is a newer one
+	KnownEvicted  Known = "evicted"  // an event, or another record, that has left the history
+	KnownCommand  Known = "command"  // a change of topics, an end of connections, or what cannot be read: no event
+	KnownHole     Known = "hole"     // a record that the store has lost
+	KnownAhead    Known = "ahead"    // a position past the head
+	KnownEpoch    Known = "epoch"    // one of another epoch
+	KnownEnded    Known = "ended"    // one of an epoch that has ended since the hub began
+	KnownOther    Known = "tag"      // the record there has another tag
+	KnownStart    Known = "start"    // 0, where there is no record
+)
+
+// EventInfo describes a position, and the event there as far as it is known.
+type EventInfo struct {
+	ID        string       `json:"id"`
+	Known     Known        `json:"known"`
+	Type      string       `json:"type,omitempty"`
+	Targets   []TargetInfo `json:"targets,omitempty"` // at most mostNames
+	Count     int          `json:"count,omitempty"`   // of all targets
+	Slot      bool         `json:"slot,omitempty"`    // it is a state
+	Published time.Time    `json:"published,omitzero"`
+	Expires   time.Time    `json:"expires,omitzero"`
+	Newer     string       `json:"newer,omitempty"`   // the newest event of its slot
+	Replaced  time.Time    `json:"replaced,omitzero"` // when that was published
+	Bound     Bound        `json:"bound,omitempty"`   // that it was evicted by
+	Evicted   time.Time    `json:"evicted,omitzero"`  // by when
+}
+
+// TargetInfo names whom an event is for.
+type TargetInfo struct {
+	Kind string `json:"kind"` // all, user, connection, session or topic
+	Name string `json:"name,omitempty"`
+}
+
+var kindNames = [...]string{All: "all", User: "user", Connection: "connection", Session: "session", Topic: "topic"}
+
+// subject is a position in question, as it is known at one moment.
+type subject struct {
+	EventInfo
+	epoch     string
+	seq       uint64
+	targets   map[Target]struct{} // as the index has them, with patterns
+	hasTopics bool
+}
+
+// isFor reports whether the target is one of the event, or a pattern that matches one.
+func (s *subject) isFor(t Target) bool {
+	_, ok := s.targets[t]
+	return ok
+}
+
+// concernsConnections reports whether there may be an event.
+func (s *subject) concernsConnections() bool {
+	return slices.Contains([]Known{KnownRetained, KnownExpired, KnownReplaced, KnownEvicted, KnownAhead}, s.Known)
+}
+
+func (h *Hub) subject(p Position) subject {
+	now := time.Now()
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	hi := h.history
+	s := subject{EventInfo: EventInfo{ID: p.String()}, epoch: p.Epoch, seq: p.Seq}
+	known := hi.position(p.Seq).Tag
+	switch {
+	case p.Epoch != hi.epoch:
+		s.Known = KnownEpoch
+		if slices.ContainsFunc(h.ended, func(end Position) bool { return end.Epoch == p.Epoch }) {
+			s.Known = KnownEnded
+		}
+	case p.Seq == 0:
+		s.Known = KnownStart
+	case p.Seq > hi.head:
+		s.Known = KnownAhead
+	case p.Tag != (Tag{}) && known != (Tag{}) && p.Tag != known:
+		s.Known = KnownOther
+	case p.Seq < hi.oldest:
+		s.Known = KnownEvicted
+		s.Bound, s.Evicted = hi.evictionOf(p.Seq)
+	default:
+		s.describe(hi, hi.entry(p.Seq), now)
+	}
+	return s
+}
+
+// describe says what history has. Hub.mu is held.
+func (s *subject) describe(h *history, e *entry, now time.Time) {
+	s.ID = h.position(s.seq).String()
+	s.Type, _ = e.frame.event()
+	s.Published = time.Unix(0, e.accepted)
+	s.Slot = e.slot != 0
+	switch {
+	case e.tag == (Tag{}):
+		s.Known = KnownHole
+		return
+	case len(e.lanes) == 0, s.Type == EventTopics:
+		s.Known = KnownCommand
+		return
+	case e.expires == math.MinInt64:
+		s.Known = KnownReplaced
+		if newest, ok := h.slots[e.slot]; ok {
+			s.Newer, s.Replaced = h.position(newest).String(), time.Unix(0, h.entry(newest).accepted)
+		}
+	default:
+		s.Known = KnownRetained
+		if e.expires != math.MaxInt64 {
+			s.Expires = time.Unix(0, e.expires)
+		}
+		if e.expires <= now.UnixNano() {
+			s.Known = KnownExpired
+		}
+	}
+	s.targets = make(map[Target]struct{}, len(e.lanes))
+	for _, l := range e.lanes {
+		s.targets[l.target] = struct{}{}
+	}
+	for _, t := range slices.SortedFunc(maps.Keys(s.targets), compareTargets) {
+		s.hasTopics = s.hasTopics || t.Kind == Topic
+		if t.Kind == pattern {
+			continue
+		}
+		if s.Count++; s.Count <= mostNames {
+			s.Targets = append(s.Targets, TargetInfo{kindNames[t.Kind], t.Name})
+		}
+	}
+}

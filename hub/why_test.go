@@ -1,0 +1,517 @@
+package hub
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// why asks what became of an event for a user.
+func why(h *Hub, p Position, user string) Why { return h.Why(p, Filter{Users: []string{user}}) }
+
+// fates are those of the visits, in the order in which they are listed.
+func (w Why) fates() string {
+	var fates []string
+	for _, v := range w.Connections {
+		fates = append(fates, string(v.Fate))
+	}
+	return strings.Join(fates, " ")
+}
+
+// send publishes one event and returns its position.
+func send(t testing.TB, h *Hub, e Event) Position {
+	t.Helper()
+	e.Data = append(e.Data, "x"...)
+	receipts, err := h.Publish(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return receipts[0].Position
+}
+
+func to(targets ...Target) Event { return Event{Targets: targets} }
+
+// stalledVisit is a visit whose client takes nothing, and has one event to take.
+func stalledVisit(t *testing.T, h *Hub, r Request) (v *visit, resume func()) {
+	t.Helper()
+	v = open(t, h, r)
+	synctest.Wait()
+	resume = v.stall()
+	publish(t, h, "stuck", user(r.User))
+	synctest.Wait()
+	return v, resume
+}
+
+// TestWhy seeds one cause at a time, and asks.
+func TestWhy(t *testing.T) {
+	alice := as("alice")
+	for name, c := range map[string]struct {
+		opts  Options
+		seed  func(t *testing.T, h *Hub) Position
+		known Known
+		fates string
+		check func(t *testing.T, w Why)
+	}{
+		"delivered": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			synctest.Wait()
+			return send(t, h, to(user("alice")))
+		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
+			v := w.Connections[0]
+			want(t, "written by", v.By, w.Event.Published)
+			want(t, "replayed", v.Replayed, false)
+			want(t, "position", v.Position, w.Event.ID)
+			want(t, "target", w.Event.Targets[0], TargetInfo{"user", "alice"})
+		}},
+		"replayed": {seed: func(t *testing.T, h *Hub) Position {
+			publish(t, h, "before")
+			p := send(t, h, to(user("alice")))
+			time.Sleep(time.Minute)
+			open(t, h, alice.at(at(h, 1)))
+			return p
+		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
+			v := w.Connections[0]
+			want(t, "written by", v.By, w.Event.Published.Add(time.Minute))
+			want(t, "replayed", v.Replayed, true)
+			want(t, "came", v.Came, CamePosition)
+		}},
+		"pending": {seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			t.Cleanup(resume)
+			p := send(t, h, to(user("alice")))
+			for range 5 {
+				send(t, h, to(user("alice")))
+			}
+			return p
+		}, known: KnownRetained, fates: "pending", check: func(t *testing.T, w Why) {
+			want(t, "lag", w.Connections[0].Lag, 7)
+		}},
+		"written late": {seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			p := send(t, h, to(user("alice")))
+			time.Sleep(7 * time.Second)
+			resume()
+			return p
+		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
+			want(t, "written by", w.Connections[0].By, w.Event.Published.Add(7*time.Second))
+		}},
+		"for another user": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			return send(t, h, to(user("bob")))
+		}, known: KnownRetained, fates: "not_addressed"},
+		"for a topic that it does not have": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, as("alice", "room/1", "news/*"))
+			return send(t, h, to(topic("room/9")))
+		}, known: KnownRetained, fates: "not_addressed", check: func(t *testing.T, w Why) {
+			want(t, "topics", strings.Join(w.Connections[0].Topics, " "), "room/1 news/*")
+		}},
+		"for a topic that its pattern matches": {seed: func(t *testing.T, h *Hub) Position {
+			v := open(t, h, as("alice", "room/*"))
+			p := send(t, h, to(topic("room/9")))
+			synctest.Wait()
+			v.leave()
+			return p
+		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
+			want(t, "reason", w.Connections[0].Reason, Gone)
+			want(t, "targets", fmt.Sprint(w.Event.Targets, w.Event.Count), "[{topic room/9}] 1")
+		}},
+		"for a topic that was removed": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, as("alice", "room/9"))
+			send(t, h, to(topic("room/9")))
+			changeOf(t, h, "alice", nil, []string{"room/9"})
+			return send(t, h, to(topic("room/9")))
+		}, known: KnownRetained, fates: "not_addressed", check: func(t *testing.T, w Why) {
+			p, _ := ParsePosition(w.Connections[0].Removed)
+			want(t, "removed", p.Seq, 2)
+		}},
+		"for a topic that was removed later": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, as("alice", "room/9"))
+			p := send(t, h, to(topic("room/9")))
+			changeOf(t, h, "alice", nil, []string{"room/9"})
+			return p
+		}, known: KnownRetained, fates: "unknown", check: func(t *testing.T, w Why) {
+			p, _ := ParsePosition(w.Connections[0].Removed)
+			want(t, "removed", p.Seq, 2)
+		}},
+		"for a topic that was added later": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			p := send(t, h, to(topic("room/9")))
+			changeOf(t, h, "alice", []string{"room/9"}, nil)
+			return p
+		}, known: KnownRetained, fates: "not_addressed", check: func(t *testing.T, w Why) {
+			p, _ := ParsePosition(w.Connections[0].Added)
+			want(t, "added", p.Seq, 2)
+		}},
+		"for a topic that was added before": {seed: func(t *testing.T, h *Hub) Position {
+			v := open(t, h, alice)
+			changeOf(t, h, "alice", []string{"room/9"}, nil)
+			p := send(t, h, to(topic("room/9")))
+			synctest.Wait()
+			v.leave()
+			return p
+		}, known: KnownRetained, fates: "delivered"},
+		"never connected": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, as("bob"))
+			return send(t, h, to(user("alice")))
+		}, known: KnownRetained},
+		"left, and came back without a position": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice).leave()
+			p := send(t, h, to(user("alice")))
+			open(t, h, alice)
+			return p
+		}, known: KnownRetained, fates: "came_later ended_earlier", check: func(t *testing.T, w Why) {
+			want(t, "came", w.Connections[0].Came, CameFresh)
+			want(t, "ended", w.Connections[1].Ended.IsZero(), false)
+		}},
+		"left, and came back with its position": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice).leave()
+			p := send(t, h, to(user("alice")))
+			open(t, h, alice.at(at(h, 0)))
+			return p
+		}, known: KnownRetained, fates: "delivered ended_earlier"},
+		"came back with a later position": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			open(t, h, alice.at(p.String()))
+			return p
+		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
+			want(t, "came", w.Connections[0].Came, CamePosition)
+			want(t, "start", w.Connections[0].Start, w.Event.ID)
+		}},
+		"came for the state": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			r := alice
+			r.State = true
+			open(t, h, r)
+			return p
+		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
+			want(t, "came", w.Connections[0].Came, CameState)
+		}},
+		"ended before it was written": {seed: func(t *testing.T, h *Hub) Position {
+			v, _ := stalledVisit(t, h, alice)
+			p := send(t, h, to(user("alice")))
+			time.Sleep(2 * time.Minute)
+			want(t, "reason", v.ending(t), Timeout)
+			return p
+		}, known: KnownRetained, fates: "cut", check: func(t *testing.T, w Why) {
+			want(t, "reason", w.Connections[0].Reason, Timeout)
+		}},
+		"refused": {seed: func(t *testing.T, h *Hub) Position {
+			one := *usual
+			one.MaxPerUser = 1
+			open(t, h, alice.with(one))
+			if _, err := h.Connect(t.Context(), alice.with(one)); err == nil {
+				t.Fatal("it was admitted")
+			}
+			return send(t, h, to(user("alice")))
+		}, known: KnownRetained, fates: "delivered refused", check: func(t *testing.T, w Why) {
+			want(t, "reason", w.Connections[1].Reason, TooManyPerUser)
+			want(t, "connection", w.Connections[1].Connection, "")
+		}},
+		"ttl passed": {seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			e := to(user("alice"))
+			e.Expires = time.Now().Add(time.Second)
+			p := send(t, h, e)
+			send(t, h, to(user("alice")))
+			time.Sleep(2 * time.Second)
+			resume()
+			return p
+		}, known: KnownExpired, fates: "expired"},
+		"ttl passed while it waits": {seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			t.Cleanup(resume)
+			e := to(user("alice"))
+			e.Expires = time.Now().Add(time.Second)
+			p := send(t, h, e)
+			time.Sleep(2 * time.Second)
+			return p
+		}, known: KnownExpired, fates: "expired"},
+		"ttl passed after it was written": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			synctest.Wait()
+			e := to(user("alice"))
+			e.Expires = time.Now().Add(time.Second)
+			p := send(t, h, e)
+			time.Sleep(2 * time.Second)
+			return p
+		}, known: KnownExpired, fates: "delivered"},
+		"replaced": {seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			e := to(user("alice"))
+			e.Slot = "price"
+			p := send(t, h, e)
+			send(t, h, e)
+			send(t, h, e)
+			resume()
+			return p
+		}, known: KnownReplaced, fates: "replaced", check: func(t *testing.T, w Why) {
+			p, _ := ParsePosition(w.Event.Newer)
+			want(t, "newer", p.Seq, 4)
+		}},
+		"replaced after it was written": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			synctest.Wait()
+			e := to(user("alice"))
+			e.Slot = "price"
+			p := send(t, h, e)
+			synctest.Wait()
+			send(t, h, e)
+			return p
+		}, known: KnownReplaced, fates: "delivered"},
+		"evicted by count": {opts: Options{MaxEvents: 2}, seed: evictedOne(nil), known: KnownEvicted, fates: "passed", check: bound(BoundCount)},
+		"evicted by size":  {opts: Options{MaxBytes: 1 << 10}, seed: evictedOne(nil), known: KnownEvicted, fates: "passed", check: bound(BoundSize)},
+		"evicted by age": {opts: Options{MaxAge: time.Minute}, seed: evictedOne(func() { time.Sleep(time.Hour) }),
+			known: KnownEvicted, fates: "passed", check: bound(BoundAge)},
+		"evicted, and for others": {opts: Options{MaxEvents: 2}, seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			p := send(t, h, to(user("bob")))
+			publishMany(t, h, 2)
+			return p
+		}, known: KnownEvicted, fates: "not_addressed"},
+		"evicted before it was written": {opts: Options{MaxEvents: 2}, seed: func(t *testing.T, h *Hub) Position {
+			_, resume := stalledVisit(t, h, alice)
+			p := send(t, h, to(user("alice")))
+			publishMany(t, h, 2)
+			resume()
+			return p
+		}, known: KnownEvicted, fates: "lost"},
+		"of another epoch": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			return Position{Epoch: "another0", Seq: 7}
+		}, known: KnownEpoch},
+		"of an epoch that has ended": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			use(t, h, NewMemory())
+			return p
+		}, known: KnownEnded},
+		"never published": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			p.Seq, p.Tag = 1000, Tag{}
+			return p
+		}, known: KnownAhead},
+		"of a history that went another way": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			p.Tag = Tag([]byte("zzzz"))
+			return p
+		}, known: KnownOther},
+		"a command": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			return changeOf(t, h, "alice", []string{"news"}, nil)
+		}, known: KnownCommand},
+		"a hole": {seed: func(t *testing.T, h *Hub) Position {
+			p := send(t, h, to(user("alice")))
+			h.leaveOut(5)
+			p.Seq, p.Tag = 3, Tag{}
+			return p
+		}, known: KnownHole},
+		"the beginning": {seed: func(t *testing.T, h *Hub) Position {
+			return Position{Epoch: h.history.epoch}
+		}, known: KnownStart},
+		"published again": {seed: func(t *testing.T, h *Hub) Position {
+			open(t, h, alice)
+			e := to(user("alice"))
+			e.Key = "k"
+			p := send(t, h, e)
+			send(t, h, e)
+			send(t, h, e)
+			return p
+		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
+			want(t, "repeats", w.Repeats, 2)
+			want(t, "when", w.Repeated, w.Event.Published)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, c.opts)
+				p := c.seed(t, h)
+				synctest.Wait()
+				w := why(h, p, "alice")
+				want(t, "known", w.Event.Known, c.known)
+				want(t, "fates", w.fates(), c.fates)
+				if c.check != nil && !t.Failed() {
+					c.check(t, w)
+				}
+			})
+		})
+	}
+}
+
+func evictedOne(wait func()) func(t *testing.T, h *Hub) Position {
+	return func(t *testing.T, h *Hub) Position {
+		open(t, h, as("alice"))
+		synctest.Wait()
+		p := send(t, h, to(user("alice")))
+		synctest.Wait()
+		if wait != nil {
+			wait()
+		}
+		publishMany(t, h, 20)
+		return p
+	}
+}
+
+func publishMany(t *testing.T, h *Hub, n int) {
+	t.Helper()
+	for range n {
+		publish(t, h, strings.Repeat("x", 100))
+		synctest.Wait()
+	}
+}
+
+func bound(want Bound) func(t *testing.T, w Why) {
+	return func(t *testing.T, w Why) {
+		if w.Event.Bound != want || w.Event.Evicted.IsZero() {
+			t.Errorf("evicted by %q at %s, want %q", w.Event.Bound, w.Event.Evicted, want)
+		}
+	}
+}
+
+func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position {
+	t.Helper()
+	p, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{user}}, Add: add, Remove: remove})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestWhyOfTakenOver: a client that has a part of an event does not have the event, and
+// one that took it late has it by then.
+func TestWhyOfTakenOver(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind way) {
+		h := newHub(t, Options{})
+		large := to(user("alice"))
+		large.Data = []byte(strings.Repeat("x", 900<<10))
+		p := dial(t, h, as("alice"), kind)
+		first := send(t, h, to(user("alice")))
+		for range 8 { // more than the sockets take
+			send(t, h, large)
+		}
+		var stuck Position
+		eventually(t, "it is stuck", func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			stuck = h.history.position(p.cursor.Load())
+			return p.stuckIn != nil
+		})
+		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
+		want(t, "before", fateOf(first), FateDelivered)
+		want(t, "of the one that it is stuck in", fateOf(stuck), FatePending)
+		waited := time.Now()
+		eventually(t, "time passes", func() bool { return time.Since(waited) > 50*time.Millisecond })
+		resumed := time.Now()
+		publish(t, h, "the end")
+		p.until(t, "data: the end")
+		w := why(h, stuck, "alice")
+		want(t, "when it reads again", w.Connections[0].Fate, FateDelivered)
+		if by := w.Connections[0].By; by.Before(resumed) {
+			t.Errorf("written by %s, and it took nothing before %s", by, resumed)
+		}
+		for range 8 {
+			send(t, h, large)
+		}
+		eventually(t, "it is stuck", func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			stuck = h.history.position(p.cursor.Load())
+			return p.stuckIn != nil
+		})
+		p.Close()
+		p.wait()
+		want(t, "of the one that it did not take whole", fateOf(stuck), FateCut)
+	})
+}
+
+// TestFormersAreBounded: only the last ones are remembered, and not more than fit.
+func TestFormersAreBounded(t *testing.T) {
+	h := newHub(t, Options{})
+	ended := func(r Request) { connect(t, h, r).Leave() }
+	for i := range mostFormers + 5 {
+		ended(as(fmt.Sprint("user-", i)))
+	}
+	w := why(h, send(t, h, to(user("user-4"))), "user-4")
+	want(t, "of the last one that is forgotten", w.fates(), "")
+	if !w.Since.After(w.Began) {
+		t.Errorf("since %s, began %s", w.Since, w.Began)
+	}
+	want(t, "of the first one that is known", why(h, send(t, h, to(user("user-5"))), "user-5").fates(), "ended_earlier")
+
+	var topics []string
+	for i := range 1000 {
+		topics = append(topics, fmt.Sprintf("%0500d", i))
+	}
+	for range 100 {
+		ended(as("many topics", topics...))
+	}
+	h.formers.mu.Lock()
+	defer h.formers.mu.Unlock()
+	if n := len(h.formers.list); n < 10 || n > 40 || h.formers.bytes > formerBytes {
+		t.Errorf("%d are remembered, with %d bytes", n, h.formers.bytes)
+	}
+	var sum int64
+	for _, f := range h.formers.list {
+		sum += f.size()
+		if f.conn != nil {
+			t.Fatal("it holds a connection that has ended")
+		}
+	}
+	want(t, "bytes", h.formers.bytes, sum)
+}
+
+func TestRepeatsAreBounded(t *testing.T) {
+	var r repeats
+	for i := range uint64(mostRepeats + 5) {
+		r.add(Position{Epoch: "e", Seq: i}, time.Now())
+		r.add(Position{Epoch: "e", Seq: 3}, time.Now())
+	}
+	want(t, "remembered", len(r.list), mostRepeats)
+	times, _ := r.of(Position{Epoch: "e", Seq: 3})
+	want(t, "of the one that is repeated", times, mostRepeats+6)
+	times, _ = r.of(Position{Epoch: "e", Seq: 1})
+	want(t, "of an old one", times, 0)
+}
+
+// TestEvictionsAreBounded: what is remembered of them does not grow, and of the oldest
+// it is not known any more what they were evicted by.
+func TestEvictionsAreBounded(t *testing.T) {
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
+	for i := range 100 {
+		h.noteEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
+		h.oldest++
+		h.noteEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
+		h.oldest++
+	}
+	want(t, "runs", len(h.evictions), mostEvictions)
+	for seq, want := range map[uint64]Bound{0: NoBound, 1: NoBound, 136: NoBound, 137: BoundCount, 138: BoundCount, 199: BoundAge, 200: BoundAge, 201: NoBound} {
+		if got, _ := h.evictionOf(seq); got != want {
+			t.Errorf("%d was evicted by %q, want %q", seq, got, want)
+		}
+	}
+}
+
+// TestWhyDelaysNobody: to ask about a user with many connections, and many that have
+// ended, does not keep others from the lock.
+func TestWhyDelaysNobody(t *testing.T) {
+	h := newHub(t, Options{})
+	var open []*Conn
+	for range 5000 {
+		open = append(open, connect(t, h, as("alice")))
+		connect(t, h, as("alice")).Leave()
+	}
+	p := send(t, h, to(user("alice")))
+	hold := longestHold(h, func() {
+		w := why(h, p, "alice")
+		want(t, "open", w.Fates[FatePending], 5000)
+		want(t, "ended", w.Fates[FateEndedEarlier], 5000)
+		want(t, "listed", len(w.Connections), mostVisits)
+	})
+	t.Logf("the lock was held for %s", hold)
+	if hold > 50*time.Millisecond { // the race detector, and others on the machine
+		t.Errorf("the lock was held for %s", hold)
+	}
+	for _, c := range open {
+		c.Leave()
+	}
+}
