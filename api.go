@@ -83,10 +83,12 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect, "PATCH": changeTopics})
 	case name == "users":
 		return method(w, r, map[string]endpoint{"GET": listUsers})
+	case name == "why":
+		return method(w, r, map[string]endpoint{"GET": showWhy})
 	case name == "status":
 		return method(w, r, map[string]endpoint{"GET": showStatus})
 	}
-	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users and /sse/status")
+	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/why and /sse/status")
 }
 
 // endpoint is one call of the API.

@@ -29,6 +29,7 @@ type Cluster interface {
 type nodeRequest struct {
 	Disconnect bool
 	Users      bool // list users, not connections
+	Why        string `json:",omitempty"` // not empty: say what became of the event there
 	Filter     hub.Filter
 	After      string // list those with a higher id, or name
 	Limit      int
@@ -40,12 +41,17 @@ type nodeAnswer struct {
 	Connections []hub.Info     // by ascending id
 	Users       []hub.UserInfo // by ascending name
 	More        bool           // there are more after the last one of these
+	Why         *nodeWhy       `json:",omitempty"`
 }
 
 // perform does on this node what is asked. Another node may ask anything.
 func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
 	if r.Disconnect {
 		return nodeAnswer{Count: h.DisconnectHere(r.Filter)}
+	}
+	if r.Why != "" {
+		position, _ := hub.ParsePosition(r.Why)
+		return nodeAnswer{Why: &nodeWhy{Node: nodeName(), Why: h.Why(position, r.Filter)}}
 	}
 	limit := min(max(r.Limit, 1), maxPage)
 	if r.Users {
@@ -93,6 +99,8 @@ func (a *nodeAnswer) fit(room int) []byte {
 		switch {
 		case len(encoded) <= room:
 			return encoded
+		case a.Why != nil && len(a.Why.Connections) > 0:
+			a.Why.Connections = a.Why.Connections[:len(a.Why.Connections)/2]
 		case len(a.Users) > 1:
 			a.Users, a.More = a.Users[:max(len(a.Users)*room/len(encoded), 1)], true
 		case n > 1:
@@ -108,16 +116,27 @@ func (a *nodeAnswer) fit(room int) []byte {
 
 // everywhere does on all nodes what is asked.
 func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAnswer, missing []string) {
-	found = r.perform(h.Hub)
+	answers, missing := r.ask(req, h)
+	switch {
+	case len(answers) == 1:
+		return answers[0], missing
+	case r.Users:
+		return mergeUsers(answers, r.Limit), missing
+	}
+	return merge(answers, r.Limit), missing
+}
+
+// ask does on all nodes what is asked. The first answer is that of this node.
+func (r *nodeRequest) ask(req *http.Request, h *pooledHub) (answers []nodeAnswer, missing []string) {
+	answers = []nodeAnswer{r.perform(h.Hub)}
 	cluster := h.use().cluster
 	if cluster == nil {
-		return found, nil
+		return answers, nil
 	}
 	request, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings, numbers and booleans
 	}
-	answers := []nodeAnswer{found}
 	missing = cluster.Ask(req.Context(), request, func(answer []byte) bool {
 		var other nodeAnswer
 		if json.Unmarshal(answer, &other) != nil || !other.answers(r) {
@@ -126,14 +145,14 @@ func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAns
 		answers = append(answers, other)
 		return true
 	})
-	if r.Users {
-		return mergeUsers(answers, r.Limit), missing
-	}
-	return merge(answers, r.Limit), missing
+	return answers, missing
 }
 
 // answers reports whether what another node sent can be an answer to the request.
 func (a *nodeAnswer) answers(r *nodeRequest) bool {
+	if (a.Why != nil) != (r.Why != "") {
+		return false
+	}
 	if r.Users {
 		names := slices.IsSortedFunc(a.Users, byName) && (len(a.Users) == 0 || a.Users[0].User > r.After)
 		return len(a.Connections) == 0 && a.Count >= len(a.Users) && names && (!a.More || len(a.Users) > 0)

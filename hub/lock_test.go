@@ -104,6 +104,14 @@ func BenchmarkLongestHold(b *testing.B) {
 				}
 			}
 		}},
+		{"why of a user with 10,000 connections and 10,000 that have ended", Options{}, func(b *testing.B, h *Hub) func(int) {
+			for range 10_000 {
+				connect(b, h, as("alice", "news", "room/*"))
+				connect(b, h, as("alice", "news", "room/*")).Leave()
+			}
+			p := send(b, h, to(user("bob"), topic("room/9")))
+			return func(int) { why(h, p, "alice") }
+		}},
 		{"a history cut from 1,000,000 to 10 events", roomy, func(b *testing.B, h *Hub) func(int) {
 			return func(int) {
 				h.SetOptions(Options{MaxEvents: 10})

@@ -138,3 +138,18 @@ func (s *subject) describe(h *history, e *entry, now time.Time) {
 		}
 	}
 }
+
+// Data is the payload of a retained event. Its lines end with LF.
+func (h *Hub) Data(p Position) (data string, ok bool) {
+	h.mu.RLock()
+	hi := h.history
+	var f frame
+	if p.Epoch == hi.epoch && p.Seq >= hi.oldest && p.Seq <= hi.head {
+		if e := hi.entry(p.Seq); p.Tag == (Tag{}) || p.Tag == e.tag {
+			f = e.frame
+		}
+	}
+	h.mu.RUnlock()
+	_, data = f.event()
+	return data, f.bytes != nil
+}

@@ -29,10 +29,10 @@ type Visit struct {
 	Topics     []string  `json:"topics,omitempty"` // at most mostNames
 	Protocol   string    `json:"protocol,omitempty"`
 	Remote     string    `json:"remote,omitempty"`
-	Since      time.Time `json:"since"`
+	Since      time.Time `json:"since,omitzero"`
 	Ended      time.Time `json:"ended,omitzero"`
 	Reason     Reason    `json:"reason,omitempty"`
-	Came       Came      `json:"came"`
+	Came       Came      `json:"came,omitempty"`
 	Gap        string    `json:"gap,omitempty"`      // that it was told when it came
 	Start      string    `json:"start,omitempty"`    // it was sent what comes after this
 	Position   string    `json:"position,omitempty"` // up to here it has got what was for it
