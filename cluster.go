@@ -28,7 +28,7 @@ type Cluster interface {
 // nodeRequest is what each node does for a call about connections.
 type nodeRequest struct {
 	Disconnect bool
-	Users      bool // list users, not connections
+	Users      bool   // list users, not connections
 	Why        string `json:",omitempty"` // not empty: say what became of the event there
 	Filter     hub.Filter
 	After      string // list those with a higher id, or name

@@ -18,6 +18,10 @@ func (a *whyAnswer) conclude(who subject) {
 		row.Summary = a.wordsFor(row)
 	}
 	a.State, a.Summary = a.verdict(who)
+	if a.State == stateNoEvent { // so nobody waits for it
+		a.Answers = slices.DeleteFunc(a.Answers, func(row whyRow) bool { return row.Fate != fateNoAnswer })
+		clear(a.Fates)
+	}
 	if n := a.Repeats; n > 0 {
 		a.Summary += fmt.Sprintf(" It is also the answer to %s with the same key, the last one at %s, which stored nothing: "+
 			"an event that is another one needs a key of its own.", counted(n, "duplicate"), clock(a.Repeated))
@@ -242,11 +246,16 @@ func (a *whyAnswer) wordsFor(row *whyRow) string {
 	case fateNoAnswer:
 		return fmt.Sprintf("Not known: node %s does not answer.", row.Node)
 	case hub.FateDelivered:
+		words := fmt.Sprintf("Delivered to %s: written to its socket by %s.", conn, clock(row.By))
 		if row.Replayed {
-			return fmt.Sprintf("Delivered to %s, which came at %s with a position before the event: replayed, written to its socket by %s.",
+			words = fmt.Sprintf("Delivered to %s, which came at %s with a position before the event: replayed, written to its socket by %s.",
 				conn, clock(row.Since), clock(row.By))
 		}
-		return fmt.Sprintf("Delivered to %s: written to its socket by %s.", conn, clock(row.By))
+		if !row.Ended.IsZero() {
+			words += fmt.Sprintf(" It ended (%s) at %s: what the client had not read by then, it gets when it comes back with its position.",
+				row.Reason, clock(row.Ended))
+		}
+		return words
 	case hub.FatePending:
 		return fmt.Sprintf("Pending for %s, which lags by %s: its client does not read, or not fast enough. It is written as the client reads.",
 			conn, counted(row.Lag, "event"))
@@ -260,7 +269,7 @@ func (a *whyAnswer) wordsFor(row *whyRow) string {
 		return fmt.Sprintf("Perhaps lost to %s: something for it was evicted before it was written. The client is told by sse.gap, "+
 			"and must load anew what it shows.", conn)
 	case hub.FateCut:
-		return fmt.Sprintf("Not sent to %s, which ended (%s) at %s before it was written. A client that comes back with its position gets it.",
+		return fmt.Sprintf("Not written, or not in whole, to %s, which ended (%s) at %s. A client that comes back with its position gets it.",
 			conn, row.Reason, clock(row.Ended))
 	case hub.FateUnknown:
 		if row.Removed != "" {
@@ -368,7 +377,6 @@ func orUnknown(s string) string {
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
 
 // counted is a number of things.
 func counted(n int, thing string) string { return fmt.Sprintf("%d %s", n, plural(n, thing)) }

@@ -1,0 +1,430 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// WhyConfig is a config with what the causes of Whys need: hubs of their own for what
+// is evicted, and caps. store is a block for each hub, or empty.
+func WhyConfig(store string) Config {
+	c := Config{
+		Hub:    store,
+		Stream: "max_connections_per_user 2\n heartbeat 500ms",
+		Routes: "sse_api /sse/*\n",
+	}
+	for hub, options := range map[string]string{
+		"count": "history 5",
+		"size":  "history_size 64KiB\n max_event_size 8KiB",
+		"age":   "history 1000 1s",
+	} {
+		c.Global += fmt.Sprintf("sse %s {\n %s\n %s\n}\n", hub, options, store)
+		c.Routes += fmt.Sprintf("sse /%s {\n hub %s\n user {http.request.header.X-User}\n}\n", hub, hub)
+	}
+	return c
+}
+
+// Whys seeds causes for which an event does not arrive, one at a time, and asks. It
+// publishes to one server, clients come to another, and a third one is asked; they may
+// be the same.
+type Whys struct {
+	Publish, Serve, Ask *Server
+
+	t testing.TB
+}
+
+// secret is in every payload.
+const secret = "only-for-those-who-ask"
+
+// whyAnswer is what Whys look at in an answer.
+type whyAnswer struct {
+	Summary string
+	State   string
+	Event   struct{ Known, Bound string }
+	Repeats int
+	Answers []struct{ Summary, Node, Fate, Connection, Reason, Came, Added, Removed string }
+	Missing []string
+}
+
+// Run runs each cause as a test of its own.
+func (w Whys) Run(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		hub   string // default, if empty
+		cause func(w *Whys, user string) (id string)
+		state string
+		fate  string // of the first answer; empty: there is none
+		says  string // a part of the summary
+	}{
+		{"delivered", "", (*Whys).delivered, "delivered", "delivered", "written to its socket by 2"},
+		{"came back with its position", "", (*Whys).cameBackWithPosition, "delivered", "delivered", "with a position before the event: replayed"},
+		{"client lags", "", (*Whys).lags, "pending", "pending", "which lags by "},
+		{"topic it never had", "", (*Whys).otherTopic, "not_addressed", "not_addressed", `the event was for topic "news/9". It has the topics news/1, news/2.`},
+		{"topic removed", "", (*Whys).topicRemoved, "not_addressed", "not_addressed", "That topic was removed from it at "},
+		{"another user", "", (*Whys).otherUser, "not_addressed", "not_addressed", `the event was for user "somebody else"`},
+		{"came back without a position", "", (*Whys).cameBackWithout, "not_connected", "came_later", "after the event, without a position: it began at the head"},
+		{"came back past it", "", (*Whys).cameBackPast, "not_connected", "came_later", "which is past the event"},
+		{"did not come back", "", (*Whys).didNotComeBack, "not_connected", "ended_earlier", "had ended (gone) at "},
+		{"refused", "", (*Whys).refused, "refused", "refused", "A connection was refused (max_connections_per_user) at 2"},
+		{"ttl passed", "", (*Whys).ttlPassed, "expired", "expired", "its ttl passed at 2"},
+		{"replaced", "", (*Whys).replaced, "replaced", "replaced", "the newest of its slot"},
+		{"evicted by count", "count", (*Whys).evicted, "evicted", "passed", "it was evicted by count, by 2"},
+		{"evicted by size", "size", (*Whys).evicted, "evicted", "passed", "it was evicted by size, by 2"},
+		{"evicted by age", "age", (*Whys).evictedByAge, "evicted", "passed", "it was evicted by age, by 2"},
+		{"another epoch", "", (*Whys).otherEpoch, "no_event", "", "it is of another epoch"},
+		{"never published", "", (*Whys).neverPublished, "no_event", "", "it was never published here"},
+		{"same key", "", (*Whys).sameKey, "delivered", "delivered", "It is also the answer to 1 duplicate with the same key"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := w
+			w.t = t
+			user := strings.ReplaceAll(c.name, " ", "-")
+			id := c.cause(&w, user)
+			w.await(c.hub, id)
+			a := w.why(c.hub, user, id)
+			fate := ""
+			if len(a.Answers) > 0 {
+				fate = a.Answers[0].Fate
+			}
+			if a.State != c.state || fate != c.fate || !strings.Contains(a.Summary, c.says) || a.Missing != nil {
+				t.Errorf("it is %s, %s, missing %q: %s\nwant %s, %s: %s", a.State, fate, a.Missing, a.Summary, c.state, c.fate, c.says)
+			}
+			t.Log(a.Summary)
+		})
+	}
+}
+
+// RunRestarted starts the server anew: it does not know who was connected before.
+func (w Whys) RunRestarted(t *testing.T) {
+	w.t = t
+	w.open("", "restarted", nil, "")
+	id := w.publish("send", "", fmt.Sprintf(`{"user":"restarted","data":"%s"}`, secret))
+	w.Serve.Kill()
+	w.Serve.Run()
+	w.await("", id)
+	a := w.why("", "restarted", id)
+	if a.State != "unknown" || !strings.Contains(a.Summary, "started at 2") || !strings.Contains(a.Summary, "and does not know who was connected then") {
+		t.Errorf("it is %s: %s", a.State, a.Summary)
+	}
+	t.Log(a.Summary)
+}
+
+func (w *Whys) delivered(user string) (id string) {
+	s := w.open("", user, nil, "")
+	id = w.send(user, "")
+	w.read(s, id)
+	return id
+}
+
+func (w *Whys) cameBackWithPosition(user string) (id string) {
+	from := w.send("nobody", "")
+	id = w.send(user, "")
+	w.read(w.open("", user, nil, from), id)
+	return id
+}
+
+func (w *Whys) lags(user string) (id string) {
+	w.openBy(w.Serve.SmallClient(H1), "", user, nil, "")
+	large := strings.Repeat("x", 512<<10)
+	Wait(w.t, Patience, "the client to lag", func() error {
+		w.publish("send", "", fmt.Sprintf(`{"user":%q,"data":"%s"}`, user, large))
+		if lag, open := w.Serve.Lag(user); !open || lag < 3 {
+			return fmt.Errorf("lag %d, open %t", lag, open)
+		}
+		return nil
+	})
+	return w.send(user, "")
+}
+
+func (w *Whys) otherTopic(user string) (id string) {
+	w.open("", user, []string{"news/1", "news/2"}, "")
+	return w.publish("send", "", fmt.Sprintf(`{"topic":"news/9","data":"%s"}`, secret))
+}
+
+func (w *Whys) topicRemoved(user string) (id string) {
+	s := w.open("", user, []string{"news/9"}, "")
+	var changed struct{ ID string }
+	w.call(w.Publish, http.MethodPatch, "/sse/connections?user="+url.QueryEscape(user), `{"remove":["news/9"]}`, &changed)
+	w.read(s, changed.ID)
+	return w.publish("send", "", fmt.Sprintf(`{"topic":"news/9","data":"%s"}`, secret))
+}
+
+func (w *Whys) otherUser(user string) (id string) {
+	w.open("", user, nil, "")
+	return w.send("somebody else", "")
+}
+
+func (w *Whys) cameBackWithout(user string) (id string) {
+	w.leave(w.open("", user, nil, ""), user)
+	id = w.send(user, "")
+	w.await("", id)
+	w.open("", user, nil, "")
+	return id
+}
+
+func (w *Whys) cameBackPast(user string) (id string) {
+	id = w.send(user, "")
+	w.open("", user, nil, w.send("nobody", ""))
+	return id
+}
+
+func (w *Whys) didNotComeBack(user string) (id string) {
+	w.leave(w.open("", user, nil, ""), user)
+	return w.send(user, "")
+}
+
+func (w *Whys) refused(user string) (id string) {
+	id = w.send(user, "")
+	w.await("", id)
+	w.open("", user, nil, "")
+	w.open("", user, nil, "")
+	third, err := w.client().Open(w.t.Context(), Identity{User: user}, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer third.Close()
+	if b, err := third.Next(); err != nil || b.Type != "sse.rejected" {
+		w.t.Fatalf("the third is sent %+v, %v", b, err)
+	}
+	return id
+}
+
+func (w *Whys) ttlPassed(user string) (id string) {
+	from := w.send("nobody", "")
+	id = w.send(user, `,"ttl":"200ms"`)
+	<-time.After(300 * time.Millisecond) // that is what a ttl is
+	s := w.open("", user, nil, from)
+	w.read(s, w.send(user, ""))
+	return id
+}
+
+func (w *Whys) replaced(user string) (id string) {
+	from := w.send("nobody", "")
+	id = w.send(user, `,"slot":"price"`)
+	next := w.send(user, `,"slot":"price"`)
+	w.read(w.open("", user, nil, from), next)
+	return id
+}
+
+func (w *Whys) evicted(user string) (id string) {
+	hub := strings.TrimPrefix(user, "evicted-by-")
+	s := w.open(hub, user, nil, "")
+	id = w.publish("send", hub, fmt.Sprintf(`{"user":%q,"data":"%s"}`, user, secret))
+	w.read(s, id)
+	for range 30 {
+		last := w.publish("broadcast", hub, fmt.Sprintf(`{"data":"%s"}`, secret+strings.Repeat("x", 4<<10)))
+		w.read(s, last)
+		w.await(hub, last)
+	}
+	return id
+}
+
+func (w *Whys) evictedByAge(user string) (id string) {
+	s := w.open("age", user, nil, "")
+	id = w.publish("send", "age", fmt.Sprintf(`{"user":%q,"data":"%s"}`, user, secret))
+	w.read(s, id)
+	Wait(w.t, Patience, "the event to be evicted everywhere", func() error {
+		last := w.publish("broadcast", "age", `{"data":"x"}`)
+		w.await("age", last)
+		w.read(s, last)
+		p, err := ParsePosition(id)
+		for _, server := range []*Server{w.Publish, w.Serve, w.Ask} {
+			oldest, bad := ParsePosition(server.StatusOf("age").Oldest)
+			if bad == nil && oldest.Seq <= p.Seq {
+				bad = fmt.Errorf("the oldest is %s", oldest)
+			}
+			err = errors.Join(err, bad)
+		}
+		return err
+	})
+	return id
+}
+
+func (w *Whys) otherEpoch(user string) (id string) {
+	w.open("", user, nil, "")
+	return "another0-7-abcd"
+}
+
+func (w *Whys) neverPublished(user string) (id string) {
+	w.open("", user, nil, "")
+	p, err := ParsePosition(w.send(user, ""))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p.Seq, p.Tag = p.Seq+1_000_000, ""
+	return p.String()
+}
+
+func (w *Whys) sameKey(user string) (id string) {
+	s := w.open("", user, nil, "")
+	id = w.send(user, `,"key":"always the same"`)
+	w.read(s, id)
+	if again := w.send(user, `,"key":"always the same"`); again != id {
+		w.t.Errorf("the duplicate has the id %s", again)
+	}
+	return id
+}
+
+// client makes a client of the server that serves.
+func (w *Whys) client() *Client {
+	c := w.Serve.Client(H1)
+	w.t.Cleanup(c.Close)
+	return c
+}
+
+// open opens a stream, and returns when it is open.
+func (w *Whys) open(hub, user string, topics []string, from string) *Stream {
+	w.t.Helper()
+	return w.openBy(w.client(), hub, user, topics, from)
+}
+
+func (w *Whys) openBy(c *Client, hub, user string, topics []string, from string) *Stream {
+	w.t.Helper()
+	if hub != "" {
+		c.Path = "/" + hub
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.t.Cleanup(cancel)
+	s, err := c.Open(ctx, Identity{User: user, Topics: topics}, from)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(s.Close)
+	if b, err := s.Next(); err != nil || b.Type != "sse.connected" {
+		w.t.Fatalf("%s is sent %+v, %v", user, b, err)
+	}
+	return s
+}
+
+// read reads up to an event.
+func (w *Whys) read(s *Stream, id string) {
+	w.t.Helper()
+	for {
+		b, err := s.Next()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if b.hasData && b.ID.String() == id {
+			return
+		}
+	}
+}
+
+// leave closes a stream, and returns when the server knows.
+func (w *Whys) leave(s *Stream, user string) {
+	w.t.Helper()
+	id := s.Connected.ConnectionID
+	s.Close()
+	Wait(w.t, Patience, "the connection to end", func() error {
+		if strings.Contains(string(w.Serve.admin("/sse/connections?user="+url.QueryEscape(user))), id) {
+			return fmt.Errorf("%s is open", id)
+		}
+		return nil
+	})
+}
+
+// send publishes to a user of the default hub. more are fields.
+func (w *Whys) send(user, more string) (id string) {
+	w.t.Helper()
+	return w.publish("send", "", fmt.Sprintf(`{"user":%q,"data":"%s"%s}`, user, secret, more))
+}
+
+func (w *Whys) publish(call, hub, body string) (id string) {
+	w.t.Helper()
+	var receipt struct{ ID string }
+	w.call(w.Publish, http.MethodPost, "/sse/"+call+"?hub="+hubOr(hub), body, &receipt)
+	return receipt.ID
+}
+
+func hubOr(hub string) string {
+	if hub == "" {
+		return "default"
+	}
+	return hub
+}
+
+// await waits until all servers have what was published.
+func (w *Whys) await(hub, id string) {
+	w.t.Helper()
+	want, err := ParsePosition(id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range []*Server{w.Publish, w.Serve, w.Ask} {
+		Wait(w.t, Patience, "the nodes to have the event", func() error {
+			head, err := ParsePosition(s.StatusOf(hubOr(hub)).Head)
+			if err == nil && head.Epoch == want.Epoch && head.Seq < want.Seq && want.Seq-head.Seq < 1000 {
+				err = fmt.Errorf("the head is %s", head)
+			}
+			return err
+		})
+	}
+}
+
+// why asks once, by each of the doors, and no longer than a second.
+func (w *Whys) why(hub, user, id string) (a whyAnswer) {
+	w.t.Helper()
+	query := "/sse/why?" + url.Values{"hub": {hubOr(hub)}, "user": {user}, "id": {id}}.Encode()
+	fastest := time.Hour
+	for _, port := range []int{w.Ask.HTTP, w.Ask.Admin} {
+		began := time.Now()
+		body := w.get(port, query)
+		fastest = min(fastest, time.Since(began))
+		if strings.Contains(body, secret) {
+			w.t.Errorf("the payload is in the answer: %s", body)
+		}
+		a = whyAnswer{}
+		if err := json.Unmarshal([]byte(body), &a); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if fastest > time.Second {
+		w.t.Errorf("the answer took %s", fastest)
+	}
+	return a
+}
+
+func (w *Whys) get(port int, path string) string {
+	w.t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s: %s %s, %v", path, resp.Status, body, err)
+	}
+	return string(body)
+}
+
+// call makes a call of the admin API.
+func (w *Whys) call(s *Server, method, path, body string, into any) {
+	w.t.Helper()
+	req, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path), bytes.NewReader([]byte(body)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s %s: %s %s, %v", method, path, resp.Status, text, err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		w.t.Fatal(err)
+	}
+}

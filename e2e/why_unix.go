@@ -1,0 +1,32 @@
+//go:build unix
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// RunStopped stops the server with the client: it is named, since it does not answer.
+func (w Whys) RunStopped(t *testing.T) {
+	w.t = t
+	w.open("", "stopped", nil, "")
+	id := w.publish("send", "", fmt.Sprintf(`{"user":"stopped","data":"%s"}`, secret))
+	w.await("", id)
+	if err := syscall.Kill(w.Serve.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Kill(w.Serve.PID(), syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}()
+	a := w.why("", "stopped", id)
+	name := fmt.Sprintf("-%d", w.Serve.PID())
+	if a.State != "no_answer" || len(a.Missing) != 1 || !strings.HasSuffix(a.Missing[0], name) || !strings.Contains(a.Summary, name+" does not answer") {
+		t.Errorf("it is %s, missing %q: %s", a.State, a.Missing, a.Summary)
+	}
+	t.Log(a.Summary)
+}
