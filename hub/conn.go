@@ -78,7 +78,7 @@ type Conn struct {
 	gap      gapReason // known at Connect
 	given    Tag       // of the client's position
 	resumed  bool      // a position was given, and it is not known to be a gap
-	came     Came      // how it began
+	came     came      // how it began
 	poll     bool      // it ends once it has an answer
 	end      time.Time // zero: never
 	endsBy   Reason    // Lifetime or Expired

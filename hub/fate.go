@@ -18,16 +18,22 @@ const (
 	CamePosition Came = "position" // with one that it had
 )
 
-func cameBy(position string, state bool) Came {
+// came is a Came as connections keep it, of which there are many: its place in cames.
+type came uint8
+
+var cames = [...]Came{CameFresh, CameState, CameEarliest, CamePosition}
+
+func cameBy(position string, state bool) came {
+	how := CamePosition
 	switch {
 	case position == "" && state:
-		return CameState
+		how = CameState
 	case position == "":
-		return CameFresh
+		how = CameFresh
 	case position == Earliest:
-		return CameEarliest
+		how = CameEarliest
 	}
-	return CamePosition
+	return came(slices.Index(cames[:], how))
 }
 
 // Fate is what became of an event for one connection.

@@ -30,7 +30,7 @@ type former struct {
 	since    time.Time
 	ended    time.Time // zero: it is open
 	reason   Reason    // why it has ended, or was refused
-	came     Came
+	came     came
 	gap      gapReason // that it was told when it came
 	epoch    string    // of the positions that follow
 	start    uint64    // nothing up to here was for it

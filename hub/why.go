@@ -131,7 +131,7 @@ func (j *judged) visit(h *history, s *subject, now time.Time) Visit {
 	}
 	v := Visit{
 		Fate: j.fate, Connection: j.id, User: j.user, Session: j.session, Protocol: j.protocol,
-		Since: j.since, Ended: j.ended, Reason: j.reason, Came: j.came, Gap: gapNames[j.gap], Lag: j.lag,
+		Since: j.since, Ended: j.ended, Reason: j.reason, Came: cames[j.came], Gap: gapNames[j.gap], Lag: j.lag,
 	}
 	for _, t := range j.topics[:min(len(j.topics), mostNames)] {
 		v.Topics = append(v.Topics, t.Name)

@@ -262,8 +262,10 @@ func TestWhy(t *testing.T) {
 		}, known: KnownReplaced, fates: "delivered"},
 		"evicted by count": {opts: Options{MaxEvents: 2}, seed: evictedOne(nil), known: KnownEvicted, fates: "passed", check: bound(BoundCount)},
 		"evicted by size":  {opts: Options{MaxBytes: 1 << 10}, seed: evictedOne(nil), known: KnownEvicted, fates: "passed", check: bound(BoundSize)},
-		"evicted by age": {opts: Options{MaxAge: time.Minute}, seed: evictedOne(func() { time.Sleep(time.Hour) }),
-			known: KnownEvicted, fates: "passed", check: bound(BoundAge)},
+		"evicted by age": {
+			opts: Options{MaxAge: time.Minute}, seed: evictedOne(func() { time.Sleep(time.Hour) }),
+			known: KnownEvicted, fates: "passed", check: bound(BoundAge),
+		},
 		"evicted, and for others": {opts: Options{MaxEvents: 2}, seed: func(t *testing.T, h *Hub) Position {
 			open(t, h, alice)
 			p := send(t, h, to(user("bob")))
@@ -377,6 +379,24 @@ func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position 
 	return p
 }
 
+// stuckAt waits until the peer is in the middle of an event and takes no more of it, and
+// returns the position of that.
+func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
+	t.Helper()
+	var sent uint64
+	since := time.Now()
+	eventually(t, "it is stuck", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		at = h.history.position(p.cursor.Load())
+		if _, bytes := p.Sent(); bytes != sent || p.stuckIn == nil {
+			sent, since = bytes, time.Now()
+		}
+		return time.Since(since) > 200*time.Millisecond
+	})
+	return at
+}
+
 // TestWhyOfTakenOver: a client that has a part of an event does not have the event, and
 // one that took it late has it by then.
 func TestWhyOfTakenOver(t *testing.T) {
@@ -384,23 +404,18 @@ func TestWhyOfTakenOver(t *testing.T) {
 		h := newHub(t, Options{})
 		large := to(user("alice"))
 		large.Data = []byte(strings.Repeat("x", 900<<10))
+		fill := func() {
+			for range 8 { // more than the sockets take
+				send(t, h, large)
+			}
+		}
 		p := dial(t, h, as("alice"), kind)
 		first := send(t, h, to(user("alice")))
-		for range 8 { // more than the sockets take
-			send(t, h, large)
-		}
-		var stuck Position
-		eventually(t, "it is stuck", func() bool {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			stuck = h.history.position(p.cursor.Load())
-			return p.stuckIn != nil
-		})
+		fill()
+		stuck := stuckAt(t, h, p)
 		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
 		want(t, "before", fateOf(first), FateDelivered)
 		want(t, "of the one that it is stuck in", fateOf(stuck), FatePending)
-		waited := time.Now()
-		eventually(t, "time passes", func() bool { return time.Since(waited) > 50*time.Millisecond })
 		resumed := time.Now()
 		publish(t, h, "the end")
 		p.until(t, "data: the end")
@@ -409,15 +424,8 @@ func TestWhyOfTakenOver(t *testing.T) {
 		if by := w.Connections[0].By; by.Before(resumed) {
 			t.Errorf("written by %s, and it took nothing before %s", by, resumed)
 		}
-		for range 8 {
-			send(t, h, large)
-		}
-		eventually(t, "it is stuck", func() bool {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			stuck = h.history.position(p.cursor.Load())
-			return p.stuckIn != nil
-		})
+		fill()
+		stuck = stuckAt(t, h, p)
 		p.Close()
 		p.wait()
 		want(t, "of the one that it did not take whole", fateOf(stuck), FateCut)
