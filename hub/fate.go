@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -174,8 +175,8 @@ func (h *Hub) lastLost(f *former, known map[Target]uint64) (last uint64) {
 			lost = h.history.lastLost(t)
 			known[t] = lost
 		}
-		if lost > f.from(t) {
-			last = max(last, lost)
+		if lost > last && lost > f.from(t) {
+			last = lost
 		}
 	}
 	return last
@@ -219,36 +220,43 @@ func (h *Hub) changesOf(id string) (changes []change) {
 	h.mu.RLock()
 	if l := h.history.lanes[Target{Connection, id}]; l != nil {
 		for _, seq := range slices.Backward(l.seqs[max(0, len(l.seqs)-mostChanges):]) {
-			records = append(records, record{seq, h.history.entry(seq).frame})
+			if f := h.history.entry(seq).frame; f.name() == EventTopics {
+				records = append(records, record{seq, f})
+			}
 		}
 	}
 	h.mu.RUnlock()
 	for _, r := range records {
-		name, data := r.frame.event()
-		if name != EventTopics {
-			continue
-		}
 		var c struct{ Removed []string }
-		if json.Unmarshal([]byte(data), &c) == nil {
+		if json.Unmarshal([]byte(r.frame.data()), &c) == nil {
 			changes = append(changes, change{r.seq, c.Removed})
 		}
 	}
 	return changes
 }
 
-// event takes the frame apart. The lines of the data end with LF.
-func (f frame) event() (name, data string) {
+// name is the type of the event, or empty.
+func (f frame) name() string {
 	if f.bytes == nil {
-		return "", ""
+		return ""
+	}
+	line, _, _ := bytes.Cut(f.block(), []byte{'\n'})
+	if name, ok := bytes.CutPrefix(line, []byte("event: ")); ok {
+		return string(name)
+	}
+	return ""
+}
+
+// data is the payload. Its lines end with LF.
+func (f frame) data() string {
+	if f.bytes == nil {
+		return ""
 	}
 	var lines []string
 	for line := range strings.Lines(string(f.block())) {
-		line = strings.TrimSuffix(line, "\n")
-		if value, ok := strings.CutPrefix(line, "event: "); ok {
-			name = value
-		} else if value, ok := strings.CutPrefix(line, "data: "); ok {
-			lines = append(lines, value)
+		if value, ok := strings.CutPrefix(line, "data: "); ok {
+			lines = append(lines, strings.TrimSuffix(value, "\n"))
 		}
 	}
-	return name, strings.Join(lines, "\n")
+	return strings.Join(lines, "\n")
 }

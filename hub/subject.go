@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -70,11 +69,30 @@ func (s *subject) concernsConnections() bool {
 }
 
 func (h *Hub) subject(p Position) subject {
-	now := time.Now()
+	s, targets := h.lookUp(p, time.Now())
+	s.targets = make(map[Target]struct{}, len(targets))
+	for _, t := range targets {
+		s.targets[t] = struct{}{}
+	}
+	slices.SortFunc(targets, compareTargets)
+	for _, t := range targets {
+		s.hasTopics = s.hasTopics || t.Kind == Topic
+		if t.Kind == pattern {
+			continue
+		}
+		if s.Count++; s.Count <= mostNames {
+			s.Targets = append(s.Targets, TargetInfo{kindNames[t.Kind], t.Name})
+		}
+	}
+	return s
+}
+
+// lookUp finds what history knows of a position. The targets have patterns among them.
+func (h *Hub) lookUp(p Position, now time.Time) (s subject, targets []Target) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	hi := h.history
-	s := subject{EventInfo: EventInfo{ID: p.String()}, epoch: p.Epoch, seq: p.Seq}
+	s = subject{EventInfo: EventInfo{ID: p.String()}, epoch: p.Epoch, seq: p.Seq}
 	known := hi.position(p.Seq).Tag
 	switch {
 	case p.Epoch != hi.epoch:
@@ -92,24 +110,24 @@ func (h *Hub) subject(p Position) subject {
 		s.Known = KnownEvicted
 		s.Bound, s.Evicted = hi.evictionOf(p.Seq)
 	default:
-		s.describe(hi, hi.entry(p.Seq), now)
+		targets = s.describe(hi, hi.entry(p.Seq), now)
 	}
-	return s
+	return s, targets
 }
 
-// describe says what history has. Hub.mu is held.
-func (s *subject) describe(h *history, e *entry, now time.Time) {
+// describe says what history has, and returns the targets of an event. Hub.mu is held.
+func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Target) {
 	s.ID = h.position(s.seq).String()
-	s.Type, _ = e.frame.event()
+	s.Type = e.frame.name()
 	s.Published = time.Unix(0, e.accepted)
 	s.Slot = e.slot != 0
 	switch {
 	case e.tag == (Tag{}):
 		s.Known = KnownHole
-		return
+		return nil
 	case len(e.lanes) == 0, s.Type == EventTopics:
 		s.Known = KnownCommand
-		return
+		return nil
 	case e.expires == math.MinInt64:
 		s.Known = KnownReplaced
 		if newest, ok := h.slots[e.slot]; ok {
@@ -124,19 +142,11 @@ func (s *subject) describe(h *history, e *entry, now time.Time) {
 			s.Known = KnownExpired
 		}
 	}
-	s.targets = make(map[Target]struct{}, len(e.lanes))
-	for _, l := range e.lanes {
-		s.targets[l.target] = struct{}{}
+	targets = make([]Target, len(e.lanes))
+	for i, l := range e.lanes {
+		targets[i] = l.target
 	}
-	for _, t := range slices.SortedFunc(maps.Keys(s.targets), compareTargets) {
-		s.hasTopics = s.hasTopics || t.Kind == Topic
-		if t.Kind == pattern {
-			continue
-		}
-		if s.Count++; s.Count <= mostNames {
-			s.Targets = append(s.Targets, TargetInfo{kindNames[t.Kind], t.Name})
-		}
-	}
+	return targets
 }
 
 // Data is the payload of a retained event. Its lines end with LF.
@@ -150,6 +160,5 @@ func (h *Hub) Data(p Position) (data string, ok bool) {
 		}
 	}
 	h.mu.RUnlock()
-	_, data = f.event()
-	return data, f.bytes != nil
+	return f.data(), f.bytes != nil
 }
