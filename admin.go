@@ -64,7 +64,11 @@ var crossOrigin = http.NewCrossOriginProtection()
 // ServeHTTP answers an API request.
 func (*API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if err := crossOrigin.Check(r); err != nil {
-		answer(w, http.StatusForbidden, apiError{Message: err.Error()})
+		failure := &apiError{Status: http.StatusForbidden, Message: err.Error()}
+		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
+			refusedPublish(r, failure)
+		}
+		answer(w, failure.Status, failure)
 		return nil
 	}
 	serveAPI(w, r)

@@ -55,10 +55,7 @@ func serveAPI(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	failure, ok := errors.AsType[*apiError](err)
-	if !ok {
-		failure = &apiError{Status: http.StatusInternalServerError, Message: err.Error()}
-	}
+	failure := failureOf(err)
 	if failure.allow != "" {
 		w.Header().Set("Allow", failure.allow)
 	}
@@ -66,6 +63,13 @@ func serveAPI(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 	}
 	answer(w, failure.Status, failure)
+}
+
+func failureOf(err error) *apiError {
+	if failure, ok := errors.AsType[*apiError](err); ok {
+		return failure
+	}
+	return &apiError{Status: http.StatusInternalServerError, Message: err.Error()}
 }
 
 func routeAPI(w http.ResponseWriter, r *http.Request) error {
@@ -87,8 +91,10 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 		return method(w, r, map[string]endpoint{"GET": showWhy})
 	case name == "status":
 		return method(w, r, map[string]endpoint{"GET": showStatus})
+	case name == "ready":
+		return method(w, r, map[string]endpoint{"GET": showReady})
 	}
-	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/why and /sse/status")
+	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/why, /sse/status and /sse/ready")
 }
 
 // endpoint is one call of the API.
@@ -175,6 +181,14 @@ func broadcast(w http.ResponseWriter, r *http.Request) error { return publish(w,
 // publish reads one event, or a batch, and says what became of it. The events of a
 // broadcast are for everyone.
 func publish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
+	err := tryPublish(w, r, broadcast)
+	if err != nil {
+		refusedPublish(r, failureOf(err))
+	}
+	return err
+}
+
+func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	if _, err := queryOf(r); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func TestAPIRefusals(t *testing.T) {
 func TestAPIHead(t *testing.T) {
 	s := start(t, "", "sse /events\nsse_api /sse/*")
 	for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
-		for path, status := range map[string]int{"/sse/status": 200, "/sse/connections?limit=1": 200, "/sse/connections?limit=0": 400, "/sse/nothing": 404, "/sse/send": 405} {
+		for path, status := range map[string]int{"/sse/status": 200, "/sse/ready": 200, "/sse/users": 200, "/sse/connections?limit=1": 200, "/sse/connections?limit=0": 400, "/sse/nothing": 404, "/sse/send": 405} {
 			a := do(t, "HEAD", base+path, "")
 			if a.status != status || a.body != "" || a.header.Get("Content-Type") != "application/json" {
 				t.Errorf("%s: %d %v %q", path, a.status, a.header, a.body)

@@ -161,7 +161,11 @@ func (a *App) hold(name string) (*hub.Hub, error) {
 		return h.Hub, nil
 	}
 	pooled, _, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return &pooledHub{Hub: hub.New(a.Hubs[name].options())}, nil
+		return &pooledHub{
+			Hub:              hub.New(a.Hubs[name].options()),
+			streamsRefused:   newCounters(streamRefusals),
+			publishesRefused: newCounters(publishRefusals, notStored, inDoubt, canceled),
+		}, nil
 	})
 	if err != nil {
 		return nil, err

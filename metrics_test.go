@@ -3,6 +3,7 @@ package caddysse_test
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,18 +27,28 @@ func (s *server) metric(series string) float64 {
 
 // families are the metrics with their labels, beside those of Prometheus.
 var families = map[string]string{
-	"caddy_sse_connections":              "hub protocol",
-	"caddy_sse_connections_opened_total": "hub",
-	"caddy_sse_connections_closed_total": "hub reason",
-	"caddy_sse_events_published_total":   "hub",
-	"caddy_sse_deliveries_total":         "hub",
-	"caddy_sse_bytes_total":              "hub",
-	"caddy_sse_replayed_total":           "hub",
-	"caddy_sse_gaps_total":               "hub reason",
-	"caddy_sse_rejected_total":           "hub reason",
-	"caddy_sse_history_events":           "hub",
-	"caddy_sse_history_bytes":            "hub",
-	"caddy_sse_delivery_seconds":         "hub",
+	"caddy_sse_connections":                "hub protocol",
+	"caddy_sse_users":                      "hub",
+	"caddy_sse_connections_opened_total":   "hub",
+	"caddy_sse_connections_closed_total":   "hub reason",
+	"caddy_sse_events_published_total":     "hub",
+	"caddy_sse_publishes_refused_total":    "hub reason",
+	"caddy_sse_deliveries_total":           "hub",
+	"caddy_sse_bytes_total":                "hub",
+	"caddy_sse_replayed_total":             "hub",
+	"caddy_sse_gaps_total":                 "hub reason",
+	"caddy_sse_rejected_total":             "hub reason",
+	"caddy_sse_history_events":             "hub",
+	"caddy_sse_history_max_events":         "hub",
+	"caddy_sse_history_bytes":              "hub",
+	"caddy_sse_history_max_bytes":          "hub",
+	"caddy_sse_history_oldest_age_seconds": "hub",
+	"caddy_sse_delivery_seconds":           "hub",
+	"caddy_sse_lock_wait_seconds":          "hub",
+	"caddy_sse_store_connected":            "hub",
+	"caddy_sse_store_writable":             "hub",
+	"caddy_sse_store_lag_records":          "hub",
+	"caddy_sse_store_commit_seconds":       "hub",
 }
 
 // TestMetrics: their names and labels, and their values over reloads, those that
@@ -83,6 +94,13 @@ func TestMetrics(t *testing.T) {
 			`caddy_sse_gaps_total{hub="default",reason="epoch"}`:               0,
 			`caddy_sse_rejected_total{hub="default",reason="max_connections"}`: 1,
 			`caddy_sse_history_events{hub="default"}`:                          3,
+			`caddy_sse_history_max_events{hub="default"}`:                      3,
+			`caddy_sse_history_max_bytes{hub="chat"}`:                          64 << 20,
+			`caddy_sse_users{hub="default"}`:                                   0,
+			`caddy_sse_store_connected{hub="default"}`:                         1,
+			`caddy_sse_store_writable{hub="default"}`:                          1,
+			`caddy_sse_store_lag_records{hub="default"}`:                       0,
+			`caddy_sse_store_commit_seconds_count{hub="default"}`:              5,
 			`caddy_sse_history_events{hub="chat"}`:                             1,
 			`caddy_sse_history_bytes{hub="default"}`:                           float64(s.status("default").Bytes),
 			`caddy_sse_delivery_seconds_count{hub="default"}`:                  5,
@@ -119,6 +137,77 @@ func TestMetrics(t *testing.T) {
 	}
 	if !maps.Equal(found, families) {
 		t.Errorf("families %v, want %v", found, families)
+	}
+}
+
+// refusals are the series of what is refused, by reason.
+var refusals = map[string][]string{
+	"caddy_sse_rejected_total": {
+		"cannot_stream", "forbidden", "hub_closed", "invalid", "max_connections", "max_connections_per_ip",
+		"max_connections_per_user", "shutdown", "starting", "unauthorized",
+	},
+	"caddy_sse_publishes_refused_total": {"canceled", "cross_origin", "error", "invalid", "not_stored", "too_large", "uncertain"},
+	"caddy_sse_connections_closed_total": {
+		"disconnected", "expired", "gone", "hub_closed", "lifetime", "polled", "replaced", "shutdown", "timeout",
+	},
+}
+
+// TestRefusalsAreCounted: each by its reason, which is there with 0 before.
+func TestRefusalsAreCounted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "history.db")
+	s := start(t, "sse {\n max_event_size 100\n}\nsse gone {\n store disk "+file+"\n}",
+		"test_auth /events\nsse /events {\n topics news\n}\nsse_api /sse/*\nsse /gone {\n hub gone\n anonymous\n}")
+	s.status("gone")
+	for name, reasons := range refusals {
+		for _, reason := range reasons {
+			if n := s.metric(fmt.Sprintf("%s{hub=%q,reason=%q}", name, "default", reason)); n != 0 {
+				t.Errorf("%s of %s is %v at first", name, reason, n)
+			}
+		}
+	}
+	for _, protocol := range []string{"h1", "h2", "h3"} {
+		if n := s.metric(fmt.Sprintf("caddy_sse_connections{hub=\"default\",protocol=%q}", protocol)); n != 0 {
+			t.Errorf("%v connections over %s at first", n, protocol)
+		}
+	}
+	unknown := s.metric(`caddy_sse_publishes_refused_total{hub="",reason="unknown_hub"}`)
+	if unknown < 0 {
+		t.Error("there is no series of unknown hubs")
+	}
+
+	site := "http://" + s.http
+	for _, test := range []struct {
+		method, path, body string
+		headers            []string
+		series             string
+	}{
+		{"GET", "/events", "", []string{"X-User", ""}, `rejected_total{hub="default",reason="unauthorized"}`},
+		{"GET", "/events?topic=secret", "", []string{"X-User", "a"}, `rejected_total{hub="default",reason="forbidden"}`},
+		{"GET", "/events?topics=news", "", []string{"X-User", "a"}, `rejected_total{hub="default",reason="invalid"}`},
+		{"POST", "/events", "", []string{"X-User", "a"}, `rejected_total{hub="default",reason="invalid"}`},
+		{"POST", "/sse/send", `{"text":"no target"}`, nil, `publishes_refused_total{hub="default",reason="invalid"}`},
+		{"POST", "/sse/send", `text`, []string{"Content-Type", "text/plain"}, `publishes_refused_total{hub="default",reason="invalid"}`},
+		{"POST", "/sse/broadcast", `{"text":"` + strings.Repeat("x", 101) + `"}`, nil, `publishes_refused_total{hub="default",reason="too_large"}`},
+		{"POST", "/sse/broadcast?hub=gone", `{"type":"open","text":"x"}`, nil, `publishes_refused_total{hub="gone",reason="invalid"}`},
+		{"POST", "/sse/broadcast?hub=nope", `{"text":"x"}`, nil, `publishes_refused_total{hub="",reason="unknown_hub"}`},
+		{"POST", "/sse/broadcast", `{"text":"x"}`, []string{"Sec-Fetch-Site", "cross-site"}, `publishes_refused_total{hub="default",reason="cross_origin"}`},
+	} {
+		before := s.metric("caddy_sse_" + test.series)
+		if len(test.headers) == 0 || test.headers[0] != "Content-Type" {
+			test.headers = append(test.headers, "Content-Type", "application/json")
+		}
+		if a := do(t, test.method, site+test.path, test.body, test.headers...); a.status < 400 {
+			t.Errorf("%s %s is answered with %d", test.method, test.path, a.status)
+		}
+		if n := s.metric("caddy_sse_" + test.series); n != before+1 {
+			t.Errorf("after %s %s, %s went from %v to %v", test.method, test.path, test.series, before, n)
+		}
+	}
+	if a := s.api("DELETE", "/sse/connections/nobody", ""); a.status != 404 {
+		t.Errorf("status %d", a.status)
+	}
+	if n := s.metric(`caddy_sse_publishes_refused_total{hub="",reason="unknown_hub"}`); n != unknown+1 {
+		t.Errorf("%v publishes to unknown hubs, want %v", n, unknown+1)
 	}
 }
 

@@ -235,10 +235,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
+		h.refusedStream(http.StatusMethodNotAllowed)
 		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
 	}
 	req, status, err := h.request(r)
 	if err != nil {
+		h.refusedStream(status)
 		return nil, refuse(w, r, status, err)
 	}
 
@@ -302,6 +304,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 // cannotStream answers 500. A mistake in the config is logged as an error, once:
 // Caddy does so unless the site has handle_errors.
 func (h *Handler) cannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
+	h.refusedStream(http.StatusInternalServerError)
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "Connection"} {
 		w.Header().Del(name)
 	}

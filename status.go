@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -29,26 +30,44 @@ type hubStatus struct {
 type storeStatus struct {
 	Kind      string `json:"kind"`
 	Connected bool   `json:"connected"`
-	Lag       uint64 `json:"lag"` // records that this node has yet to receive
-	Problem   string `json:"problem,omitempty"`
-	Note      string `json:"note,omitempty"` // what happened to the store that an operator should know of
+	Writable  bool   `json:"writable"` // as far as is known without an event to store
+	Lag       uint64 `json:"lag"`      // records that this node has yet to receive
+
+	// What keeps it from being reached, or from being written, and since when.
+	Problem string    `json:"problem,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+
+	Note string `json:"note,omitempty"` // what happened to the store that an operator should know of
+}
+
+// storeStatus says how the hub's store is.
+func (h *pooledHub) storeStatus(stats hub.Stats) storeStatus {
+	used := h.use()
+	problem, since := stats.Problem, stats.Since
+	s := storeStatus{Kind: used.kind, Connected: problem == nil, Lag: stats.Behind}
+	if problem == nil && used.writer != nil {
+		problem, since = used.writer.Writable()
+	}
+	if s.Writable = problem == nil; !s.Writable {
+		s.Problem, s.Since = problem.Error(), since
+	}
+	if used.noter != nil {
+		s.Note = used.noter.Note()
+	}
+	return s
 }
 
 func showStatus(w http.ResponseWriter, r *http.Request) error {
 	if _, err := queryOf(r); err != nil {
 		return err
 	}
-	open := openHubs()
-	if r.URL.Query().Has("hub") {
-		h, err := hubOf(r)
-		if err != nil {
-			return err
-		}
-		open = map[string]*pooledHub{hubNameOf(r): h}
+	open, err := askedHubs(r)
+	if err != nil {
+		return err
 	}
 	s := status{Version: version(), Node: nodeName(), Hubs: make(map[string]hubStatus)}
 	for name, h := range open {
-		stats, used := h.Stats(), h.use()
+		stats := h.Stats()
 		var connections int64
 		for _, n := range stats.Connections {
 			connections += n
@@ -57,18 +76,24 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 			Connections: connections, Users: stats.Users,
 			Head: positionOf(stats.Head), Oldest: positionOf(stats.Oldest),
 			Events: stats.Events, Bytes: stats.EventBytes,
-			Store: storeStatus{Kind: used.kind, Connected: stats.Problem == nil, Lag: stats.Behind},
-		}
-		if stats.Problem != nil {
-			hub.Store.Problem = stats.Problem.Error()
-		}
-		if used.noter != nil {
-			hub.Store.Note = used.noter.Note()
+			Store: h.storeStatus(stats),
 		}
 		s.Hubs[name] = hub
 	}
 	answer(w, http.StatusOK, s)
 	return nil
+}
+
+// askedHubs are the one that the request names, or all.
+func askedHubs(r *http.Request) (map[string]*pooledHub, error) {
+	if !r.URL.Query().Has("hub") {
+		return openHubs(), nil
+	}
+	h, err := hubOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]*pooledHub{hubNameOf(r): h}, nil
 }
 
 // positionOf is empty where no store has begun yet: to connect with that is to

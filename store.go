@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -40,6 +41,14 @@ type Noter interface {
 	Note() string
 }
 
+// Writer is what a store may be besides, if it may be that it can be read and not
+// written. The feed's Status tells of all else that keeps events from being stored.
+type Writer interface {
+	// Writable returns why nothing can be stored, and since when; nil: it can, as far
+	// as is known. It must not block.
+	Writable() (problem error, since time.Time)
+}
+
 // memory is the store of a hub that has none configured.
 type memory struct{}
 
@@ -51,6 +60,8 @@ func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
 type pooledHub struct {
 	*hub.Hub
 	store atomic.Pointer[usedStore] // nil before the first
+
+	streamsRefused, publishesRefused counters // by the doors
 }
 
 // usedStore is what is known about the store that a hub uses.
@@ -60,6 +71,7 @@ type usedStore struct {
 	kind       string
 	cluster    Cluster // nil: the store is this node's alone
 	noter      Noter   // nil: it has nothing to say
+	writer     Writer  // nil: it can be written when it can be reached
 }
 
 // use is the store that the hub uses, empty before the first.
@@ -170,6 +182,7 @@ func (a *App) useStores() (err error) {
 			}))
 		}
 		used.noter, _ = store.(Noter)
+		used.writer, _ = store.(Writer)
 		h.store.Store(&used)
 		err = errors.Join(err, h.Use(store))
 	}

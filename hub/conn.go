@@ -62,6 +62,13 @@ const (
 	Starting       Reason = "starting" // the history is not open yet
 )
 
+// closeReasons are all why a connection may end, refusalReasons all why Connect may
+// refuse one.
+var (
+	closeReasons   = []Reason{Gone, Timeout, Replaced, Disconnected, Lifetime, Expired, Shutdown, HubClosed, Polled}
+	refusalReasons = []Reason{TooMany, TooManyPerUser, TooManyPerAddr, Starting, Shutdown, HubClosed}
+)
+
 // Conn is one open stream: an identity and a cursor. Connect makes it, and then
 // Open and Serve, or TakeOver, must be called on it once. All its other exported
 // methods may be called from any goroutine.

@@ -38,6 +38,12 @@ func (f feed) Status(problem error, behind uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	recovered := problem == nil && h.source.problem != nil
+	switch {
+	case problem == nil:
+		h.source.since = time.Time{}
+	case h.source.problem == nil:
+		h.source.since = time.Now()
+	}
 	h.source.problem, h.source.behind = problem, behind
 	opened := problem == nil && behind == 0 && !h.source.open
 	h.source.open = h.source.open || opened

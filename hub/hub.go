@@ -57,7 +57,7 @@ type Hub struct {
 
 	// mu is never held during a write to a client, nor for work that grows with the
 	// number of connections, topics, targets or records.
-	mu       sync.RWMutex
+	mu       lock
 	history  *history
 	command  uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
 	ended    []Position // the ends of the last histories, oldest first
@@ -115,6 +115,8 @@ func New(opts Options) *Hub {
 		formers:  formers{most: mostFormers},
 		refused:  formers{most: mostRefused},
 	}
+	h.source.since = time.Now()
+	h.stats.begin()
 	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
 	h.waker.Go(h.wakeListeners)
 	for range runtime.GOMAXPROCS(0) {

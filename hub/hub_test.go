@@ -226,8 +226,8 @@ func TestStats(t *testing.T) {
 		want(t, "head", s.Head, h.history.position(3))
 		want(t, "oldest", s.Oldest, h.history.position(2))
 		want(t, "retained", s.Events, 2)
-		want(t, "at once", s.Latency[0], 3)
-		want(t, "took", s.LatencySum, 0)
+		want(t, "at once", s.Latency.Counts[0], 3)
+		want(t, "took", s.Latency.Sum, 0)
 		sent := 0
 		for _, v := range visits {
 			sent += len(v.all())
@@ -240,8 +240,8 @@ func TestStats(t *testing.T) {
 		resume()
 		synctest.Wait()
 		s = h.Stats()
-		want(t, "after three seconds", s.Latency[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
-		want(t, "took", s.LatencySum, 3*time.Second)
+		want(t, "after three seconds", s.Latency.Counts[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
+		want(t, "took", s.Latency.Sum, 3*time.Second)
 
 		want(t, "gone", visits[0].leave(), Gone)
 		h.DisconnectHere(Filter{Users: []string{"bob"}})

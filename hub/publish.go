@@ -107,7 +107,9 @@ func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, e
 		if closed {
 			return nil, fmt.Errorf("%w: the hub is closed", ErrNotStored)
 		}
+		begun := time.Now()
 		if stored, err = store.Append(ctx, entries); err == nil {
+			h.stats.commits.observe(int64(time.Since(begun)))
 			break
 		}
 		if !errors.Is(err, ErrNotStored) || !h.holds(func() bool { return h.source.Store != store }) {

@@ -12,9 +12,20 @@ type stats struct {
 	opened, published, deliveries, bytes, replayed atomic.Uint64
 
 	gaps    [gapReasons]atomic.Uint64
-	latency latency
+	latency latency // from publish to written
+	commits latency // of the store
 
 	connections, closed, rejected tally
+}
+
+// begin counts none of each, so that a counter is there before it rises.
+func (s *stats) begin() {
+	for _, reason := range closeReasons {
+		s.closed.add(string(reason), 0)
+	}
+	for _, reason := range refusalReasons {
+		s.rejected.add(string(reason), 0)
+	}
 }
 
 // tally counts by label what does not happen often.
@@ -35,10 +46,12 @@ func (t *tally) add(label string, n int64) {
 func (t *tally) read() map[string]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return maps.Clone(t.n)
+	n := make(map[string]int64, len(t.n))
+	maps.Copy(n, t.n)
+	return n
 }
 
-// LatencyBuckets are the upper bounds of Stats.Latency.
+// LatencyBuckets are the upper bounds of a Histogram.
 var LatencyBuckets = [...]time.Duration{
 	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
@@ -47,7 +60,7 @@ var LatencyBuckets = [...]time.Duration{
 	time.Second, 5 * time.Second, 30 * time.Second,
 }
 
-// latency is a histogram of the time from publish to written.
+// latency is a histogram that is counted.
 type latency struct {
 	counts [len(LatencyBuckets) + 1]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds
@@ -69,6 +82,22 @@ func (l *latency) observe(nanoseconds int64) {
 	l.sum.Add(nanoseconds)
 }
 
+// read is what was counted so far.
+func (l *latency) read() (h Histogram) {
+	h.Sum = time.Duration(l.sum.Load())
+	for i := range h.Counts {
+		h.Counts[i] = l.counts[i].Load()
+	}
+	return h
+}
+
+// Histogram has, for each of LatencyBuckets and then for what exceeds them all, how
+// often something took that long.
+type Histogram struct {
+	Counts [len(LatencyBuckets) + 1]uint64
+	Sum    time.Duration
+}
+
 // Stats is what a hub has counted since it was made, and what it holds now.
 type Stats struct {
 	Connections map[string]int64 // open, by protocol
@@ -76,10 +105,16 @@ type Stats struct {
 	Head        Position         // of the last event
 	Oldest      Position         // of the oldest retained event; Seq is Head's + 1 if there is none
 	Events      int              // retained
+	OldestAge   time.Duration    // since the oldest retained event was stored; 0 if there is none
 	EventBytes  int64            // of the heap that the history takes
+	MaxEvents   int              // Options.MaxEvents
+	MaxBytes    int64            // Options.MaxBytes
 
-	Problem error  // not nil: why the store cannot be reached
-	Behind  uint64 // of its records that are not in history yet
+	Open    bool      // the history is complete: it is served
+	Shared  bool      // others append to the store, too
+	Problem error     // not nil: why the store cannot be reached
+	Since   time.Time // when the problem began; zero if there is none
+	Behind  uint64    // of its records that are not in history yet
 
 	Opened     uint64
 	Closed     map[string]int64 // by Reason
@@ -90,11 +125,9 @@ type Stats struct {
 	Replayed   uint64 // deliveries of events older than their connection
 	Gaps       map[string]uint64
 
-	// Latency has, for each of LatencyBuckets and then for what exceeds them all,
-	// how many deliveries that were not replayed took that long from publish to
-	// written; LatencySum is their sum.
-	Latency    [len(LatencyBuckets) + 1]uint64
-	LatencySum time.Duration
+	Latency Histogram // from publish to written, of deliveries that were not replayed
+	Commits Histogram // what the store took to store what was published at once
+	Waits   Histogram // for the lock of the hub, when it was not free
 }
 
 // Stats reads the counters.
@@ -110,21 +143,25 @@ func (h *Hub) Stats() Stats {
 		Bytes:       s.bytes.Load(),
 		Replayed:    s.replayed.Load(),
 		Gaps:        make(map[string]uint64),
-		LatencySum:  time.Duration(s.latency.sum.Load()),
+		Latency:     s.latency.read(),
+		Commits:     s.commits.read(),
+		Waits:       h.mu.waits.read(),
 	}
 	for i := gapEvicted; i < gapReasons; i++ {
 		out.Gaps[gapNames[i]] = s.gaps[i].Load()
 	}
-	for i := range out.Latency {
-		out.Latency[i] = s.latency.counts[i].Load()
-	}
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	out.Users = h.users
-	out.Problem, out.Behind = h.source.problem, h.source.behind
+	out.Open, out.Shared = h.source.open, h.source.Store != nil && h.source.Shared()
+	out.Problem, out.Since, out.Behind = h.source.problem, h.source.since, h.source.behind
 	out.Head = h.history.position(h.history.head)
 	out.Oldest = h.history.position(h.history.oldest)
 	out.Events = int(h.history.head - h.history.oldest + 1)
+	if out.Events > 0 {
+		out.OldestAge = time.Since(time.Unix(0, h.history.entry(h.history.oldest).stored))
+	}
 	out.EventBytes = h.history.bytes
+	out.MaxEvents, out.MaxBytes = h.history.opts.MaxEvents, h.history.opts.MaxBytes
 	return out
 }

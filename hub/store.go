@@ -117,10 +117,11 @@ const startTimeout = 5 * time.Second
 
 // source is a hub's store, and what it said last. Guarded by Hub.mu.
 type source struct {
-	Store         // nil before Use
-	begun   bool  // the history is the store's
-	open    bool  // the history is complete: it may be served
-	problem error // not nil: the store cannot be reached
+	Store             // nil before Use
+	begun   bool      // the history is the store's
+	open    bool      // the history is complete: it may be served
+	problem error     // not nil: the store cannot be reached
+	since   time.Time // the problem is there
 	behind  uint64
 }
 
@@ -164,7 +165,7 @@ func (h *Hub) leaveStore(next Store) error {
 	h.mu.Lock()
 	before := h.source.Store
 	if next != nil {
-		h.source = source{Store: next, open: h.source.open, problem: errOpening}
+		h.source = source{Store: next, open: h.source.open, problem: errOpening, since: time.Now()}
 		h.source.retain(h.history)
 	}
 	h.mu.Unlock()

@@ -1,0 +1,178 @@
+package caddysse_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	caddysse "github.com/ea766355/caddy-sse"
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// testStore is a store that the test says everything of.
+type testStore struct {
+	*hub.Memory
+	shared bool
+	feed   chan hub.Feed
+}
+
+// testStores is the store that was opened last.
+var testStores atomic.Pointer[testStore]
+
+func init() { caddy.RegisterModule(testStoreModule{}) }
+
+type testStoreModule struct {
+	Shared bool `json:"shared,omitempty"`
+}
+
+func (testStoreModule) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "sse.stores.test", New: func() caddy.Module { return new(testStoreModule) }}
+}
+
+func (m *testStoreModule) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	m.Shared = d.NextArg()
+	return nil
+}
+
+func (m *testStoreModule) Identity(hub string) string { return "test " + hub }
+
+func (m *testStoreModule) Open(string) (hub.Store, error) {
+	s := &testStore{Memory: hub.NewMemory(), shared: m.Shared, feed: make(chan hub.Feed, 1)}
+	testStores.Store(s)
+	return s, nil
+}
+
+func (s *testStore) Shared() bool { return s.shared }
+
+func (s *testStore) Tail(ctx context.Context, feed hub.Feed) {
+	s.feed <- feed
+	<-ctx.Done()
+}
+
+// unwritable is why the store cannot be written, unless it is nil.
+var unwritable atomic.Pointer[error]
+
+var unwritableSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func (*testStore) Writable() (error, time.Time) {
+	if err := unwritable.Load(); err != nil {
+		return *err, unwritableSince
+	}
+	return nil, time.Time{}
+}
+
+var (
+	_ caddysse.StoreModule = (*testStoreModule)(nil)
+	_ caddysse.Writer      = (*testStore)(nil)
+)
+
+// TestStatusSaysWhetherTheStoreCanBeWritten: with what failed, and since when.
+func TestStatusSaysWhetherTheStoreCanBeWritten(t *testing.T) {
+	s := start(t, "sse {\n store test\n}", "sse /events")
+	feed := <-testStores.Load().feed
+	feed.Begin("abcdefgh", 1)
+	check := func(when string, want map[string]any) {
+		t.Helper()
+		got := s.status("default").Store
+		for field, value := range want {
+			if got[field] != value {
+				t.Errorf("%s: %s is %v, want %v", when, field, got[field], value)
+			}
+		}
+		for _, field := range []string{"problem", "since"} {
+			if _, there := want[field]; !there && got[field] != nil {
+				t.Errorf("%s: %s is %v", when, field, got[field])
+			}
+		}
+		for field, series := range map[string]string{"writable": "store_writable", "connected": "store_connected"} {
+			value := 0.0
+			if want[field] == true {
+				value = 1
+			}
+			if n := s.metric("caddy_sse_" + series + `{hub="default"}`); n != value {
+				t.Errorf("%s: %s is %v", when, series, n)
+			}
+		}
+	}
+
+	feed.Status(nil, 0)
+	check("at first", map[string]any{"connected": true, "writable": true})
+
+	reason := errors.New("no quorum")
+	unwritable.Store(&reason)
+	defer unwritable.Store(nil)
+	check("without a quorum", map[string]any{"connected": true, "writable": false, "problem": "no quorum", "since": "2026-01-02T03:04:05Z"})
+
+	before := time.Now()
+	feed.Status(errors.New("it is away"), 0)
+	check("away", map[string]any{"connected": false, "writable": false, "problem": "it is away", "since": s.status("default").Store["since"]})
+	if since, err := time.Parse(time.RFC3339, fmt.Sprint(s.status("default").Store["since"])); err != nil || since.Before(before.Add(-time.Second)) || since.After(time.Now()) {
+		t.Errorf("away since %v: %v", since, err)
+	}
+
+	unwritable.Store(nil)
+	feed.Status(nil, 0)
+	check("in the end", map[string]any{"connected": true, "writable": true})
+}
+
+// TestReady: what a balancer is told, on both doors.
+func TestReady(t *testing.T) {
+	for _, shared := range []string{"", "shared"} {
+		t.Run("store "+shared, func(t *testing.T) {
+			s := start(t, "sse {\n store test "+shared+"\n}\nsse chat", "sse /events\nsse_api /sse/*")
+			check := func(path string, status int, text string) {
+				t.Helper()
+				for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
+					a := do(t, "GET", base+path, "")
+					if status == http.StatusOK {
+						if a.status != status || a.body != "{\"ready\":true}\n" {
+							t.Errorf("%s: %d %s", path, a.status, a.body)
+						}
+						continue
+					}
+					checkRefusal(t, a, status, text)
+					if head := do(t, "HEAD", base+path, ""); head.status != status || head.body != "" {
+						t.Errorf("HEAD %s: %d %s", path, head.status, head.body)
+					}
+				}
+			}
+			eventually(t, "chat to be open", func() bool { return s.api("GET", "/sse/ready?hub=chat", "").status == http.StatusOK })
+			check("/sse/ready?hub=chat", 200, "")
+			check("/sse/ready", 503, "hub default: its history is not open yet: the store is opening")
+
+			feed := <-testStores.Load().feed
+			feed.Begin("abcdefgh", 1)
+			feed.Status(nil, 7)
+			check("/sse/ready", 503, "7 records are still to be read")
+			feed.Status(nil, 0)
+			check("/sse/ready", 200, "")
+
+			reason := errors.New("no quorum")
+			unwritable.Store(&reason)
+			defer unwritable.Store(nil)
+			check("/sse/ready", 200, "") // on another node it would be the same
+			unwritable.Store(nil)
+
+			feed.Status(errors.New("it is away"), 0)
+			if shared == "" {
+				check("/sse/ready", 200, "") // what there is is here
+			} else {
+				check("/sse/ready", 503, "hub default: it does not learn what other nodes store: it is away")
+			}
+			feed.Status(nil, 0)
+			check("/sse/ready", 200, "")
+			check("/sse/ready?hub=nope", 404, "there is chat, default")
+			check("/sse/ready?verbose=1", 400, "unknown query parameter")
+			caddysse.Exit(t)
+			check("/sse/ready", 503, "shutting down")
+		})
+	}
+}
