@@ -216,6 +216,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.warnOfHidden()
+	a.warnOfUnguarded()
 	if running.CompareAndSwap(nil, a) {
 		return a.apply()
 	}

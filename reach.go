@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
@@ -25,7 +26,7 @@ func (a *App) warnOfHidden() {
 		return
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
-		eachStream(server.Routes, nil, func(h *Handler, parents []*caddyhttp.Route) {
+		eachHandler(server.Routes, nil, func(h *Handler, parents []*caddyhttp.Route) {
 			host, paths := address(parents)
 			var fields []zap.Field
 			for _, path := range paths {
@@ -49,16 +50,17 @@ func (a *App) warnOfHidden() {
 	}
 }
 
-// eachStream calls f for each sse in the routes, with the routes that it is in.
-func eachStream(routes caddyhttp.RouteList, parents []*caddyhttp.Route, f func(*Handler, []*caddyhttp.Route)) {
+// eachHandler calls f for each handler of a kind in the routes, with the routes that it
+// is in.
+func eachHandler[H caddyhttp.MiddlewareHandler](routes caddyhttp.RouteList, parents []*caddyhttp.Route, f func(H, []*caddyhttp.Route)) {
 	for i := range routes {
 		parents := append(slices.Clip(parents), &routes[i])
 		for _, handler := range routes[i].Handlers {
 			switch handler := handler.(type) {
-			case *Handler:
+			case H:
 				f(handler, parents)
 			case *caddyhttp.Subroute:
-				eachStream(handler.Routes, parents, f)
+				eachHandler(handler.Routes, parents, f)
 			}
 		}
 	}
@@ -99,22 +101,23 @@ func address(parents []*caddyhttp.Route) (host string, paths []string) {
 	return host, paths
 }
 
-// probe is a request for a stream that is followed through the routes.
+// probe is a request for a handler that is followed through the routes.
 type probe struct {
-	stream  *Handler
-	parents []*caddyhttp.Route // of the stream
+	handler caddyhttp.MiddlewareHandler
+	parents []*caddyhttp.Route // of the handler
+	wary    bool               // it does not get through what may refuse it
 	host    string
 	request *http.Request
 	groups  map[string]bool
 }
 
-func newProbe(h *Handler, parents []*caddyhttp.Route, server *caddyhttp.Server, host, path string) *probe {
+func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, host, path string) *probe {
 	r := &http.Request{
 		Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
 		Host: host, URL: &url.URL{Path: path}, RequestURI: path, RemoteAddr: "127.0.0.1:1",
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
-	return &probe{stream: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
+	return &probe{handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
 }
 
 // known reports whether all placeholders have for the probe the value that they have
@@ -143,7 +146,7 @@ type fate int
 const (
 	uncertain fate = iota
 	goesOn         // to what follows
-	reaches        // the stream
+	reaches        // the handler
 	answered       // by something else
 )
 
@@ -165,7 +168,7 @@ func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f 
 		}
 		switch matches {
 		case unknown:
-			if passes(route.Handlers) && route.Group == "" && !route.Terminal {
+			if p.passes(route.Handlers) && route.Group == "" && !route.Terminal {
 				continue
 			}
 			return "", uncertain
@@ -191,11 +194,11 @@ func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f 
 
 // handle follows the request through a handler.
 func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause string, f fate) {
+	if handler == p.handler {
+		return "", reaches
+	}
 	switch h := handler.(type) {
 	case *Handler:
-		if h == p.stream {
-			return "", reaches
-		}
 		return "sse", answered
 	case *API:
 		return "sse_api", answered
@@ -233,7 +236,7 @@ func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause st
 	case *caddyhttp.VarsMiddleware:
 		return "", p.setVars(*h)
 	}
-	if passes([]caddyhttp.MiddlewareHandler{handler}) {
+	if p.passes([]caddyhttp.MiddlewareHandler{handler}) {
 		return "", goesOn
 	}
 	return "", uncertain
@@ -259,6 +262,20 @@ func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
 // gets through.
 var passesOn = []string{
 	"authentication", "encode", "headers", "log_append", "map", "push", "request_body", "sse_cors", "timeouts", "tracing",
+}
+
+// passes reports whether the probe gets through the handlers.
+func (p *probe) passes(handlers []caddyhttp.MiddlewareHandler) bool {
+	return passes(handlers) && !(p.wary && slices.ContainsFunc(handlers, mayRefuse))
+}
+
+// mayRefuse tells handlers that pass on only whom they know.
+func mayRefuse(handler caddyhttp.MiddlewareHandler) bool {
+	switch handler.(type) {
+	case *caddyauth.Authentication, *reverseproxy.Handler:
+		return true
+	}
+	return false
 }
 
 // passes reports whether all of the handlers do.

@@ -1,0 +1,104 @@
+package caddysse
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// sse_api lets everybody in who reaches it. So a request that knows no secret is followed
+// through the routes when a config starts. What is not certain is not said.
+
+// readyPath is the call that anybody may make.
+const readyPath = "/sse/ready"
+
+// warnOfUnguarded logs which sse_api of this config anybody may use.
+func (a *App) warnOfUnguarded() {
+	app, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return
+	}
+	for _, server := range app.(*caddyhttp.App).Servers {
+		if isLocal(server) || asksForCertificate(server) {
+			continue
+		}
+		eachHandler(server.Routes, nil, func(h *API, parents []*caddyhttp.Route) {
+			if slices.ContainsFunc(parents, hasGuard) {
+				return
+			}
+			_, paths := address(parents)
+			host := someHost(parents)
+			for _, path := range paths {
+				p := newProbe(h, parents, server, host, path)
+				p.wary, p.request.Method = true, http.MethodPost
+				if _, f := p.through(server.Routes, 0); f != reaches || p.request.URL.Path == readyPath {
+					continue
+				}
+				a.logger.Warn("sse_api is open to everybody: who reaches it may publish to all clients and list them; "+
+					"put basic_auth or forward_auth before it, or `respond @outside 403` with a matcher of remote_ip, "+
+					"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path))
+				return
+			}
+		})
+	}
+}
+
+// isLocal reports whether only this machine reaches the server, as far as is known.
+func isLocal(server *caddyhttp.Server) bool {
+	return !slices.ContainsFunc(server.Listen, func(listen string) bool {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		if err != nil || addr.IsUnixNetwork() || addr.IsFdNetwork() || addr.Host == "localhost" {
+			return false
+		}
+		ip, err := netip.ParseAddr(addr.Host)
+		return err != nil || !ip.IsLoopback()
+	})
+}
+
+// asksForCertificate reports whether the server has clients that must show a
+// certificate. Which sites that is for is not looked at.
+func asksForCertificate(server *caddyhttp.Server) bool {
+	for _, policy := range server.TLSConnPolicies {
+		if auth := policy.ClientAuthentication; auth != nil && auth.Active() && auth.Mode != "request" && auth.Mode != "verify_if_given" {
+			return true
+		}
+	}
+	return false
+}
+
+// hasGuard reports whether a route looks at more than what anybody can ask for.
+func hasGuard(route *caddyhttp.Route) bool {
+	return len(route.MatcherSets) > 0 && !slices.ContainsFunc(route.MatcherSets, isOpen)
+}
+
+func isOpen(set caddyhttp.MatcherSet) bool {
+	return !slices.ContainsFunc(set, func(matcher any) bool {
+		switch m := matcher.(type) {
+		case *caddyhttp.MatchHost, *caddyhttp.MatchPath, *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod, *caddyhttp.MatchProtocol:
+			return false
+		case *caddyhttp.MatchNot:
+			return slices.ContainsFunc(m.MatcherSets, func(set caddyhttp.MatcherSet) bool { return !isOpen(set) })
+		}
+		return true
+	})
+}
+
+// someHost is one of those that the routes are for.
+func someHost(parents []*caddyhttp.Route) (host string) {
+	for _, route := range parents {
+		for _, matcher := range slices.Concat(route.MatcherSets...) {
+			if m, ok := matcher.(*caddyhttp.MatchHost); ok && len(*m) > 0 {
+				host = strings.ReplaceAll((*m)[0], "*", "caddy-sse-probe")
+			}
+		}
+	}
+	if strings.Contains(host, "{") {
+		return ""
+	}
+	return host
+}
