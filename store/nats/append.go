@@ -75,7 +75,9 @@ func (s *store) Append(ctx context.Context, entries []hub.Entry) ([]hub.Stored, 
 		p.at[i] = i
 		p.all = append(p.all, &message{index: i, made: made, id: url.PathEscape(entries[i].Key), data: entries[i].Data})
 	}
-	if err := p.run(ctx); err != nil {
+	err := p.run(ctx)
+	s.noteAppend(ctx, err)
+	if err != nil {
 		return nil, err
 	}
 	for i, at := range p.at {

@@ -228,7 +228,7 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 		}
 		return response.StatusCode, string(text)
 	}
-	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":false,"lag":0,"problem":"NATS is not reachable`) {
+	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":false,"lag":0,"writable":false,"problem":"NATS is not reachable`) {
 		t.Errorf("without NATS the status is %s", status)
 	}
 	servers.Start(0)
@@ -238,7 +238,7 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 	if _, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); !firstReceipt.MatchString(answer) || !strings.Contains(answer, `"duplicate":true`) {
 		t.Errorf("publishing again is answered with %s", answer)
 	}
-	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":true,"lag":0}`) {
+	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":true,"lag":0,"writable":true}`) {
 		t.Errorf("with NATS the status is %s", status)
 	}
 	if code, answer := call(http.MethodGet, "/sse/connections", ""); code != http.StatusOK || answer != "{\"count\":0,\"connections\":[]}\n" {

@@ -49,7 +49,8 @@ type store struct {
 	why       error           // the last complaint; nil: it works
 	said      map[string]bool // complaints since it last worked, not to be repeated
 	lacking   string          // what the stream keeps less than it should
-	denied    error           // by the server, for want of a permission
+	writes    writes
+	denied    error // by the server, for want of a permission
 	deniedAt  time.Time
 }
 

@@ -315,6 +315,7 @@ func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
 			fail(err)
 			return
 		}
+		t.checkWritable(ctx, found, err)
 		if err != nil {
 			continue // what matters of that, the consumer will notice
 		}

@@ -1,0 +1,122 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/store/nats/natstest"
+)
+
+// TestStoreWithoutQuorumIsNotWritable: two of three servers are killed, and the third
+// one goes on delivering, since it has the consumer. That is known also where nobody
+// publishes, and so is the end of it.
+func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
+	servers := natstest.Start(t, 3)
+	stream := newStream()
+	var nodes []*node
+	for len(nodes) == 0 || !hasConsumer(t, servers, stream, "n1") {
+		n := startNode(t, stream, 3, someOptions, servers.URLs()[0])
+		n.upTo(n.publish("before"))
+		nodes = append(nodes, n)
+	}
+	servers.AwaitReplicas(stream)
+	for _, n := range nodes {
+		if problem, since := n.Writable(); problem != nil || !since.IsZero() {
+			t.Fatalf("it is not writable at first: %v since %v", problem, since)
+		}
+	}
+
+	killed := time.Now()
+	servers.Kill(1)
+	servers.Kill(2)
+	var n *node
+	var since time.Time
+	servers.Eventually("the loss of the quorum is not noticed", func(context.Context) bool {
+		for _, n = range nodes {
+			var problem error
+			if problem, since = n.Writable(); problem != nil {
+				return true
+			}
+		}
+		return false
+	})
+	if since.Before(killed) || since.After(time.Now()) {
+		t.Errorf("the servers were killed at %v, and it is not writable since %v", killed, since)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := n.Append(ctx, []hub.Entry{entry("meanwhile", "m")}); err == nil {
+		t.Error("it was stored")
+	}
+	problem, still := n.Writable()
+	if problem == nil || !still.Equal(since) {
+		t.Errorf("after a publish that failed: %v since %v", problem, still)
+	}
+
+	servers.Start(1)
+	servers.Eventually("the quorum is not noticed", func(context.Context) bool {
+		problem, _ := n.Writable()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return problem == nil && n.problem == nil
+	})
+}
+
+// hasConsumer reports whether a server has a consumer of the stream.
+func hasConsumer(t *testing.T, servers *natstest.Servers, stream, server string) bool {
+	t.Helper()
+	js, done := servers.JetStream()
+	defer done()
+	found, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumers := found.ListConsumers(t.Context())
+	has := false
+	for info := range consumers.Info() {
+		has = has || info.Cluster != nil && info.Cluster.Leader == server
+	}
+	if consumers.Err() != nil {
+		t.Fatal(consumers.Err())
+	}
+	return has
+}
+
+// TestWritableByTheLastAppend: what fails tells, what its publisher is to blame for
+// does not, and what succeeds ends it.
+func TestWritableByTheLastAppend(t *testing.T) {
+	s := new(store)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, blameless := range map[string]struct {
+		ctx context.Context
+		err error
+	}{
+		"an event too large": {t.Context(), &hub.BatchError{Err: hub.ErrTooLarge}},
+		"old servers":        {t.Context(), errNoBatches},
+		"a store closed":     {t.Context(), errClosed},
+		"a publisher gone":   {canceled, hub.ErrUncertain},
+	} {
+		if s.noteAppend(blameless.ctx, blameless.err); s.writes.problem != nil {
+			t.Errorf("after %s: %v", name, s.writes.problem)
+		}
+	}
+	first := errors.New("no space")
+	s.noteAppend(t.Context(), first)
+	problem, since := s.Writable()
+	if problem != first || since.IsZero() {
+		t.Errorf("%v since %v", problem, since)
+	}
+	second := errors.New("no space at all")
+	s.noteAppend(t.Context(), second)
+	if problem, again := s.Writable(); problem != second || again != since {
+		t.Errorf("%v since %v, want since %v", problem, again, since)
+	}
+	s.noteAppend(t.Context(), nil)
+	if problem, since := s.Writable(); problem != nil || !since.IsZero() {
+		t.Errorf("%v since %v", problem, since)
+	}
+}
