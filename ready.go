@@ -12,9 +12,9 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// showReady tells a load balancer whether clients should come to this node. It does
-// not look at what another node would not do better, such as a store that can be
-// reached and not written: no client would get a stream any more.
+// showReady tells a load balancer whether clients should come to this node. A store that
+// is away does not count: it is away from the other nodes, too, and a browser's own
+// EventSource does not come back after the 503 of a balancer that has no node left.
 func showReady(w http.ResponseWriter, r *http.Request) error {
 	if _, err := queryOf(r); err != nil {
 		return err
@@ -46,15 +46,13 @@ type readiness struct {
 	Ready bool `json:"ready"`
 }
 
-// unready is why a hub cannot give its clients what it should.
+// unready is why a hub would send its clients away.
 func unready(s hub.Stats) error {
 	switch {
-	case !s.Open && s.Problem != nil:
+	case s.Open:
+		return nil
+	case s.Problem != nil:
 		return fmt.Errorf("its history is not open yet: %w", s.Problem)
-	case !s.Open:
-		return fmt.Errorf("its history is not open yet: %d records are still to be read", s.Behind)
-	case s.Shared && s.Problem != nil:
-		return fmt.Errorf("it does not learn what other nodes store: %w", s.Problem)
 	}
-	return nil
+	return fmt.Errorf("its history is not open yet: %d records are still to be read", s.Behind)
 }

@@ -19,8 +19,7 @@ import (
 // testStore is a store that the test says everything of.
 type testStore struct {
 	*hub.Memory
-	shared bool
-	feed   chan hub.Feed
+	feed chan hub.Feed
 }
 
 // testStores is the store that was opened last.
@@ -28,29 +27,24 @@ var testStores atomic.Pointer[testStore]
 
 func init() { caddy.RegisterModule(testStoreModule{}) }
 
-type testStoreModule struct {
-	Shared bool `json:"shared,omitempty"`
-}
+type testStoreModule struct{}
 
 func (testStoreModule) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "sse.stores.test", New: func() caddy.Module { return new(testStoreModule) }}
 }
 
-func (m *testStoreModule) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (*testStoreModule) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
-	m.Shared = d.NextArg()
 	return nil
 }
 
-func (m *testStoreModule) Identity(hub string) string { return "test " + hub }
+func (*testStoreModule) Identity(hub string) string { return "test " + hub }
 
-func (m *testStoreModule) Open(string) (hub.Store, error) {
-	s := &testStore{Memory: hub.NewMemory(), shared: m.Shared, feed: make(chan hub.Feed, 1)}
+func (*testStoreModule) Open(string) (hub.Store, error) {
+	s := &testStore{Memory: hub.NewMemory(), feed: make(chan hub.Feed, 1)}
 	testStores.Store(s)
 	return s, nil
 }
-
-func (s *testStore) Shared() bool { return s.shared }
 
 func (s *testStore) Tail(ctx context.Context, feed hub.Feed) {
 	s.feed <- feed
@@ -125,54 +119,46 @@ func TestStatusSaysWhetherTheStoreCanBeWritten(t *testing.T) {
 
 // TestReady: what a balancer is told, on both doors.
 func TestReady(t *testing.T) {
-	for _, shared := range []string{"", "shared"} {
-		t.Run("store "+shared, func(t *testing.T) {
-			s := start(t, "sse {\n store test "+shared+"\n}\nsse chat", "sse /events\nsse_api /sse/*")
-			check := func(path string, status int, text string) {
-				t.Helper()
-				for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
-					a := do(t, "GET", base+path, "")
-					if status == http.StatusOK {
-						if a.status != status || a.body != "{\"ready\":true}\n" {
-							t.Errorf("%s: %d %s", path, a.status, a.body)
-						}
-						continue
-					}
-					checkRefusal(t, a, status, text)
-					if head := do(t, "HEAD", base+path, ""); head.status != status || head.body != "" {
-						t.Errorf("HEAD %s: %d %s", path, head.status, head.body)
-					}
+	s := start(t, "sse {\n store test\n}\nsse chat", "sse /events\nsse_api /sse/*")
+	check := func(path string, status int, text string) {
+		t.Helper()
+		for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
+			a := do(t, "GET", base+path, "")
+			if status == http.StatusOK {
+				if a.status != status || a.body != "{\"ready\":true}\n" {
+					t.Errorf("%s: %d %s", path, a.status, a.body)
 				}
+				continue
 			}
-			eventually(t, "chat to be open", func() bool { return s.api("GET", "/sse/ready?hub=chat", "").status == http.StatusOK })
-			check("/sse/ready?hub=chat", 200, "")
-			check("/sse/ready", 503, "hub default: its history is not open yet: the store is opening")
-
-			feed := <-testStores.Load().feed
-			feed.Begin("abcdefgh", 1)
-			feed.Status(nil, 7)
-			check("/sse/ready", 503, "7 records are still to be read")
-			feed.Status(nil, 0)
-			check("/sse/ready", 200, "")
-
-			reason := errors.New("no quorum")
-			unwritable.Store(&reason)
-			defer unwritable.Store(nil)
-			check("/sse/ready", 200, "") // on another node it would be the same
-			unwritable.Store(nil)
-
-			feed.Status(errors.New("it is away"), 0)
-			if shared == "" {
-				check("/sse/ready", 200, "") // what there is is here
-			} else {
-				check("/sse/ready", 503, "hub default: it does not learn what other nodes store: it is away")
+			checkRefusal(t, a, status, text)
+			if head := do(t, "HEAD", base+path, ""); head.status != status || head.body != "" {
+				t.Errorf("HEAD %s: %d %s", path, head.status, head.body)
 			}
-			feed.Status(nil, 0)
-			check("/sse/ready", 200, "")
-			check("/sse/ready?hub=nope", 404, "there is chat, default")
-			check("/sse/ready?verbose=1", 400, "unknown query parameter")
-			caddysse.Exit(t)
-			check("/sse/ready", 503, "shutting down")
-		})
+		}
 	}
+	eventually(t, "chat to be open", func() bool { return s.api("GET", "/sse/ready?hub=chat", "").status == http.StatusOK })
+	check("/sse/ready?hub=chat", 200, "")
+	check("/sse/ready", 503, "hub default: its history is not open yet: the store is opening")
+
+	feed := <-testStores.Load().feed
+	feed.Begin("abcdefgh", 1)
+	feed.Status(nil, 7)
+	check("/sse/ready", 503, "7 records are still to be read")
+	feed.Status(nil, 0)
+	check("/sse/ready", 200, "")
+
+	reason := errors.New("no quorum")
+	unwritable.Store(&reason)
+	defer unwritable.Store(nil)
+	check("/sse/ready", 200, "") // on another node it would be the same
+	unwritable.Store(nil)
+
+	feed.Status(errors.New("it is away"), 0)
+	check("/sse/ready", 200, "") // what there is is served
+	feed.Status(nil, 0)
+	check("/sse/ready", 200, "")
+	check("/sse/ready?hub=nope", 404, "there is chat, default")
+	check("/sse/ready?verbose=1", 400, "unknown query parameter")
+	caddysse.Exit(t)
+	check("/sse/ready", 503, "shutting down")
 }

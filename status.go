@@ -30,8 +30,8 @@ type hubStatus struct {
 type storeStatus struct {
 	Kind      string `json:"kind"`
 	Connected bool   `json:"connected"`
-	Writable  bool   `json:"writable"` // as far as is known without an event to store
 	Lag       uint64 `json:"lag"`      // records that this node has yet to receive
+	Writable  bool   `json:"writable"` // as far as is known without an event to store
 
 	// What keeps it from being reached, or from being written, and since when.
 	Problem string    `json:"problem,omitempty"`

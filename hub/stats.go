@@ -111,7 +111,6 @@ type Stats struct {
 	MaxBytes    int64            // Options.MaxBytes
 
 	Open    bool      // the history is complete: it is served
-	Shared  bool      // others append to the store, too
 	Problem error     // not nil: why the store cannot be reached
 	Since   time.Time // when the problem began; zero if there is none
 	Behind  uint64    // of its records that are not in history yet
@@ -153,7 +152,7 @@ func (h *Hub) Stats() Stats {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	out.Users = h.users
-	out.Open, out.Shared = h.source.open, h.source.Store != nil && h.source.Shared()
+	out.Open = h.source.open
 	out.Problem, out.Since, out.Behind = h.source.problem, h.source.since, h.source.behind
 	out.Head = h.history.position(h.history.head)
 	out.Oldest = h.history.position(h.history.oldest)
