@@ -66,7 +66,7 @@ func (*API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handle
 	if err := crossOrigin.Check(r); err != nil {
 		failure := &apiError{Status: http.StatusForbidden, Message: err.Error()}
 		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
-			refusedPublish(r, failure)
+			refusedPublish(r.Context(), hubNameOf(r), failure)
 		}
 		answer(w, failure.Status, failure)
 		return nil

@@ -33,6 +33,7 @@ type apiError struct {
 	Status  int    `json:"-"`
 	Message string `json:"error"`
 	allow   string // for 405
+	cause   error  // that the message tells of; nil: there is no other
 
 	// For 503: "no", or "unknown" and what to send again to know.
 	Stored string   `json:"stored,omitempty"`
@@ -44,6 +45,7 @@ type apiError struct {
 }
 
 func (e *apiError) Error() string { return e.Message }
+func (e *apiError) Unwrap() error { return e.cause }
 
 func fail(status int, format string, args ...any) error {
 	return &apiError{Status: status, Message: fmt.Sprintf(format, args...)}
@@ -183,7 +185,7 @@ func broadcast(w http.ResponseWriter, r *http.Request) error { return publish(w,
 func publish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	err := tryPublish(w, r, broadcast)
 	if err != nil {
-		refusedPublish(r, failureOf(err))
+		refusedPublish(r.Context(), hubNameOf(r), failureOf(err))
 	}
 	return err
 }

@@ -302,7 +302,7 @@ func TestAPIStatus(t *testing.T) {
 	}
 	h := s.status("default")
 	if h.Connections != 3 || h.Users != 2 || h.Head != last || h.Oldest != first || h.Events != 2 || h.Bytes < 2*128 ||
-		fmt.Sprint(h.Store) != "map[connected:true kind:memory lag:0]" {
+		fmt.Sprint(h.Store) != "map[connected:true kind:memory lag:0 writable:true]" {
 		t.Errorf("status %+v", h)
 	}
 	chat := s.status("chat")

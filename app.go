@@ -305,7 +305,20 @@ func openHubs() map[string]*pooledHub {
 	return open
 }
 
-// findHub looks an open hub up; its error says which there are.
+// UnknownHub is the error of what is asked of a hub that there is not.
+type UnknownHub struct {
+	Name      string
+	Available []string // in order
+}
+
+func (e *UnknownHub) Error() string {
+	if len(e.Available) == 0 {
+		return fmt.Sprintf("there is no hub %q: the config has none", e.Name)
+	}
+	return fmt.Sprintf("there is no hub %q; there is %s", e.Name, strings.Join(e.Available, ", "))
+}
+
+// findHub looks an open hub up. Its error is an *UnknownHub.
 func findHub(name string) (found *pooledHub, err error) {
 	var names []string
 	hubs.Range(func(other, h any) bool {
@@ -316,14 +329,11 @@ func findHub(name string) (found *pooledHub, err error) {
 		names = append(names, other.(string))
 		return true
 	})
-	switch {
-	case found != nil:
+	if found != nil {
 		return found, nil
-	case len(names) == 0:
-		return nil, fmt.Errorf("there is no hub %q: the config has none", name)
 	}
 	slices.Sort(names)
-	return nil, fmt.Errorf("there is no hub %q; there is %s", name, strings.Join(names, ", "))
+	return nil, &UnknownHub{name, names}
 }
 
 // Interface guards.

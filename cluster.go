@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"net/http"
 	"slices"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -115,8 +114,8 @@ func (a *nodeAnswer) fit(room int) []byte {
 }
 
 // everywhere does on all nodes what is asked.
-func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAnswer, missing []string) {
-	answers, missing := r.ask(req, h)
+func (r *nodeRequest) everywhere(ctx context.Context, h *pooledHub) (found nodeAnswer, missing []string) {
+	answers, missing := r.ask(ctx, h)
 	switch {
 	case len(answers) == 1:
 		return answers[0], missing
@@ -127,7 +126,7 @@ func (r *nodeRequest) everywhere(req *http.Request, h *pooledHub) (found nodeAns
 }
 
 // ask does on all nodes what is asked. The first answer is that of this node.
-func (r *nodeRequest) ask(req *http.Request, h *pooledHub) (answers []nodeAnswer, missing []string) {
+func (r *nodeRequest) ask(ctx context.Context, h *pooledHub) (answers []nodeAnswer, missing []string) {
 	answers = []nodeAnswer{r.perform(h.Hub)}
 	cluster := h.use().cluster
 	if cluster == nil {
@@ -137,7 +136,7 @@ func (r *nodeRequest) ask(req *http.Request, h *pooledHub) (answers []nodeAnswer
 	if err != nil {
 		panic(err) // strings, numbers and booleans
 	}
-	missing = cluster.Ask(req.Context(), request, func(answer []byte) bool {
+	missing = cluster.Ask(ctx, request, func(answer []byte) bool {
 		var other nodeAnswer
 		if json.Unmarshal(answer, &other) != nil || !other.answers(r) {
 			return false // a node of another version

@@ -226,7 +226,7 @@ func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path stri
 func listAll(t *testing.T, call func(method, path string, status int, into any), limit, count int) (ids []string) {
 	t.Helper()
 	for after := ""; ; {
-		var p page
+		var p Page
 		call(http.MethodGet, fmt.Sprintf("/sse/connections?hub=cluster&limit=%d&after=%s", limit, after), http.StatusOK, &p)
 		if p.Count != count || len(p.Connections) > limit || !slices.Equal(p.Missing, []string{"silent"}) {
 			t.Errorf("a page has a count of %d, %d connections, and misses %q", p.Count, len(p.Connections), p.Missing)

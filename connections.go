@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +21,8 @@ import (
 // The part of the API that concerns connections and users. It covers all nodes that
 // share a store.
 
-// page is the answer to a listing.
-type page struct {
+// Page is a part of the open connections.
+type Page struct {
 	Count       int        `json:"count"` // all that match
 	Connections []hub.Info `json:"connections"`
 	Next        string     `json:"next,omitempty"`    // for ?after=, if there are more
@@ -50,14 +51,19 @@ func listConnections(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := nodeRequest{Filter: filter, After: r.URL.Query().Get("after"), Limit: limit}
-	found, missing := list.everywhere(r, h)
-	p := page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
+	answer(w, http.StatusOK, list(r.Context(), h, filter, query.Get("after"), limit))
+	return nil
+}
+
+// list lists the connections that the filter chooses, on all nodes, after this one.
+func list(ctx context.Context, h *pooledHub, filter hub.Filter, after string, limit int) Page {
+	request := nodeRequest{Filter: filter, After: after, Limit: limit}
+	found, missing := request.everywhere(ctx, h)
+	p := Page{Count: found.Count, Connections: append([]hub.Info{}, found.Connections...), Missing: missing}
 	if found.More && len(found.Connections) > 0 {
 		p.Next = found.Connections[len(found.Connections)-1].ID
 	}
-	answer(w, http.StatusOK, p)
-	return nil
+	return p
 }
 
 // limitOf reads how many rows a page has.
@@ -116,7 +122,7 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	n, missing, err := end(r, h, filter)
+	n, missing, err := end(r.Context(), h, filter)
 	if err != nil {
 		return err
 	}
@@ -126,10 +132,10 @@ func disconnect(w http.ResponseWriter, r *http.Request) error {
 
 // end ends the connections that the filter chooses: on the nodes that answer at
 // once, and on the others when they reach the command in the history.
-func end(r *http.Request, h *pooledHub, filter hub.Filter) (n int, missing []string, err error) {
+func end(ctx context.Context, h *pooledHub, filter hub.Filter) (n int, missing []string, err error) {
 	request := nodeRequest{Disconnect: true, Filter: filter}
-	found, missing := request.everywhere(r, h)
-	late, err := h.Disconnect(r.Context(), filter)
+	found, missing := request.everywhere(ctx, h)
+	late, err := h.Disconnect(ctx, filter)
 	n = found.Count + late
 	if err == nil {
 		return n, missing, nil
@@ -139,7 +145,7 @@ func end(r *http.Request, h *pooledHub, filter hub.Filter) (n int, missing []str
 		stored = "unknown"
 	}
 	return n, missing, &apiError{
-		Status: http.StatusServiceUnavailable, Stored: stored, Missing: missing, Disconnected: &n,
+		Status: http.StatusServiceUnavailable, Stored: stored, Missing: missing, Disconnected: &n, cause: err,
 		Message: fmt.Sprintf("other nodes may keep their connections, because the disconnect could not be stored: %s; repeat it", err),
 	}
 }
@@ -153,7 +159,7 @@ func disconnectOne(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := idOf(r)
-	n, missing, err := end(r, h, hub.Filter{IDs: []string{id}})
+	n, missing, err := end(r.Context(), h, hub.Filter{IDs: []string{id}})
 	if err != nil {
 		return err
 	}
@@ -195,7 +201,7 @@ func changeTopics(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	count := nodeRequest{Filter: filter}
-	found, missing := count.everywhere(r, h)
+	found, missing := count.everywhere(r.Context(), h)
 	if len(filter.IDs) > 0 && found.Count == 0 && len(missing) == 0 {
 		return fail(http.StatusNotFound, "there is no open connection %q", filter.IDs[0])
 	}
@@ -282,7 +288,7 @@ func listUsers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list := nodeRequest{Users: true, Filter: hub.Filter{Topics: query["topic"]}, After: query.Get("after"), Limit: limit}
-	found, missing := list.everywhere(r, h)
+	found, missing := list.everywhere(r.Context(), h)
 	p := userPage{Users: append([]hub.UserInfo{}, found.Users...), Missing: missing}
 	if found.More && len(found.Users) > 0 {
 		p.Next = found.Users[len(found.Users)-1].User

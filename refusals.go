@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"context"
 	"net/http"
 	"sync/atomic"
 )
@@ -57,8 +58,8 @@ func (h *Handler) refusedStream(status int) {
 }
 
 // refusedPublish counts a publish that was refused.
-func refusedPublish(r *http.Request, failure *apiError) {
-	h, err := findHub(hubNameOf(r))
+func refusedPublish(ctx context.Context, hubName string, failure *apiError) {
+	h, err := findHub(hubName)
 	if err != nil {
 		if failure.Status == http.StatusNotFound { // and not because Caddy is starting
 			unknownHubs.Add(1)
@@ -68,7 +69,7 @@ func refusedPublish(r *http.Request, failure *apiError) {
 	reason := publishRefusals[failure.Status]
 	if failure.Status == http.StatusServiceUnavailable {
 		switch {
-		case r.Context().Err() != nil:
+		case ctx.Err() != nil:
 			reason = canceled
 		case failure.Stored == "no":
 			reason = notStored

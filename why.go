@@ -89,7 +89,7 @@ func showWhy(w http.ResponseWriter, r *http.Request) error {
 		return fail(http.StatusBadRequest, "data must be true or false")
 	}
 	request := nodeRequest{Why: position.String(), Filter: filter}
-	answers, missing := request.ask(r, h)
+	answers, missing := request.ask(r.Context(), h)
 	why := putTogether(answers, missing)
 	if query.Get("data") == "true" {
 		if data, ok := h.Data(position); ok {
