@@ -3,8 +3,8 @@
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
 
-# The apps and proxies that e2e/recipes runs, from Debian.
-RECIPES = haproxy nginx php-cli python3-flask ruby-sinatra ruby-webrick
+# The apps, proxies and tools that e2e/recipes runs, from Debian.
+RECIPES = haproxy nginx php-cli prometheus python3-flask ruby-sinatra ruby-webrick
 recipes:
 	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
 

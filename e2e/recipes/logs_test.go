@@ -1,0 +1,249 @@
+package recipes
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// TestMonitoring: each config of the page does what it says there, and Caddy's own
+// metrics and logs say of streams what the page tells.
+func TestMonitoring(t *testing.T) {
+	page := recipes(t, "monitoring.md")
+	files := t.TempDir()
+	ports := make(map[string]int)
+	port := func(name string) int {
+		ports[name] = e2e.FreePort(t)
+		return ports[name]
+	}
+	local := func(name, listens string) string {
+		return strings.Replace(take(t, page, name), listens, fmt.Sprintf("http://:%d", port(name)), 1)
+	}
+	hosts := place(take(t, page, "hosts"), "", port("hosts"), files)
+	debug := place(take(t, page, "debug"), "", port("debug"), files)
+	globals := ""
+	for _, text := range []*string{&hosts, &debug} {
+		g := global.FindStringSubmatch(*text)
+		if g == nil {
+			t.Fatalf("there are no global options in %s", *text)
+		}
+		globals += g[1]
+		*text = strings.TrimPrefix(*text, g[0])
+	}
+	logged := place("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
+	back := serve(t, globals, local("metrics", "http://:9180")+local("ready", "http://:9181")+hosts+debug+logged+
+		place(take(t, page, "log"), "", port("log"), files), ports["hosts"], ports["debug"], ports["log"], ports["logged"])
+
+	t.Run("the sites for Prometheus and balancers", func(t *testing.T) {
+		check := func(name, path string, status int, text string) {
+			t.Helper()
+			v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", ports[name])}
+			if resp, body := v.answer(path); resp.StatusCode != status || !strings.Contains(body, text) {
+				t.Errorf("%s: %s %.100s", path, resp.Status, body)
+			}
+		}
+		check("metrics", "/metrics", http.StatusOK, "caddy_sse_connections{")
+		check("ready", "/ready", http.StatusOK, `{"ready":true}`)
+		if _, body := (visitor{t: t, base: fmt.Sprintf("http://example.com:%d", ports["ready"])}).answer("/sse/status"); body != "" {
+			t.Errorf("the site for balancers shows the status: %s", body)
+		}
+		for _, path := range []string{"/sse/status", "/sse/ready", "/metrics"} {
+			if resp, err := http.Head("http://" + back.admin + path); err != nil || resp.StatusCode != http.StatusOK {
+				t.Errorf("HEAD %s: %v %v", path, resp, err)
+			}
+		}
+	})
+	t.Run("the config of Prometheus", func(t *testing.T) {
+		dir := t.TempDir()
+		rules, err := os.ReadFile("../../docs/prometheus/alerts.yml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"alerts.yml": string(rules), "prometheus.yml": take(t, page, "scrape")} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		promtool(t, "check", "config", filepath.Join(dir, "prometheus.yml"))
+	})
+
+	// visit opens a stream of this host over a protocol, and ends it once it has an event.
+	visit := func(t *testing.T, host string, port int, h2 bool, during func()) {
+		t.Helper()
+		client := (visitor{t: t}).client()
+		if !h2 {
+			client.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s:%d/events", host, port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host // as on port 443
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if want := map[bool]int{false: 1, true: 2}[h2]; resp.StatusCode != http.StatusOK || resp.ProtoMajor != want {
+			t.Fatalf("%s %s", resp.Proto, resp.Status)
+		}
+		s := &stream{t: t, resp: resp, lines: bufio.NewScanner(resp.Body)}
+		s.next()
+		back.wait(1)
+		back.broadcast("x")
+		s.next()
+		during()
+		s.close()
+		cancel()
+		back.wait(0)
+	}
+
+	t.Run("Caddy's metrics", func(t *testing.T) {
+		value := func(name, host string, more ...string) float64 {
+			return sum(t, back.admin, name, append(more, `host="`+host+`"`)...)
+		}
+		const host = "events.example.com"
+		before := value("caddy_http_request_duration_seconds_count", host)
+		visit(t, host, ports["hosts"], false, func() {
+			if n := value("caddy_http_requests_in_flight", host); n != 0 {
+				t.Errorf("%v requests in flight while a stream is taken over", n)
+			}
+		})
+		if n := value("caddy_http_request_duration_seconds_count", host); n != before+1 {
+			t.Errorf("%v requests counted, before %v", n, before)
+		}
+		if n := value("caddy_http_response_size_bytes_sum", host, `code="200"`); n != 0 {
+			t.Errorf("%v bytes counted of a stream that was taken over", n)
+		}
+		visit(t, host, ports["hosts"], true, func() {
+			if n := value("caddy_http_requests_in_flight", host); n != 1 {
+				t.Errorf("%v requests in flight during a stream over HTTP/2", n)
+			}
+			if n := value("caddy_http_request_duration_seconds_count", host); n != before+1 {
+				t.Errorf("a stream over HTTP/2 is counted before its end")
+			}
+			if n := value("caddy_http_response_duration_seconds_count", host); n != before+2 {
+				t.Errorf("the first byte of a stream over HTTP/2 is not counted")
+			}
+		})
+		e2e.Wait(t, e2e.Patience, "the end of the stream to be counted", func() error {
+			if n, bytes := value("caddy_http_request_duration_seconds_count", host), value("caddy_http_response_size_bytes_sum", host, `code="200"`); n != before+2 || bytes < 100 {
+				return fmt.Errorf("%v requests, %v bytes", n, bytes)
+			}
+			return nil
+		})
+		v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["hosts"])}
+		if _, body := v.answer("/page"); body != "a page" {
+			t.Errorf("the page is %s", body)
+		}
+		checkExpr(t, "the query", take(t, page, "query"), scrape(t, back.admin))
+	})
+
+	t.Run("the access log", func(t *testing.T) {
+		lines := func() []accessLine { return readLog(t, filepath.Join(files, "all.log"), "/events") }
+		visit(t, "example.com", ports["logged"], false, func() {
+			e2e.Wait(t, e2e.Patience, "the line of a stream that was taken over", func() error { return count(lines(), 1) })
+		})
+		visit(t, "example.com", ports["logged"], true, func() {
+			if n := len(lines()); n != 1 {
+				t.Errorf("%d lines during a stream over HTTP/2", n)
+			}
+		})
+		e2e.Wait(t, e2e.Patience, "the line of a stream that has ended", func() error { return count(lines(), 2) })
+		if taken, kept := lines()[0], lines()[1]; taken.Size != 0 || kept.Size < 100 || kept.Duration <= 0 {
+			t.Errorf("the lines are %+v and %+v", taken, kept)
+		}
+
+		visit(t, "example.com", ports["log"], false, func() {})
+		visit(t, "example.com", ports["log"], true, func() {})
+		v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["log"])}
+		if _, body := v.answer("/page"); body != "a page" {
+			t.Errorf("the page is %s", body)
+		}
+		log := filepath.Join(files, "access.log")
+		e2e.Wait(t, e2e.Patience, "the line of the page", func() error { return count(readLog(t, log, "/page"), 1) })
+		if n := len(readLog(t, log, "/events")); n != 0 {
+			t.Errorf("%d lines of streams, which are to be left out", n)
+		}
+	})
+
+	t.Run("the log of streams", func(t *testing.T) {
+		visit(t, "example.com", ports["debug"], false, func() {})
+		e2e.Wait(t, e2e.Patience, "the line of the end", func() error {
+			text, err := os.ReadFile(filepath.Join(files, "streams.log"))
+			if err == nil && (!strings.Contains(string(text), `"stream opened"`) || !strings.Contains(string(text), `"stream closed"`) || !strings.Contains(string(text), `"reason":"gone"`)) {
+				err = fmt.Errorf("it has %s", text)
+			}
+			return err
+		})
+	})
+	for name := range page {
+		t.Errorf("the recipe %s is not tested", name)
+	}
+}
+
+// sum adds up the series of a metric that have these labels.
+func sum(t *testing.T, admin, name string, labels ...string) (total float64) {
+	t.Helper()
+	v := visitor{t: t, base: "http://" + admin}
+	_, body := v.answer("/metrics")
+next:
+	for line := range strings.Lines(body) {
+		if !strings.HasPrefix(line, name+"{") {
+			continue
+		}
+		for _, label := range labels {
+			if !strings.Contains(line, label) {
+				continue next
+			}
+		}
+		var value float64
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		total += value
+	}
+	return total
+}
+
+type accessLine struct {
+	Request  struct{ URI string }
+	Duration float64
+	Size     int
+}
+
+// readLog reads the lines of an access log that are of a path.
+func readLog(t *testing.T, file, path string) (lines []accessLine) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var l accessLine
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("%v in %s", err, line)
+		}
+		if l.Request.URI == path {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+func count[T any](list []T, want int) error {
+	if len(list) != want {
+		return fmt.Errorf("there are %d: %v", len(list), list)
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package recipes
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// series are the label sets of each metric that a server shows.
+type series map[string][]map[string]string
+
+var (
+	sample = regexp.MustCompile(`(?m)^(\w+)(?:\{(.*)\})? \S+$`)
+	pair   = regexp.MustCompile(`(\w+)="([^"]*)"`)
+)
+
+// scrape reads /metrics of an admin endpoint.
+func scrape(t *testing.T, admin string) series {
+	t.Helper()
+	resp, err := http.Get("http://" + admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %v: %s", resp.Status, err, body)
+	}
+	found := make(series)
+	for _, m := range sample.FindAllStringSubmatch(string(body), -1) {
+		labels := make(map[string]string)
+		for _, p := range pair.FindAllStringSubmatch(m[2], -1) {
+			labels[p[1]] = p[2]
+		}
+		found[m[1]] = append(found[m[1]], labels)
+	}
+	return found
+}
+
+var (
+	metric   = regexp.MustCompile(`\b((?:caddy|process|go)_\w+)(?:\{([^}]*)\})?`)
+	matcher  = regexp.MustCompile(`(\w+)(=~|!=|=)"([^"]*)"`)
+	grouping = regexp.MustCompile(`by \(([\w, ]*)\)`)
+)
+
+// scraped are the labels that Prometheus adds.
+var scraped = []string{"job", "instance"}
+
+// checkExpr checks that a server shows each metric and label of an expression, and each
+// value that it asks for by name.
+func checkExpr(t *testing.T, where, expr string, shown series) {
+	t.Helper()
+	used := metric.FindAllStringSubmatch(expr, -1)
+	if len(used) == 0 {
+		t.Errorf("%s: there is no metric in %s", where, expr)
+	}
+	for _, m := range used {
+		sets := shown[m[1]]
+		if len(sets) == 0 {
+			t.Errorf("%s: no server shows %s", where, m[1])
+			continue
+		}
+		has := func(label, value string) bool {
+			return slices.ContainsFunc(sets, func(set map[string]string) bool {
+				v, ok := set[label]
+				return ok && (value == "" || v == value)
+			})
+		}
+		for _, g := range grouping.FindAllStringSubmatch(expr, -1) {
+			for label := range strings.SplitSeq(g[1], ", ") {
+				if !slices.Contains(scraped, label) && !has(label, "") {
+					t.Errorf("%s: %s has no label %s", where, m[1], label)
+				}
+			}
+		}
+		for _, l := range matcher.FindAllStringSubmatch(m[2], -1) {
+			if slices.Contains(scraped, l[1]) {
+				continue
+			}
+			if !has(l[1], "") {
+				t.Errorf("%s: %s has no label %s", where, m[1], l[1])
+			}
+			if strings.Contains(l[3], "$") {
+				continue
+			}
+			for value := range strings.SplitSeq(l[3], "|") {
+				if !has(l[1], value) {
+					t.Errorf("%s: %s has no %s %q", where, m[1], l[1], value)
+				}
+			}
+		}
+	}
+}
+
+// promtool runs Debian's promtool.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("promtool", args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v (make test installs what these tests need)\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+type alert struct{ name, expr, annotations string }
+
+// readAlerts reads the rules, each of whose fields is a line.
+func readAlerts(t *testing.T) (alerts []alert) {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/prometheus/alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range strings.Split(string(text), "- alert: ")[1:] {
+		name, rest, _ := strings.Cut(rule, "\n")
+		_, expr, _ := strings.Cut(rest, "expr: ")
+		expr, rest, _ = strings.Cut(expr, "\n")
+		alerts = append(alerts, alert{name, expr, rest})
+	}
+	return alerts
+}
+
+// TestAlerts: promtool takes the rules, and has seen each fire and stay silent. Each
+// names its paragraph of the page, and what a server shows under load.
+func TestAlerts(t *testing.T) {
+	const dir = "../../docs/prometheus/"
+	promtool(t, "check", "rules", dir+"alerts.yml")
+	promtool(t, "test", "rules", dir+"alerts_test.yml")
+	tests, err := os.ReadFile(dir + "alerts_test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := load(t)
+	alerts := readAlerts(t)
+	if len(alerts) < 10 {
+		t.Fatalf("there are %d alerts", len(alerts))
+	}
+	for _, a := range alerts {
+		checkExpr(t, a.name, a.expr, shown)
+		fires, silent := false, false
+		for _, test := range strings.Split(string(tests), "  - name: ")[1:] {
+			if strings.Contains(test, `ALERTS{alertname="`+a.name+`", alertstate="firing"}`+"\n") {
+				if strings.Contains(test, "exp_samples: []") {
+					silent = true
+				} else {
+					fires = true
+				}
+			}
+		}
+		if !fires || !silent {
+			t.Errorf("%s: tested to fire: %v, and to be silent: %v", a.name, fires, silent)
+		}
+		if !strings.Contains(a.annotations, "runbook_url: https://github.com/ea766355/caddy-sse/blob/main/docs/troubleshooting.md#"+strings.ToLower(a.name)+"\n") ||
+			!strings.Contains(string(page), "\n### "+a.name+"\n\n") || !strings.Contains(string(page), "\n| ["+a.name+"](#"+strings.ToLower(a.name)+") | ") {
+			t.Errorf("%s: it has no paragraph, or does not name it", a.name)
+		}
+		// A label that is not there would be an empty place in the text.
+		kept := "job instance hub"
+		if g := grouping.FindStringSubmatch(a.expr); g != nil {
+			kept = g[1]
+		}
+		for _, label := range regexp.MustCompile(`\$labels\.(\w+)`).FindAllStringSubmatch(a.annotations, -1) {
+			if !slices.Contains(strings.FieldsFunc(kept, func(r rune) bool { return r == ' ' || r == ',' }), label[1]) {
+				t.Errorf("%s: its text uses the label %s, and it has %s", a.name, label[1], kept)
+			}
+		}
+	}
+	for _, heading := range regexp.MustCompile(`(?m)^### (CaddySSE\w+)$`).FindAllStringSubmatch(string(page), -1) {
+		if !slices.ContainsFunc(alerts, func(a alert) bool { return a.name == heading[1] }) {
+			t.Errorf("there is a paragraph of %s, which is no alert", heading[1])
+		}
+	}
+}
+
+// load runs a server with a hub on disk and one in memory, with streams, publishes and
+// refusals, and returns what it shows.
+func load(t *testing.T) series {
+	t.Helper()
+	s := e2e.Start(t, e2e.Config{Hub: "store disk", Global: "sse chat"})
+	client := s.Client(e2e.H1)
+	defer client.Close()
+	stream, err := client.Open(t.Context(), e2e.Identity{User: "alice"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	publisher := s.Publisher()
+	defer publisher.Close()
+	for range 20 {
+		if err := publisher.Publish(t.Context(), e2e.Event{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 21 { // sse.connected is the first
+		if _, err := stream.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shown := scrape(t, fmt.Sprintf("127.0.0.1:%d", s.Admin))
+	if len(shown["caddy_sse_connections"]) < 6 {
+		t.Fatalf("the server shows %v", slices.Sorted(maps.Keys(shown)))
+	}
+	return shown
+}
+
+type panel struct {
+	ID          int
+	Type, Title string
+	Description string
+	GridPos     struct{ H, W, X, Y int }
+	Targets     []struct{ Expr, LegendFormat string }
+}
+
+// TestDashboard: each panel asks for what a server shows under load, in an expression
+// that Prometheus takes, and none covers another.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../../docs/grafana/caddy-sse.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		UID        string
+		Templating struct {
+			List []struct{ Name, Definition string }
+		}
+		Panels []panel
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	shown := load(t)
+	var rules strings.Builder
+	rules.WriteString("groups:\n- name: panels\n  rules:\n")
+	replace := strings.NewReplacer("$__rate_interval", "5m", "$job", "caddy", "$instance", "n1", "$hub", "default")
+	ids := make(map[int]bool)
+	taken := make(map[[2]int]string)
+	for i, p := range dashboard.Panels {
+		if ids[p.ID] {
+			t.Errorf("%s: another panel has the id %d", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		for x := range p.GridPos.W {
+			for y := range p.GridPos.H {
+				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
+				if other := taken[at]; other != "" || at[0] >= 24 {
+					t.Fatalf("%s is over %q, or outside", p.Title, other)
+				}
+				taken[at] = p.Title
+			}
+		}
+		if p.Type == "row" {
+			continue
+		}
+		if p.Description == "" || len(p.Targets) == 0 {
+			t.Errorf("%s has no description, or shows nothing", p.Title)
+		}
+		for j, target := range p.Targets {
+			checkExpr(t, p.Title, target.Expr, shown)
+			fmt.Fprintf(&rules, "  - record: panel%d_%d\n    expr: %q\n", i, j, replace.Replace(target.Expr))
+			for _, label := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(target.LegendFormat, -1) {
+				if g := grouping.FindStringSubmatch(target.Expr); g != nil && !slices.Contains(strings.Split(g[1], ", "), label[1]) {
+					t.Errorf("%s: its legend uses the label %s", p.Title, label[1])
+				}
+			}
+		}
+	}
+	for _, v := range dashboard.Templating.List {
+		if v.Definition != "" {
+			checkExpr(t, "variable "+v.Name, v.Definition, shown)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "panels.yml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "rules", file)
+}
