@@ -35,7 +35,7 @@ func TestMonitoring(t *testing.T) {
 		if g == nil {
 			t.Fatalf("there are no global options in %s", *text)
 		}
-		globals += g[1]
+		globals += g[1] + "\n"
 		*text = strings.TrimPrefix(*text, g[0])
 	}
 	logged := place("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
