@@ -148,6 +148,7 @@ type encoded struct {
 	stored  int64    // Unix nanoseconds
 	event   *Event   // nil: the record is a command or cannot be read
 	command *Command // nil: it is no command
+	said    []byte   // of a command: JSON, unless it is of a later version
 	buf     []byte   // what clients are sent: headroom, then the block up to its seq; nil: nothing
 }
 
@@ -158,7 +159,7 @@ func encode(r Record, epoch string, now time.Time) encoded {
 	switch {
 	case err != nil:
 	case what.command != nil:
-		enc.command = what.command
+		enc.command, enc.said = what.command, bytes.Clone(r.Data[1:])
 		if c := what.command.Topics; c != nil {
 			enc.begin(EventTopics, topicsData(c), epoch)
 		}

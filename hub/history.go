@@ -23,11 +23,12 @@ type history struct {
 
 	trimmed bool // all bounds were met when evict was last called
 
-	slots  map[uint64]uint64 // slotOf to the seq of the newest event
-	lanes  map[Target]*lane
-	all    *lane // lanes[Target{All}], which is never dropped
-	shapes []*shape
-	held   *held // is told what is evicted
+	slots    map[uint64]uint64 // slotOf to the seq of the newest event
+	commands map[uint64][]byte // what the retained commands say, by seq
+	lanes    map[Target]*lane
+	all      *lane // lanes[Target{All}], which is never dropped
+	shapes   []*shape
+	held     *held // is told what is evicted
 
 	// What was evicted, for targets that have no lane: a target's hash to its
 	// highest evicted seq, in two generations. When the young one is full the old
@@ -49,11 +50,14 @@ type entry struct {
 	cost     int64   // of history.bytes
 	stored   int64   // Unix nanoseconds; the age counts from here
 	accepted int64   // as monotonic says; the latency of delivery counts from here
-	expires  int64   // Unix nanoseconds; math.MaxInt64: never
+	expires  int64   // Unix nanoseconds, or never
 	slot     uint64  // of which it is, or was, the newest; 0: none
 	room     int32   // bytes that frame takes
 	tag      Tag     // zero: the record is not known
 }
+
+// never is when most events expire.
+const never = math.MaxInt64
 
 // How many targets one generation of evicted ones may hold: as many as take a
 // quarter of the history's bytes, but within these bounds.
@@ -65,16 +69,17 @@ const (
 // newHistory is empty; the next event is oldest.
 func newHistory(opts Options, epoch string, oldest uint64, held *held) *history {
 	h := &history{
-		opts:   opts,
-		epoch:  epoch,
-		held:   held,
-		oldest: oldest,
-		head:   oldest - 1,
-		floor:  oldest - 1,
-		slots:  make(map[uint64]uint64),
-		lanes:  make(map[Target]*lane),
-		seed:   maphash.MakeSeed(),
-		young:  make(map[uint64]uint64),
+		opts:     opts,
+		epoch:    epoch,
+		held:     held,
+		oldest:   oldest,
+		head:     oldest - 1,
+		floor:    oldest - 1,
+		slots:    make(map[uint64]uint64),
+		commands: make(map[uint64][]byte),
+		lanes:    make(map[Target]*lane),
+		seed:     maphash.MakeSeed(),
+		young:    make(map[uint64]uint64),
 	}
 	h.all = h.lane(Target{})
 	return h
@@ -95,7 +100,10 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 	switch {
 	case enc.event != nil:
 		h.addEvent(e, enc.event)
-	case enc.command == nil:
+	case enc.command != nil:
+		h.commands[h.head] = enc.said
+		h.charge(e, commandBytes+int64(cap(enc.said)))
+	default:
 		h.all.evicted = h.head // to everybody this is as if an event had been evicted
 	}
 	h.evict(now)
@@ -116,7 +124,7 @@ func (h *history) addHoles(n uint64, now time.Time) {
 func (h *history) next() *entry {
 	h.head++
 	e := h.ring.push(h.head)
-	*e = entry{expires: math.MaxInt64}
+	*e = entry{expires: never}
 	h.charge(e, entryBytes)
 	return e
 }
@@ -199,6 +207,7 @@ func (h *history) evictSome(now time.Time) bool {
 		}
 		h.held.evict(e.frame)
 		h.vacate(e)
+		delete(h.commands, h.oldest)
 		h.bytes -= e.cost
 		h.before = e.tag
 		h.ring.drop(h.oldest)

@@ -12,6 +12,7 @@ const (
 	seqBytes     = 11                                // one place in lane.seqs
 	pointerBytes = 8                                 // one place in entry.lanes
 	slotBytes    = 32                                // one slot in history.slots
+	commandBytes = 64                                // one command in history.commands, without what it says
 	evictedBytes = 32                                // one target in history.young or old
 )
 

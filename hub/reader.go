@@ -1,0 +1,252 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+)
+
+// EventFilter chooses events. An empty list leaves nothing out.
+type EventFilter struct {
+	Users  []string
+	Topics []Target // of ParseTopic, so that they may be patterns
+	Types  []string
+}
+
+// Line is one record of the history, for those who watch all of it.
+type Line struct {
+	Position Position
+	Stored   time.Time
+	Expires  time.Time // zero: never
+	Targets  []Target  // each once; an event has at least one
+	Type     string
+	Data     []byte // with LF for every line break; not to be changed
+	Replaced bool   // there is a newer event of its slot; Type and Data are not kept
+	Command  []byte // JSON; not nil: it is no event, and has none of the fields before
+}
+
+// Lines is what a Reader has found.
+type Lines struct {
+	Gap      string   // not empty: something may be missing before Lines, for the same reasons as on a stream
+	From     Position // with Gap: where Lines begin
+	Lines    []Line
+	Position Position // all is looked at up to here
+}
+
+// Reader is a cursor on the history that nothing is addressed to, and so one that
+// sees everything. It is no connection: it counts nowhere, and nothing waits for it.
+// It is used by one goroutine at a time.
+type Reader struct {
+	hub    *Hub
+	filter EventFilter
+
+	placed *history // in which the cursor is a place
+	cursor Position
+	gap    gapReason // to be told
+	from   Position
+	ended  Reason
+
+	found []kept // of one look; empty between two calls
+}
+
+// kept is what a Reader copies of an entry while it holds the lock. An entry's lanes
+// are only ever appended to, and their targets do not change.
+type kept struct {
+	frame    frame
+	lanes    []*lane
+	position Position
+	stored   int64
+	expires  int64
+	command  []byte
+}
+
+// Read begins to read the history after a position, which is given as in a
+// Request. Its errors are those of Connect.
+func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*Reader, error) {
+	if err := h.awaitPosition(ctx, position); err != nil {
+		return nil, err
+	}
+	r := &Reader{hub: h, filter: filter}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	hi := h.history
+	r.placed = hi
+	p, ok := ParsePosition(position)
+	switch {
+	case position == "":
+		r.cursor = hi.position(hi.head)
+	case position == Earliest:
+		r.cursor = hi.position(hi.oldest - 1)
+	case !ok:
+		r.tell(gapInvalid)
+	default:
+		r.cursor = p
+		r.resume()
+	}
+	return r, nil
+}
+
+// Resumed reports whether nothing was lost since the position that was given to Read.
+func (r *Reader) Resumed() bool { return r.gap == noGap }
+
+// Position is where the Reader is.
+func (r *Reader) Position() Position { return r.cursor }
+
+// Next waits until there is something to tell. Its errors are that ctx has ended,
+// and a *Refusal when the hub has: the reader is to come back later.
+func (r *Reader) Next(ctx context.Context) (Lines, error) {
+	for {
+		more := false
+		r.hub.holds(func() bool { more = r.look(); return true })
+		out := Lines{Position: r.cursor}
+		for _, k := range r.found {
+			if line, ok := r.filter.line(k); ok {
+				out.Lines = append(out.Lines, line)
+			}
+		}
+		clear(r.found)
+		r.found = r.found[:0]
+		if r.gap != noGap {
+			out.Gap, out.From = gapNames[r.gap], r.from
+			r.gap = noGap
+		}
+		switch {
+		case out.Gap != "" || len(out.Lines) > 0:
+			return out, nil
+		case r.ended != "" && !more:
+			return out, &Refusal{r.ended, between(time.Second, 5*time.Second)}
+		case ctx.Err() != nil:
+			return out, ctx.Err()
+		case more:
+			continue
+		}
+		if err := r.hub.await(ctx, func() bool {
+			return r.hub.history != r.placed || r.hub.history.head > r.cursor.Seq || r.hub.ending != ""
+		}); err != nil {
+			return out, err
+		}
+	}
+}
+
+// linesAtOnce is how many entries are copied under one lock.
+const linesAtOnce = 256
+
+// look copies what comes next, and reports whether there is more. It takes no more at
+// once than a batch of a connection does, since that is held while a slow client takes
+// it. mu is held for reading.
+func (r *Reader) look() (more bool) {
+	hi := r.hub.history
+	r.ended = r.hub.ending
+	if hi != r.placed {
+		r.placed = hi
+		r.resume()
+	}
+	if r.cursor.Seq+1 < hi.oldest {
+		r.tell(gapEvicted)
+	}
+	size, targets := 0, 0
+	seq := r.cursor.Seq + 1
+	for ; seq <= hi.head && len(r.found) < linesAtOnce && size < batchBytes && targets < MaxTargets; seq++ {
+		e := hi.entry(seq)
+		command := hi.commands[seq]
+		if e.frame.bytes == nil && len(e.lanes) == 0 && command == nil { // a hole
+			if len(r.found) > 0 {
+				break // it is told before what comes after it
+			}
+			r.cursor = hi.position(seq)
+			r.gap, r.from = gapEvicted, r.cursor
+			continue
+		}
+		k := kept{e.frame, e.lanes, hi.position(seq), e.stored, e.expires, command}
+		if command != nil {
+			k.frame, k.lanes = frame{}, nil
+		}
+		r.found = append(r.found, k)
+		size += len(k.frame.bytes) + len(command)
+		targets += len(k.lanes)
+		r.cursor = k.position
+	}
+	return seq <= hi.head
+}
+
+// resume places the cursor in another history. mu is held for reading.
+func (r *Reader) resume() {
+	from, gap := r.placed.resume(r.cursor, nil)
+	switch {
+	case gap != noGap:
+		r.tell(gap)
+	case from+1 < r.placed.oldest:
+		r.tell(gapEvicted)
+	}
+}
+
+// tell goes on with all that is retained, after a gap. mu is held for reading.
+func (r *Reader) tell(gap gapReason) {
+	r.cursor = r.placed.position(max(r.cursor.Seq, r.placed.oldest-1))
+	if gap != gapEvicted {
+		r.cursor = r.placed.position(r.placed.oldest - 1)
+	}
+	r.gap, r.from = gap, r.cursor
+}
+
+// line reads an entry, and reports whether it is chosen. Commands are, if all is.
+func (f *EventFilter) line(k kept) (Line, bool) {
+	line := Line{Position: k.position, Stored: time.Unix(0, k.stored)}
+	if k.command != nil {
+		line.Command = k.command
+		return line, len(f.Users)+len(f.Topics)+len(f.Types) == 0
+	}
+	for _, l := range k.lanes {
+		if l.target.Kind != pattern {
+			line.Targets = append(line.Targets, l.target)
+		}
+	}
+	switch {
+	case k.frame.bytes == nil:
+		line.Replaced = true
+	case k.expires != never:
+		line.Expires = time.Unix(0, k.expires)
+	}
+	if !line.Replaced {
+		line.Type, line.Data = readBlock(k.frame.block())
+	}
+	return line, f.fits(&line)
+}
+
+func (f *EventFilter) fits(line *Line) bool {
+	if len(f.Types) > 0 && (line.Replaced || !slices.Contains(f.Types, line.Type)) {
+		return false
+	}
+	if len(f.Users)+len(f.Topics) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(line.Targets, func(t Target) bool {
+		return t.Kind == User && slices.Contains(f.Users, t.Name) ||
+			t.Kind == Topic && slices.ContainsFunc(f.Topics, func(topic Target) bool { return topic.Matches(t.Name) })
+	})
+}
+
+// readBlock reads the block of an event as a client does.
+func readBlock(block []byte) (name string, data []byte) {
+	if rest, ok := bytes.CutPrefix(block, []byte("event: ")); ok {
+		line, after, _ := bytes.Cut(rest, []byte{'\n'})
+		name, block = string(line), after
+	}
+	for i := 0; ; i++ {
+		rest, ok := bytes.CutPrefix(block, []byte("data: "))
+		if !ok {
+			return name, data
+		}
+		line, after, _ := bytes.Cut(rest, []byte{'\n'})
+		switch i {
+		case 0:
+			data = line
+		case 1:
+			data = slices.Concat(data, []byte{'\n'}, line)
+		default:
+			data = append(append(data, '\n'), line...)
+		}
+		block = after
+	}
+}
