@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -42,7 +43,9 @@ func (*AdminAPI) Routes() []caddy.AdminRoute {
 // reach the admin endpoint. Whoever reaches it may publish to everyone and list
 // all connections: authentication must stand before it. Requests that browsers
 // make from pages of other origins are refused.
-type API struct{}
+type API struct {
+	ended context.Context // when the server begins to shut down
+}
 
 // CaddyModule returns the Caddy module information.
 func (API) CaddyModule() caddy.ModuleInfo {
@@ -53,7 +56,13 @@ func (API) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision makes sure that there is an app.
-func (*API) Provision(ctx caddy.Context) error {
+func (a *API) Provision(ctx caddy.Context) error {
+	a.ended = context.Background()
+	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		var cancel func()
+		a.ended, cancel = context.WithCancel(a.ended)
+		srv.RegisterOnShutdown(cancel)
+	}
 	_, err := ctx.App("sse")
 	return err
 }
@@ -62,7 +71,7 @@ func (*API) Provision(ctx caddy.Context) error {
 var crossOrigin = http.NewCrossOriginProtection()
 
 // ServeHTTP answers an API request.
-func (*API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if err := crossOrigin.Check(r); err != nil {
 		failure := &apiError{Status: http.StatusForbidden, Message: err.Error()}
 		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
@@ -71,7 +80,7 @@ func (*API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handle
 		answer(w, failure.Status, failure)
 		return nil
 	}
-	serveAPI(w, r)
+	serveAPI(w, r.WithContext(context.WithValue(r.Context(), endKey{}, a.ended)))
 	return nil
 }
 

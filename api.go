@@ -89,6 +89,8 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect, "PATCH": changeTopics})
 	case name == "users":
 		return method(w, r, map[string]endpoint{"GET": listUsers})
+	case name == "events":
+		return method(w, r, map[string]endpoint{"GET": watchEvents})
 	case name == "why":
 		return method(w, r, map[string]endpoint{"GET": showWhy})
 	case name == "status":
@@ -96,7 +98,7 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 	case name == "ready":
 		return method(w, r, map[string]endpoint{"GET": showReady})
 	}
-	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/why, /sse/status and /sse/ready")
+	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/events, /sse/why, /sse/status and /sse/ready")
 }
 
 // endpoint is one call of the API.

@@ -51,3 +51,10 @@ func SetMaxReports(t testing.TB, n int) {
 
 // ServerEnds is what a server of the config in force runs beside its shutdown.
 func ServerEnds() func() { return running.Load().serverEnds }
+
+// SetWatchBeat is how long a stream of all events may be silent, until the test ends.
+func SetWatchBeat(t testing.TB, d time.Duration) {
+	before := watchBeat
+	watchBeat = d
+	t.Cleanup(func() { watchBeat = before })
+}

@@ -67,6 +67,11 @@ func (s *sink) serve(ctx context.Context) {
 	if s.reason == "" {
 		s.reason = s.conn.Serve(ctx, s)
 	}
+	s.abort()
+}
+
+// abort does not return if a write has failed.
+func (s *sink) abort() {
 	if s.broken {
 		if serversEnd.Load() {
 			if stream := quicStreamOf(s.w); stream != nil {
