@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	_ "github.com/ea766355/caddy-sse/internal/command" // caddy sse
 )
 
 func init() {

@@ -1,0 +1,239 @@
+package command
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const payloadHelp = `
+The payload is an argument, a file (@file) or standard input (-). It is JSON; with --text it
+is sent as it is.
+
+With --ndjson there is an event on each line, as the API takes it: an object with data or
+text, and with whatever of ` + "`type`, `ttl`, `slot`, `key`" + ` and the targets it needs. The flags fill in
+what a line leaves out. Lines are published in batches as they come, each batch all or
+none.
+
+Every event has a key, so that it is stored once however often it is sent: its own, or with
+--ndjson that of the flag and the number of its line, or one that is drawn. While Caddy
+answers 503, or the connection is lost, it is sent again with the same key, until --timeout. A
+key is known for two minutes.`
+
+func sendCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "send [<payload>]",
+		Short: "Publishes to users, topics, sessions or connections",
+		Long: `
+Publishes an event to exactly one of --user, --topic, --session and --connection, each
+repeatable.
+` + payloadHelp,
+		Example: `  $ caddy sse send --user alice --type order_update '{"orderId":"123"}'
+  $ caddy sse send --topic room/1 --text @fragment.html
+  $ caddy sse send --topic prices --ndjson - < prices.ndjson`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: run(func(c *call) error { return publish(c, "/sse/send") }),
+	}
+	for name, usage := range map[string]string{
+		"user":       "All connections of this user; repeatable",
+		"topic":      "All connections that have this topic; repeatable",
+		"session":    "All connections of this session, by its value, not by its hash; repeatable",
+		"connection": "This connection; repeatable",
+	} {
+		cmd.Flags().StringArray(name, nil, usage)
+	}
+	return eventFlags(cmd)
+}
+
+func broadcastCommand() *cobra.Command {
+	return eventFlags(&cobra.Command{
+		Use:     "broadcast [<payload>]",
+		Short:   "Publishes to all clients of the hub",
+		Long:    "\nPublishes an event to all clients of the hub.\n" + payloadHelp,
+		Example: `  $ caddy sse broadcast --type maintenance '{"at":"22:00"}'`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE:    run(func(c *call) error { return publish(c, "/sse/broadcast") }),
+	})
+}
+
+// valueFields are the fields of an event that are given by flags with the same names.
+var (
+	targetFields = []string{"user", "topic", "session", "connection"}
+	valueFields  = []string{"type", "ttl", "slot"}
+)
+
+func eventFlags(cmd *cobra.Command) *cobra.Command {
+	flags := cmd.Flags()
+	flags.String("type", "", "The event's name (default none: a browser dispatches \"message\")")
+	flags.String("ttl", "", "How long it may be delivered, such as 10m (default as long as history has it)")
+	flags.String("slot", "", "Replaces the earlier event with this slot and the same targets")
+	flags.String("key", "", "Idempotency key; with --ndjson, what the keys of the lines begin with (default drawn)")
+	flags.Bool("text", false, "The payload is text, not JSON")
+	flags.Bool("ndjson", false, "The payload is one event a line")
+	return cmd
+}
+
+// usage is the error of a mistake in the command.
+func (c *call) usage(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+// receipt is the API's answer to an event.
+type receipt struct {
+	ID          string `json:"id"`
+	Connections int    `json:"connections"`
+	Duplicate   bool   `json:"duplicate"`
+}
+
+func publish(c *call, path string) error {
+	ndjson := boolFlag(c.Command, "ndjson")
+	if ndjson && boolFlag(c.Command, "text") {
+		return c.usage("--ndjson and --text exclude each other: a line of NDJSON has its text in the field \"text\"")
+	}
+	fields, err := c.fields(path)
+	if err != nil {
+		return err
+	}
+	in, err := c.payload()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if ndjson {
+		return publishLines(c, path, in, fields)
+	}
+	payload, err := io.ReadAll(in)
+	if err != nil {
+		return fmt.Errorf("reading the payload: %w", err)
+	}
+	name := "data"
+	if boolFlag(c.Command, "text") {
+		name = "text"
+		if payload, err = json.Marshal(string(payload)); err != nil {
+			panic(err) // a string
+		}
+	} else if err := checkJSON(payload); err != nil {
+		return c.usage("the payload is not JSON: %w; with --text it is sent as it is", err)
+	}
+	key := stringFlag(c.Command, "key")
+	if key == "" {
+		key = rand.Text()
+	}
+	event := inject([]byte("{}"), append(fields, field{"key", quote(key)}, field{name, payload}))
+	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/json", event)
+	if failure, ok := errors.AsType[*exitError](err); ok && failure.code == exitUnreachable && !c.Flags().Changed("key") && c.client.reached {
+		return fail(exitUnreachable, "%w, with --key %s, so that it is not doubled", err, key)
+	}
+	if err != nil || c.json {
+		return c.raw(answer, err)
+	}
+	var r receipt
+	if err := json.Unmarshal(answer, &r); err != nil {
+		return fmt.Errorf("%s answered with what is no JSON: %w", c.client.address, err)
+	}
+	c.out.printf("%s  %s\n", printable(r.ID), r.to())
+	return nil
+}
+
+// to says whom an event has found.
+func (r receipt) to() string {
+	to := "to " + count(r.Connections, "connection", "connections")
+	if r.Connections == 0 {
+		to = "to no connection that is open now"
+	}
+	if r.Duplicate {
+		to += "; published before, with the same key"
+	}
+	return to
+}
+
+// field is one of a JSON object: its value is JSON.
+type field struct {
+	name  string
+	value []byte
+}
+
+// fields are those that the flags give to an event.
+func (c *call) fields(path string) (fields []field, err error) {
+	targets := 0
+	for _, name := range targetFields {
+		if flag := c.Flags().Lookup(name); flag == nil || !flag.Changed {
+			continue
+		}
+		names := listFlag(c.Command, name)
+		value, err := json.Marshal(names)
+		if len(names) == 1 {
+			value, err = json.Marshal(names[0])
+		}
+		if err != nil {
+			panic(err) // strings
+		}
+		fields = append(fields, field{name, value})
+		targets++
+	}
+	if path == "/sse/send" && (targets > 1 || targets == 0 && !boolFlag(c.Command, "ndjson")) {
+		return nil, c.usage("send needs exactly one of --user, --topic, --session and --connection, not %d; `caddy sse broadcast` reaches everyone", targets)
+	}
+	for _, name := range valueFields {
+		if c.Flags().Changed(name) {
+			fields = append(fields, field{name, quote(stringFlag(c.Command, name))})
+		}
+	}
+	return fields, nil
+}
+
+// payload opens what the argument names.
+func (c *call) payload() (io.ReadCloser, error) {
+	switch {
+	case len(c.args) == 0:
+		return nil, c.usage("there is no payload: give it as an argument, as @file, or as - for standard input")
+	case c.args[0] == "-":
+		return io.NopCloser(c.InOrStdin()), nil
+	case strings.HasPrefix(c.args[0], "@"):
+		f, err := os.Open(c.args[0][1:])
+		if err != nil {
+			return nil, fmt.Errorf("the payload %s: %w", c.args[0], err)
+		}
+		return f, nil
+	}
+	return io.NopCloser(strings.NewReader(c.args[0])), nil
+}
+
+func checkJSON(text []byte) error {
+	var value json.RawMessage
+	return json.Unmarshal(text, &value)
+}
+
+func quote(s string) []byte {
+	text, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string
+	}
+	return text
+}
+
+// inject puts fields in front of those that an object has. The rest of it stays as it
+// is, for the API to judge.
+func inject(object []byte, fields []field) []byte {
+	rest := bytes.TrimSpace(object[bytes.IndexByte(object, '{')+1:])
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, f := range fields {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(quote(f.name))
+		b.WriteByte(':')
+		b.Write(f.value)
+	}
+	if len(fields) > 0 && rest[0] != '}' {
+		b.WriteByte(',')
+	}
+	b.Write(rest)
+	return b.Bytes()
+}

@@ -1,0 +1,86 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func whyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "why",
+		Short: "Says what became of an event for somebody",
+		Long: `
+Says what became of an event for a user, a session or a connection: delivered, pending, for
+others, missed, expired, replaced, evicted, or never published.`,
+		Example: `  $ caddy sse why --user alice --id 3kq9x2mf-1042-x7d2`,
+		Args:    cobra.NoArgs,
+		RunE:    run(why),
+	}
+	flags := cmd.Flags()
+	flags.String("id", "", "The event, by its position")
+	flags.String("user", "", "For this user")
+	flags.String("session", "", "For this session, by its hash as it is listed")
+	flags.String("connection", "", "For this connection")
+	return cmd
+}
+
+func why(c *call) error {
+	q := query(c.Command, "user", "session", "connection")
+	if id := stringFlag(c.Command, "id"); id == "" || len(q) != 1 {
+		return c.usage("why needs --id and exactly one of --user, --session and --connection, not %d", len(q))
+	}
+	q.Set("id", stringFlag(c.Command, "id"))
+	var answer struct {
+		Summary string
+		Answers []map[string]any
+		Missing []string
+	}
+	text, err := c.client.get(c.Context(), http.MethodGet, "/sse/why", q, &answer)
+	if err != nil || c.json {
+		return c.raw(text, err)
+	}
+	c.warnMissing(answer.Missing, "what they know is not told")
+	c.out.printf("%s\n", printable(answer.Summary))
+	for _, a := range answer.Answers {
+		c.out.printf("\n")
+		var rows [][]string
+		for _, name := range slices.Sorted(maps.Keys(a)) {
+			if value := shownValue(a[name]); value != "" {
+				rows = append(rows, []string{"  " + printable(name), value})
+			}
+		}
+		if err := c.out.table(rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shownValue is a value of an answer in one line.
+func shownValue(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return printable(v)
+	case []any:
+		var list []string
+		for _, item := range v {
+			list = append(list, shownValue(item))
+		}
+		return strings.Join(list, ", ")
+	case map[string]any:
+		text, err := json.Marshal(v)
+		if err != nil {
+			panic(err) // it came as JSON
+		}
+		return printable(string(text))
+	}
+	return fmt.Sprint(v)
+}
