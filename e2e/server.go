@@ -259,6 +259,12 @@ func (s *Server) Validate() error {
 	return nil
 }
 
+// SSE prepares `caddy sse` with these arguments, for the admin endpoint of the config
+// that is in force.
+func (s *Server) SSE(args ...string) *exec.Cmd {
+	return s.command(command, "sse", s.file, args...)
+}
+
 // Terminate sends SIGTERM and returns how long the process took to end, which is
 // no longer than within.
 func (s *Server) Terminate(within time.Duration) time.Duration {

@@ -48,31 +48,40 @@ func publishLines(c *call, path string, in io.Reader, fields []field) error {
 	defer progress.end()
 	for {
 		some, err := b.read()
-		if len(some.lines) == 0 {
-			switch {
-			case err != io.EOF:
+		if len(some.lines) > 0 {
+			if err := c.publishBatch(path, some, progress); err != nil {
 				return b.failed(progress, err)
-			case progress.events == 0:
-				return c.usage("the payload has no event: --ndjson takes one JSON object a line")
 			}
+		}
+		if err == io.EOF {
 			break
 		}
-		answer, err := c.client.do(c.Context(), "POST", path, nil, "application/x-ndjson", some.body)
 		if err != nil {
-			return b.failed(progress, some.locate(err))
-		}
-		if c.json {
-			if err := c.raw(answer, nil); err != nil {
-				return err
-			}
-		}
-		if err := progress.add(answer); err != nil {
-			return fmt.Errorf("%s answered with what is no JSON: %w", c.client.address, err)
+			return b.failed(progress, err)
 		}
 	}
 	progress.end()
+	if progress.events == 0 {
+		return c.usage("the payload has no event: --ndjson takes one JSON object a line")
+	}
 	if !c.json {
 		c.out.printf("%s in %s\n", progress, count(progress.batches, "batch", "batches"))
+	}
+	return nil
+}
+
+func (c *call) publishBatch(path string, some batch, progress *progress) error {
+	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/x-ndjson", some.body)
+	if err != nil {
+		return some.locate(err)
+	}
+	if c.json {
+		if err := c.raw(answer, nil); err != nil {
+			return err
+		}
+	}
+	if err := progress.add(answer); err != nil {
+		return fmt.Errorf("%s answered with what is no JSON: %w", c.client.address, err)
 	}
 	return nil
 }
@@ -99,10 +108,20 @@ func (b *batcher) read() (some batch, err error) {
 	return some, err
 }
 
-// ready reports whether there is a line for which nobody has to wait.
+// ready reports whether there is an event for which nobody has to wait.
 func (b *batcher) ready() bool {
-	buffered, err := b.in.Peek(b.in.Buffered())
-	return err == nil && bytes.IndexByte(buffered, '\n') >= 0
+	for {
+		buffered, err := b.in.Peek(b.in.Buffered())
+		if err != nil {
+			return false
+		}
+		end := bytes.IndexByte(buffered, '\n')
+		if end < 0 || len(bytes.TrimSpace(buffered[:end])) > 0 {
+			return end >= 0
+		}
+		b.line++
+		_, _ = b.in.Discard(end + 1) // it is buffered
+	}
 }
 
 // event reads the next line that is not blank.
@@ -167,8 +186,8 @@ func (b *batcher) failed(p *progress, err error) error {
 	if p.events == 0 {
 		return err
 	}
-	said := fmt.Errorf("%w; before it %s were published; repeat the command with --key %s within two minutes and they are not doubled",
-		err, count(p.events, "event", "events"), b.key)
+	said := fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes and they are not doubled",
+		err, count(p.events, "event was", "events were"), b.key)
 	if failure, ok := errors.AsType[*exitError](err); ok {
 		return &exitError{failure.code, said}
 	}
@@ -231,7 +250,7 @@ func (p *progress) end() {
 func (p *progress) String() string {
 	text := count(p.events, "event", "events")
 	if p.duplicates > 0 {
-		text += fmt.Sprintf(", of which %s had been published before,", humanize.Comma(int64(p.duplicates)))
+		text += fmt.Sprintf(" (%s of them published before)", humanize.Comma(int64(p.duplicates)))
 	}
 	return text
 }

@@ -166,7 +166,7 @@ func connections(c *call) error {
 // listed tells how a list goes on.
 func (c *call) listed(n int, all, next string) error {
 	if n == 0 {
-		return fail(exitNothing, "nothing matched: of %s in hub %s none is listed", all, c.client.hubName())
+		return fail(exitNothing, "nothing matched: hub %s has none of these", c.client.hubName())
 	}
 	if next != "" && !c.json {
 		c.err.printf("%d of %s; go on with --after %s\n", n, all, printable(next))

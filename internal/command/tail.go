@@ -94,7 +94,10 @@ func (f *follower) goesOn(err error, began time.Time) bool {
 }
 
 // printError says that nobody reads what is printed.
-type printError struct{ error }
+type printError struct{ err error }
+
+func (e *printError) Error() string { return e.err.Error() }
+func (e *printError) Unwrap() error { return e.err }
 
 // follow opens the stream, and shows what comes until it ends. It reports whether it
 // has begun.
