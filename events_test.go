@@ -115,7 +115,7 @@ func TestEventsFilters(t *testing.T) {
 		"&type=b&topic=room/1":   "3",
 	} {
 		st := s.watch("?hub=chat&data=1&after=earliest" + query)
-		for _, text := range strings.Fields(want) {
+		for text := range strings.FieldsSeq(want) {
 			if b := st.event(); !strings.Contains(b.data, `"data":`+text+`}`) {
 				t.Errorf("%s: %s, want %s", query, b.data, text)
 			}

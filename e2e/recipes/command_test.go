@@ -1,0 +1,126 @@
+package recipes
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// TestCommandPage runs the commands of docs/command.md as they stand there, and compares
+// what they print with what stands there.
+func TestCommandPage(t *testing.T) {
+	left := recipes(t, "command.md")
+	s := e2e.Start(t, e2e.Config{Stream: "topics room/*"})
+	base := fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)
+	alice := visitor{t: t, base: base}.open("/events?topic=room/1", "alice", "X-User", "alice")
+
+	bin := t.TempDir()
+	if err := os.Symlink(s.SSE().Path, filepath.Join(bin, "caddy")); err != nil {
+		t.Fatal(err)
+	}
+	shell := func(name string) *exec.Cmd {
+		cmd := exec.Command("sh", "-ec", strings.ReplaceAll(take(t, left, name), "localhost:2019", fmt.Sprintf("localhost:%d", s.Admin)))
+		cmd.Dir = t.TempDir()
+		cmd.Env = append(s.SSE().Env, "PATH="+bin+":"+os.Getenv("PATH"), fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.Admin))
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
+	run := func(name string) string {
+		t.Helper()
+		out, err := shell(name).Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+		return string(out)
+	}
+	compare := func(name, out string) {
+		t.Helper()
+		if got, want := common(out), common(take(t, left, name+"_output")); got != want {
+			t.Errorf("%s prints\n%s\nnot as the page has it\n%s", name, got, want)
+		}
+	}
+
+	tail := shell("tail")
+	out, err := tail.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tail.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = tail.Process.Kill()
+		_ = tail.Wait()
+	}()
+	// It begins at some moment, so events come until it shows one.
+	lines := make(chan string, 1)
+	go func() {
+		defer close(lines)
+		if scanner := bufio.NewScanner(out); scanner.Scan() {
+			lines <- scanner.Text() + "\n"
+		}
+	}()
+	send := take(t, left, "send")
+	left["send"] = send
+	compare("send", run("send"))
+	alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
+	e2e.Wait(t, e2e.Patience, "the tail to show an event", func() error {
+		select {
+		case line := <-lines:
+			compare("tail", line)
+			return nil
+		default:
+			left["send"] = send
+			run("send")
+			alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
+			return fmt.Errorf("nothing yet")
+		}
+	})
+	run("address")
+	compare("status", run("status"))
+	compare("connections", run("connections"))
+	run("text")
+	alice.expect("", "<p>The price is now 17.</p>")
+	alice.expect("maintenance", `{"at":"22:00"}`)
+	if out := run("ndjson"); out != "3 events in 1 batch\n" {
+		t.Errorf("ndjson prints %s", out)
+	}
+	alice.expect("price", "1")
+	alice.expect("price", "2")
+	if out := run("filters"); strings.Count(out, `"type":"price"`) != 2 {
+		t.Errorf("filters prints %s", out)
+	}
+	if out := run("script"); out != "" {
+		t.Errorf("with somebody in the room script prints %s", out)
+	}
+	if out := run("disconnect"); out != "1 connection ended\n" {
+		t.Errorf("disconnect prints %s", out)
+	}
+	for name := range left {
+		t.Errorf("the recipe %s is not tested", name)
+	}
+}
+
+// common is a text without what differs from run to run.
+func common(text string) string {
+	for _, r := range []struct{ pattern, with string }{
+		{`[a-z0-9]{8}-\d+-[0-9a-z]{4}`, "POSITION"},
+		{`[0-9a-f]{8}-[0-9a-f-]{27}`, "CONNECTION"},
+		{`caddy-sse \S+ on \S+`, "VERSION"},
+		{`\d\d:\d\d:\d\d\.\d+`, "TIME"},
+		{`now|\d+ (second|minute)s? ago`, "AGO"},
+		{`[\d.,]+ (B|KiB)\b`, "SIZE"},
+		{` +`, " "},
+		{`default 1 1 \d+ SIZE`, "default"},
+	} {
+		text = regexp.MustCompile(r.pattern).ReplaceAllString(text, r.with)
+	}
+	return text
+}
