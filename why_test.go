@@ -185,7 +185,7 @@ func TestWhyOfOlderNode(t *testing.T) {
 	if a := askWhy(t, call, publishTo(t, h, "x", hub.Target{}), "user=alice"); !slices.Equal(a.Missing, []string{"older"}) {
 		t.Errorf("missing is %q", a.Missing)
 	}
-	var p page
+	var p Page
 	call(http.MethodGet, "/sse/connections?hub=cluster", http.StatusOK, &p)
 	if p.Missing != nil {
 		t.Errorf("it is missing in a listing: %q", p.Missing)
