@@ -1,0 +1,299 @@
+package caddysse
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The OpenAPI document is held against the code here: that nothing is missing from it,
+// and nothing in it is not there. The module checks holds it against a running server.
+
+// answers are what the operations of the document answer when they succeed. An
+// operation without JSON, such as a stream, has nil.
+var answers = map[string]any{
+	"send":              receipt{},
+	"broadcast":         receipt{},
+	"listConnections":   page{},
+	"disconnect":        disconnected{},
+	"disconnectOne":     disconnected{},
+	"changeTopics":      changed{},
+	"changeTopicsOfOne": changed{},
+	"listUsers":         userPage{},
+	"showStatus":        status{},
+	"showReady":         readiness{},
+	"showWhy":           whyAnswer{},
+}
+
+type object = map[string]any
+
+// openAPI is the OpenAPI document.
+type openAPI struct{ root object }
+
+func readOpenAPI(t *testing.T) openAPI {
+	t.Helper()
+	text, err := os.ReadFile("docs/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d openAPI
+	if err := yaml.Unmarshal(text, &d.root); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// at follows references and names.
+func (d openAPI) at(value any, names ...string) object {
+	found, _ := value.(object)
+	if ref, ok := found["$ref"].(string); ok {
+		own := found
+		found = maps.Clone(d.at(d.root, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...))
+		maps.Copy(found, own)
+		delete(found, "$ref")
+	}
+	if len(names) == 0 || found == nil {
+		return found
+	}
+	return d.at(found[names[0]], names[1:]...)
+}
+
+// source is a file of this package.
+func source(t *testing.T, name string) *ast.File {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// function is a function, or a method, of a file.
+func function(t *testing.T, file, name string) *ast.FuncDecl {
+	t.Helper()
+	for _, d := range source(t, file).Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Name.Name == name {
+			return f
+		}
+	}
+	t.Fatalf("there is no %s in %s any more", name, file)
+	return nil
+}
+
+// clauses calls see for each case of the switches in a function.
+func clauses(f *ast.FuncDecl, see func(*ast.CaseClause)) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		if c, ok := n.(*ast.CaseClause); ok {
+			see(c)
+		}
+		return true
+	})
+}
+
+// texts are the string literals below some nodes.
+func texts[N ast.Node](nodes ...N) (found []string) {
+	for _, n := range nodes {
+		ast.Inspect(n, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				if s, err := strconv.Unquote(lit.Value); err == nil && s != "" {
+					found = append(found, s)
+				}
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// TestOpenAPIHasAllEndpoints: each path and method that routeAPI knows is in the
+// document, and no other.
+func TestOpenAPIHasAllEndpoints(t *testing.T) {
+	var served []string
+	clauses(function(t, "api.go", "routeAPI"), func(c *ast.CaseClause) {
+		path := ""
+		for _, name := range texts(c.List...) {
+			if strings.HasPrefix(name, "/") {
+				return
+			}
+			path = "/sse/" + name
+		}
+		if path == "" {
+			return // what is no path
+		}
+		// Only a case of a path with an id compares id as well.
+		ast.Inspect(c.List[0], func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok && id.Name == "id" {
+				path = strings.TrimSuffix(path, "/{id}") + "/{id}"
+			}
+			return true
+		})
+		methods := texts(c.Body...)
+		if len(methods) == 0 {
+			t.Errorf("%s: its methods do not stand in its case of routeAPI: see how this test reads them", path)
+		}
+		for _, method := range methods {
+			served = append(served, method+" "+path)
+		}
+	})
+	var documented []string
+	d := readOpenAPI(t)
+	paths := d.at(d.root, "paths")
+	for path := range paths {
+		for method := range d.at(paths, path) {
+			if method != "parameters" {
+				documented = append(documented, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(served)
+	slices.Sort(documented)
+	if len(served) < 9 || !slices.Equal(served, documented) {
+		t.Errorf("routeAPI serves\n%s\nand docs/openapi.yaml has\n%s", strings.Join(served, "\n"), strings.Join(documented, "\n"))
+	}
+}
+
+// TestOpenAPIHasAllFieldsOfAnEvent: of what the API reads.
+func TestOpenAPIHasAllFieldsOfAnEvent(t *testing.T) {
+	d := readOpenAPI(t)
+	var read []string
+	clauses(function(t, "payload.go", "set"), func(c *ast.CaseClause) { read = append(read, texts(c.List...)...) })
+	slices.Sort(read)
+	documented := slices.Sorted(maps.Keys(d.at(d.root, "components", "schemas", "Event", "properties")))
+	if len(read) < 10 || !slices.Equal(read, documented) {
+		t.Errorf("an event has the fields %q, and in docs/openapi.yaml %q", read, documented)
+	}
+}
+
+// TestOpenAPIHasAllFieldsOfAnswers: each answer has in the document the fields of the
+// Go type that is encoded, with the same types.
+func TestOpenAPIHasAllFieldsOfAnswers(t *testing.T) {
+	d := readOpenAPI(t)
+	seen := make(map[string]bool)
+	paths := d.at(d.root, "paths")
+	for path := range paths {
+		for method := range d.at(paths, path) {
+			if method == "parameters" {
+				continue
+			}
+			operation := d.at(paths, path, method)
+			id, _ := operation["operationId"].(string)
+			answer, ok := answers[id]
+			if !ok {
+				t.Errorf("%s %s: say in answers of which Go type the answer to %q is", method, path, id)
+				continue
+			}
+			seen[id] = true
+			content := d.at(operation, "responses", "200", "content", typeJSON, "schema")
+			if (answer == nil) != (content == nil) {
+				t.Errorf("%s: the document has the answer %v, the code %T", id, content, answer)
+			} else if answer != nil {
+				d.compare(t, id, content, reflect.TypeOf(answer))
+			}
+			for code := range d.at(operation, "responses") {
+				if code != "200" {
+					d.compareError(t, id+" "+code, d.at(operation, "responses", code, "content", typeJSON, "schema"))
+				}
+			}
+		}
+	}
+	for id := range answers {
+		if !seen[id] {
+			t.Errorf("docs/openapi.yaml has no operation %s", id)
+		}
+	}
+}
+
+// compareError: the schema of a refusal has no field that apiError has not, and that of
+// 503 has all.
+func (d openAPI) compareError(t *testing.T, where string, schema object) {
+	t.Helper()
+	fields := make(map[string]bool)
+	for name := range jsonFields(reflect.TypeFor[apiError]()) {
+		fields[name] = true
+	}
+	properties := d.at(schema, "properties")
+	for name := range properties {
+		if !fields[name] {
+			t.Errorf("%s: no refusal has the field %s", where, name)
+		}
+	}
+	if strings.HasSuffix(where, " 503") && len(properties) != len(fields) {
+		t.Errorf("%s: a refusal may have %q", where, slices.Sorted(maps.Keys(fields)))
+	}
+}
+
+// jsonFields are the fields of a type as they are encoded, and whether they always are.
+func jsonFields(of reflect.Type) map[string]jsonField {
+	fields := make(map[string]jsonField)
+	for f := range of.Fields() {
+		name, options, ok := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && name == "" {
+			maps.Copy(fields, jsonFields(f.Type))
+			continue
+		}
+		if name != "-" && (ok || name != "") {
+			fields[name] = jsonField{f.Type, !strings.Contains(options, "omit")}
+		}
+	}
+	return fields
+}
+
+type jsonField struct {
+	of     reflect.Type
+	always bool
+}
+
+// kinds are the types of JSON.
+var kinds = map[reflect.Kind]string{
+	reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer", reflect.Float64: "number",
+	reflect.Slice: "array", reflect.Map: "object", reflect.Struct: "object",
+}
+
+// compare holds a schema against a type.
+func (d openAPI) compare(t *testing.T, where string, given any, of reflect.Type) {
+	t.Helper()
+	for of.Kind() == reflect.Pointer {
+		of = of.Elem()
+	}
+	schema := d.at(given)
+	want := kinds[of.Kind()]
+	if of.PkgPath() == "time" && of.Name() == "Time" {
+		want = "string"
+	}
+	if schema["type"] != want {
+		t.Errorf("%s is %v in the document, and %s in the code", where, schema["type"], want)
+		return
+	}
+	switch {
+	case want == "array":
+		d.compare(t, where+"[]", schema["items"], of.Elem())
+	case of.Kind() == reflect.Map:
+		d.compare(t, where+"{}", schema["additionalProperties"], of.Elem())
+	case want == "object":
+		fields := jsonFields(of)
+		properties := d.at(schema, "properties")
+		if code, document := slices.Sorted(maps.Keys(fields)), slices.Sorted(maps.Keys(properties)); !slices.Equal(code, document) {
+			t.Errorf("%s has the fields %q in the code, and %q in the document", where, code, document)
+			return
+		}
+		if schema["additionalProperties"] != false {
+			t.Errorf("%s: additionalProperties must be false", where)
+		}
+		required, _ := schema["required"].([]any)
+		for name, field := range fields {
+			if slices.Contains(required, any(name)) != field.always {
+				t.Errorf("%s.%s: required must be %t", where, name, field.always)
+			}
+			d.compare(t, where+"."+name, properties[name], field.of)
+		}
+	}
+}
