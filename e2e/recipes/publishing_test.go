@@ -1,0 +1,161 @@
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// languages are those of the page: the file of testdata that the recipe becomes a part
+// of, or the name that it gets, and how it is run.
+var languages = map[string]struct {
+	frame, file string
+	run         []string
+}{
+	"python": {"", "publish.py", []string{"/usr/bin/python3", "$file"}},
+	"php":    {"", "publish.php", []string{"php", "$file"}},
+	"ruby":   {"", "publish.rb", []string{"ruby", "$file"}},
+	"node":   {"", "publish.mjs", []string{"node", "$file"}},
+	"curl":   {"", "publish.sh", []string{"sh", "-e", "$file"}},
+	"go":     {"publish.go.txt", "publish.go", []string{"go", "run", "$file"}},
+	"java":   {"Publish.java", "Publish.java", []string{"java", "$file"}},
+}
+
+// weather is what the network does to requests: one is refused by a server whose store
+// is out of reach, of one the answer is lost, and the rest pass.
+type weather struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests int
+}
+
+func newWeather(t *testing.T, admin string, fair bool) *weather {
+	w := new(weather)
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: admin})
+		if r.In.Header.Get("Origin") == "http://"+w.addr() {
+			r.Out.Header.Set("Origin", "http://"+admin)
+		}
+	}}
+	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.requests++
+		n := w.requests
+		w.mu.Unlock()
+		switch {
+		case n == 1 && !fair:
+			rw.Header().Set("Retry-After", "1")
+			http.Error(rw, `{"error":"not stored: the store is out of reach","stored":"no"}`, http.StatusServiceUnavailable)
+		case n == 2 && !fair:
+			proxy.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		default:
+			proxy.ServeHTTP(rw, r)
+		}
+	}))
+	t.Cleanup(w.Close)
+	return w
+}
+
+func (w *weather) addr() string { return w.Listener.Addr().String() }
+
+func (w *weather) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests
+}
+
+// runPublisher runs the code of the page in a language, towards an address, with an
+// event of this type.
+func runPublisher(t *testing.T, name, code, addr, event string) (output string, err error) {
+	t.Helper()
+	language := languages[name]
+	text := code
+	switch {
+	case name == "php":
+		text = "<?php\n" + code
+	case language.frame != "":
+		frame, err := os.ReadFile(filepath.Join("testdata", language.frame))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, after, ok := strings.Cut(string(frame), "RECIPE\n")
+		if !ok {
+			t.Fatalf("%s has no place for the recipe", language.frame)
+		}
+		text = before + code + after
+	}
+	host, port, _ := strings.Cut(addr, ":")
+	text = strings.NewReplacer("localhost:2019", addr, `"localhost", 2019`, fmt.Sprintf("%q, %s", host, port), "order_update", event).Replace(text)
+	if !strings.Contains(text, port) {
+		t.Fatalf("it does not name the admin endpoint:\n%s", code)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, language.file)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := make([]string, len(language.run))
+	for i, arg := range language.run {
+		args[i] = strings.ReplaceAll(arg, "$file", file)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestPublishing: the code of the page publishes in each language, once, although a
+// server refuses the first request and the second has no answer. What is refused for
+// good is not sent again.
+func TestPublishing(t *testing.T) {
+	page := recipes(t, "publishing.md")
+	code := make(map[string]string)
+	for name := range languages {
+		code[name] = take(t, page, name)
+	}
+	for name := range page {
+		t.Errorf("the recipe %s is not tested", name)
+	}
+	for name := range languages {
+		t.Run(name, func(t *testing.T) {
+			s := e2e.Start(t, e2e.Config{})
+			admin := fmt.Sprintf("localhost:%d", s.Admin)
+			v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}
+			alice, bob := v.open("/events", "alice", "X-User", "alice"), v.open("/events", "bob", "X-User", "bob")
+
+			bad := newWeather(t, admin, false)
+			began := time.Now()
+			if out, err := runPublisher(t, name, code[name], bad.addr(), "order_update"); err != nil || bad.count() != 3 {
+				t.Fatalf("after %d requests: %v\n%s", bad.count(), err, out)
+			}
+			t.Logf("it took %s", time.Since(began))
+			back{t, admin}.broadcast("the end")
+			alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
+			alice.expect("", "the end")
+			bob.expect("", `{"text":"Hello"}`)
+			bob.expect("", "the end")
+
+			refused, want := newWeather(t, admin, true), 1
+			wrong := code[name]
+			if name == "curl" { // repeats that as well
+				wrong, want = strings.Replace(wrong, "--retry 5", "--retry 1", 1), 2
+			}
+			out, err := runPublisher(t, name, wrong, refused.addr(), "sse.gap")
+			if err == nil || refused.count() != want {
+				t.Errorf("what is refused was sent %d times: %v\n%s", refused.count(), err, out)
+			}
+		})
+	}
+}
