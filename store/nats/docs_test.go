@@ -1,6 +1,7 @@
 package natsstore
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,14 +14,23 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// TestConfigsInTheDocs: Caddy and nats-server take the configs of docs/scaling.md.
+// TestConfigsInTheDocs: Caddy and nats-server take the configs of docs/scaling.md, and
+// those of compose.cluster.yaml.
 func TestConfigsInTheDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	for file, kind := range map[string]string{"nats.conf": "nats", "Caddyfile": "caddyfile", "balancer.Caddyfile": "caddyfile"} {
+		config, err := os.ReadFile("../../deploy/cluster/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = fmt.Appendf(text, "```%s\n%s```\n", kind, config)
+	}
 	// What is validated may already look for the others.
-	doc := strings.ReplaceAll(string(text), "10.0.0.", "127.0.0.")
+	doc := regexp.MustCompile(`\b(?:10\.0\.0\.|nats|node)(\d+:\d)`).ReplaceAllString(string(text), "127.0.0.$1")
+	t.Setenv("NATS_NAME", "nats1")
 	t.Setenv("NATS_PASSWORD", "secret")
 	t.Setenv("BACKEND_HASH", "$2a$10$BQMoUgL/8U3y28ywqMBGDeddGnVYdbv2dxObymwe4lLjXH16apCxa")
 	count := map[string]int{}
@@ -58,7 +68,7 @@ func TestConfigsInTheDocs(t *testing.T) {
 			t.Errorf("Caddy refuses\n%s\n%v", config, err)
 		}
 	}
-	if count["caddyfile"] != 2 || count["nats"] != 1 {
-		t.Errorf("the docs have %v", count)
+	if count["caddyfile"] != 4 || count["nats"] != 2 {
+		t.Errorf("there are %v", count)
 	}
 }
