@@ -1,10 +1,10 @@
-.PHONY: test recipes test-go test-client test-browser check lint build page bench soak soak-cluster hostile
+.PHONY: test recipes test-go test-client test-browser check lint vuln build build-with page bench soak soak-cluster hostile release-dry-run
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
 
 # The apps, proxies and tools that e2e/recipes runs, from Debian.
-RECIPES = haproxy nginx php-cli prometheus python3-flask ruby-sinatra ruby-webrick
+RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-flask ruby-sinatra ruby-webrick
 recipes:
 	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
 
@@ -14,6 +14,7 @@ test-go: recipes
 	go test -race -shuffle=on -timeout=900s -p 1 . ./e2e -takeover=off
 	cd store/nats && go test -race -shuffle=on -timeout=600s -p 1 ./...
 	cd bench && go test -race ./...
+	cd checks && go test -timeout=300s ./...
 
 test-client: client/node_modules
 	cd client && npm test
@@ -67,13 +68,33 @@ lint: client/node_modules e2e/browser/node_modules
 	@test -z "$$(go fix -diff ./... 2>&1 | tee /dev/stderr)"
 	cd store/nats && go vet ./... && go fix -diff ./...
 	cd bench && go vet ./... && go fix -diff ./...
+	cd checks && go vet ./... && go fix -diff ./...
+	go tool -modfile=tools.mod actionlint
+	for script in scripts/* .ci/run; do bash -n $$script || exit 1; done
 	GOOS=windows go vet ./...
 	GOOS=darwin go vet ./...
 	cd client && npm run build && npm run check
 	cd e2e/browser && npm run check
 
-# Caddy with this module, as users build it.
-build:
-	go build -modfile=tools.mod -o tmp/xcaddy github.com/caddyserver/xcaddy/cmd/xcaddy
-	tmp/xcaddy build v2.11.9 --with github.com/ea766355/caddy-sse@v0.0.0="$(CURDIR)" --output tmp/caddy
+# Known vulnerabilities in what is used, by a database on the web.
+vuln:
+	go tool -modfile=tools.mod govulncheck ./...
+	cd store/nats && go tool -modfile=../../tools.mod govulncheck ./...
+
+# Caddy with this module, as users build it, and with both modules.
+CADDY ?= $(shell scripts/caddy-version)
+SSE = github.com/ea766355/caddy-sse
+build: tmp/xcaddy
+	tmp/xcaddy build $(CADDY) --with $(SSE)@v0.0.0="$(CURDIR)" --output tmp/caddy
 	tmp/caddy list-modules | grep -x http.handlers.sse
+
+build-with: build
+	tmp/xcaddy build $(CADDY) --with $(SSE)@v0.0.0="$(CURDIR)" --with $(SSE)/store/nats@v0.0.0="$(CURDIR)/store/nats" --output tmp/caddy-nats
+	tmp/caddy-nats list-modules | grep -x sse.stores.nats
+
+tmp/xcaddy: tools.mod
+	go build -modfile=tools.mod -o $@ github.com/caddyserver/xcaddy/cmd/xcaddy
+
+# What a release does, on this machine, with nothing published: CONTRIBUTING.md.
+release-dry-run: client/node_modules
+	scripts/release-dry-run
