@@ -116,3 +116,30 @@ func TestCommandConcernsEarlierConnections(t *testing.T) {
 		want(t, "the later one got", later.client(t).data(), "2")
 	})
 }
+
+// Who moves over to another history is given nothing by the changes in it: they may be
+// older than the connection, and the right may have ended since.
+func TestPromise11ChangesInAnotherHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		alice, bob := open(t, h, as("alice")), open(t, h, as("bob"))
+		synctest.Wait()
+		other := newTape(NewEpoch(), false, nil)
+		other.add(encodeCommand(&Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"room/1"}}}))
+		use(t, h, other)
+		publish(t, h, "secret", topic("room/1"))
+		publish(t, h, "for all")
+		synctest.Wait()
+		want(t, "alice got", alice.client(t).data(), "")
+		want(t, "alice ended", alice.ending(t), Lifetime)
+		want(t, "bob got", bob.client(t).data(), "for all")
+
+		// What changes from now on is known to be newer.
+		if _, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{"bob"}}, Add: []string{"room/1"}}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, h, "no secret", topic("room/1"))
+		synctest.Wait()
+		want(t, "bob got", bob.client(t).data(), "for all no secret")
+	})
+}

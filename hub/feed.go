@@ -172,13 +172,18 @@ func (h *Hub) sharesStore() bool {
 
 // carryOut does what a command says, at its position: the history ends there as
 // long as this runs. A command that says nothing stands for one that cannot be
-// read: the connections that it may concern come back, and are authenticated anew.
+// read. Where it is not certain what a command means for a connection, that ends: the
+// client comes back, and is authenticated anew.
 func (h *Hub) carryOut(command *Command, seq uint64) {
 	var changed []*lane
 	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
 	switch {
 	case command.Disconnect != nil:
 		filter, do = *command.Disconnect, func(c *Conn) { h.detach(c, Disconnected) }
+	case command.Topics != nil && !h.holds(func() bool { return h.source.open }):
+		// Another history is being read. Its changes may be older than the connections
+		// that moved over, which may have lost since what is added here.
+		filter = command.Topics.Filter
 	case command.Topics != nil:
 		add := targets(command.Topics.Add)
 		remove := make(map[Target]struct{})

@@ -4,170 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// rightsModel knows who had which right at which position.
-type rightsModel struct {
-	*testing.T
-	random *rand.Rand
-	hub    *Hub
-	events []sentEvent // by seq - 1
-	open   []*holder
-	ops    int
-}
-
-type sentEvent struct {
-	topic string // empty: it is a command
-	data  string
-}
-
-// holder is an open connection that looks for events only when it is told to.
-type holder struct {
-	*Conn
-	wire   *wire
-	user   string
-	rights map[string]uint64 // topics, and from which position on
-	told   map[uint64]string // data of sse.topics by its position
-	cursor uint64            // all up to here was looked for
-	want   []string          // data of events and sse.topics, in order
-}
-
-var rightsTopics = []string{"a", "b", "c", "d", "e"}
-
-func (m *rightsModel) some() []string {
-	n := m.random.IntN(3)
-	picked := slices.Clone(rightsTopics)
-	m.random.Shuffle(len(picked), func(i, j int) { picked[i], picked[j] = picked[j], picked[i] })
-	return picked[:n]
-}
-
-func (m *rightsModel) head() uint64 { return uint64(len(m.events)) }
-
-func (m *rightsModel) connect(i int) {
-	user := []string{"alice", "bob", "carol"}[m.random.IntN(3)]
-	topics := m.some()
-	from := m.head()
-	r := as(user, topics...)
-	if m.random.IntN(3) == 0 { // with a position
-		from -= uint64(m.random.IntN(int(min(from, 20)) + 1))
-		r = r.at(at(m.hub, from))
-	}
-	h := &holder{Conn: connect(m.T, m.hub, r), wire: newWire(), user: user, rights: make(map[string]uint64), told: make(map[uint64]string), cursor: from}
-	for _, t := range topics {
-		h.rights[t] = 0
-	}
-	m.open[i] = h
-}
-
-func (m *rightsModel) publish() {
-	topic := rightsTopics[m.random.IntN(len(rightsTopics))]
-	data := strconv.Itoa(len(m.events) + 1)
-	publish(m.T, m.hub, data, Target{Topic, topic})
-	m.events = append(m.events, sentEvent{topic, data})
-}
-
-func (m *rightsModel) change() {
-	user := []string{"alice", "bob", "carol"}[m.random.IntN(3)]
-	change := TopicChange{Filter: Filter{Users: []string{user}}, Add: m.some(), Remove: m.some()}
-	change.Add = slices.DeleteFunc(change.Add, func(t string) bool { return slices.Contains(change.Remove, t) })
-	p, err := m.hub.ChangeTopics(m.Context(), change)
-	if err != nil {
-		m.Fatal(err)
-	}
-	m.events = append(m.events, sentEvent{})
-	want(m.T, "position of the change", p.Seq, m.head())
-	told := string(topicsData(&change))
-	for _, h := range m.open {
-		if h.user != user {
-			continue
-		}
-		before := maps.Clone(h.rights)
-		for _, t := range change.Remove {
-			delete(h.rights, t)
-		}
-		for _, t := range change.Add {
-			if _, ok := h.rights[t]; !ok {
-				h.rights[t] = m.head()
-			}
-		}
-		if !maps.Equal(before, h.rights) {
-			h.told[m.head()] = told
-		}
-	}
-}
-
-func (m *rightsModel) catchUp(h *holder) {
-	// Only the rights of now count: what was revoked is withheld though it was pending.
-	for ; h.cursor < m.head(); h.cursor++ {
-		e, seq := m.events[h.cursor], h.cursor+1
-		if told := h.told[seq]; told != "" {
-			h.want = append(h.want, told)
-		}
-		if from, ok := h.rights[e.topic]; ok && seq > from {
-			h.want = append(h.want, e.data)
-		}
-	}
-	if reason := h.catchUp(h.wire); reason != "" {
-		m.Fatalf("it ended: %s", reason)
-	}
-	c := (&client{t: m.T}).read(h.wire.all())
-	var got []string
-	seen := make(map[string]bool)
-	for _, e := range c.ordered {
-		got = append(got, e.data)
-		if e.event == "" && seen[e.data] {
-			m.Errorf("%s came twice", e.data)
-		}
-		seen[e.data] = true
-	}
-	if !slices.Equal(got, h.want) {
-		m.Fatalf("after %d steps %s got\n%s\nwant\n%s", m.ops, h.user, strings.Join(got, " "), strings.Join(h.want, " "))
-	}
-	if told := strings.ReplaceAll(c.told(), EventTopics+" , ", ""); strings.Contains(told, "gap") {
-		m.Fatalf("told %s", told)
-	}
-}
-
-// TestPromise11RightsAgainstModel: whatever happens, nothing is delivered without the
-// right to it, and nothing is missed.
-func TestPromise11RightsAgainstModel(t *testing.T) {
-	const runs, steps = 200, 500
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	for run := range uint64(runs) {
-		synctest.Test(t, func(t *testing.T) {
-			m := &rightsModel{T: t, random: rand.New(rand.NewPCG(seed, run)), hub: newHub(t, Options{}), open: make([]*holder, 4)}
-			for i := range m.open {
-				m.connect(i)
-			}
-			for ; m.ops < steps; m.ops++ {
-				switch i := m.random.IntN(len(m.open)); m.random.IntN(8) {
-				default:
-					m.publish()
-				case 0, 1:
-					m.change()
-				case 2, 3:
-					m.catchUp(m.open[i])
-				case 4:
-					m.hub.finish(m.open[i].Conn, Gone)
-					m.connect(i)
-				}
-			}
-			for _, h := range m.open {
-				m.catchUp(h)
-			}
-		})
-		if t.Failed() {
-			t.Fatalf("run %d", run)
-		}
-	}
-}
 
 // A change reaches a node that was cut off before what was published after it.
 func TestPromise11TopicsOnOtherNodes(t *testing.T) {
@@ -238,6 +80,32 @@ func TestSlots(t *testing.T) {
 		want(t, "without a state", c.control[0].id, at(h, 40))
 		want(t, "slots that are left", len(h.history.slots), 0)
 		checkBytes(t, h.history)
+	})
+}
+
+// A newcomer is sent the state of the moment when it is sent, though some of the history
+// went after it was admitted.
+func TestStateOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 3})
+		put := func(slot, data string) {
+			if _, err := h.Publish(t.Context(), Event{Slot: slot, Data: []byte(data), Targets: []Target{{}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publish(t, h, "no state")
+		put("a", "a1")
+		r := as("alice")
+		r.State = true
+		v := serve(t, func() *Conn {
+			c := connect(t, h, r)
+			put("b", "b1")
+			put("b", "b2")
+			return c
+		}(), newWire())
+		synctest.Wait()
+		want(t, "told", v.client(t).told(), "")
+		want(t, "data", v.client(t).data(), "a1 b2")
 	})
 }
 

@@ -47,7 +47,11 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 	}
 	switch {
 	case c.placed == hi:
-		if lost := hi.lost(c.seats); lost > max(l.from, c.lost) {
+		lost := hi.lost(c.seats)
+		if c.written.IsZero() { // it is sent the state of now: nothing of an earlier one is lost to it
+			c.lost = max(c.lost, min(c.state, lost))
+		}
+		if lost > max(l.from, c.lost) {
 			l.gap, l.from, c.lost = gapEvicted, max(l.from, hi.oldest-1), lost
 		}
 	case c.reason != "": // the history that it ended in is gone

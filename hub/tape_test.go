@@ -1,0 +1,63 @@
+package hub
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// tape is a store in memory of which copies can be made.
+type tape struct {
+	epoch  string
+	shared bool
+	tailed chan struct{} // closed when feed is set
+
+	mu      sync.Mutex
+	records []Record
+	feed    Feed
+}
+
+func newTape(epoch string, shared bool, records []Record) *tape {
+	return &tape{epoch: epoch, shared: shared, tailed: make(chan struct{}), records: slices.Clone(records)}
+}
+
+// add appends a record that a hub has yet to be given.
+func (s *tape) add(data []byte) Record {
+	r := Record{uint64(len(s.records) + 1), time.Now(), data}
+	s.records = append(s.records, r)
+	return r
+}
+
+func (s *tape) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
+	<-s.tailed
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var news []Record
+	for _, e := range entries {
+		r := s.add(e.Data)
+		news = append(news, r)
+		stored = append(stored, Stored{Position: Position{Epoch: s.epoch, Seq: r.Seq}})
+	}
+	s.feed.Deliver(news)
+	return stored, nil
+}
+
+func (s *tape) Tail(ctx context.Context, feed Feed) {
+	s.mu.Lock()
+	have := feed.Begin(s.epoch, 1)
+	if n := have.Seq; n > uint64(len(s.records)) || n > 0 && TagOf(s.records[n-1].Data) != have.Tag {
+		s.epoch = NewEpoch()
+		have = feed.Begin(s.epoch, 1)
+	}
+	feed.Deliver(s.records[have.Seq:])
+	feed.Status(nil, 0)
+	s.feed = feed
+	s.mu.Unlock()
+	close(s.tailed)
+	<-ctx.Done()
+}
+
+func (*tape) Retain(Options, uint64) {}
+func (s *tape) Shared() bool         { return s.shared }
+func (*tape) Close() error           { return nil }
