@@ -263,7 +263,7 @@ type Info struct {
 	Remote   string    `json:"remote"`
 	Since    time.Time `json:"since"`
 	Position string    `json:"position"`
-	Lag      int       `json:"lag"` // events addressed to it and not yet written; one for several of its topics may count several times, and one that its slot has replaced still counts
+	Lag      int       `json:"lag"` // events addressed to it and not yet written; one for several of its topics may count several times
 }
 
 // Info describes the connection as it is now.

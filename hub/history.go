@@ -137,9 +137,6 @@ func (h *history) addEvent(e *entry, event *Event) {
 	}
 	e.lanes = make([]*lane, 0, len(event.Targets))
 	h.charge(e, pointerBytes*int64(cap(e.lanes)))
-	if e.slot = h.slotOf(event); e.slot != 0 {
-		h.fill(e.slot)
-	}
 	for _, t := range event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
@@ -147,6 +144,9 @@ func (h *history) addEvent(e *entry, event *Event) {
 				h.indexAs(s, e, h.head, t)
 			}
 		}
+	}
+	if e.slot = h.slotOf(event); e.slot != 0 {
+		h.fill(e.slot)
 	}
 }
 
@@ -196,14 +196,11 @@ func (h *history) evictSome(now time.Time) bool {
 		// misses it.
 		missed := e.expires > now.UnixNano()
 		for _, l := range e.lanes {
-			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
-				l.seqs = nil // and what is before it
-				h.bytes -= l.bytes()
-			}
+			l.seqs = l.seqs[1:]
 			if missed {
 				l.evicted = max(l.evicted, h.oldest)
 			}
-			h.drop(l)
+			h.emptied(l)
 		}
 		h.held.evict(e.frame)
 		h.vacate(e)

@@ -83,6 +83,61 @@ func TestSlots(t *testing.T) {
 	})
 }
 
+// What is replaced in its slot is not pending any more: it counts in no lag, and costs no
+// look-up.
+func TestReplacedIsNotPending(t *testing.T) {
+	h := newHub(t, Options{})
+	put := func(slot, data string, targets ...Target) {
+		t.Helper()
+		if _, err := h.Publish(t.Context(), Event{Slot: slot, Data: []byte(data), Targets: targets}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := connect(t, h, as("alice", "a", "*"))
+	publish(t, h, "first", topic("a"))
+	for range 500 {
+		put("x", "x", topic("a"), user("alice"))
+		put("y", "y", topic("b"))
+		put("z", "z", user("alice"))
+		publish(t, h, "to bob", user("bob"))
+		checkBytes(t, h.history)
+	}
+	publish(t, h, "last", topic("a"))
+	want(t, "pending", c.left(), 5)
+	for name, n := range map[Target]int{topic("a"): 3, topic("b"): 1, user("alice"): 2, {pattern, "*"}: 4} {
+		want(t, fmt.Sprint("in the lane of ", name), len(h.history.lanes[name].seqs), n)
+	}
+	if lag := c.Info().Lag; lag < 5 || lag > 9 {
+		t.Errorf("lag %d, though 5 are pending, in 9 places", lag)
+	}
+}
+
+// The pattern of a slot is learned while a value of it is replaced.
+func TestReplacedWhileAShapeIsLearned(t *testing.T) {
+	h := newHub(t, Options{})
+	put := func(data string) {
+		if _, err := h.Publish(t.Context(), Event{Slot: "x", Data: []byte(data), Targets: []Target{topic("a/b")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("old")
+	for range 2 * learnAtOnce {
+		publish(t, h, "other", topic("other"))
+	}
+	h.mu.Lock()
+	next := h.history.learn(h.history.shape("a/*"), 0) // not to its end
+	h.mu.Unlock()
+	put("new")
+	checkBytes(t, h.history)
+	h.mu.Lock()
+	for s := h.history.shape("a/*"); !s.learned; {
+		next = h.history.learn(s, next)
+	}
+	h.mu.Unlock()
+	checkBytes(t, h.history)
+	want(t, "data", read(t, h, as("alice", "a/*").at(Earliest)).data(), "new")
+}
+
 // A newcomer is sent the state of the moment when it is sent, though some of the history
 // went after it was admitted.
 func TestStateOfNow(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -111,17 +112,29 @@ func liveHeap() int64 {
 	}
 }
 
-// checkBytes counts the bytes of a history anew.
+// checkBytes counts the bytes of a history anew, and compares its lanes with its entries.
 func checkBytes(t testing.TB, h *history) {
 	t.Helper()
 	sum := evictedBytes*int64(len(h.young)+len(h.old)) + slotBytes*int64(len(h.slots))
+	places := 0
 	for seq := h.oldest; seq <= h.head; seq++ {
-		sum += h.entry(seq).cost
+		e := h.entry(seq)
+		sum += e.cost
+		places += len(e.lanes)
+		for _, l := range e.lanes {
+			if _, found := slices.BinarySearch(l.seqs, seq); !found {
+				t.Fatalf("the lane of %v lacks %d", l.target, seq)
+			}
+		}
 	}
 	for _, l := range h.lanes {
+		places -= len(l.seqs)
 		if len(l.seqs) > 0 {
 			sum += l.bytes()
 		}
+	}
+	if places != 0 {
+		t.Errorf("the lanes have %d places too many or, if it is negative, too few", -places)
 	}
 	if h.bytes != sum {
 		t.Errorf("the history counts %d bytes, and its parts are %d", h.bytes, sum)
