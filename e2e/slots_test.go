@@ -20,6 +20,7 @@ import (
 type slotWriter struct {
 	url    string
 	client *http.Client
+	size   int // bytes of padding in a value
 
 	numbers int // used by put
 
@@ -41,7 +42,7 @@ func (w *slotWriter) put(ctx context.Context, slots ...string) error {
 	values := make(map[string]string)
 	for _, slot := range slots {
 		w.numbers++
-		values[slot] = fmt.Sprintf("%s=%d", slot, w.numbers)
+		values[slot] = fmt.Sprintf("%s=%d", slot, w.numbers) + strings.Repeat(";", w.size)
 		line := map[string]string{"slot": slot, "text": values[slot], "key": fmt.Sprint("value ", w.numbers)}
 		if err := json.NewEncoder(&body).Encode(line); err != nil {
 			return err
@@ -130,13 +131,17 @@ func (r *slotReader) read(ctx context.Context, s *Server, want map[string]string
 		if b.ID.Epoch != "" {
 			r.position = b.ID.String()
 		}
-		if b.Type == "" && b.hasData {
-			slot, _, _ := strings.Cut(b.Data, "=")
-			r.state[slot] = b.Data
-			r.values++
-		}
+		r.take(b)
 	}
 	return nil
+}
+
+func (r *slotReader) take(b Block) {
+	if b.Type == "" && b.hasData {
+		slot, _, _ := strings.Cut(b.Data, "=")
+		r.state[slot] = b.Data
+		r.values++
+	}
 }
 
 // TestSlotsSurviveKill kills a server on disk again and again, while values of slots are published. Who comes
@@ -233,5 +238,122 @@ func TestSlotsSurviveKill(t *testing.T) {
 	t.Logf("%d values; who came back was sent %d, who read all the time %d", w.count(), back.values, always.values)
 	if back.values >= w.count() {
 		t.Errorf("who came back was sent %d of %d values, though most had been replaced", back.values, w.count())
+	}
+}
+
+// throttled is a body of which 1 KB a second is read, until it is freed.
+type throttled struct {
+	io.ReadCloser
+	second <-chan time.Time
+	freed  <-chan struct{}
+}
+
+func (r throttled) Read(p []byte) (int, error) {
+	select {
+	case <-r.freed:
+	case <-r.second:
+		p = p[:min(len(p), 1<<10)]
+	}
+	return r.ReadCloser.Read(p)
+}
+
+// TestSlotsOfSlowClients: while 100 slots are updated 1,000 times a second, a client that reads 1 KB a second has
+// never more than 100 values still to be sent. In the end it has the newest of each, and is told no gap.
+func TestSlotsOfSlowClients(t *testing.T) {
+	const slots, updates, batch, rate = 100, 8000, 20, 1000
+	s := Start(t, Config{})
+	w := newSlotWriter(t, s)
+	w.size = 200
+
+	type slow struct {
+		slotReader
+		protocol Protocol
+		user     string
+		most     int // values still to be sent
+		err      error
+	}
+	freed := make(chan struct{})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*Patience)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	var readers []*slow
+	for _, protocol := range Protocols {
+		r := &slow{slotReader: slotReader{state: make(map[string]string)}, protocol: protocol, user: "slow " + string(protocol)}
+		readers = append(readers, r)
+		c := s.SmallClient(protocol)
+		t.Cleanup(c.Close)
+		req, err := c.Request(ctx, Identity{User: r.user}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.HTTP().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := time.NewTicker(time.Second)
+		t.Cleanup(own.Stop)
+		resp.Body = throttled{resp.Body, own.C, freed}
+		stream, err := newStream(resp, Identity{User: r.user}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reading.Go(func() {
+			defer stream.Close()
+			for r.state["the end"] == "" {
+				b, err := stream.Next()
+				if err == nil && b.Type == "sse.gap" {
+					err = errTold
+				}
+				if r.err = err; err != nil {
+					return
+				}
+				r.take(b)
+			}
+		})
+	}
+
+	began := time.Now()
+	tick := time.NewTicker(batch * time.Second / rate)
+	defer tick.Stop()
+	for n := 0; n < updates; n += batch {
+		names := make([]string, batch)
+		for i := range names {
+			names[i] = fmt.Sprint("slot ", (n+i*7)%slots)
+		}
+		if err := w.put(t.Context(), names...); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range readers {
+			if n%(5*batch) > 0 {
+				break
+			}
+			lag, open := s.Lag(r.user)
+			if !open {
+				t.Fatalf("%s was dropped", r.protocol)
+			}
+			if r.most = max(r.most, lag); lag > slots {
+				t.Fatalf("%s: after %d updates it has %d values of %d slots still to be sent", r.protocol, n, lag, slots)
+			}
+		}
+		<-tick.C
+	}
+	t.Logf("%.0f updates a second", updates/time.Since(began).Seconds())
+	close(freed)
+	if err := w.put(t.Context(), "the end"); err != nil {
+		t.Fatal(err)
+	}
+	reading.Wait()
+	for _, r := range readers {
+		t.Logf("%s: of %d updates it was sent %d, and at most %d were pending", r.protocol, updates, r.values, r.most)
+		if r.err != nil {
+			t.Errorf("%s: %v", r.protocol, r.err)
+		}
+		if !maps.Equal(r.state, w.want()) {
+			t.Errorf("%s: it does not have the newest value of each slot", r.protocol)
+		}
+		if r.most < slots/2 {
+			t.Errorf("%s: it was not slow: at most %d values were pending", r.protocol, r.most)
+		}
 	}
 }
