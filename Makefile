@@ -4,7 +4,7 @@
 test: test-go test-client test-browser
 
 # The apps, proxies and tools that e2e/recipes runs, from Debian.
-RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-flask ruby-sinatra ruby-webrick
+RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-django python3-flask ruby-sinatra ruby-webrick
 recipes:
 	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
 

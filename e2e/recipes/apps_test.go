@@ -25,6 +25,7 @@ var apps = map[string]struct {
 	start []string
 }{
 	"flask":   {"app.py", []string{"/usr/bin/python3", "$file", "$port"}}, // Debian's, which has Debian's Flask
+	"django":  {"app_django.py", []string{"/usr/bin/python3", "$file", "$port"}},
 	"php":     {"app.php", []string{"php", "-S", "127.0.0.1:$port", "$file"}},
 	"sinatra": {"app.rb", []string{"ruby", "$file", "$port"}},
 	"node":    {"app.mjs", []string{"node", "$file", "$port"}},

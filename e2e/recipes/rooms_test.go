@@ -1,0 +1,198 @@
+package recipes
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// newRooms is an app that knows users by the cookie; who has none is bob. Alice and carol may see a room, and
+// alice and bob the prices.
+func newRooms(t *testing.T) *stub {
+	s := newStub(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request) {
+		user := cmp.Or(strings.TrimPrefix(r.Header.Get("Cookie"), "session=of-"), "bob")
+		w.Header().Set("X-SSE-User", user)
+		w.Header().Set("X-SSE-Topics", map[string]string{"alice": "prices,room/1", "bob": "prices", "carol": "room/1"}[user])
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return s
+}
+
+// TestRooms: what the page on rooms says.
+func TestRooms(t *testing.T) {
+	page := recipes(t, "rooms.md")
+	port := e2e.FreePort(t)
+	back := serve(t, "", place(take(t, page, "site"), newRooms(t).addr(), port, ""), port)
+	site := fmt.Sprintf("https://example.com:%d", port)
+	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
+
+	t.Run("members", func(t *testing.T) { testMembers(t, page, back, user) })
+	back.wait(0)
+	t.Run("online", func(t *testing.T) { testOnline(t, page, back, user) })
+	back.wait(0)
+	t.Run("dashboard", func(t *testing.T) { testDashboard(t, page, back, user, site) })
+	for name := range page {
+		t.Errorf("the recipe %s is not tested", name)
+	}
+}
+
+func testMembers(t *testing.T, page map[string]string, back back, user func(string) visitor) {
+	alice, bob := user("alice").open("/events", "alice"), user("bob").open("/events?state=1", "bob")
+	defer alice.close()
+	defer bob.close()
+	changed := func(answer string, n int) {
+		t.Helper()
+		var got struct{ Changed int }
+		if err := json.Unmarshal([]byte(answer), &got); err != nil || got.Changed != n {
+			t.Errorf("the answer is %s, want %d changed", answer, n)
+		}
+	}
+	back.post("send", `{"topic":"room/1","text":"before","slot":"of the room"}`)
+	alice.expect("", "before")
+	changed(back.run(take(t, page, "enter")), 1)
+	bob.expect("sse.topics", `{"added":["room/1"],"removed":[]}`)
+	back.send(`"topic":"room/1"`, "welcome")
+	for _, s := range []*stream{alice, bob} {
+		s.expect("", "welcome") // and, to bob, nothing from before, also no state
+	}
+	changed(back.run(take(t, page, "leave")), 1)
+	bob.expect("sse.topics", `{"added":[],"removed":["room/1"]}`)
+	back.send(`"topic":"room/1"`, "for alice")
+	alice.expect("", "for alice")
+	changed(back.run(take(t, page, "close")), 1)
+	alice.expect("sse.topics", `{"added":[],"removed":["room/1"]}`)
+	back.send(`"topic":"room/1"`, "for nobody")
+	back.broadcast("the end")
+	for _, s := range []*stream{alice, bob} {
+		s.expect("", "the end")
+	}
+}
+
+func testOnline(t *testing.T, page map[string]string, back back, user func(string) visitor) {
+	alice, tab := user("alice").open("/events", "alice"), user("alice").open("/events", "alice")
+	carol := user("carol").open("/events", "carol")
+
+	// The answer has the fields of the one in the docs.
+	var got, shown struct {
+		Users []map[string]any
+	}
+	answer := back.run(take(t, page, "who"))
+	for text, to := range map[string]any{answer: &got, take(t, page, "users"): &shown} {
+		if err := json.Unmarshal([]byte(text), to); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+	}
+	if len(got.Users) != 2 || got.Users[0]["user"] != "alice" || got.Users[0]["connections"] != 2.0 || got.Users[1]["user"] != "carol" {
+		t.Fatalf("online are %s", answer)
+	}
+	for name, value := range shown.Users[0] {
+		if reflect.TypeOf(value) != reflect.TypeOf(got.Users[0][name]) {
+			t.Errorf("%s is %v in the docs, and %v in the answer", name, value, got.Users[0][name])
+		}
+	}
+	if len(shown.Users[0]) != len(got.Users[0]) {
+		t.Errorf("the answer has the fields of %v, the docs those of %v", got.Users[0], shown.Users[0])
+	}
+
+	program := strings.ReplaceAll(take(t, page, "online"), "localhost:2019", back.admin)
+	cmd := exec.Command("/usr/bin/python3", "-c", program)
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("the program said: %s", log.String())
+		}
+	}()
+	alice.expect("online", `["alice","carol"]`)
+	carol.expect("online", `["alice","carol"]`)
+	tab.close()
+	began := time.Now()
+	carol.close()
+	carol = user("carol").open("/events?state=1", "carol")
+	carol.expect("online", `["alice","carol"]`) // it is the state
+	reloaded := time.Since(began)
+	carol.close()
+	event, data := alice.next()
+	if event != "online" || data != `["alice"]` {
+		t.Errorf("when carol has gone, alice gets %s %s; the page was reloaded within %s", event, data, reloaded)
+	}
+	if gone := time.Since(began); gone < 9*time.Second {
+		t.Errorf("who has gone is told of after %s", gone)
+	}
+	alice.close()
+}
+
+func testDashboard(t *testing.T, page map[string]string, back back, user func(string) visitor, site string) {
+	price := take(t, page, "price")
+	back.run(strings.ReplaceAll(price, "190.5", "180"))
+	back.run(price)
+	s := user("bob").open("/events?state=1&topic=prices", "bob")
+	defer s.close()
+	s.expect("price", `{"symbol":"AAPL","price":190.5}`)
+
+	// The page, in Node, where the site's name needs an address. Its EventSource has no cookie.
+	script := take(t, page, "dashboard") + take(t, page, "topics")
+	script = strings.ReplaceAll(script, `"/events`, `"`+site+`/events`)
+	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
+		const dns = require("node:dns"), lookup = dns.lookup;
+		dns.lookup = (host, ...rest) => lookup("127.0.0.1", ...rest);
+		const show = (prices) => console.log("prices", JSON.stringify([...prices]));
+		const closeRoom = (name) => console.log("close", name), openRoom = (name) => console.log("open", name);
+		const location = { reload: () => console.log("reload") };
+	`+script)
+	cmd.Env = append(cmd.Environ(), "NODE_TLS_REJECT_UNAUTHORIZED=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(io.LimitReader(out, 1<<20))
+	late := time.AfterFunc(2*e2e.Patience, func() { _ = cmd.Process.Kill() })
+	defer func() {
+		late.Stop()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("node said: %s", log.String())
+		}
+	}()
+	expect := func(want string) {
+		t.Helper()
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("the page says %q, want %q", lines.Text(), want)
+		}
+	}
+	expect(`prices [["AAPL",190.5]]`)
+	back.run(strings.ReplaceAll(price, "AAPL", "MSFT"))
+	expect(`prices [["AAPL",190.5],["MSFT",190.5]]`)
+	back.run(strings.ReplaceAll(price, "190.5", "191"))
+	expect(`prices [["AAPL",191],["MSFT",190.5]]`)
+	list, err := back.connections("")
+	if err != nil || !slices.ContainsFunc(list, func(c connection) bool { return slices.Equal(c.Topics, []string{"prices"}) }) {
+		t.Errorf("%v, %v", list, err)
+	}
+	back.run(`curl -X PATCH 'localhost:2019/sse/connections?all=true' -H 'Content-Type: application/json' -d '{"add":["room/1"],"remove":["prices"]}'`)
+	expect("close prices")
+	expect("open room/1")
+}
