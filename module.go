@@ -222,6 +222,7 @@ func validateTopic(topic string) error {
 
 // ServeHTTP answers with a stream, for as long as the client stays.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
+	keepHTTP1(w, r)
 	var s *sink
 	aside(func() { s, err = h.open(w, r) })
 	if s != nil {
@@ -279,6 +280,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	}()
 	reports.opened(h.Hub, conn)
 	h.app.late(h.Hub)
+	h.warnOfHTTP3(req.Protocol)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)
 	var chain []any
 	if h.Takeover != "off" && !req.Poll { // the next poll comes by the same connection

@@ -280,7 +280,7 @@ func TestStreamAnswer(t *testing.T) {
 		if fmt.Sscan(b.retry, &retry); retry < 2000 || retry > 3000 {
 			t.Errorf("retry: %s", b.retry)
 		}
-		want := fmt.Sprintf(`{"connectionId":%q,"user":"alice","heartbeat":12000,"resumed":false}`, st.id)
+		want := fmt.Sprintf(`{"connectionId":%q,"user":"alice","heartbeat":12000,"protocol":%q,"resumed":false}`, st.id, p.name[:2])
 		if b.event != "sse.connected" || b.data != want || b.id != head {
 			t.Errorf("first block %+v, want data %s and id %s", b, want, head)
 		}

@@ -62,6 +62,7 @@ type pooledHub struct {
 	store atomic.Pointer[usedStore] // nil before the first
 
 	streamsRefused, publishesRefused counters // by the doors
+	warnedOfHTTP3                    atomic.Bool
 }
 
 // usedStore is what is known about the store that a hub uses.

@@ -31,8 +31,9 @@ func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 		ConnectionID string `json:"connectionId"`
 		User         string `json:"user"`
 		Heartbeat    int64  `json:"heartbeat"`
+		Protocol     string `json:"protocol"`
 		Resumed      bool   `json:"resumed"`
-	}{c.id, c.identity.User, c.settings.Heartbeat.Milliseconds(), c.resumed && gap == noGap})
+	}{c.id, c.identity.User, c.settings.Heartbeat.Milliseconds(), c.protocol, c.resumed && gap == noGap})
 	if gap != noGap || p.Epoch == "" {
 		return append(buf, '\n')
 	}
