@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,9 +86,11 @@ func run() error {
 	}
 
 	for _, m := range chosen {
+		began := time.Now()
 		if err := b.measure(ctx, m); err != nil {
 			return err
 		}
+		fmt.Fprintf(os.Stderr, "%s took %s\n", m.name, time.Since(began).Round(time.Second))
 		if err := b.table(os.Stdout, m, plain); err != nil {
 			return err
 		}

@@ -44,15 +44,23 @@ var allModes = []*mode{
 		columns: broadcastColumns, takes: publishesH2, run: paced(load.H2, 1_000),
 	},
 	{
+		name: "h3", title: "Broadcast to 1,000 streams at 5 events/s, h3, a connection each", median: true,
+		columns: broadcastColumns, takes: publishesH3, run: paced(load.H3, 1_000),
+	},
+	{
 		name: "user", title: "Events to one user among N, 1 publisher flat out, h1 cleartext", median: true,
 		columns: userColumns, takes: func(a hub.Abilities) bool { return a.Users }, run: oneUser,
 	},
 	{
 		name: "storm", title: "5,000 clients reconnect and catch up on 100 missed events each, h1 cleartext", median: true,
-		columns: stormColumns, takes: func(a hub.Abilities) bool { return a.Resume }, run: storm,
+		columns: stormColumns, takes: resumes, run: stormOf(load.H1, 5_000),
 	},
 	{
-		name: "connect", title: "5,000 streams opened, 64 at a time, h1 cleartext",
+		name: "stormtls", title: "1,000 clients reconnect and catch up on 100 missed events each, over TLS", median: true,
+		columns: stormTLSColumns, takes: func(a hub.Abilities) bool { return resumes(a) && a.TLS }, run: stormTLS,
+	},
+	{
+		name: "connect", title: "Streams opened, 64 at a time: 5,000 over h1 cleartext, 1,000 over the others", median: true,
 		columns: connectColumns, takes: func(hub.Abilities) bool { return true }, run: connect,
 	},
 	{
@@ -92,10 +100,12 @@ func modeNames() string {
 func publishes(a hub.Abilities) bool    { return a.Publish }
 func publishesTLS(a hub.Abilities) bool { return a.Publish && a.TLS }
 func publishesH2(a hub.Abilities) bool  { return a.Publish && a.H2 }
+func publishesH3(a hub.Abilities) bool  { return a.Publish && a.H3 }
+func resumes(a hub.Abilities) bool      { return a.Resume }
 
 func paced(p load.Protocol, conns int) func(context.Context, *bench, hub.Hub) (sample, error) {
 	return func(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
-		return b.broadcast(ctx, h, p, conns, burst{publishers: 1, rate: 5, lasting: b.lasting(10 * time.Second), size: eventSize})
+		return b.broadcast(ctx, h, p, conns, burst{publishers: 1, rate: 5, lasting: b.lasting(8 * time.Second), size: eventSize})
 	}
 }
 

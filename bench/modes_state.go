@@ -3,22 +3,64 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
+	"slices"
 	"time"
 
 	"github.com/ea766355/caddy-sse/bench/internal/hub"
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
+// carriage is a protocol, how many streams are opened over it, and its key in a sample.
+type carriage struct {
+	protocol load.Protocol
+	conns    int
+	key      string
+}
+
+// carriages are the protocols that a hub speaks.
+func carriages(a hub.Abilities) []carriage {
+	all := []carriage{{load.H1, 5_000, "h1"}}
+	if a.TLS {
+		all = append(all, carriage{load.H1TLS, 2_000, "tls"})
+	}
+	if a.H2 {
+		all = append(all, carriage{load.H2, 1_000, "h2"})
+	}
+	if a.H3 {
+		all = append(all, carriage{load.H3, 1_000, "h3"})
+	}
+	return all
+}
+
+func stormOf(p load.Protocol, conns int) func(context.Context, *bench, hub.Hub) (sample, error) {
+	return func(ctx context.Context, b *bench, h hub.Hub) (sample, error) { return b.storm(ctx, h, p, b.scaled(conns)) }
+}
+
+// stormTLS is a storm for each protocol over TLS.
+func stormTLS(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	out := sample{}
+	for _, c := range carriages(h.Abilities())[1:] {
+		s, err := b.storm(ctx, h, c.protocol, b.scaled(1_000))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.protocol, err)
+		}
+		out[c.key], out[c.key+"Seconds"] = s["cpu"], s["seconds"]
+		for _, fault := range slices.Concat(faults, ends) {
+			out[fault.key] += s[fault.key]
+		}
+	}
+	return out, nil
+}
+
 // storm closes all streams, publishes, and lets all come back with their position.
-func storm(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+func (b *bench) storm(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (sample, error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {
 		return nil, err
 	}
 	defer s.stop()
-	conns, missed := b.scaled(5_000), 100
-	if err := s.warm(ctx, load.H1, conns); err != nil {
+	const missed = 100
+	if err := s.warm(ctx, p, conns); err != nil {
 		return nil, err
 	}
 	last, err := s.broadcast(ctx, burst{publishers: 1, count: 1, size: eventSize})
@@ -48,7 +90,7 @@ func storm(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 		return nil, err
 	}
 	start := load.Now()
-	if err := s.open(load.H1, conns, position); err != nil {
+	if err := s.open(p, conns, position); err != nil {
 		return nil, err
 	}
 	if err := s.fleet.Run(s.arrived(int64(conns * missed))); err != nil {
@@ -66,35 +108,52 @@ func storm(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	}, nil
 }
 
-// connect opens streams as fast as they are answered.
+// connect opens streams as fast as they are answered, over each protocol.
 func connect(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+	out := sample{}
+	for _, c := range carriages(h.Abilities()) {
+		conns := b.scaled(1_000)
+		if c.protocol == load.H1 {
+			conns = b.scaled(5_000)
+		}
+		cpu, took, err := b.connect(ctx, h, c.protocol, conns)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.protocol, err)
+		}
+		out[c.key], out[c.key+"Rate"] = micros(cpu, int64(conns)), float64(conns)/took.Seconds()
+	}
+	return out, nil
+}
+
+func (b *bench) connect(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (cpu, took time.Duration, err error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {
-		return nil, err
+		return 0, 0, err
 	}
 	defer s.stop()
-	if err := s.open(load.H1, 100, ""); err != nil {
-		return nil, err
+	if err := s.open(p, 100, ""); err != nil {
+		return 0, 0, err
+	}
+	s.fleet.Close()
+	if err := s.srv.Settle(ctx); err != nil { // the departures are not part of it
+		return 0, 0, err
 	}
 	before, err := s.srv.CPU()
 	if err != nil {
-		return nil, err
+		return 0, 0, err
 	}
-	start, conns := load.Now(), b.scaled(5_000)
-	if err := s.open(load.H1, conns, ""); err != nil {
-		return nil, err
+	start := load.Now()
+	if err := s.open(p, conns, ""); err != nil {
+		return 0, 0, err
 	}
-	took := load.Now() - start
+	took = load.Now() - start
 	after, err := s.srv.CPU()
-	if err != nil {
-		return nil, err
-	}
-	return sample{"rate": float64(conns) / took.Seconds(), "cpu": micros(after-before, int64(conns))}, nil
+	return after - before, took, err
 }
 
 // stall runs without, with, and again without a client that reads nothing.
 func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
-	plan := burst{publishers: 1, rate: 5, lasting: b.lasting(6 * time.Second), size: 2_000}
+	plan := burst{publishers: 1, rate: 5, lasting: b.lasting(5 * time.Second), size: 2_000}
 	measure := func(stalled bool) (out *outcome, took int, err error) {
 		s, err := b.start(ctx, h, false)
 		if err != nil {
@@ -112,7 +171,7 @@ func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 			return nil, 0, err
 		}
 		// More than the stalled client's buffers hold: from now on it is stalled.
-		if _, err := s.broadcast(ctx, burst{publishers: 1, count: 100, size: plan.size}); err != nil {
+		if _, err := s.broadcast(ctx, burst{publishers: 1, count: 20, size: 5 * plan.size}); err != nil {
 			return nil, 0, err
 		}
 		if out, err = s.broadcast(ctx, plan); err != nil || !stalled {
@@ -150,24 +209,12 @@ func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 // idle measures what an idle connection keeps resident, for each protocol.
 func idle(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
-	for _, at := range []struct {
-		protocol load.Protocol
-		conns    int
-		key      string
-		able     bool
-	}{
-		{load.H1, 5_000, "h1", true},
-		{load.H1TLS, 2_000, "tls", h.Abilities().TLS},
-		{load.H2, 1_000, "h2", h.Abilities().H2},
-	} {
-		found, settled := math.NaN(), math.NaN()
-		if at.able {
-			var err error
-			if found, settled, err = b.idle(ctx, h, at.protocol, b.scaled(at.conns)); err != nil {
-				return nil, fmt.Errorf("%s: %w", at.protocol, err)
-			}
+	for _, c := range carriages(h.Abilities()) {
+		found, settled, err := b.idle(ctx, h, c.protocol, b.scaled(c.conns))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.protocol, err)
 		}
-		out[at.key], out[at.key+"Settled"] = found, settled
+		out[c.key], out[c.key+"Settled"] = found, settled
 	}
 	return out, nil
 }

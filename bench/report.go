@@ -61,9 +61,23 @@ var (
 		{key: "cpu", title: "µs CPU / event, connecting included", format: "%.2f"},
 		{key: "seconds", title: "s until all have all", format: "%.2f"},
 	}, faults, ends)
+	stormTLSColumns = slices.Concat([]column{
+		{key: "tls", title: "h1 TLS µs CPU / event", format: "%.2f"},
+		{key: "tlsSeconds", title: "s until all have all", format: "%.2f"},
+		{key: "h2", title: "h2 µs CPU / event", format: "%.2f"},
+		{key: "h2Seconds", title: "s until all have all", format: "%.2f"},
+		{key: "h3", title: "h3 µs CPU / event", format: "%.2f"},
+		{key: "h3Seconds", title: "s until all have all", format: "%.2f"},
+	}, faults, ends)
 	connectColumns = []column{
-		{key: "rate", title: "connects/s", format: "%.0f"},
-		{key: "cpu", title: "µs CPU / connect", format: "%.0f"},
+		{key: "h1", title: "h1 µs CPU / connect", format: "%.0f"},
+		{key: "h1Rate", title: "connects/s", format: "%.0f"},
+		{key: "tls", title: "h1 TLS µs CPU / connect", format: "%.0f"},
+		{key: "tlsRate", title: "connects/s", format: "%.0f"},
+		{key: "h2", title: "h2 µs CPU / connect", format: "%.0f"},
+		{key: "h2Rate", title: "connects/s", format: "%.0f"},
+		{key: "h3", title: "h3 µs CPU / connect", format: "%.0f"},
+		{key: "h3Rate", title: "connects/s", format: "%.0f"},
 	}
 	stallColumns = slices.Concat([]column{
 		{key: "p99A", title: "p99 ms without", format: "%.1f"},
@@ -80,6 +94,8 @@ var (
 		{key: "tlsSettled", title: "h1 TLS settled", format: "%.1f"},
 		{key: "h2", title: "h2 KB", format: "%.1f"},
 		{key: "h2Settled", title: "h2 settled", format: "%.1f"},
+		{key: "h3", title: "h3 KB", format: "%.1f"},
+		{key: "h3Settled", title: "h3 settled", format: "%.1f"},
 	}
 	peakColumns = []column{
 		{key: "idleFound", title: "idle MB", format: "%.0f"},

@@ -50,7 +50,8 @@ type module struct {
 func (h *module) Name() string { return h.name }
 
 func (h *module) Abilities() Abilities {
-	return Abilities{Publish: true, TLS: true, H2: true, Users: true, Resume: true, Keep: h.takeover}
+	// Over HTTP/2 and HTTP/3 nothing is taken over, so that one row is enough.
+	return Abilities{Publish: true, TLS: true, H2: h.takeover, H3: h.takeover, Users: true, Resume: true, Keep: h.takeover}
 }
 
 func (h *module) Prepare(ctx context.Context, w Workshop) (_ string, err error) {
@@ -110,7 +111,7 @@ type empty struct{ bin string }
 
 func (h *empty) Name() string { return "empty Caddy handler" }
 
-func (h *empty) Abilities() Abilities { return Abilities{Publish: true, TLS: true, H2: true} }
+func (h *empty) Abilities() Abilities { return Abilities{Publish: true, TLS: true, H2: true, H3: true} }
 
 func (h *empty) Prepare(ctx context.Context, w Workshop) (_ string, err error) {
 	if h.bin, err = build(ctx, w, "caddy"); err != nil {

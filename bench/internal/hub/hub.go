@@ -32,6 +32,7 @@ type Abilities struct {
 	Publish bool // has something to publish through
 	TLS     bool // h1 over TLS
 	H2      bool
+	H3      bool
 	Users   bool // can send to one user
 	Resume  bool // can go on after a position
 	Keep    bool // is measured with its history on disk

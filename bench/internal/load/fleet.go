@@ -28,6 +28,7 @@ const (
 	H1    Protocol = "h1"
 	H1TLS Protocol = "h1 TLS"
 	H2    Protocol = "h2" // over TLS, a connection for each stream, as with as many browsers
+	H3    Protocol = "h3" // over QUIC, a connection and a socket for each stream
 )
 
 // New is a fleet of streams to addr, an IP address and port of this machine.

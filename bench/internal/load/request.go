@@ -52,7 +52,7 @@ func (r Request) http1(host string) []byte {
 	return b.Bytes()
 }
 
-// http2 is the same GET for net/http.
+// http2 is the same GET for HTTP/2 and HTTP/3.
 func (r Request) http2(host string) (*http.Request, error) {
 	req, err := http.NewRequest(r.method(), "https://"+host+r.Path, nil)
 	if err != nil {

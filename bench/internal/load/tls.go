@@ -47,8 +47,11 @@ func (f *tlsFleet) Open(n int, request func(i int) Request) error {
 }
 
 func (f *tlsFleet) open(ctx context.Context, i int, r Request) error {
-	if f.protocol == H2 {
+	switch f.protocol {
+	case H2:
 		return f.openH2(ctx, i, r)
+	case H3:
+		return f.openH3(ctx, i, r)
 	}
 	dialer := tls.Dialer{NetDialer: dialer(i), Config: tlsConfig()}
 	conn, err := dialer.DialContext(ctx, "tcp4", f.addr)
@@ -79,6 +82,11 @@ func (f *tlsFleet) openH2(ctx context.Context, i int, r Request) error {
 		return err
 	}
 	f.conns[i] = conn
+	return f.follow(conn, i, r)
+}
+
+// follow opens the i-th stream on a connection of its own, over HTTP/2 or HTTP/3.
+func (f *tlsFleet) follow(conn http.RoundTripper, i int, r Request) error {
 	req, err := r.http2("localhost")
 	if err != nil {
 		return err
