@@ -33,7 +33,9 @@ func carriages(a hub.Abilities) []carriage {
 }
 
 func stormOf(p load.Protocol, conns int) func(context.Context, *bench, hub.Hub) (sample, error) {
-	return func(ctx context.Context, b *bench, h hub.Hub) (sample, error) { return b.storm(ctx, h, p, b.scaled(conns)) }
+	return func(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
+		return b.storm(ctx, h, p, b.scaled(conns))
+	}
 }
 
 // stormTLS is a storm for each protocol over TLS.

@@ -47,6 +47,7 @@ export const IDLE: StreamState = {
   connectionStatus: "idle",
   connectionId: null,
   user: null,
+  protocol: null,
   error: null,
   attempt: 0,
   retryAt: null,
@@ -404,6 +405,7 @@ export function openStream(
       retryMs,
       connectionId,
       user,
+      protocol,
       heartbeat,
       added = [],
       removed = [],
@@ -414,7 +416,7 @@ export function openStream(
         watch();
       }
       flush();
-      opened({ connectionId, user: user ?? "" });
+      opened({ connectionId, user: user ?? "", protocol: protocol ?? null });
     } else if (event === "sse.gap") {
       flush({ gap: { reason, id: lastEventId } });
     } else if (event === "sse.topics") {
@@ -470,6 +472,7 @@ interface Control {
   retryMs: number;
   connectionId: string;
   user: string;
+  protocol?: string;
   heartbeat?: number;
   added?: string[];
   removed?: string[];

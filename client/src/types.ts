@@ -214,6 +214,8 @@ export interface StreamState {
   readonly connectionId: string | null;
   /** Who the server says this is; `""` if anonymous, `null` before it has said so. */
   readonly user: string | null;
+  /** What the server says the stream comes by: `h1`, `h2` or `h3`; `null` before it has said so. */
+  readonly protocol: string | null;
   /** Why the stream is not open, `null` while it is. */
   readonly error: SSEError | null;
   /** How many attempts to come back have been made or scheduled since the stream was open. */

@@ -146,6 +146,10 @@ type stream struct {
 	lines *bufio.Scanner
 }
 
+func newStream(t *testing.T, resp *http.Response) *stream {
+	return &stream{t, resp, bufio.NewScanner(resp.Body)}
+}
+
 // open opens a stream and checks whose it is.
 func (v visitor) open(path, user string, header ...string) *stream {
 	v.t.Helper()
@@ -158,7 +162,7 @@ func (v visitor) open(path, user string, header ...string) *stream {
 		body, _ := io.ReadAll(resp.Body)
 		v.t.Fatalf("%s%s: no stream: %s %s %s", v.base, path, resp.Status, resp.Header, body)
 	}
-	s := &stream{v.t, resp, bufio.NewScanner(resp.Body)}
+	s := newStream(v.t, resp)
 	event, data := s.next()
 	var connected struct{ User string }
 	if err := json.Unmarshal([]byte(data), &connected); err != nil || event != "sse.connected" || connected.User != user {
@@ -243,8 +247,8 @@ func (b back) post(call, event string) {
 }
 
 type connection struct {
-	User, Remote string
-	Topics       []string
+	User, Remote, Protocol string
+	Topics                 []string
 }
 
 // connections are those that are open, of a user unless that is empty.

@@ -19,7 +19,7 @@ export function Status({ url, sse, children }: Props): ReactElement {
       <p className="sse-status" data-status={status}>
         <span role="status">{status}</span>
         {sse.retryAt !== null && <Countdown until={sse.retryAt} attempt={sse.attempt} />}
-        {status === "open" && <span className="sse-countdown">{by(sse.transport)}</span>}
+        {status === "open" && <span className="sse-countdown">{by(sse)}</span>}
       </p>
       {error && <p className="sse-error">{explain(error)}</p>}
       <dl>
@@ -64,13 +64,13 @@ function Id({ text, name }: { text: string; name: string }): ReactElement {
   );
 }
 
-/** How the events come. The protocol is that of the page, which is the stream's too on the same site. */
-function by(transport: StreamState["transport"]): string {
-  const [page] = globalThis.performance?.getEntriesByType?.("navigation") ?? [];
-  const protocol = (page as PerformanceNavigationTiming | undefined)?.nextHopProtocol;
+/** How the events come, by the server's word: the page may have come another way. */
+function by({ transport, protocol }: StreamState): string {
   const how = transport === "poll" ? "polling: this network holds streams back" : "streaming";
-  return protocol ? `${how}, ${protocol}` : how;
+  return protocol ? `${how}, ${PROTOCOLS[protocol] ?? protocol}` : how;
 }
+
+const PROTOCOLS: Record<string, string> = { h1: "HTTP/1.1", h2: "HTTP/2", h3: "HTTP/3" };
 
 /** Outside the status region: a screen reader that read every tenth of a second would be no help. */
 function Countdown({ until, attempt }: { until: number; attempt: number }): ReactElement {
