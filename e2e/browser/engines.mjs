@@ -1,13 +1,14 @@
 // Three browser engines behind one small interface: Chromium over Playwright, Firefox over WebDriver BiDi,
 // WebKit over WebDriver. Each has a profile that `begin` makes and `end` drops, in which alice is signed in. A page
 // can go somewhere, go back, and evaluate an expression that gives JSON.
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { createHash, X509Certificate } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import WebSocket from "ws";
-import { freePort, launch, until } from "./harness.mjs";
+import { freePort, launch, launchProfile, until } from "./harness.mjs";
 
 /** Starts a program, and gives what its output has matched. */
 async function run(command, args, pattern, options = {}) {
@@ -25,6 +26,7 @@ async function run(command, args, pattern, options = {}) {
     }
   };
   process.on("exit", kill);
+  const exited = new Promise((resolve) => child.once("exit", resolve));
   let output = "";
   let failed;
   child.on("error", (error) => (failed = error));
@@ -39,7 +41,7 @@ async function run(command, args, pattern, options = {}) {
     `${command}: ${pattern}`,
     60_000,
   );
-  return { found, kill };
+  return { found, kill, exited };
 }
 
 async function chromium() {
@@ -49,25 +51,27 @@ async function chromium() {
     async begin() {
       context = await browser.newContext();
     },
-    async open(url) {
-      const page = await context.newPage();
-      const goto = (url) => page.goto(url);
-      const evaluate = (expression) => page.evaluate(expression);
-      await signIn({ goto, evaluate }, url);
-      return {
-        goto,
-        back: () => page.goBack({ waitUntil: "commit" }),
-        evaluate,
-        close: () => page.close(),
-      };
-    },
+    open: tabsOf(() => context.newPage()),
     end: () => context.close(),
     stop: () => browser.close(),
   };
 }
 
-async function firefox() {
-  const profile = mkdtempSync(join(tmpdir(), "firefox-"));
+/** Opens tabs of Playwright. */
+const tabsOf = (newPage) => async (url) => {
+  const page = await newPage();
+  const goto = (url) => page.goto(url);
+  const evaluate = (expression) => page.evaluate(expression);
+  await signIn({ goto, evaluate }, url);
+  return {
+    goto,
+    back: () => page.goBack({ waitUntil: "commit" }),
+    evaluate,
+    close: () => page.close(),
+  };
+};
+
+async function firefox({ profile = mkdtempSync(join(tmpdir(), "firefox-")), prefs = {} } = {}) {
   writeFileSync(
     join(profile, "user.js"),
     [
@@ -78,10 +82,12 @@ async function firefox() {
       "network.connectivity-service.enabled",
       "browser.safebrowsing.downloads.remote.enabled",
     ]
-      .map((name) => `user_pref("${name}", false);`)
+      .map((name) => [name, false])
+      .concat(Object.entries(prefs))
+      .map(([name, value]) => `user_pref("${name}", ${JSON.stringify(value)});`)
       .join("\n"),
   );
-  const { found, kill } = await run(
+  const { found, kill, exited } = await run(
     process.env.FIREFOX_BIN ?? "firefox-esr",
     ["--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0"],
     /WebDriver BiDi listening on (ws:\S+)/,
@@ -135,6 +141,12 @@ async function firefox() {
       socket.close();
       kill();
       rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
+    },
+    /** Ends it in peace, so that the profile has what it knows. */
+    async quit() {
+      await call("browser.close").catch(() => {});
+      await exited;
+      socket.close();
     },
   };
 }
@@ -219,10 +231,53 @@ async function webkit() {
   };
 }
 
+/**
+ * Browsers that speak HTTP/3 to these hosts, on this machine, whose certificates an authority of the test has signed.
+ * `profile` is a folder that outlives them: what they know after `quit` they know when they are started again.
+ */
+export const withHTTP3 = {
+  async chromium({ profile, hosts, authority }) {
+    const { publicKey } = new X509Certificate(readFileSync(authority("intermediate")));
+    const spki = publicKey.export({ type: "spki", format: "der" });
+    const context = await launchProfile(profile, [
+      "--enable-quic",
+      `--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`)}`,
+      `--ignore-certificate-errors-spki-list=${createHash("sha256").update(spki).digest("base64")}`,
+      // QUIC wants an authority that browsers are delivered with, but for hosts that are named here. On port 1 there is
+      // nothing, so that it is forced on none.
+      `--origin-to-force-quic-on=${hosts.map((host) => `${host}:1`)}`,
+    ]);
+    return { open: tabsOf(() => context.newPage()), quit: () => context.close() };
+  },
+  async firefox({ profile, hosts, authority }) {
+    if (!existsSync(join(profile, "cert9.db"))) {
+      const db = `sql:${profile}`;
+      for (const args of [
+        ["-N", "-d", db, "--empty-password"],
+        ["-A", "-d", db, "-n", "test", "-t", "C,,", "-i", authority("root")],
+      ]) {
+        const { status, error, stderr } = spawnSync("certutil", args, { encoding: "utf8" });
+        if (status !== 0) throw error ?? new Error(stderr);
+      }
+    }
+    const browser = await firefox({
+      profile,
+      prefs: {
+        "network.dns.localDomains": hosts.join(),
+        "network.http.http3.disable_when_third_party_roots_found": false,
+      },
+    });
+    await browser.begin();
+    return browser;
+  },
+};
+
 /** The cookie of the user is set by a page of the site itself, which every engine lets it do. */
 async function signIn({ goto, evaluate }, url) {
   await goto(new URL("/blank.html", url).href);
-  await evaluate(`(document.cookie = "user=alice; path=/", true)`);
+  const { hostname } = new URL(url);
+  const all = hostname.endsWith("example.com") ? "; domain=example.com" : "";
+  await evaluate(`(document.cookie = "user=alice; path=/${all}", true)`);
   await goto(url);
 }
 

@@ -58,9 +58,14 @@ const login = `basic_auth {\n${Object.entries(users)
 
 /**
  * Starts Caddy on ports of its own. /events knows its user by the cookie `user`; /signed/events,
- * /signed/internal and /sse-test are behind a login; everything else is a fixture.
+ * /signed/internal and /sse-test are behind a login; everything else is a fixture. `sites` are more sites.
  */
-export async function startCaddy({ heartbeat = "1s", retry = "100ms 200ms" } = {}) {
+export async function startCaddy({
+  heartbeat = "1s",
+  retry = "100ms 200ms",
+  globals = "",
+  sites = "",
+} = {}) {
   const dir = mkdtempSync(join(tmpdir(), "caddy-sse-"));
   const [port, admin] = [await freePort(), await freePort()];
   await bundle(dir);
@@ -71,6 +76,9 @@ export async function startCaddy({ heartbeat = "1s", retry = "100ms 200ms" } = {
 	admin 127.0.0.1:${admin}
 	persist_config off
 	grace_period 1s
+	skip_install_trust
+	storage file_system ${dir}/storage
+	${globals}
 	sse {
 		history 30000
 	}
@@ -105,6 +113,7 @@ http://127.0.0.1:${port} {
 		file_server
 	}
 }
+${sites}
 `,
   );
 
@@ -151,6 +160,8 @@ http://127.0.0.1:${port} {
     origin,
     api,
     www: join(dir, "www"),
+    /** Of the authority that has signed the certificates of further sites: "root" or "intermediate". */
+    authority: (name) => join(dir, "storage/pki/authorities/local", `${name}.crt`),
     send: (event) => call("POST", "/send", JSON.stringify(event)),
     broadcast: (event) => call("POST", "/broadcast", JSON.stringify(event)),
     /** A thousand at a time, as the API takes them. */
@@ -353,20 +364,25 @@ async function bundle(dir) {
 }
 
 /** Debian's Chromium; with the back/forward cache, which Playwright switches off. */
-export const launch = () =>
-  chromium.launch({
-    executablePath: process.env.CHROMIUM_BIN ?? "/usr/bin/chromium",
-    ignoreDefaultArgs: ["--disable-back-forward-cache"],
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--no-first-run",
-    ],
-  });
+export const launch = () => chromium.launch(chromiumWith(["--disable-quic"]));
+
+/** The same with a profile that is kept in a folder. */
+export const launchProfile = (dir, args) =>
+  chromium.launchPersistentContext(dir, chromiumWith(args));
+
+const chromiumWith = (args) => ({
+  executablePath: process.env.CHROMIUM_BIN ?? "/usr/bin/chromium",
+  ignoreDefaultArgs: ["--disable-back-forward-cache"],
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    ...args,
+  ],
+});
 
 /** A browser profile in which `user` is signed in to /events. */
 export async function profile(browser, { origin }, user, options = {}) {
