@@ -21,7 +21,7 @@ test-client: client/node_modules
 
 # Against the real server, in Debian's Chromium, Firefox and WebKit, and behind its
 # nginx. The page in it must be the one that is built from the sources.
-BROWSERS = chromium firefox-esr webkit2gtk-driver xvfb xauth nginx
+BROWSERS = chromium firefox-esr webkit2gtk-driver libnss3-tools xvfb xauth nginx
 test-browser: page e2e/browser/node_modules
 	git diff --exit-code testpage/dist
 	dpkg -s $(BROWSERS) >/dev/null 2>&1 || { apt-get update && apt-get install -y --no-install-recommends $(BROWSERS); }
