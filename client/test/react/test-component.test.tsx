@@ -63,8 +63,9 @@ test("shows the connection, counts down to the next attempt, and why", async () 
   await act(() => vi.advanceTimersByTimeAsync(1000));
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 2.5 s");
   await act(() => vi.advanceTimersByTimeAsync(2500));
-  await send(connected("c-1"));
+  await send(connected("c-1", { protocol: "h3" }));
   expect(find("[role=status]").textContent).toBe("open");
+  expect(find(".sse-status").textContent).toContain("streaming, HTTP/3");
   expect(find("dl").textContent).toContain("alice");
   expect(find("dl").textContent).toContain("c-1");
   await click("Disconnect");

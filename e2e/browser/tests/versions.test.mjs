@@ -114,7 +114,7 @@ async function protocolsSeen(engine, site, host, pageHost) {
       const waitFor = (tab, expression) =>
         until(() => tab.evaluate(expression).catch(() => false), expression, 30_000);
       const first = await browser.open(app);
-      for (let reload = 0; reload < 3; reload++) {
+      for (let reload = 0; reload < 2; reload++) {
         if (reload) await first.goto(app);
         await waitFor(first, `window.sse?.connectionStatus === "open"`);
         await look();
