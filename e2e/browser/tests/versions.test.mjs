@@ -104,9 +104,10 @@ async function protocolsSeen(engine, site, host, pageHost) {
     identity: "alice",
   });
   const app = site.page(pageHost, `/app.html?options=${encodeURIComponent(options)}`);
+  let browser;
   try {
     for (let run = 0; run < 2; run++) {
-      const browser = await withHTTP3[engine]({
+      browser = await withHTTP3[engine]({
         profile,
         hosts: HOSTS,
         authority: site.caddy.authority,
@@ -114,6 +115,8 @@ async function protocolsSeen(engine, site, host, pageHost) {
       const waitFor = (tab, expression) =>
         until(() => tab.evaluate(expression).catch(() => false), expression, 30_000);
       const first = await browser.open(app);
+      // Another answer of the same host, which is not a stream: a 404.
+      await first.evaluate(`fetch("${url}/nothing", { mode: "no-cors" }).then(() => true)`);
       for (let reload = 0; reload < 2; reload++) {
         if (reload) await first.goto(app);
         await waitFor(first, `window.sse?.connectionStatus === "open"`);
@@ -142,8 +145,10 @@ async function protocolsSeen(engine, site, host, pageHost) {
       await first.goto(site.page(pageHost, "/blank.html"));
       await site.caddy.settled(0);
       await browser.quit();
+      browser = undefined;
     }
   } finally {
+    await browser?.quit();
     rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
   }
   console.log(`# ${engine}: ${seen.join(" ")}`);
