@@ -22,13 +22,11 @@ func setAside(path string, damage error, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	name := path
-	for err == nil { // until there is none of that name
-		name = path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
-		_, err = os.Lstat(name)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return err
+	name := path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
+	if names := asides(path); len(names) > 0 {
+		if last := names[len(names)-1]; name <= last { // the clock was set back since
+			name = last + "+"
+		}
 	}
 	if err := os.Rename(path, name); err != nil {
 		return err

@@ -1,9 +1,13 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,6 +224,39 @@ func TestClockSetBetweenTwoEvents(t *testing.T) {
 			if age := ages(4, now.Add(-set)); age < hub.KeyLifetime {
 				t.Errorf("the age of one that was forgotten is %v", age)
 			}
+		}
+	}
+}
+
+// Of the files that were set aside the one of now is the last, and is kept, also if the
+// clock was set back since the others were.
+func TestSetAsideWhenTheClockWasSetBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	for i := range maxAside {
+		name := fmt.Sprintf("%s.damaged-2999010%dT000000.000000Z", path, i+1)
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range maxAside + 1 {
+		damaged := fmt.Append(make([]byte, 10_000), i)
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := mustOpen(t, path)
+		names := asides(path)
+		if len(names) != maxAside {
+			t.Fatalf("%q are there", names)
+		}
+		last := names[maxAside-1]
+		if got, err := os.ReadFile(last); err != nil || !bytes.Equal(got, damaged) {
+			t.Errorf("%s is not the file that was damaged last: %v", last, err)
+		}
+		if !strings.Contains(s.Note(), last) {
+			t.Errorf("the note is %q", s.Note())
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
