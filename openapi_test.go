@@ -23,7 +23,7 @@ import (
 var answers = map[string]any{
 	"send":              receipt{},
 	"broadcast":         receipt{},
-	"listConnections":   page{},
+	"listConnections":   Page{},
 	"disconnect":        disconnected{},
 	"disconnectOne":     disconnected{},
 	"changeTopics":      changed{},
