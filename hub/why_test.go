@@ -379,17 +379,23 @@ func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position 
 	return p
 }
 
-// stuckAt waits until the peer is in the middle of an event and takes no more of it, and
-// returns the position of that.
+// stuckAt publishes until the peer is in the middle of an event and takes no more of it,
+// and returns the position of that.
 func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
 	t.Helper()
+	large := to(user(p.identity.User))
+	large.Data = []byte(strings.Repeat("x", 900<<10))
 	var sent uint64
 	since := time.Now()
 	eventually(t, "it is stuck", func() bool {
 		h.mu.Lock()
-		defer h.mu.Unlock()
 		at = h.history.position(p.cursor.Load())
-		if _, bytes := p.Sent(); bytes != sent || p.stuckIn == nil {
+		stuck, all := p.stuckIn != nil, at.Seq == h.history.head
+		h.mu.Unlock()
+		if !stuck && all {
+			send(t, h, large)
+		}
+		if _, bytes := p.Sent(); bytes != sent || !stuck {
 			sent, since = bytes, time.Now()
 		}
 		return time.Since(since) > 200*time.Millisecond
@@ -402,16 +408,8 @@ func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
 func TestWhyOfTakenOver(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		large := to(user("alice"))
-		large.Data = []byte(strings.Repeat("x", 900<<10))
-		fill := func() {
-			for range 8 { // more than the sockets take
-				send(t, h, large)
-			}
-		}
 		p := dial(t, h, as("alice"), kind)
 		first := send(t, h, to(user("alice")))
-		fill()
 		stuck := stuckAt(t, h, p)
 		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
 		want(t, "before", fateOf(first), FateDelivered)
@@ -424,7 +422,6 @@ func TestWhyOfTakenOver(t *testing.T) {
 		if by := w.Connections[0].By; by.Before(resumed) {
 			t.Errorf("written by %s, and it took nothing before %s", by, resumed)
 		}
-		fill()
 		stuck = stuckAt(t, h, p)
 		p.Close()
 		p.wait()
