@@ -275,7 +275,11 @@ func (a *whyAnswer) wordsFor(row *whyRow) string {
 		if row.Removed != "" {
 			return fmt.Sprintf("Not known for %s: the topic was removed from it at %s, after the event, which may have been written by then.", conn, row.Removed)
 		}
-		return fmt.Sprintf("Not known for %s: it is past the event, which was written before it was %s, or not at all.", conn, e.Known)
+		words := fmt.Sprintf("Not known for %s: it is past the event, which was written before it was %s, or not at all.", conn, e.Known)
+		if e.Newer != "" {
+			words += fmt.Sprintf(" It gets the newest of the slot, %s.", e.Newer)
+		}
+		return words
 	case hub.FatePassed:
 		return fmt.Sprintf("For %s all that was for it is written, up to %s: if the event was for it and not over, that is written too.", conn, row.Position)
 	case hub.FateNotAddressed:

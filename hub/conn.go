@@ -135,7 +135,7 @@ type Conn struct {
 	bytes  atomic.Uint64
 
 	// What Why knows it by.
-	skipped atomic.Uint64 // the last event for it that was left out, by ttl or slot
+	skipped atomic.Uint64 // the last event for it that was left out, since its ttl had passed
 	slowest atomic.Int64  // nanoseconds: no event was written later than this after it was accepted, or c came
 }
 

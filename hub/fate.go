@@ -102,14 +102,15 @@ func (f *former) judge(s *subject, lastLost func() uint64) Fate {
 // judgePassed is for an event that the connection has passed: it was written, or left
 // out since it was over already.
 func (f *former) judgePassed(s *subject) Fate {
-	leftOut := s.seq == f.skipped
 	switch {
-	case s.seq > f.skipped, !leftOut && s.Known == KnownRetained:
-		return FateDelivered
-	case s.Known == KnownExpired && (leftOut || !f.since.Before(s.Expires)):
-		return FateExpired
-	case s.Known == KnownReplaced && (leftOut || !f.since.Before(s.Replaced)), leftOut:
+	case s.Known == KnownReplaced && !f.since.Before(s.Replaced):
 		return FateReplaced
+	case s.Known == KnownReplaced: // no lane has it any more, so nobody has noticed whether it was left out
+		return FateUnknown
+	case s.seq == f.skipped, s.Known == KnownExpired && !f.since.Before(s.Expires):
+		return FateExpired
+	case s.seq > f.skipped, s.Known == KnownRetained:
+		return FateDelivered
 	}
 	return FateUnknown
 }

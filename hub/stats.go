@@ -72,6 +72,9 @@ var processBegan = time.Now()
 // sets.
 func monotonic(t time.Time) int64 { return int64(t.Sub(processBegan)) }
 
+// atMonotonic is the time of the clock, as it is set now, at which monotonic was n.
+func atMonotonic(n int64, now time.Time) time.Time { return now.Add(time.Duration(n - monotonic(now))) }
+
 func (l *latency) observe(nanoseconds int64) {
 	nanoseconds = max(nanoseconds, 0) // another node's clock may be ahead
 	i := 0

@@ -151,7 +151,7 @@ func (c *Conn) wrote(b *batch, l look, n int, all bool) {
 			st.latency.observe(monotonic(c.written) - it.accepted)
 		}
 	}
-	if late := c.written.UnixNano() - max(oldest, c.since.UnixNano()); n > 0 && late > c.slowest.Load() {
+	if late := monotonic(c.written) - max(oldest, monotonic(c.since)); n > 0 && late > c.slowest.Load() {
 		c.slowest.Store(late)
 	}
 	c.events.Add(uint64(n))

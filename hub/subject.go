@@ -119,7 +119,7 @@ func (h *Hub) lookUp(p Position, now time.Time) (s subject, targets []Target) {
 func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Target) {
 	s.ID = h.position(s.seq).String()
 	s.Type = e.frame.name()
-	s.Published = time.Unix(0, e.accepted)
+	s.Published = atMonotonic(e.accepted, now)
 	s.Slot = e.slot != 0
 	lanes := e.lanes
 	switch {
@@ -129,7 +129,7 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 	case e.expires == math.MinInt64:
 		s.Known = KnownReplaced
 		if newest, ok := h.slots[e.slot]; ok { // it has the same targets
-			s.Newer, s.Replaced = h.position(newest).String(), time.Unix(0, h.entry(newest).accepted)
+			s.Newer, s.Replaced = h.position(newest).String(), atMonotonic(h.entry(newest).accepted, now)
 			lanes = h.entry(newest).lanes
 		}
 	case len(e.lanes) == 0, s.Type == EventTopics:
