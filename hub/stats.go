@@ -161,7 +161,7 @@ func (h *Hub) Stats() Stats {
 	out.Oldest = h.history.position(h.history.oldest)
 	out.Events = int(h.history.head - h.history.oldest + 1)
 	if out.Events > 0 {
-		out.OldestAge = time.Since(time.Unix(0, h.history.entry(h.history.oldest).stored))
+		out.OldestAge = max(time.Since(time.Unix(0, h.history.entry(h.history.oldest).stored)), 0) // the clock may have been set back
 	}
 	out.EventBytes = h.history.bytes
 	out.MaxEvents, out.MaxBytes = h.history.opts.MaxEvents, h.history.opts.MaxBytes
