@@ -32,6 +32,7 @@ var answers = map[string]any{
 	"showStatus":        status{},
 	"showReady":         readiness{},
 	"showWhy":           whyAnswer{},
+	"watchEvents":       nil,
 }
 
 type object = map[string]any

@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
@@ -25,6 +26,7 @@ import (
 const (
 	typeJSON   = "application/json"
 	typeNDJSON = "application/x-ndjson"
+	typeStream = "text/event-stream"
 )
 
 // object is what the document has in braces.
@@ -231,7 +233,16 @@ func (e *example) send(t *testing.T, base, connection string) (req *http.Request
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if body, err = io.ReadAll(resp.Body); err != nil {
+	if resp.Header.Get("Content-Type") == typeStream { // its first block, as it does not end
+		for lines := bufio.NewReader(resp.Body); err == nil && !bytes.HasSuffix(body, []byte("\n\n")); {
+			var line []byte
+			line, err = lines.ReadBytes('\n')
+			body = append(body, line...)
+		}
+	} else {
+		body, err = io.ReadAll(resp.Body)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	// The validator knows the first server of the document.
@@ -320,6 +331,9 @@ func (d document) checkAnswer(t *testing.T, req *http.Request, resp *http.Respon
 		t.Errorf("Retry-After is %q", got)
 	}
 	req.Header = http.Header{}
+	if resp.Header.Get("Content-Type") == typeStream {
+		return
+	}
 	for _, one := range lines(t, resp.Header, io.NopCloser(bytes.NewReader(body))) {
 		part := &http.Response{StatusCode: resp.StatusCode, Header: http.Header{"Content-Type": {typeJSON}}, Body: io.NopCloser(bytes.NewReader(one)), Request: req}
 		part.Header.Set("Retry-After", cmp.Or(resp.Header.Get("Retry-After"), "0"))
@@ -362,6 +376,14 @@ func checkExample(t *testing.T, e *example, body []byte) {
 		return list
 	}
 	want, ok := e.answer.(string)
+	if e.contentType == typeStream {
+		names := regexp.MustCompile(`(?m)^\w*:`)
+		first, _, _ := strings.Cut(want, "\n\n")
+		if got, want := names.FindAllString(string(body), -1), names.FindAllString(first, -1); !slices.Equal(got, want) {
+			t.Errorf("the stream begins with\n%s\nand the example with\n%s", body, first)
+		}
+		return
+	}
 	if !ok {
 		want = string(mustMarshal(t, e.answer))
 	}
