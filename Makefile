@@ -3,8 +3,8 @@
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
 
-# The apps, proxies and tools that e2e/recipes runs, from Debian.
-RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-django python3-flask ruby-sinatra ruby-webrick
+# The apps, proxies and tools that e2e/recipes and checks run, from Debian.
+RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-django python3-flask ruby-sinatra ruby-webrick systemd
 recipes:
 	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
 
