@@ -6,7 +6,7 @@ test: test-go test-client test-browser
 # The apps, proxies and tools that e2e/recipes and checks run, from Debian.
 RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-django python3-flask ruby-sinatra ruby-webrick systemd
 recipes:
-	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(RECIPES); }
+	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-upgrade --no-install-recommends $(RECIPES); }
 
 # One package after the other: some measure processes, or own the machine's ports.
 test-go: recipes
