@@ -33,8 +33,8 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if data := query.Get("data"); query.Has("data") && data != "1" {
-		return fail(http.StatusBadRequest, "data %q: it must be 1, for the payloads, or absent", data)
+	if data := query.Get("data"); query.Has("data") && data != "true" && data != "false" {
+		return fail(http.StatusBadRequest, "data must be true or false")
 	}
 	if n := len(query["user"]) + len(query["topic"]) + len(query["type"]); n > maxAskedTopics {
 		return fail(http.StatusBadRequest, "%d values of user, topic and type: at most %d are allowed; leave some out", n, maxAskedTopics)
@@ -69,7 +69,7 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	setWatchHeader(w)
 	w.WriteHeader(http.StatusOK)
 	watch := &watch{
-		sink: newSink(w, r, watchTimeout), reader: reader, payloads: query.Has("data"),
+		sink: newSink(w, r, watchTimeout), reader: reader, payloads: query.Get("data") == "true",
 		hub: hubNameOf(r), resumed: given != "" && given != hub.Earliest,
 	}
 	watch.run(r)
@@ -304,11 +304,10 @@ func shownEvent(line hub.Line, payload bool) eventShown {
 
 // publishedAs gives a payload as data, if that publishes the same bytes, and else as
 // text.
-func publishedAs(payload []byte) (data json.RawMessage, text *string) {
+func publishedAs(payload string) (data json.RawMessage, text *string) {
 	var compact bytes.Buffer
-	if json.Compact(&compact, payload) == nil && bytes.Equal(compact.Bytes(), payload) {
-		return payload, nil
+	if json.Compact(&compact, []byte(payload)) == nil && compact.String() == payload {
+		return compact.Bytes(), nil
 	}
-	s := string(payload)
-	return nil, &s
+	return nil, &payload
 }

@@ -51,7 +51,7 @@ func TestEventsShowsAll(t *testing.T) {
 			}
 			want = append(want, `{"id":"`+id+`",`+e.shown+","+e.payload+`}`)
 		}
-		again := open("?data=1&after=" + live.connected.id)
+		again := open("?data=true&after=" + live.connected.id)
 		if !strings.Contains(again.connected.data, `"resumed":true`) || again.connected.id != live.connected.id {
 			t.Errorf("it resumes with %+v", again.connected)
 		}
@@ -77,16 +77,16 @@ func TestEventsShowsAll(t *testing.T) {
 	position := s.status("default").Head
 	s.api("PATCH", "/sse/connections?user=alice", `{"add":["room"]}`)
 	s.send(`{"user":"alice","slot":"s","text":"new","ttl":"1ms"}`)
-	late := s.watch("?data=1", "Last-Event-ID", position)
+	late := s.watch("?data=true", "Last-Event-ID", position)
 	for _, want := range []string{`"command":{"topics":{"filter":{"users":["alice"]},"add":["room"]}}`, `"expires":"2`} {
 		if b := late.event(); !strings.Contains(b.data, want) {
 			t.Errorf("%s does not have %s", b.data, want)
 		}
 	}
-	if b := s.watch("?data=1&after=" + late.connected.id).event(); !strings.Contains(b.data, "command") {
+	if b := s.watch("?data=true&after=" + late.connected.id).event(); !strings.Contains(b.data, "command") {
 		t.Errorf("a command is shown as %+v", b)
 	}
-	old := s.watch("?data=1&user=alice&after=earliest")
+	old := s.watch("?data=true&user=alice&after=earliest")
 	for _, want := range []string{`"type":"note"`, `"type":"note"`, `"type":"note"`, `"type":"note"`, `"type":"note"`, `"replaced":true`, `"text":"new"`} {
 		if b := old.event(); !strings.Contains(b.data, want) {
 			t.Errorf("%s does not have %s", b.data, want)
@@ -114,7 +114,7 @@ func TestEventsFilters(t *testing.T) {
 		"&type=b":                "3 4",
 		"&type=b&topic=room/1":   "3",
 	} {
-		st := s.watch("?hub=chat&data=1&after=earliest" + query)
+		st := s.watch("?hub=chat&data=true&after=earliest" + query)
 		for text := range strings.FieldsSeq(want) {
 			if b := st.event(); !strings.Contains(b.data, `"data":`+text+`}`) {
 				t.Errorf("%s: %s, want %s", query, b.data, text)
@@ -123,7 +123,7 @@ func TestEventsFilters(t *testing.T) {
 	}
 	for query, text := range map[string]string{
 		"?session=abc":                       "there are hub, after, user, topic, type, data",
-		"?data=true":                         `data "true": it must be 1`,
+		"?data=1":                            "data must be true or false",
 		"?topic=room*":                       "whole segment",
 		"?topic=":                            "must not be empty",
 		"?user=%zz":                          "query",
@@ -162,7 +162,7 @@ func TestEventsTellsGaps(t *testing.T) {
 		s.send(fmt.Sprintf(`{"text":"%d"}`, i))
 	}
 	for position, reason := range map[string]string{first: "evicted", "nonsense": "invalid", "aaaaaaaa-1": "epoch"} {
-		st := s.watch("?data=1&user=nobody&after=" + position)
+		st := s.watch("?data=true&user=nobody&after=" + position)
 		if st.connected.hasID || !strings.Contains(st.connected.data, `"resumed":false`) {
 			t.Errorf("it begins with %+v", st.connected)
 		}
@@ -183,7 +183,7 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 	}
 	streams := make(map[string]*stream)
 	for door, open := range open {
-		streams[door] = open("?data=1")
+		streams[door] = open("?data=true")
 	}
 	s.send(`{"text":"before"}`)
 	s.mustLoad(site + "# changed")
@@ -202,7 +202,7 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 		if !strings.Contains(data, `"text":"before"`) || strings.Contains(data, `"text":"after"`) || last != "sse.closing" || !strings.Contains(data, `"reason":"shutdown"`) {
 			t.Errorf("%s: the stream was %s, and ended with %s", door, data, last)
 		}
-		if b := open[door]("?data=1&after=" + id).event(); !strings.Contains(b.data, `"text":"after"`) {
+		if b := open[door]("?data=true&after=" + id).event(); !strings.Contains(b.data, `"text":"after"`) {
 			t.Errorf("%s: it went on with %+v", door, b)
 		}
 	}
@@ -214,7 +214,7 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 // TestEventsOfASlowOperator: nobody waits for one that takes nothing.
 func TestEventsOfASlowOperator(t *testing.T) {
 	s := start(t, "sse {\n history_size 64MiB\n}", "sse /events {\n anonymous\n}")
-	slow := connect(t, &http.Client{Transport: &http.Transport{DialContext: dialSmall}}, "http://"+s.admin+"/sse/events?data=1")
+	slow := connect(t, &http.Client{Transport: &http.Transport{DialContext: dialSmall}}, "http://"+s.admin+"/sse/events?data=true")
 	st := s.open("/events")
 	text := strings.Repeat("x", 512<<10)
 	for range 40 {

@@ -111,6 +111,15 @@ func TestCommands(t *testing.T) {
 	} {
 		runs(t, s.SSE(strings.Fields(test.args)...), test.stdin).check(t, test.args, test.code, test.out, test.errs)
 	}
+	var sent struct{ ID string }
+	o := runs(t, s.SSE("send", "--user", "alice", "--json", `{"secret":1}`), "")
+	if err := json.Unmarshal([]byte(o.out), &sent); err != nil {
+		t.Fatalf("%v: %+v", err, o)
+	}
+	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID), "").check(t, "why", 0, `[^{]+\n.*  user +alice\n.*`, "")
+	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID, "--data"), "").check(t, "why with data", 0, `.*\{"secret":1\}\n.*`, "")
+	runs(t, s.SSE("why", "--user", "alice", "--id", "x"), "").check(t, "why without an event", 1, "", "id \"x\" must be the id of one event")
+
 	stream, err := io.ReadAll(alice.Body) // which the last command has ended
 	if err != nil {
 		t.Fatal(err)
@@ -301,7 +310,7 @@ func TestEventsHoldNothingUp(t *testing.T) {
 	for _, port := range []int{s.Admin, s.HTTP, s.Admin} {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/sse/events?data=1", port), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/sse/events?data=true", port), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -21,7 +20,7 @@ type Line struct {
 	Expires  time.Time // zero: never
 	Targets  []Target  // each once; an event has at least one
 	Type     string
-	Data     []byte // with LF for every line break; not to be changed
+	Data     string // with LF for every line break
 	Replaced bool   // there is a newer event of its slot; Type and Data are not kept
 	Command  []byte // JSON; not nil: it is no event, and has none of the fields before
 }
@@ -209,7 +208,7 @@ func (f *EventFilter) line(k kept) (Line, bool) {
 		line.Expires = time.Unix(0, k.expires)
 	}
 	if !line.Replaced {
-		line.Type, line.Data = readBlock(k.frame.block())
+		line.Type, line.Data = k.frame.name(), k.frame.data()
 	}
 	return line, f.fits(&line)
 }
@@ -225,28 +224,4 @@ func (f *EventFilter) fits(line *Line) bool {
 		return t.Kind == User && slices.Contains(f.Users, t.Name) ||
 			t.Kind == Topic && slices.ContainsFunc(f.Topics, func(topic Target) bool { return topic.Matches(t.Name) })
 	})
-}
-
-// readBlock reads the block of an event as a client does.
-func readBlock(block []byte) (name string, data []byte) {
-	if rest, ok := bytes.CutPrefix(block, []byte("event: ")); ok {
-		line, after, _ := bytes.Cut(rest, []byte{'\n'})
-		name, block = string(line), after
-	}
-	for i := 0; ; i++ {
-		rest, ok := bytes.CutPrefix(block, []byte("data: "))
-		if !ok {
-			return name, data
-		}
-		line, after, _ := bytes.Cut(rest, []byte{'\n'})
-		switch i {
-		case 0:
-			data = line
-		case 1:
-			data = slices.Concat(data, []byte{'\n'}, line)
-		default:
-			data = append(append(data, '\n'), line...)
-		}
-		block = after
-	}
 }

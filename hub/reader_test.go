@@ -50,7 +50,7 @@ func describe(l Line) string {
 	case l.Replaced:
 		return "replaced"
 	}
-	return l.Type + string(l.Data)
+	return l.Type + l.Data
 }
 
 // A reader sees what is for anybody, as it was published, and is not there for anybody.

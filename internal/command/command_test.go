@@ -314,9 +314,9 @@ func TestTailComesBack(t *testing.T) {
 	}
 	asked, _ := a.requests()
 	for n, after := range []string{"", "e-1", "e-2", "e-2", "e-2", "e-7", "f-3"} {
-		want := "GET /sse/events?data=1&user=a"
+		want := "GET /sse/events?data=true&user=a"
 		if after != "" {
-			want = "GET /sse/events?after=" + after + "&data=1&user=a"
+			want = "GET /sse/events?after=" + after + "&data=true&user=a"
 		}
 		if asked[n] != want {
 			t.Errorf("request %d is %s, want %s", n, asked[n], want)
@@ -357,15 +357,18 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errPipe }
 
 // Whatever the API says of an event is shown.
 func TestWhy(t *testing.T) {
-	const answer = `{"summary":"delivered to 1 connection","answers":[{"fate":"delivered","connection":"c1","lag":2,"topics":["a","b"],"none":null,"x":{"y":1}}],"missing":["n2"]}`
+	const answer = `{"summary":"delivered to 1 connection","answers":[{"summary":"c1 has it","fate":"delivered","connection":"c1","lag":2,"topics":["a","b"],"none":null,"x":{"y":1}}],"missing":["n2"]}`
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) { answerJSON(w, 200, answer) })
 	a.execute(t, nil, "why", "--user", "alice", "--id", "e-1").check(t, 0,
-		"delivered to 1 connection\n\n  connection  c1\n  fate        delivered\n  lag         2\n  topics      a, b\n  x           {\"y\":1}\n",
+		"delivered to 1 connection\n\nc1 has it\n  connection  c1\n  fate        delivered\n  lag         2\n  topics      a, b\n  x           {\"y\":1}\n",
 		"1 node did not answer", "n2")
 	if asked, _ := a.requests(); asked[0] != "GET /sse/why?id=e-1&user=alice" {
 		t.Errorf("asked %q", asked)
 	}
-	a.execute(t, nil, "why", "--user", "alice", "--id", "e-1", "--json").check(t, 0, answer+"\n")
+	a.execute(t, nil, "why", "--user", "alice", "--id", "e-1", "--data", "--json").check(t, 0, answer+"\n")
+	if asked, _ := a.requests(); asked[1] != "GET /sse/why?data=true&id=e-1&user=alice" {
+		t.Errorf("asked %q", asked)
+	}
 }
 
 // Names are the client's: they break no table, and no terminal obeys them.

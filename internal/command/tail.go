@@ -57,7 +57,7 @@ const silences = 3
 func tail(c *call) error {
 	f := &follower{call: c, query: query(c.Command, "user", "topic", "type"), position: stringFlag(c.Command, "after"), beat: 15 * time.Second}
 	if boolFlag(c.Command, "data") {
-		f.query.Set("data", "1")
+		f.query.Set("data", "true")
 	}
 	began := time.Now()
 	for {

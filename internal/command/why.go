@@ -27,6 +27,7 @@ others, missed, expired, replaced, evicted, or never published.`,
 	flags.String("user", "", "For this user")
 	flags.String("session", "", "For this session, by its hash as it is listed")
 	flags.String("connection", "", "For this connection")
+	flags.Bool("data", false, "Show the payload")
 	return cmd
 }
 
@@ -36,8 +37,12 @@ func why(c *call) error {
 		return c.usage("why needs --id and exactly one of --user, --session and --connection, not %d", len(q))
 	}
 	q.Set("id", stringFlag(c.Command, "id"))
+	if boolFlag(c.Command, "data") {
+		q.Set("data", "true")
+	}
 	var answer struct {
 		Summary string
+		Event   map[string]any
 		Answers []map[string]any
 		Missing []string
 	}
@@ -47,8 +52,12 @@ func why(c *call) error {
 	}
 	c.warnMissing(answer.Missing, "what they know is not told")
 	c.out.printf("%s\n", printable(answer.Summary))
+	if payload, ok := answer.Event["data"]; ok {
+		c.out.printf("%s\n", shownValue(payload))
+	}
 	for _, a := range answer.Answers {
-		c.out.printf("\n")
+		c.out.printf("\n%s\n", c.out.paint(cyan, shownValue(a["summary"])))
+		delete(a, "summary")
 		var rows [][]string
 		for _, name := range slices.Sorted(maps.Keys(a)) {
 			if value := shownValue(a[name]); value != "" {
