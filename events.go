@@ -98,8 +98,6 @@ type watch struct {
 func (s *watch) run(r *http.Request) {
 	defer s.sink.release()
 	s.sink.logger = caddy.Log().Named("sse")
-	// The admin endpoint limits the time of reading a request, which here goes on.
-	_ = http.NewResponseController(s.sink.w).SetReadDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	ended, done := endOf(r), make(chan struct{})
