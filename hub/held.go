@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"container/list"
 	"time"
 	"unsafe"
 )
@@ -10,16 +11,15 @@ import (
 // size of the history: beyond it, streams are let go. It is guarded by Hub.mu.
 type held struct {
 	events  map[*byte]*heldEvent // by where their bytes are
-	evicted []*heldEvent         // in the order of eviction; some are free again
-	bytes   int64                // of those that were evicted and in which an open stream is stuck
+	evicted list.List            // of those that were evicted, in that order
+	bytes   int64                // of evicted
 }
 
 type heldEvent struct {
-	key     *byte // of held.events
-	bytes   int64
-	evicted bool
-	counted bool               // in held.bytes
-	conns   map[*Conn]struct{} // stuck in it; none: it is free
+	key   *byte // of held.events
+	bytes int64
+	place *list.Element      // in held.evicted; nil: history still has it
+	conns map[*Conn]struct{} // stuck in it
 }
 
 // hold notes that c is stuck in an event. retained: history still has it.
@@ -57,8 +57,8 @@ func (h *held) free(e *heldEvent) {
 		return
 	}
 	delete(h.events, e.key)
-	if e.counted {
-		e.counted = false
+	if e.place != nil {
+		h.evicted.Remove(e.place)
 		h.bytes -= e.bytes
 	}
 }
@@ -68,7 +68,7 @@ func (h *held) evict(f frame) {
 	if len(h.events) == 0 {
 		return
 	}
-	if e := h.events[unsafe.SliceData(f.bytes)]; e != nil && !e.evicted {
+	if e := h.events[unsafe.SliceData(f.bytes)]; e != nil && e.place == nil {
 		h.add(e)
 	}
 }
@@ -76,23 +76,22 @@ func (h *held) evict(f frame) {
 // evictAll is evict for all that is held, since a new history begins.
 func (h *held) evictAll() {
 	for _, e := range h.events {
-		if !e.evicted {
+		if e.place == nil {
 			h.add(e)
 		}
 	}
 }
 
 func (h *held) add(e *heldEvent) {
-	e.evicted, e.counted = true, true
-	h.evicted = append(h.evicted, e)
+	e.place = h.evicted.PushBack(e)
 	h.bytes += e.bytes
 }
 
 // victim takes an open connection out of the event that was evicted first, and returns
 // nil if there is none. Without connections the event does not count any more.
 func (h *held) victim() *Conn {
-	for len(h.evicted) > 0 {
-		e := h.evicted[0]
+	for first := h.evicted.Front(); first != nil; first = h.evicted.Front() {
+		e := first.Value.(*heldEvent)
 		for c := range e.conns {
 			delete(e.conns, c)
 			h.free(e)
@@ -100,7 +99,6 @@ func (h *held) victim() *Conn {
 				return c
 			}
 		}
-		h.evicted = h.evicted[1:]
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 		eventually(t, "nothing to be held", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
-			return h.held.bytes == 0 && len(h.held.events) == 0
+			return h.held.bytes == 0 && len(h.held.events) == 0 && h.held.evicted.Len() == 0
 		})
 	})
 }
