@@ -2,6 +2,7 @@ package hub
 
 import (
 	"io"
+	"math"
 	"strconv"
 	"sync"
 )
@@ -81,6 +82,27 @@ func (b *batch) add(e *entry, seq uint64) bool {
 	b.items = append(b.items, item{e.frame, seq, e.accepted})
 	b.size += len(e.frame.bytes)
 	return true
+}
+
+// pass takes an event off the heads that begin with it, and returns the first of what
+// is left.
+func (b *batch) pass(seq uint64) (next uint64) {
+	next = math.MaxUint64
+	for i := 0; i < len(b.heads); {
+		head := b.heads[i]
+		if head[0] == seq {
+			if head = head[1:]; len(head) == 0 {
+				n := len(b.heads) - 1
+				b.heads[i], b.heads[n] = b.heads[n], nil
+				b.heads = b.heads[:n]
+				continue
+			}
+			b.heads[i] = head
+		}
+		next = min(next, head[0])
+		i++
+	}
+	return next
 }
 
 // pending reports whether there is anything to write.

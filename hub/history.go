@@ -3,7 +3,6 @@ package hub
 import (
 	"hash/maphash"
 	"math"
-	"slices"
 	"time"
 )
 
@@ -271,14 +270,11 @@ func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b 
 		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
 		defer func() { b.shared.reached = reached }()
 	}
-	for len(b.heads) > 0 {
-		next := b.heads[0][0]
-		for _, head := range b.heads[1:] {
-			next = min(next, head[0])
-		}
-		if next > last {
-			break
-		}
+	next := uint64(math.MaxUint64)
+	for _, head := range b.heads {
+		next = min(next, head[0])
+	}
+	for len(b.heads) > 0 && next <= last {
 		if e := h.entry(next); e.expires > now.UnixNano() && (next > state || e.slot != 0) {
 			if !b.add(e, next) {
 				return seq
@@ -286,15 +282,7 @@ func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b 
 		} else {
 			b.skipped = next
 		}
-		seq = next
-		for i := len(b.heads) - 1; i >= 0; i-- {
-			if b.heads[i][0] == next {
-				b.heads[i] = b.heads[i][1:]
-				if len(b.heads[i]) == 0 {
-					b.heads = slices.Delete(b.heads, i, i+1)
-				}
-			}
-		}
+		seq, next = next, b.pass(next)
 	}
 	return max(seq, last)
 }

@@ -25,9 +25,8 @@ type sweeper struct {
 	wheel wheel
 }
 
-// pauseEvery is how many connections are served before others have the CPU: about
-// half a millisecond.
-const pauseEvery = 100
+// pauseEvery is how long connections are served before others have the CPU.
+const pauseEvery = 500 * time.Microsecond
 
 func newSweeper(h *Hub) *sweeper {
 	return &sweeper{hub: h, signal: make(chan struct{}, 1)}
@@ -77,14 +76,16 @@ func (s *sweeper) run() {
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
 		s.mu.Unlock()
+		paused := time.Now()
 		if len(s.sweep) > 0 {
-			s.began.Store(time.Now().UnixNano())
+			s.began.Store(paused.UnixNano())
 		}
-		for i, c := range s.sweep {
+		for _, c := range s.sweep {
 			c.take()
 			s.serve(c, b)
-			if i%pauseEvery == pauseEvery-1 {
+			if time.Since(paused) >= pauseEvery {
 				p.take()
+				paused = time.Now()
 			}
 		}
 		s.began.Store(0)
