@@ -238,13 +238,13 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 // since a write that began at that very moment may have set its own deadline
 // after the cut. For one whose writer has not begun it waits for that.
 func (c *Conn) cutOff() {
-	c.hub.mu.Lock()
+	c.hub.lock()
 	c.late = true
 	cutter := c.cutter
 	if cutter != nil {
 		c.cut.Reset(farewell / 8)
 	}
-	c.hub.mu.Unlock()
+	c.hub.unlock()
 	if cutter != nil {
 		cutter.Cut()
 	}

@@ -64,7 +64,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	}
 
 	h.lockLearned(r.Topics)
-	defer h.mu.Unlock()
+	defer h.unlock()
 	if l := h.history.lanes[Target{Connection, r.Previous}]; l != nil && len(l.conns) > 0 {
 		if p := l.conns[0].Conn; p.identity.User == r.User && p.identity.Session == r.Session {
 			h.detach(p, Replaced)
@@ -89,17 +89,16 @@ func distinct(topics []Target) []Target {
 	})
 }
 
-// lockLearned locks mu once the shapes of the topics are learned.
+// lockLearned locks once the shapes of the topics are learned.
 func (h *Hub) lockLearned(topics []Target) {
 	for {
 		h.learnShapes(topics) // of what is about to go, too, so that it knows who loses it
-		for !h.trim(time.Now()) {
-		}
-		h.mu.Lock()
+		h.trimAll(time.Now())
+		h.lock()
 		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.knows(t) }) {
 			return
 		}
-		h.mu.Unlock() // a new history has just begun
+		h.unlock() // a new history has just begun
 	}
 }
 

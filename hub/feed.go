@@ -109,8 +109,8 @@ func (h *Hub) deliver(records []encoded) {
 	h.notify()
 	trimmed := h.history.trimmed
 	h.mu.Unlock()
-	for !trimmed {
-		trimmed = h.trim(now)
+	if !trimmed {
+		h.trimAll(now)
 	}
 }
 

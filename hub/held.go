@@ -106,11 +106,11 @@ func (h *held) victim() *Conn {
 // stick notes that c is stuck in an event, as long as there is more of it to write.
 func (c *Conn) stick(it item) {
 	h := c.hub
-	h.mu.Lock()
+	h.lock()
 	retained := c.placed == h.history && it.seq >= h.history.oldest
 	h.held.hold(c, it.frame, retained)
 	crowded := h.held.bytes > h.history.opts.MaxBytes
-	h.mu.Unlock()
+	h.unlock()
 	c.socket.stuck = true
 	if crowded {
 		h.wake()
@@ -123,9 +123,9 @@ func (c *Conn) unstick() {
 	}
 	c.socket.stuck = false
 	c.slowest.Add(int64(time.Since(c.written))) // since then the event was being written
-	c.hub.mu.Lock()
+	c.hub.lock()
 	c.hub.held.release(c)
-	c.hub.mu.Unlock()
+	c.hub.unlock()
 }
 
 // letGo ends a stream that is stuck in an evicted event, if all of them together

@@ -55,6 +55,8 @@ type Hub struct {
 
 	learning sync.Mutex // held while a shape is learned; before mu
 
+	crowd sync.Mutex // before mu: see lock
+
 	// mu is never held during a write to a client, nor for work that grows with the
 	// number of connections, topics, targets or records.
 	mu       lock
@@ -132,8 +134,28 @@ func New(opts Options) *Hub {
 func (h *Hub) SetOptions(opts Options) {
 	h.mu.Lock()
 	h.history.opts = opts.withDefaults()
+	h.history.trimmed = false
 	h.mu.Unlock()
-	for !h.trim(time.Now()) {
+	h.trimAll(time.Now())
+}
+
+// lock locks mu for those who may come in any number: connections that begin, end or
+// get stuck. They wait for each other before they wait for mu, and so a publisher
+// waits for one of them, and not for all.
+func (h *Hub) lock() {
+	h.crowd.Lock()
+	h.mu.Lock()
+}
+
+func (h *Hub) unlock() {
+	h.mu.Unlock()
+	h.crowd.Unlock()
+}
+
+// trimAll evicts what exceeds the bounds.
+func (h *Hub) trimAll(now time.Time) {
+	for h.holds(func() bool { return !h.history.trimmed || h.history.stale(now) }) {
+		h.trim(now)
 	}
 }
 

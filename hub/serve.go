@@ -39,11 +39,11 @@ func (w *waiter) push(*Conn) { w.wake <- struct{}{} }
 func (c *Conn) onAlarm() {
 	now := time.Now()
 	c.expire(now)
-	c.hub.mu.Lock()
+	c.hub.lock()
 	if c.reason == "" && !c.end.IsZero() {
 		c.queue.(*waiter).alarm.Reset(c.end.Sub(now))
 	}
-	c.hub.mu.Unlock()
+	c.hub.unlock()
 	c.poke()
 }
 
@@ -134,8 +134,13 @@ func (c *Conn) catchUp(w Sink) Reason {
 
 // setCutter says what to cut, should c end while a write is stuck.
 func (c *Conn) setCutter(w Cutter) {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
+	c.hub.lock()
+	defer c.hub.unlock()
+	c.cutBy(w)
+}
+
+// cutBy is setCutter with the lock.
+func (c *Conn) cutBy(w Cutter) {
 	c.cutter = w
 	switch {
 	case w == nil && c.cut != nil:

@@ -53,13 +53,13 @@ func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) { c.takeOver(newSocket(
 func (c *Conn) takeOver(s *socket) {
 	h := c.hub
 	c.socket = s
-	c.setCutter(c.socket)
-	h.mu.Lock()
+	h.lock()
+	c.cutBy(s)
 	closing := h.closing
 	if !closing {
 		h.taken.Add(1)
 	}
-	h.mu.Unlock()
+	h.unlock()
 	if closing { // and with it the sweepers, so that c says goodbye by itself
 		c.drain()
 		return

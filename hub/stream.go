@@ -191,8 +191,8 @@ func (c *Conn) expire(now time.Time) {
 // finish ends c for the reason, unless it has ended for another already, and
 // returns the one that holds.
 func (h *Hub) finish(c *Conn, reason Reason) Reason {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.lock()
+	defer h.unlock()
 	h.detach(c, reason)
 	return c.reason
 }
