@@ -24,12 +24,14 @@ type batch struct {
 	size    int        // bytes of items
 	skipped uint64     // the last event that was left out; 0: none
 	heads   [][]uint64 // of history.since
+	lanes   []*lane    // likewise
 
-	// What since found for a connection that only what is for all concerns is the
-	// same for the next one that stands where this one stood, until forget.
+	// What since found for a connection is the same for the next one that stands where
+	// this one stood, and has news in the same lanes, until forget.
 	shared struct {
 		in         *history
 		seq, last  uint64
+		lanes      []*lane
 		reached    uint64
 		joined     []byte // the items' frames
 		joinedFrom int    // how many of the items; 0: none yet
@@ -59,6 +61,8 @@ func (b *batch) forget() {
 	b.clear()
 	b.found()
 	clear(b.heads[:cap(b.heads)])
+	clear(b.lanes[:cap(b.lanes)])
+	clear(b.shared.lanes[:cap(b.shared.lanes)])
 }
 
 // clear makes room for what concerns the next connection.

@@ -98,7 +98,7 @@ type Conn struct {
 
 	// Guarded by Hub.mu.
 	history *history // in which it has its seats
-	topics  []Target // distinct
+	topics  []Target // distinct, and at first in order: see batch.shared
 	seats   []seat
 	joined  uint64 // head when it took them: commands up to it do not concern it
 	reason  Reason // not empty: it has ended, and is not in the hub any more

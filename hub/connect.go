@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -79,14 +80,11 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	return c, nil
 }
 
-// distinct returns the topics without those that are there again.
+// distinct returns the topics in order, each once.
 func distinct(topics []Target) []Target {
-	seen := make(map[Target]struct{}, len(topics))
-	return slices.DeleteFunc(slices.Clone(topics), func(t Target) bool {
-		_, again := seen[t]
-		seen[t] = struct{}{}
-		return again
-	})
+	topics = slices.Clone(topics)
+	slices.SortFunc(topics, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind)) })
+	return slices.Compact(topics)
 }
 
 // lockLearned locks once the shapes of the topics are learned.

@@ -3,6 +3,7 @@ package hub
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -253,26 +254,31 @@ func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
 // each slot. It returns the position up to which it looked. Its cost is what it finds,
 // not what is retained.
 func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
-	b.heads = b.heads[:0]
-	common := true // only what is for all is pending
+	usual := seq >= state // what is found depends on seq and the lanes alone
+	b.lanes = b.lanes[:0]
 	for _, s := range seats {
-		if l, seq := s.lane, s.last(seq); l.pending(seq) {
-			b.heads = append(b.heads, l.seqs[l.after(seq):])
-			common = common && l == h.all
+		if s.lane.pending(s.last(seq)) {
+			b.lanes = append(b.lanes, s.lane)
+			usual = usual && s.from <= seq
 		}
 	}
-	common = common && seq >= state
-	if common && b.shared.in == h && b.shared.seq == seq && b.shared.last == last {
+	if usual && b.shared.in == h && b.shared.seq == seq && b.shared.last == last && slices.Equal(b.shared.lanes, b.lanes) {
 		return b.shared.reached
 	}
 	b.found()
-	if common {
-		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
-		defer func() { b.shared.reached = reached }()
-	}
+	b.heads = b.heads[:0]
 	next := uint64(math.MaxUint64)
-	for _, head := range b.heads {
-		next = min(next, head[0])
+	for _, s := range seats {
+		if l, seq := s.lane, s.last(seq); l.pending(seq) {
+			head := l.seqs[l.after(seq):]
+			b.heads = append(b.heads, head)
+			next = min(next, head[0])
+		}
+	}
+	if usual {
+		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
+		b.shared.lanes, b.lanes = b.lanes, b.shared.lanes
+		defer func() { b.shared.reached = reached }()
 	}
 	for len(b.heads) > 0 && next <= last {
 		if e := h.entry(next); e.expires > now.UnixNano() && (next > state || e.slot != 0) {

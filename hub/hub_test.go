@@ -283,7 +283,7 @@ func TestInfo(t *testing.T) {
 		info := v.Info()
 		want(t, "position", info.Position, Position{Epoch: h.history.epoch, Seq: 0}.String())
 		want(t, "lag", info.Lag, 4)
-		want(t, "topics", strings.Join(info.Topics, " "), "news a/*")
+		want(t, "topics", strings.Join(info.Topics, " "), "a/* news")
 		info.Position, info.Lag, info.Topics = "", 0, nil
 		want(t, "rest", fmt.Sprint(info), fmt.Sprint(Info{ID: v.ID(), User: "alice", Session: "s", Protocol: "h1", Remote: "2001:db8::1", Since: time.Now()}))
 		resume()

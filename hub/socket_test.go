@@ -2,8 +2,11 @@ package hub
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -279,6 +282,52 @@ func TestBatchIsShared(t *testing.T) {
 	use(t, h, NewMemory())
 	publish(t, h, "3")
 	want(t, "of another history", strings.Contains(bytesFor(conns[3]), "data: 2"), false)
+}
+
+// It is shared by those who have news in the same topics, in whatever order they asked
+// for them, and by nobody else.
+func TestBatchIsSharedByTopics(t *testing.T) {
+	h := newHub(t, Options{})
+	names := []string{"a", "b", "c", "d"}
+	var conns []*Conn
+	for i := range 300 {
+		asked := slices.Clone(names)
+		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
+		c := connect(t, h, as("", asked[:2+i%3]...))
+		c.written = time.Now()
+		conns = append(conns, c)
+		if i%3 == 0 { // what comes later is for some of them from here on
+			publish(t, h, fmt.Sprint(i), topic(names[rand.N(4)]), topic(names[rand.N(4)]))
+			c := conns[rand.N(len(conns))]
+			if _, err := h.ChangeTopics(t.Context(), TopicChange{
+				Filter: Filter{IDs: []string{c.ID()}}, Add: names[3:], Remove: names[:i%2],
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b, again, shared := new(batch), 0, 0
+	for range 20 {
+		for _, c := range conns {
+			c.cursor.Store(rand.Uint64N(3) * h.history.head / 4)
+		}
+		slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.cursor.Load(), b.cursor.Load()) })
+		for _, c := range conns {
+			b.shared.joinedFrom = -1
+			h.look(c, time.Now(), b)
+			if b.shared.joinedFrom == -1 {
+				shared++
+			}
+			var alone batch
+			h.look(c, time.Now(), &alone)
+			if again++; !slices.EqualFunc(b.items, alone.items, func(a, b item) bool { return a.seq == b.seq }) {
+				t.Fatalf("a connection to %v gets %d events, and alone %d", c.topics, len(b.items), len(alone.items))
+			}
+		}
+	}
+	if shared < again/10 {
+		t.Errorf("only %d of %d were shared", shared, again)
+	}
 }
 
 // noBytes is a connection that takes everything.
