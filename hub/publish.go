@@ -51,6 +51,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 
 	h.letSweep(time.Now())
 	receipts := make([]Receipt, len(events))
+	connections := 0
 	for i, s := range stored {
 		if s.Duplicate {
 			s.Position = h.complete(s.Position)
@@ -59,7 +60,10 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 			s.Position.Tag = TagOf(entries[i].Data)
 			h.stats.published.Add(1)
 		}
-		receipts[i] = Receipt{s.Position, h.audience(events[i].Targets), s.Duplicate}
+		if i == 0 || !slices.Equal(events[i].Targets, events[i-1].Targets) {
+			connections = h.audience(events[i].Targets)
+		}
+		receipts[i] = Receipt{s.Position, connections, s.Duplicate}
 	}
 	return receipts, nil
 }

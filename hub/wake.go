@@ -2,6 +2,7 @@ package hub
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -116,12 +117,17 @@ func (h *Hub) audience(targets []Target) int {
 		return lanes[0].listeners
 	}
 	slices.SortFunc(lanes, func(a, b laneSize) int { return cmp.Compare(b.listeners, a.listeners) })
-	counted := make(map[*Conn]struct{})
+	if len(lanes) == 0 {
+		return 0
+	}
+	counted := make(map[*Conn]struct{}, lanes[0].listeners)
+	buf := make([]*Conn, 0, min(lanes[0].listeners, listenersAtOnce))
 	for _, l := range lanes {
 		if len(counted) >= total {
 			break // the rest would be counted again
 		}
-		h.eachListener(l.lane, nil, func(c *Conn) { counted[c] = struct{}{} })
+		h.eachListener(l.lane, buf, func(c *Conn) { counted[c] = struct{}{} })
+		runtime.Gosched() // this may take long
 	}
 	return len(counted)
 }
