@@ -1,9 +1,12 @@
 package hub
 
 import (
+	"net"
 	"runtime"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Who waits for the network has its turn in a pause, also where there is one CPU
@@ -30,6 +33,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 		if _, err := far.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
+		arrived(t, near, &heard)
 		for pauses := 0; !heard.Load(); pauses++ {
 			if pauses == 3 {
 				t.Fatalf("after %d pauses what had come by then was not read", pauses)
@@ -37,5 +41,22 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			p.take()
 		}
 		<-done
+	}
+}
+
+// arrived waits, without the Go runtime, until there is something to read, or somebody
+// has read it.
+func arrived(t *testing.T, c *net.TCPConn, heard *atomic.Bool) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		for n := 0; n == 0 && !heard.Load(); {
+			n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10)
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
