@@ -239,6 +239,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		h.refusedStream(http.StatusMethodNotAllowed)
 		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
 	}
+	if err := r.Context().Err(); err != nil { // a client may reset streams as fast as it asks for them
+		return nil, caddyhttp.Error(statusClientGone, err)
+	}
 	req, status, err := h.request(r)
 	if err != nil {
 		h.refusedStream(status)
