@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -214,15 +215,7 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	if err := readBody(w, r, batch, h.MaxEventSize(), buf); err != nil {
 		return err
 	}
-	body := buf.Bytes()
-	var events []hub.Event
-	var lines []int // of events, from 1
-	if batch {
-		events, lines, err = readBatch(body, broadcast)
-	} else {
-		events = make([]hub.Event, 1)
-		err = readEvent(&events[0], body, broadcast)
-	}
+	events, lines, err := readEvents(buf.Bytes(), batch, broadcast)
 	if err != nil {
 		return err
 	}
@@ -243,6 +236,25 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 		}
 	}
 	return nil
+}
+
+// A large body keeps a CPU busy. So that others need not wait, as many are read at a
+// time as there are CPUs less one, or one.
+const large = 64 << 10
+
+var decoding = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
+
+// readEvents reads what a body holds, and the numbers of the lines of a batch, from 1.
+func readEvents(body []byte, batch, broadcast bool) (events []hub.Event, lines []int, err error) {
+	if len(body) > large {
+		decoding <- struct{}{}
+		defer func() { <-decoding }()
+	}
+	if batch {
+		return readBatch(body, broadcast)
+	}
+	events = make([]hub.Event, 1)
+	return events, nil, readEvent(&events[0], body, broadcast)
 }
 
 func receiptOf(r hub.Receipt) receipt {
