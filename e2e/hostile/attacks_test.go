@@ -20,6 +20,7 @@ type attack struct {
 	size    int64    // of the history, in bytes
 	held    int64    // what its streams take of the server's heap at most, in bytes
 	does    []string // what it must have done to mean anything
+	floor   bool     // it is for a page that answers with a word: Caddy's part of the attack above it
 	prepare func(a *attacker)
 	strike  func(ctx context.Context, a *attacker) // until ctx ends
 }
@@ -69,8 +70,7 @@ var attacks = []attack{
 		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, scale(2, 10), streamPath, manyStreams) },
 	},
 	{
-		// What the same does to a server that answers with a word: Caddy's part.
-		name: "h2, the same of a page", size: 64 * mib, held: 64 * mib, does: []string{"streams", "streams answered"},
+		name: "h2, many requests of a page", size: 64 * mib, held: 64 * mib, does: []string{"streams", "streams answered"}, floor: true,
 		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, scale(2, 10), pagePath, manyStreams) },
 	},
 	{
@@ -78,8 +78,16 @@ var attacks = []attack{
 		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, 4, streamPath, rapidResets) },
 	},
 	{
+		name: "h2, rapid resets of a page", size: 64 * mib, held: 64 * mib, does: []string{"streams"}, floor: true,
+		strike: func(ctx context.Context, a *attacker) { a.floodH2(ctx, 4, pagePath, rapidResets) },
+	},
+	{
 		name: "h3, many streams", size: 64 * mib, held: 128 * mib, does: []string{"streams", "connections"},
-		strike: floodH3,
+		strike: func(ctx context.Context, a *attacker) { a.floodH3(ctx, streamPath) },
+	},
+	{
+		name: "h3, many requests of a page", size: 64 * mib, held: 128 * mib, does: []string{"streams", "connections"}, floor: true,
+		strike: func(ctx context.Context, a *attacker) { a.floodH3(ctx, pagePath) },
 	},
 }
 

@@ -194,20 +194,20 @@ func rapidResets(c *h2) error {
 	return nil
 }
 
-// floodH3 has connections of HTTP/3 open streams and cancel them.
-func floodH3(ctx context.Context, a *attacker) {
+// floodH3 has connections of HTTP/3 ask for a path and cancel that.
+func (a *attacker) floodH3(ctx context.Context, path string) {
 	var clients sync.WaitGroup
 	for range scale(3, 20) {
 		clients.Go(func() {
 			for n := 0; n < 1000 && ctx.Err() == nil; n++ {
-				a.oneH3(ctx)
+				a.oneH3(ctx, path)
 			}
 		})
 	}
 	clients.Wait()
 }
 
-func (a *attacker) oneH3(ctx context.Context) {
+func (a *attacker) oneH3(ctx context.Context, path string) {
 	tr := &http3.Transport{TLSClientConfig: a.security}
 	defer tr.Close()
 	a.count("connections", 1)
@@ -216,7 +216,7 @@ func (a *attacker) oneH3(ctx context.Context) {
 		var streams sync.WaitGroup
 		for range 90 {
 			streams.Go(func() {
-				req, err := http.NewRequestWithContext(within, http.MethodGet, fmt.Sprintf("https://localhost:%d%s", a.HTTPS, streamPath), nil)
+				req, err := http.NewRequestWithContext(within, http.MethodGet, fmt.Sprintf("https://localhost:%d%s", a.HTTPS, path), nil)
 				if err != nil {
 					panic(err)
 				}

@@ -46,6 +46,8 @@ func (in *innocent) row(a attack, did map[string]int64, atRest, peak int64) stri
 	switch {
 	case !*full:
 		verdict = "not judged"
+	case a.floor:
+		verdict = "Caddy's own"
 	case !met:
 		verdict = "**no**"
 	}
@@ -73,10 +75,10 @@ func report(t *testing.T, table string, exit time.Duration) {
 
 Each attack on a server of its own, beside %d innocent streams, a quarter of them of each protocol, and a publisher that sends an event to them every %s, on time,
 however long each takes. Quiet for %s and under attack for %s, in turn, %d times in one run. The server, the innocent and the attacker share the CPUs; the
-attacker is a process of its own and has a lower priority (nice 10), since an attacker brings its own CPUs. Times are p50 / p99 in milliseconds: from the request to
+attacker is a process of its own and gets the time that others leave (SCHED_IDLE), since an attacker brings its own CPUs. Times are p50 / p99 in milliseconds: from the request to
 publish until the answer, and until a stream has the event. Memory is the server's resident memory in MiB, before the attack and at most. The bar: p99 under
-attack is at most %d times what it is when quiet, or %s if that is more. A flood of requests keeps the CPUs of Go's HTTP/2 server busy, whatever they ask for:
-the same flood of a page, with which the module has nothing to do, stands below it.
+attack is at most %d times what it is when quiet, or %s if that is more. A flood of requests keeps the CPUs of Go's HTTP/2 and HTTP/3
+servers busy, whatever they ask for: the same flood of a page that answers with a word, with which the module has nothing to do, stands below it.
 
 | attack, and what it did | publish, quiet | under attack | delivery, quiet | under attack | memory | bar met |
 |---|---:|---:|---:|---:|---:|---|
