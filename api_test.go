@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	caddysse "github.com/ea766355/caddy-sse"
 )
 
 type connection struct {
@@ -343,5 +345,26 @@ func TestAPIOnARoute(t *testing.T) {
 	}
 	if a := do(t, "GET", "http://"+s.http+"/internal/sse/status", "", login...); a.status != 200 || !strings.Contains(a.body, s.status("default").Head) {
 		t.Errorf("status: %d %s", a.status, a.body)
+	}
+}
+
+// While all places for large bodies are taken, small ones are read.
+func TestLargeBodiesLeaveACPU(t *testing.T) {
+	s := start(t, "", anonymousSite)
+	for range cap(caddysse.Decoding) {
+		caddysse.Decoding <- struct{}{}
+	}
+	large := make(chan answer)
+	go func() {
+		large <- s.api("POST", "/sse/broadcast", fmt.Sprintf(`{"text":"%s"}`, strings.Repeat("x", 100_000)))
+	}()
+	eventually(t, "a large one to wait", func() bool { return strings.Contains(stacks(), ".readEvents(") })
+	first := s.send(`{"user":"alice","text":"small"}`)
+	<-caddysse.Decoding
+	if second := decode[receipt](t, (<-large).body); second.ID <= first.ID {
+		t.Errorf("the large one has the position %s, and the small one %s", second.ID, first.ID)
+	}
+	for range cap(caddysse.Decoding) - 1 {
+		<-caddysse.Decoding
 	}
 }

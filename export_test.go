@@ -39,6 +39,9 @@ func Exit(t testing.TB) {
 	})
 }
 
+// Decoding is where large bodies take a place.
+var Decoding = decoding
+
 // FlushReports waits until all streams are reported.
 func FlushReports(limit time.Duration) { reports.flush(limit) }
 

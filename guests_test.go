@@ -61,8 +61,8 @@ func (testFail) Start() error {
 
 func (testFail) Stop() error { return nil }
 
-// testHold holds requests with the header X-Hold back, until one that is read from
-// holding is sent back.
+// testHold holds requests with the header X-Hold back, until the channel that is read
+// from holding is closed, and, if the header says "gone", until the client is gone.
 type testHold struct{}
 
 var holding = make(chan chan struct{})
@@ -76,6 +76,9 @@ func (testHold) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		release := make(chan struct{})
 		holding <- release
 		<-release
+		if r.Header.Get("X-Hold") == "gone" {
+			<-r.Context().Done()
+		}
 	}
 	return next.ServeHTTP(w, r)
 }

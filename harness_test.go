@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -332,4 +333,10 @@ func eventually(t testing.TB, what string, condition func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// stacks is those of all goroutines.
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
 }

@@ -1,6 +1,8 @@
 package caddysse_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -292,5 +294,31 @@ func TestStreamPrevious(t *testing.T) {
 	s.open("/events?previous="+first.id, "X-User", "alice", "Cookie", "sid=1")
 	if left := first.ended(); len(left) != 0 {
 		t.Errorf("the replaced connection got %+v", left)
+	}
+}
+
+// A client that has gone before its stream begins gets none.
+func TestStreamOfAClientThatIsGone(t *testing.T) {
+	s := start(t, "", "test_hold /events\n"+anonymousSite)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.http+"/events", nil)
+		if err == nil {
+			req.Header.Set("X-Hold", "gone")
+			_, err = plain.Do(req)
+		}
+		ended <- err
+	}()
+	release := <-holding
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	close(release)
+	s.open("/events") // behind it
+	eventually(t, "the request to end", func() bool { return !strings.Contains(stacks(), "testHold") })
+	if n := s.metric(`caddy_sse_connections_opened_total{hub="default"}`); n != 1 {
+		t.Errorf("%v streams were opened", n)
 	}
 }
