@@ -66,10 +66,8 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 
 	h.lockLearned(r.Topics)
 	defer h.unlock()
-	if l := h.history.lanes[Target{Connection, r.Previous}]; l != nil && len(l.conns) > 0 {
-		if p := l.conns[0].Conn; p.identity.User == r.User && p.identity.Session == r.Session {
-			h.detach(p, Replaced)
-		}
+	if p := h.connection(r.Previous); p != nil && p.identity.User == r.User && p.identity.Session == r.Session {
+		h.detach(p, Replaced)
 	}
 	if err := h.admit(r); err != nil {
 		h.refuse(r, err.Reason)
@@ -137,18 +135,14 @@ func (h *Hub) isWhole() bool { return h.source.problem == nil && h.source.behind
 // admit is the decision of Connect. mu is held.
 func (h *Hub) admit(r Request) *Refusal {
 	over := func(limit, open int) bool { return limit > 0 && open >= limit }
-	perUser := 0
-	if l := h.history.lanes[Target{User, r.User}]; l != nil {
-		perUser = len(l.conns)
-	}
 	// Those turned away stay away for long, and do not come back together.
 	retry := between(30*time.Second, 90*time.Second)
 	switch {
 	case h.ending != "":
 		return &Refusal{h.ending, between(r.RetryMin, r.RetryMax)}
-	case r.Full, over(r.MaxConnections, len(h.history.all.conns)):
+	case r.Full, over(r.MaxConnections, h.listeners(Target{})):
 		return &Refusal{TooMany, retry}
-	case over(r.MaxPerUser, perUser):
+	case over(r.MaxPerUser, h.listeners(Target{User, r.User})):
 		return &Refusal{TooManyPerUser, retry}
 	case r.Network.IsValid() && over(r.MaxPerAddr, h.networks[r.Network]):
 		return &Refusal{TooManyPerAddr, retry}
@@ -163,7 +157,7 @@ func (h *Hub) attach(c *Conn) {
 	}
 	h.stats.opened.Add(1)
 	h.stats.connections.add(c.protocol, 1)
-	if u := c.identity.User; u != "" && len(h.history.lane(Target{User, u}).conns) == 0 {
+	if u := c.identity.User; u != "" && h.listeners(Target{User, u}) == 0 {
 		h.users++
 	}
 	c.takeSeats(h.history)
@@ -185,10 +179,8 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	h.stats.closed.add(string(reason), 1)
 	h.stats.connections.add(c.protocol, -1)
 	c.leave()
-	if u := c.identity.User; u != "" {
-		if l := h.history.lanes[Target{User, u}]; l == nil || len(l.conns) == 0 {
-			h.users--
-		}
+	if u := c.identity.User; u != "" && h.listeners(Target{User, u}) == 0 {
+		h.users--
 	}
 	c.poke()
 	c.cut = time.AfterFunc(farewell, c.cutOff)

@@ -23,6 +23,7 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 		h.restart(epoch, oldest)
 	}
 	h.mu.Unlock()
+	h.moveOver()
 	if goesOn {
 		h.leaveOut(oldest)
 	}
@@ -124,6 +125,7 @@ func (h *Hub) leaveOut(next uint64) {
 	for h.addHoles(next) {
 		left = true
 	}
+	h.moveOver()
 	if left && h.sharesStore() {
 		h.carryOut(new(Command), next)
 	}
@@ -146,22 +148,6 @@ func (h *Hub) addHoles(next uint64) bool {
 		h.notify()
 	}
 	return true
-}
-
-// restart begins a history in which nothing before oldest is known. Connections
-// move over with their cursors. mu is held.
-func (h *Hub) restart(epoch string, oldest uint64) {
-	before := h.history
-	h.held.evictAll()
-	h.history = newHistory(before.opts, epoch, oldest, &h.held)
-	h.nudge, h.nudgeBytes = h.history.head, 0
-	clear(h.dirty)
-	h.dirty = h.dirty[:0]
-	for _, c := range before.all.conns {
-		c.takeSeats(h.history)
-	}
-	h.mark(h.history.all)
-	h.notify()
 }
 
 func (h *Hub) sharesStore() bool {

@@ -62,6 +62,7 @@ type Hub struct {
 	mu       lock
 	history  *history
 	command  uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
+	leaving  *history   // from which connections move over to history, or nil
 	ended    []Position // the ends of the last histories, oldest first
 	source   source
 	networks map[netip.Addr]int // connections of each
@@ -233,15 +234,15 @@ func (h *Hub) end(reason Reason, forGood bool) {
 
 // detachAll ends the connections that there are and that match.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
-	h.mu.RLock()
-	all := h.history.all
-	h.mu.RUnlock()
+	lanes, _ := h.lanesWithListeners([]Target{{}})
 	var conns []*Conn
-	h.eachListener(all, nil, func(c *Conn) {
-		if match(c) {
-			conns = append(conns, c)
-		}
-	})
+	for _, all := range lanes {
+		h.eachListener(all.lane, nil, func(c *Conn) {
+			if match(c) {
+				conns = append(conns, c)
+			}
+		})
+	}
 	for some := range slices.Chunk(conns, endAtOnce) {
 		h.mu.Lock()
 		for _, c := range some {

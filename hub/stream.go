@@ -54,7 +54,7 @@ func (h *Hub) look(c *Conn, now time.Time, b *batch) look {
 		if lost > max(l.from, c.lost) {
 			l.gap, l.from, c.lost = gapEvicted, max(l.from, hi.oldest-1), lost
 		}
-	case c.reason != "": // the history that it ended in is gone
+	case c.reason != "", c.history != hi: // the history that it ended in is gone, or it has yet to move over
 		b.found()
 		return l
 	default:

@@ -144,8 +144,12 @@ func (h *Hub) lanesWithListeners(targets []Target) (sizes []laneSize, connection
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	var few [4]*lane
-	for _, l := range h.history.lanesFor(targets, few[:0]) {
+	found := few[:0]
+	if h.leaving != nil {
+		found = h.leaving.lanesFor(targets, found)
+	}
+	for _, l := range h.history.lanesFor(targets, found) {
 		sizes = append(sizes, laneSize{l, len(l.conns)})
 	}
-	return sizes, len(h.history.all.conns)
+	return sizes, h.listeners(Target{})
 }

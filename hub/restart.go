@@ -1,0 +1,79 @@
+package hub
+
+import "runtime"
+
+// restart begins a history in which nothing before oldest is known. Connections go on
+// with their cursors once moveOver has run. mu is held.
+func (h *Hub) restart(epoch string, oldest uint64) {
+	h.held.evictAll()
+	h.leaving = h.history
+	h.history = newHistory(h.leaving.opts, epoch, oldest, &h.held)
+	h.nudge, h.nudgeBytes = h.history.head, 0
+	clear(h.dirty)
+	h.dirty = h.dirty[:0]
+	h.notify()
+}
+
+// seatsAtOnce is about how many seats are changed under one lock.
+const seatsAtOnce = 500
+
+// moveOver gives the connections of the last history their seats in this one, and wakes
+// them. Only who calls it fills the history, so there is nothing for them meanwhile.
+func (h *Hub) moveOver() {
+	for h.moveSome() {
+		runtime.Gosched() // others wait for the lock
+	}
+}
+
+// moveSome moves some, and reports whether there may be others.
+func (h *Hub) moveSome() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.leaving == nil {
+		return false
+	}
+	for seats := 0; seats < seatsAtOnce; {
+		n := len(h.leaving.all.conns)
+		if n == 0 {
+			h.leaving = nil
+			return false
+		}
+		c := h.leaving.all.conns[n-1].Conn
+		seats += len(c.seats)
+		c.leave()
+		c.takeSeats(h.history)
+		c.poke()
+	}
+	return true
+}
+
+// lanesOf are the lanes of a target: in the history that connections leave, and in
+// the one that they have. Either may be nil. They come in this order, so that who goes
+// through both misses no connection that moves meanwhile. mu is held.
+func (h *Hub) lanesOf(t Target) (lanes [2]*lane) {
+	if h.leaving != nil {
+		lanes[0] = h.leaving.lanes[t]
+	}
+	lanes[1] = h.history.lanes[t]
+	return lanes
+}
+
+// listeners counts the connections that listen to a target. mu is held.
+func (h *Hub) listeners(t Target) (n int) {
+	for _, l := range h.lanesOf(t) {
+		if l != nil {
+			n += len(l.conns)
+		}
+	}
+	return n
+}
+
+// connection returns the one with this id, or nil. mu is held.
+func (h *Hub) connection(id string) *Conn {
+	for _, l := range h.lanesOf(Target{Connection, id}) {
+		if l != nil && len(l.conns) > 0 {
+			return l.conns[0].Conn
+		}
+	}
+	return nil
+}
