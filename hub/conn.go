@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -276,7 +277,7 @@ func (c *Conn) Info() Info {
 	for _, t := range c.topics {
 		info.Topics = append(info.Topics, t.Name)
 	}
-	info.Lag = lag(c.seats, cursor, c.history.head)
+	info.Lag = lag(c.history, c.seats, cursor)
 	return info
 }
 
@@ -301,16 +302,30 @@ func (c *Conn) position(cursor uint64) Position {
 	return Position{Epoch: c.epoch, Seq: cursor}
 }
 
+// lagLooks is how many events lag looks at, since the hub is locked meanwhile.
+const lagLooks = 10_000
+
 // lag is at least how many events the seats' lanes have after the position seq, and
-// at most that for each lane. To know better one would have to look at each event.
-func lag(seats []seat, seq, head uint64) int {
-	n := 0
+// at most that for each lane. What is not delivered any more does not count, as far as
+// it looks.
+func lag(h *history, seats []seat, seq uint64) int {
+	n, looks := 0, lagLooks
 	for _, s := range seats {
-		if l, seq := s.lane, s.last(seq); l.pending(seq) {
-			n += len(l.seqs) - l.after(seq)
+		l, seq := s.lane, s.last(seq)
+		if !l.pending(seq) {
+			continue
+		}
+		pending := l.seqs[l.after(seq):]
+		n += len(pending)
+		pending = pending[:min(len(pending), looks)]
+		looks -= len(pending)
+		for _, at := range pending {
+			if h.entry(at).expires == math.MinInt64 {
+				n--
+			}
 		}
 	}
-	return min(n, int(head-min(seq, head)))
+	return min(n, int(h.head-min(seq, h.head)))
 }
 
 // Sent is how many events, and bytes with all that is around them, were

@@ -72,7 +72,7 @@ func (c *Conn) remember() *former {
 		return f
 	}
 	cursor := c.cursor.Load()
-	f.limit, f.lag = c.history.head, lag(c.seats, cursor, c.history.head)
+	f.limit, f.lag = c.history.head, lag(c.history, c.seats, cursor)
 	if c.stuckIn != nil {
 		f.partly = cursor
 	}

@@ -137,6 +137,9 @@ func (h *history) addEvent(e *entry, event *Event) {
 	}
 	e.lanes = make([]*lane, 0, len(event.Targets))
 	h.charge(e, pointerBytes*int64(cap(e.lanes)))
+	if e.slot = h.slotOf(event); e.slot != 0 {
+		h.fill(e.slot)
+	}
 	for _, t := range event.Targets {
 		h.index(e, h.head, t)
 		for _, s := range h.shapes {
@@ -144,9 +147,6 @@ func (h *history) addEvent(e *entry, event *Event) {
 				h.indexAs(s, e, h.head, t)
 			}
 		}
-	}
-	if e.slot = h.slotOf(event); e.slot != 0 {
-		h.fill(e.slot)
 	}
 }
 
@@ -196,11 +196,14 @@ func (h *history) evictSome(now time.Time) bool {
 		// misses it.
 		missed := e.expires > now.UnixNano()
 		for _, l := range e.lanes {
-			l.seqs = l.seqs[1:]
+			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
+				l.seqs = nil // and what is before it
+				h.bytes -= l.bytes()
+			}
 			if missed {
 				l.evicted = max(l.evicted, h.oldest)
 			}
-			h.emptied(l)
+			h.drop(l)
 		}
 		h.held.evict(e.frame)
 		h.vacate(e)

@@ -80,16 +80,6 @@ func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	})
 }
 
-// emptied is called for a lane that has lost an event, which may have been its last.
-func (h *history) emptied(l *lane) {
-	if len(l.seqs) > 0 {
-		return
-	}
-	l.seqs = nil // and what is before it
-	h.bytes -= l.bytes()
-	h.drop(l)
-}
-
 // drop forgets a lane that has neither events nor connections, and keeps what
 // was evicted from it.
 func (h *history) drop(l *lane) {

@@ -83,8 +83,7 @@ func TestSlots(t *testing.T) {
 	})
 }
 
-// What is replaced in its slot is not pending any more: it counts in no lag, and costs no
-// look-up.
+// What is replaced in its slot is not pending any more: it counts in no lag.
 func TestReplacedIsNotPending(t *testing.T) {
 	h := newHub(t, Options{})
 	put := func(slot, data string, targets ...Target) {
@@ -104,9 +103,6 @@ func TestReplacedIsNotPending(t *testing.T) {
 	}
 	publish(t, h, "last", topic("a"))
 	want(t, "pending", c.left(), 5)
-	for name, n := range map[Target]int{topic("a"): 3, topic("b"): 1, user("alice"): 2, {pattern, "*"}: 4} {
-		want(t, fmt.Sprint("in the lane of ", name), len(h.history.lanes[name].seqs), n)
-	}
 	if lag := c.Info().Lag; lag < 5 || lag > 9 {
 		t.Errorf("lag %d, though 5 are pending, in 9 places", lag)
 	}

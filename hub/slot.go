@@ -33,35 +33,18 @@ func compareTargets(a, b Target) int {
 func (h *history) fill(slot uint64) {
 	before, known := h.slots[slot]
 	if known {
-		h.replace(h.entry(before), before)
+		h.replace(h.entry(before))
 	} else {
 		h.bytes += slotBytes
 	}
 	h.slots[slot] = h.head
 }
 
-// replace gives up what an entry holds, but for its position and its slot. The lanes that
-// had it have the newer one.
-func (h *history) replace(e *entry, seq uint64) {
+// replace gives up what an entry holds, but for its position.
+func (h *history) replace(e *entry) {
 	h.held.evict(e.frame)
-	h.charge(e, -e.frameBytes()-seqBytes*int64(len(e.lanes))-pointerBytes*int64(cap(e.lanes)))
-	for _, l := range e.lanes {
-		l.remove(seq)
-		h.emptied(l) // only if its shape is being learned, which has yet to come to the newer one
-	}
-	e.frame, e.lanes, e.expires = frame{}, nil, math.MinInt64
-}
-
-// remove takes an event out of the lane: it moves those before it or those after it,
-// whichever are fewer.
-func (l *lane) remove(seq uint64) {
-	i := l.after(seq) - 1
-	if i < len(l.seqs)/2 {
-		copy(l.seqs[1:i+1], l.seqs[:i])
-		l.seqs = l.seqs[1:]
-	} else {
-		l.seqs = slices.Delete(l.seqs, i, i+1)
-	}
+	h.charge(e, -e.frameBytes())
+	e.frame, e.expires = frame{}, math.MinInt64
 }
 
 // vacate forgets the slot of the oldest entry, which is evicted.

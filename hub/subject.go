@@ -121,20 +121,18 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 	s.Type = e.frame.name()
 	s.Published = atMonotonic(e.accepted, now)
 	s.Slot = e.slot != 0
-	lanes := e.lanes
 	switch {
 	case e.tag == (Tag{}):
 		s.Known = KnownHole
 		return nil
-	case e.expires == math.MinInt64:
-		s.Known = KnownReplaced
-		if newest, ok := h.slots[e.slot]; ok { // it has the same targets
-			s.Newer, s.Replaced = h.position(newest).String(), atMonotonic(h.entry(newest).accepted, now)
-			lanes = h.entry(newest).lanes
-		}
 	case len(e.lanes) == 0, s.Type == EventTopics:
 		s.Known = KnownCommand
 		return nil
+	case e.expires == math.MinInt64:
+		s.Known = KnownReplaced
+		if newest, ok := h.slots[e.slot]; ok {
+			s.Newer, s.Replaced = h.position(newest).String(), atMonotonic(h.entry(newest).accepted, now)
+		}
 	default:
 		s.Known = KnownRetained
 		if e.expires != math.MaxInt64 {
@@ -144,8 +142,8 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 			s.Known = KnownExpired
 		}
 	}
-	targets = make([]Target, len(lanes))
-	for i, l := range lanes {
+	targets = make([]Target, len(e.lanes))
+	for i, l := range e.lanes {
 		targets[i] = l.target
 	}
 	return targets
