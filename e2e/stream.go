@@ -80,6 +80,7 @@ type (
 		ConnectionID string `json:"connectionId"`
 		User         string `json:"user"`
 		Heartbeat    int64  `json:"heartbeat"`
+		Protocol     string `json:"protocol"`
 		Resumed      bool   `json:"resumed"`
 	}
 	// Gap says that something may have been missed.
@@ -286,6 +287,8 @@ func (s *Stream) checkConnected(b Block) error {
 		return violation("sse.connected without retry")
 	case c.ConnectionID == "" || c.Heartbeat <= 0:
 		return violation("sse.connected lacks something")
+	case len(c.Protocol) != 2 || c.Protocol[0] != 'h':
+		return violation("the protocol is %q", c.Protocol)
 	case c.User != s.user:
 		return violation("connected as %q, not %q", c.User, s.user)
 	case c.Resumed != (s.asked != "" && s.told):
