@@ -103,7 +103,7 @@ func (f *former) judge(s *subject, lastLost func() uint64) Fate {
 // out since it was over already.
 func (f *former) judgePassed(s *subject) Fate {
 	switch {
-	case s.Known == KnownReplaced && !f.since.Before(s.Replaced):
+	case s.Known == KnownReplaced && f.since.After(s.Replaced):
 		return FateReplaced
 	case s.Known == KnownReplaced: // no lane has it any more, so nobody has noticed whether it was left out
 		return FateUnknown

@@ -273,6 +273,7 @@ func TestWhy(t *testing.T) {
 			e.Slot = "price"
 			p := send(t, h, e)
 			send(t, h, e)
+			time.Sleep(time.Second)
 			open(t, h, alice.at(at(h, 1)))
 			return p
 		}, known: KnownReplaced, fates: "replaced"},
