@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ea766355/caddy-sse/e2e"
 )
@@ -47,26 +48,34 @@ func TestCommandPage(t *testing.T) {
 		}
 	}
 
-	tail := shell("tail")
-	out, err := tail.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tail.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = tail.Process.Kill()
-		_ = tail.Wait()
-	}()
-	// It begins at some moment, so events come until it shows one.
-	lines := make(chan string, 1)
-	go func() {
-		defer close(lines)
-		if scanner := bufio.NewScanner(out); scanner.Scan() {
-			lines <- scanner.Text() + "\n"
+	// follow starts a command that does not end, and gives its lines.
+	follow := func(name string) <-chan string {
+		t.Helper()
+		cmd := shell(name)
+		cmd.Args[2] = "exec " + cmd.Args[2]
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines, ended := make(chan string, 100), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for scanner := bufio.NewScanner(out); scanner.Scan(); {
+				lines <- scanner.Text() + "\n"
+			}
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			<-ended
+			_ = cmd.Wait()
+		})
+		return lines
+	}
+	// It begins at some moment, so events come until it shows one.
+	lines := follow("tail")
 	send := take(t, left, "send")
 	left["send"] = send
 	compare("send", run("send"))
@@ -94,8 +103,16 @@ func TestCommandPage(t *testing.T) {
 	}
 	alice.expect("price", "1")
 	alice.expect("price", "2")
-	if out := run("filters"); strings.Count(out, `"type":"price"`) != 2 {
-		t.Errorf("filters prints %s", out)
+	for prices := follow("filters"); ; {
+		select {
+		case line := <-prices:
+			if !strings.Contains(line, `"type":"price"`) {
+				t.Errorf("filters prints %s", line)
+			}
+		case <-time.After(e2e.Patience):
+			t.Error("filters prints nothing")
+		}
+		break
 	}
 	if out := run("script"); out != "" {
 		t.Errorf("with somebody in the room script prints %s", out)
