@@ -63,6 +63,7 @@ check: lint build
 
 lint: client/node_modules e2e/browser/node_modules
 	go vet ./...
+	go vet -tags holds ./hub
 	go tool -modfile=tools.mod staticcheck ./...
 	@test -z "$$(go tool -modfile=tools.mod gofumpt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	@test -z "$$(go fix -diff ./... 2>&1 | tee /dev/stderr)"

@@ -1,3 +1,5 @@
+//go:build !(holds && linux)
+
 package hub
 
 import (

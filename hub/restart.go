@@ -15,7 +15,7 @@ func (h *Hub) restart(epoch string, oldest uint64) {
 }
 
 // seatsAtOnce is about how many seats are changed under one lock.
-const seatsAtOnce = 500
+const seatsAtOnce = 250
 
 // moveOver gives the connections of the last history their seats in this one, and wakes
 // them. Only who calls it fills the history, so there is nothing for them meanwhile.

@@ -1,0 +1,94 @@
+//go:build holds && linux
+
+package hub
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock is the lock of a build that measures how long each call holds it. It goes by the
+// CPU time of the thread, so that a busy machine does not count. A goroutine that has
+// changed its thread meanwhile is not measured.
+type lock struct {
+	sync.RWMutex
+	waits latency
+
+	written cpuTime // when Lock was called
+
+	mu    sync.Mutex
+	reads map[int]time.Duration // of each thread, when it called RLock
+	most  time.Duration         // the longest hold
+}
+
+// cpuTime is a moment by the clock of one thread.
+type cpuTime struct {
+	thread int
+	at     time.Duration
+}
+
+func cpuNow() cpuTime {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
+	return cpuTime{unix.Gettid(), time.Duration(t.Nano())}
+}
+
+// longest returns the longest hold since the last call.
+func (l *lock) longest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := l.most
+	l.most = 0
+	return most
+}
+
+// Lock locks for writing.
+func (l *lock) Lock() {
+	l.RWMutex.Lock()
+	l.written = cpuNow()
+}
+
+// TryLock locks for writing, or reports that it cannot.
+func (l *lock) TryLock() bool {
+	ok := l.RWMutex.TryLock()
+	if ok {
+		l.written = cpuNow()
+	}
+	return ok
+}
+
+// Unlock ends Lock.
+func (l *lock) Unlock() {
+	if now := cpuNow(); now.thread == l.written.thread {
+		l.mu.Lock()
+		l.most = max(l.most, now.at-l.written.at)
+		l.mu.Unlock()
+	}
+	l.RWMutex.Unlock()
+}
+
+// RLock locks for reading.
+func (l *lock) RLock() {
+	l.RWMutex.RLock()
+	now := cpuNow()
+	l.mu.Lock()
+	if l.reads == nil {
+		l.reads = make(map[int]time.Duration)
+	}
+	l.reads[now.thread] = now.at
+	l.mu.Unlock()
+}
+
+// RUnlock ends RLock.
+func (l *lock) RUnlock() {
+	now := cpuNow()
+	l.mu.Lock()
+	if began, ok := l.reads[now.thread]; ok {
+		l.most = max(l.most, now.at-began)
+		delete(l.reads, now.thread)
+	}
+	l.mu.Unlock()
+	l.RWMutex.RUnlock()
+}
