@@ -163,7 +163,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{global("history_size 99999TB"), "must be a size"},
 		{global("max_event_size 1MiB\n\t\thistory_size 1KiB"), "more than history_size"},
 		{global("history 1\n\t\thistory 2"), "history is given twice, at Caddyfile:4"},
-		{global("store nonsense"), `unknown store "nonsense" (this build has: disk, memory), at Caddyfile:3`},
+		{global("store nonsense"), `unknown store "nonsense" (this build has: disk, memory, test), at Caddyfile:3`},
 		{global("store nats"), "--with github.com/ea766355/caddy-sse/store/nats"},
 		{global("history_size 4GiB\n\t\tmax_event_size 2GiB"), "at most 1073741824 (1 GiB)"},
 		{"{\n\tsse Chat\n}", "1 to 32 of a-z"},

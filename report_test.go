@@ -208,6 +208,8 @@ func TestReportsAreBounded(t *testing.T) {
 		return len(closed) > 0 && closed[len(closed)-1] == last.id
 	})
 	opened, closed := since()
+	first := slices.Min(opened) // ids are in order of time: before come those of other tests
+	closed = slices.DeleteFunc(closed, func(id string) bool { return id < first })
 	slices.Sort(opened)
 	slices.Sort(closed)
 	if !slices.Equal(opened, closed) || len(opened) < 3 || len(opened) > 8 {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -122,11 +123,22 @@ func (s *Server) HeapProfile() []byte {
 // Files is how many files and sockets the server has open. Linux only.
 func (s *Server) Files() int {
 	s.t.Helper()
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.process.Process.Pid))
+	return len(s.OpenFiles())
+}
+
+// OpenFiles names the files and sockets that the server has open. Linux only.
+func (s *Server) OpenFiles() (names []string) {
+	s.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", s.process.Process.Pid)
+	files, err := os.ReadDir(dir)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return len(files)
+	for _, f := range files {
+		name, _ := os.Readlink(filepath.Join(dir, f.Name())) // empty: it has just been closed
+		names = append(names, name)
+	}
+	return names
 }
 
 // CPU is the time of processors that the server has used. Linux only.
