@@ -56,7 +56,7 @@ var unwritable atomic.Pointer[error]
 
 var unwritableSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func (*testStore) Writable() (error, time.Time) {
+func (*testStore) Writable() (problem error, since time.Time) {
 	if err := unwritable.Load(); err != nil {
 		return *err, unwritableSince
 	}

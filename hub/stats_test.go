@@ -68,8 +68,8 @@ func TestStatsCountFromZero(t *testing.T) {
 func TestLockCountsWaits(t *testing.T) {
 	var l lock
 	l.Lock()
-	l.Unlock()
 	want(t, "waits for a lock that is free", l.waits.read(), Histogram{})
+	l.Unlock()
 
 	l.RLock()
 	locked := make(chan struct{})

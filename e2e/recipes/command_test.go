@@ -103,16 +103,13 @@ func TestCommandPage(t *testing.T) {
 	}
 	alice.expect("price", "1")
 	alice.expect("price", "2")
-	for prices := follow("filters"); ; {
-		select {
-		case line := <-prices:
-			if !strings.Contains(line, `"type":"price"`) {
-				t.Errorf("filters prints %s", line)
-			}
-		case <-time.After(e2e.Patience):
-			t.Error("filters prints nothing")
+	select {
+	case line := <-follow("filters"):
+		if !strings.Contains(line, `"type":"price"`) {
+			t.Errorf("filters prints %s", line)
 		}
-		break
+	case <-time.After(e2e.Patience):
+		t.Error("filters prints nothing")
 	}
 	if out := run("script"); out != "" {
 		t.Errorf("with somebody in the room script prints %s", out)

@@ -29,17 +29,17 @@ func TestMonitoring(t *testing.T) {
 	}
 	hosts := place(take(t, page, "hosts"), "", port("hosts"), files)
 	debug := place(take(t, page, "debug"), "", port("debug"), files)
-	globals := ""
+	var globals strings.Builder
 	for _, text := range []*string{&hosts, &debug} {
 		g := global.FindStringSubmatch(*text)
 		if g == nil {
 			t.Fatalf("there are no global options in %s", *text)
 		}
-		globals += g[1] + "\n"
+		globals.WriteString(g[1] + "\n")
 		*text = strings.TrimPrefix(*text, g[0])
 	}
 	logged := place("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
-	back := serve(t, globals, local("metrics", "http://:9180")+local("ready", "http://:9181")+hosts+debug+logged+
+	back := serve(t, globals.String(), local("metrics", "http://:9180")+local("ready", "http://:9181")+hosts+debug+logged+
 		place(take(t, page, "log"), "", port("log"), files), ports["hosts"], ports["debug"], ports["log"], ports["logged"])
 
 	t.Run("the sites for Prometheus and balancers", func(t *testing.T) {
