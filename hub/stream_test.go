@@ -19,11 +19,11 @@ func TestOpening(t *testing.T) {
 		stale := open(t, h, as("alice").with(fixed).at("abcdefgh-1"))
 		synctest.Wait()
 		want(t, "fresh", fresh.received(), "retry: 2137\nevent: sse.connected\n"+
-			`data: {"connectionId":"`+fresh.ID()+`","user":"","heartbeat":15000,"protocol":"","resumed":false}`+"\nid: "+position+"\n\n")
+			`data: {"connectionId":"`+fresh.ID()+`","user":"","heartbeat":15000,"protocol":"h1","resumed":false}`+"\nid: "+position+"\n\n")
 		want(t, "resumed", resumed.received(), "retry: 2137\nevent: sse.connected\n"+
-			`data: {"connectionId":"`+resumed.ID()+`","user":"a\"\n`+`\ufffd","heartbeat":15000,"protocol":"","resumed":true}`+"\nid: "+position+"\n\n")
+			`data: {"connectionId":"`+resumed.ID()+`","user":"a\"\n`+`\ufffd","heartbeat":15000,"protocol":"h1","resumed":true}`+"\nid: "+position+"\n\n")
 		want(t, "stale", stale.received(), "retry: 2137\nevent: sse.connected\n"+
-			`data: {"connectionId":"`+stale.ID()+`","user":"alice","heartbeat":15000,"protocol":"","resumed":false}`+"\n\n"+
+			`data: {"connectionId":"`+stale.ID()+`","user":"alice","heartbeat":15000,"protocol":"h1","resumed":false}`+"\n\n"+
 			"event: sse.gap\ndata: {\"reason\":\"epoch\"}\nid: "+h.history.epoch+"-0\n\ndata: x\nid: "+position+"\n\n")
 		want(t, "in one write", stale.writes, 1)
 		h.DisconnectHere(Filter{})

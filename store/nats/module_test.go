@@ -25,6 +25,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/ea766355/caddy-sse/e2e"
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
@@ -228,9 +229,13 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 		}
 		return response.StatusCode, string(text)
 	}
-	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":false,"lag":0,"writable":false,"problem":"NATS is not reachable`) {
-		t.Errorf("without NATS the status is %s", status)
-	}
+	const unreachable = `"store":{"kind":"nats","connected":false,"lag":0,"writable":false,"problem":"NATS is not reachable`
+	e2e.Wait(t, e2e.Patience, "the status to say that NATS is not reachable", func() error {
+		if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, unreachable) {
+			return errors.New(status)
+		}
+		return nil
+	})
 	servers.Start(0)
 	if code, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); code != http.StatusOK || !firstReceipt.MatchString(answer) {
 		t.Errorf("publishing is answered with %d %s", code, answer)

@@ -71,18 +71,19 @@ func (w *world) changeTopics(random *rand.Rand, away time.Duration) {
 	})
 }
 
-// change changes the member's topics by one of the nodes, and repeats that until it is
-// answered.
-func (w *world) change(m *member, nodes []string, change e2e.TopicChange) {
+// change changes the member's topics by one of the nodes, repeats that until it is
+// answered, and returns the position of the change.
+func (w *world) change(m *member, nodes []string, change e2e.TopicChange) e2e.Position {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*e2e.Patience)
 	defer cancel()
 	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	_, failed, err := m.Change(ctx, change, w.lastOfEpoch(), "default", client,
+	at, failed, err := m.Change(ctx, change, w.lastOfEpoch(), "default", client,
 		func() string { return "http://" + nodes[rand.IntN(len(nodes))] })
 	w.commands += failed + 1
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return at
 }
 
 // lastOfEpoch is the highest position that was acknowledged in the epoch of now.

@@ -85,13 +85,13 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 
 	var took []time.Duration
 	for round := range rounds {
-		m := &member{name: fmt.Sprint("loser ", round)}
+		m := &member{Member: e2e.NewMember(fmt.Sprint("loser ", round), removedTopic)}
 		losers := make([]*loser, size)
 		leaving, leave := context.WithCancel(t.Context())
 		for i, n := range w.nodes {
 			losers[i] = new(loser)
 			e2e.Wait(t, e2e.Patience, "a stream", func() error {
-				s, err := e2e.Roaming(n.addr()).Open(leaving, e2e.Identity{User: m.name, Topics: []string{removedTopic}}, "")
+				s, err := e2e.Roaming(n.addr()).Open(leaving, e2e.Identity{User: m.Name, Topics: []string{removedTopic}}, "")
 				if err == nil {
 					m.reading.Go(func() { losers[i].read(s) })
 				}
@@ -109,7 +109,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 		for _, proxy := range w.nodes[size-1].nats {
 			proxy.Cut()
 		}
-		m.removed = w.change(m, healthy, e2e.TopicChange{Removed: []string{removedTopic}})
+		removed := w.change(m, healthy, e2e.TopicChange{Removed: []string{removedTopic}})
 		m.answered = time.Now()
 		told := func(i int) {
 			e2e.Wait(t, 2*e2e.Patience, fmt.Sprintf("node %d to tell of the change", i+1), func() error {
@@ -138,7 +138,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 
 		unlawful := make(map[int64]bool) // numbers of events
 		for _, e := range w.ledger.Entries() {
-			if e.To.Field == "topic" && (e.Position.Seq > m.removed.Seq || e.Sent.After(m.answered)) {
+			if e.To.Field == "topic" && (e.Position.Seq > removed.Seq || e.Sent.After(m.answered)) {
 				unlawful[e.N] = true
 			}
 		}
@@ -148,7 +148,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 		for i, l := range losers {
 			for _, n := range l.got {
 				if unlawful[n] {
-					t.Errorf("node %d sent event %d, which was published after the topic was removed at %s", i+1, n, m.removed)
+					t.Errorf("node %d sent event %d, which was published after the topic was removed at %s", i+1, n, removed)
 				}
 			}
 		}
