@@ -171,6 +171,10 @@ func (f *Follower) take(s *Stream, b Block) error {
 		if err := strict(b.Data, &gap); err != nil {
 			return err
 		}
+		if f.start.Epoch == "" { // it was slow to begin, and begins here
+			f.start = b.ID
+			break
+		}
 		r.Gap, r.After = gap.Reason, f.last
 		f.received = append(f.received, r)
 	case "sse.topics":

@@ -293,7 +293,7 @@ func (j visitJudge) events(r *Rights) {
 		}
 		names := e.To.common(topics)
 		always := e.To.Field == "" || e.To.Field == "user" && slices.Contains(e.To.Names, j.of.Name)
-		switch late := j.late(e); {
+		switch late := j.late(e, names); {
 		case received && !always && len(names) == 0:
 			j.found(&r.Unlawful, "it got event %d at %s, which was for %v", e.N, e.Position, e.To)
 		case received && !always && late != nil:
@@ -317,15 +317,21 @@ func (j visitJudge) events(r *Rights) {
 
 const clockFormat = "15:04:05.000"
 
-// late is the change that had taken away the right to an event before that was sent,
-// if the stream was open then.
-func (j visitJudge) late(e Entry) (by *memberChange) {
-	for i, c := range j.of.changes {
-		switch {
-		case c.sent.After(j.opened) && c.answered.Before(e.Sent) && len(e.To.common(c.Removed)) > 0:
-			by = &j.of.changes[i]
-		case len(e.To.common(c.Added)) > 0:
-			by = nil
+// late is a change that had taken away the right to an event before that was sent, if
+// the stream was open then, and has none of the topics that the event is for by another.
+func (j visitJudge) late(e Entry, names []string) (by *memberChange) {
+	for _, name := range names {
+		by = nil
+		for i, c := range j.of.changes {
+			switch {
+			case c.sent.After(j.opened) && c.answered.Before(e.Sent) && slices.Contains(c.Removed, name):
+				by = &j.of.changes[i]
+			case slices.Contains(c.Added, name):
+				by = nil
+			}
+		}
+		if by == nil {
+			return nil
 		}
 	}
 	return by

@@ -131,6 +131,10 @@ func (p *party) read(typ, data, id string) error {
 		if err := json.Unmarshal([]byte(data), &gap); err != nil {
 			return err
 		}
+		if p.at.Epoch == "" { // it begins here
+			p.start, p.at, p.since = position, position, r.At
+			return nil
+		}
 		r.Gap, r.After = gap.Reason, p.at
 	case strings.HasPrefix(typ, "sse."):
 		return fmt.Errorf("unknown control event %s", typ)
@@ -158,6 +162,8 @@ func (p *party) connected(data, id string) error {
 	switch {
 	case c.User != p.id.User:
 		return fmt.Errorf("connected as %q", c.User)
+	case p.at.Epoch == "" && id == "": // a gap follows: it was slow to begin
+		return nil
 	case p.at.Epoch == "": // at the head
 		start, err := e2e.ParsePosition(id)
 		p.start, p.at, p.since = start, start, time.Now()

@@ -127,7 +127,7 @@ func (w *world) touch() {
 func (w *world) checkGrowth(base reading) {
 	w.t.Helper()
 	const (
-		few   = 5       // connections of the admin endpoint and of the server's own come and go
+		few   = 10      // connections of the admin endpoint and of the server's own come and go
 		slack = 4 << 20 // bytes, and a tenth: what pools and maps keep
 	)
 	var worn reading
