@@ -31,7 +31,7 @@ func TestDamagedHistoryIsSetAside(t *testing.T) {
 		t.Errorf("the status says %q", note)
 	}
 	logged := false
-	for _, line := range logs.with(t, "the history is damaged: the file is set aside and an empty history begins; clients are told of the gap") {
+	for _, line := range logs.with(t, "the history file is damaged: renamed it and started an empty history; clients are told of the gap") {
 		logged = logged || line["level"] == "error" && line["file"] == file && line["set_aside"] == names[0]
 	}
 	if !logged {

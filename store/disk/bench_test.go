@@ -15,8 +15,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// BenchmarkPublish publishes events of 256 bytes to a hub with default bounds, each
-// with a key. An answer comes after fsync.
+// BenchmarkPublish publishes events of 256 bytes, each with a key, to a hub with default
+// bounds. A publish is answered after fsync.
 func BenchmarkPublish(b *testing.B) {
 	for _, kind := range []string{"disk", "memory"} {
 		for _, publishers := range []int{1, 64} {
@@ -47,7 +47,7 @@ func publish(b *testing.B, store hub.Store, publishers, batch int) {
 	}
 	data := bytes.Repeat([]byte("x"), 256)
 	ctx := context.Background()
-	// Fill the history, so that as much is dropped as is published.
+	// Fill the history, so that each published event drops one.
 	full := slices.Repeat([]hub.Event{{Data: data, Targets: []hub.Target{{Kind: hub.All}}}}, 1000)
 	for range 2 * hub.DefaultMaxEvents / len(full) {
 		if _, err := h.Publish(ctx, full...); err != nil {

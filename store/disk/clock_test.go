@@ -17,13 +17,13 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// testUptime goes with the clock of a bubble.
+// testUptime follows the fake clock of a synctest bubble.
 func testUptime() (boot string, up time.Duration) {
 	return "boot", time.Since(time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC))
 }
 
-// setClock changes the times in a closed file as if the clock had been ahead by
-// that, or behind, when they were written.
+// setClock changes the times in a closed file. Afterwards they are as if the clock had
+// been ahead by that much when they were written (behind, if negative).
 func setClock(t *testing.T, path string, ahead time.Duration) {
 	t.Helper()
 	shift := func(at []byte) {
@@ -70,9 +70,9 @@ func change(t *testing.T, path string, do func(*bbolt.Tx) error) {
 	}
 }
 
-// A key that was stored while the clock was ahead is not remembered for longer
-// than any other, whether its event is still there or was dropped. Its event is
-// not older than the history goes, and no younger than now.
+// A key that was stored while the clock was ahead is remembered for as long as any other
+// key, also after its event was dropped. Its event stays in the history, and its time is
+// not in the future.
 func TestClockThatWasAhead(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Second, time.Hour, 100 * 365 * 24 * time.Hour} {
 		t.Run(ahead.String(), func(t *testing.T) {
@@ -143,13 +143,13 @@ func TestClockThatWasAhead(t *testing.T) {
 	}
 }
 
-// A key is remembered for as long as ever, though the clock is set between two
-// processes, or was between two events. If the machine was started in between, or an
-// earlier version wrote the file, the clock is all that there is.
+// A key is remembered for hub.KeyLifetime, even if the clock is set between two
+// processes or between two events. After a boot, and for a file of an earlier version,
+// only the clock can tell the age of a key.
 func TestKeysWhenTheClockWasSet(t *testing.T) {
 	for name, test := range map[string]struct {
-		ahead     time.Duration // of the clock of the former process
-		boot      string        // of the next one
+		ahead     time.Duration // of the clock of the first process
+		boot      string        // of the second process
 		unstamped bool
 		away      time.Duration
 		known     bool
@@ -190,13 +190,13 @@ func TestKeysWhenTheClockWasSet(t *testing.T) {
 					change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Delete(keyStamp) })
 				}
 				time.Sleep(test.away)
-				with := quick(lockTimeout, retryAfter)
-				with.uptime = func() (string, time.Duration) {
+				cfg := quick(lockTimeout, retryAfter)
+				cfg.uptime = func() (string, time.Duration) {
 					_, up := testUptime()
 					return test.boot, up
 				}
 				var err error
-				if s, err = open(path, with); err != nil {
+				if s, err = open(path, cfg); err != nil {
 					t.Fatal(err)
 				}
 				_, stop = tail(s)
@@ -211,13 +211,13 @@ func TestKeysWhenTheClockWasSet(t *testing.T) {
 	}
 }
 
-// A key that is not forgotten when the clock is set is not remembered for ever.
+// A key of a time when the clock was set is remembered for hub.KeyLifetime, not for ever.
 func TestClockSetBetweenTwoEvents(t *testing.T) {
 	for _, set := range []time.Duration{time.Hour, -time.Hour, 0} {
 		now := time.Now()
 		s := stamp{next: 10, since: 5, wall: now, up: time.Hour, boot: "boot"}
 		for away, want := range map[time.Duration]bool{0: true, hub.KeyLifetime - time.Second: true, hub.KeyLifetime: false} {
-			ages := s.ages(now.Add(24*time.Hour), 10, func() (string, time.Duration) { return "boot", time.Hour + away })
+			ages := s.ageFunc(now.Add(24*time.Hour), 10, func() (string, time.Duration) { return "boot", time.Hour + away })
 			if age := ages(7, now.Add(-set)); age < hub.KeyLifetime != want {
 				t.Errorf("set by %v, after %v the age is %v", set, away, age)
 			}
@@ -228,27 +228,27 @@ func TestClockSetBetweenTwoEvents(t *testing.T) {
 	}
 }
 
-// Of the files that were set aside the one of now is the last, and is kept, also if the
-// clock was set back since the others were.
-func TestSetAsideWhenTheClockWasSetBack(t *testing.T) {
+// The newest quarantined file is the last in order and is kept, even if the clock was set
+// back since the others were quarantined.
+func TestQuarantineWhenTheClockWasSetBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
-	for i := range maxAside {
+	for i := range maxQuarantined {
 		name := fmt.Sprintf("%s.damaged-2999010%dT000000.000000Z", path, i+1)
 		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range maxAside + 1 {
+	for i := range maxQuarantined + 1 {
 		damaged := fmt.Append(make([]byte, 10_000), i)
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		s := mustOpen(t, path)
-		names := asides(path)
-		if len(names) != maxAside {
+		names := quarantined(path)
+		if len(names) != maxQuarantined {
 			t.Fatalf("%q are there", names)
 		}
-		last := names[maxAside-1]
+		last := names[maxQuarantined-1]
 		if got, err := os.ReadFile(last); err != nil || !bytes.Equal(got, damaged) {
 			t.Errorf("%s is not the file that was damaged last: %v", last, err)
 		}

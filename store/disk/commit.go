@@ -12,19 +12,20 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// maxCommit is how many bytes one commit may have, if it has more than one request.
+// maxCommit is the size in bytes up to which requests share a commit. A larger
+// request gets a commit of its own.
 const maxCommit = 8 << 20
 
-// group is what one commit stores.
+// group is the requests of one commit.
 type group struct {
 	requests []*request
-	keys     map[hub.KeySum]uint64 // of its records
+	keys     map[hub.KeySum]uint64 // seqs of its records
 	records  []hub.Record
 	values   [][]byte
-	first    uint64 // seq; that of the next commit, if it has no records
+	first    uint64 // seq of the first record, or of the next one if there is none
 }
 
-// Tail implements hub.Store. It is also the goroutine that commits.
+// Tail implements hub.Store. It also commits what Append queues.
 func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -34,10 +35,10 @@ func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 			return
 		case <-s.wake:
 		case <-timer.C:
-			s.tidy(feed)
+			s.dropWhileIdle(feed)
 		}
-		if s.recovered(ctx, feed) {
-			for g := s.take(); g != nil && s.commit(g, feed); g = s.take() {
+		if s.ensureUsable(ctx, feed) {
+			for g := s.takeGroup(); g != nil && s.commit(g, feed); g = s.takeGroup() {
 			}
 		}
 		if s.failed.IsZero() {
@@ -48,9 +49,10 @@ func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 	}
 }
 
-// gather lets publishers that were just answered come back, as long as they do.
-// It only yields, and so is no delay where there is nobody.
-func (s *Store) gather() {
+// yieldToPublishers yields the processor until the queue stops growing, so that
+// publishers that were just answered can join the next commit. Without publishers it
+// costs no time.
+func (s *Store) yieldToPublishers() {
 	for before, n := 0, -1; n != before; {
 		runtime.Gosched()
 		s.mu.Lock()
@@ -59,9 +61,9 @@ func (s *Store) gather() {
 	}
 }
 
-// take makes a group of the requests that wait, or returns nil.
-func (s *Store) take() *group {
-	s.gather()
+// takeGroup returns a group of the queued requests, or nil if there is none.
+func (s *Store) takeGroup() *group {
+	s.yieldToPublishers()
 	now := time.Now()
 	s.file.keys.Expire(now)
 	s.mu.Lock()
@@ -85,14 +87,15 @@ func (s *Store) take() *group {
 	s.queue = append(make([]*request, 0, len(s.queue)), s.queue[n:]...)
 	for _, r := range g.requests {
 		r.state = taken
-		s.place(g, r, now)
+		s.assignSeqs(g, r, now)
 	}
-	s.flying = g
+	s.inFlight = g
 	return g
 }
 
-// place gives the entries of a request their positions, unless they have one.
-func (s *Store) place(g *group, r *request, now time.Time) {
+// assignSeqs gives each new entry of the request a seq and adds it to the group. A
+// duplicate gets the seq of the first entry with its key.
+func (s *Store) assignSeqs(g *group, r *request, now time.Time) {
 	r.stored = make([]hub.Stored, len(r.entries))
 	for i, e := range r.entries {
 		sum := r.sums[i]
@@ -112,8 +115,8 @@ func (s *Store) place(g *group, r *request, now time.Time) {
 	}
 }
 
-// commit stores the group and answers it. It reports whether the file can be
-// used on.
+// commit stores the group and answers its requests. It reports whether the file can
+// still be used.
 func (s *Store) commit(g *group, feed hub.Feed) bool {
 	var err error
 	if len(g.records) > 0 {
@@ -126,21 +129,20 @@ func (s *Store) commit(g *group, feed hub.Feed) bool {
 	return true
 }
 
-// finish makes a group that was stored a part of the history.
+// finish delivers a stored group to the feed and answers its requests.
 func (s *Store) finish(g *group, feed hub.Feed) {
 	now := time.Now()
 	for i := range g.records {
-		g.records[i].At = now // the commit may have taken long, and age counts from its end
+		g.records[i].At = now // the age counts from the end of the commit, which may take long
 	}
 	feed.Deliver(g.records)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.flying = nil
+	s.inFlight = nil
 	for _, r := range g.requests {
 		for i, sum := range r.sums {
-			// Nobody asks for a key that was made here, but who was left without
-			// an answer.
-			if !r.stored[i].Duplicate && (r.keyed[i] || r.state == abandoned) {
+			// Only a publisher without an answer can come back with a generated key.
+			if !r.stored[i].Duplicate && (r.hasKey[i] || r.state == abandoned) {
 				s.file.keys.Add(sum, r.stored[i].Position.Seq, now)
 			}
 		}
@@ -148,7 +150,7 @@ func (s *Store) finish(g *group, feed hub.Feed) {
 	}
 }
 
-// answer ends a request. Store.mu is held.
+// answer ends a request, unless it was abandoned. Store.mu is held.
 func (r *request) answer(err error) {
 	if r.state == abandoned {
 		return
@@ -159,12 +161,12 @@ func (r *request) answer(err error) {
 	close(r.done)
 }
 
-// write commits the records of the group. What is not retained it drops when there
-// is enough of it, or what there is if nobody publishes.
+// write commits the records of the group. In the same transaction it drops events
+// that the hub no longer retains: at least minDrop of them, or any number if idle.
 func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 	after := s.file.span
 	after.next += uint64(len(g.records))
-	err := s.watch(feed, func() error {
+	err := s.watchCommit(feed, func() error {
 		return s.file.update(func(tx *bbolt.Tx) error {
 			events := tx.Bucket(bucketEvents)
 			events.FillPercent = 1 // they come in order
@@ -197,19 +199,19 @@ func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 	return err
 }
 
-// slowAfter is how long a commit may take before the status says so.
+// slowAfter is how long a commit may take before the feed's status reports it.
 const slowAfter = 3 * time.Second
 
-// watch runs a commit, and has the status tell when that takes long.
-func (s *Store) watch(feed hub.Feed, commit func() error) error {
-	told := make(chan struct{})
+// watchCommit runs a commit. It reports one that takes longer than the setting slow.
+func (s *Store) watchCommit(feed hub.Feed, commit func() error) error {
+	reported := make(chan struct{})
 	timer := time.AfterFunc(s.slow, func() {
-		defer close(told)
-		feed.Status(fmt.Errorf("%s: a write has taken more than %v", s.path, s.slow), 0)
+		defer close(reported)
+		feed.Status(fmt.Errorf("%s: a write takes longer than %v: check the disk", s.path, s.slow), 0)
 	})
 	err := commit()
 	if !timer.Stop() {
-		<-told // nothing else calls feed meanwhile
+		<-reported // only one goroutine at a time may call feed
 		if err == nil {
 			feed.Status(nil, 0)
 		}

@@ -1,40 +1,41 @@
-// Package disk keeps a hub's history in a file, so that what was answered
-// survives the end of the process, also by kill -9 or a power cut.
+// Package disk keeps a hub's history in a file. Events whose publish was answered
+// survive the end of the process, also by kill -9 or a power cut.
 //
 // # The file
 //
-// It is a bbolt database with three buckets. Numbers are big-endian, sums are
-// CRC-32C, since bbolt has sums of its own for nothing but its two headers.
+// The file is a bbolt database with three buckets. Numbers are big-endian. "sum" is
+// a CRC-32C checksum: bbolt itself checks nothing but its two headers.
 //
 //	state   format -> 1 byte: 1, sum
 //	        epoch  -> the history's epoch, sum
-//	        span   -> seq of the oldest event, seq of the next one, sum
-//	        stamp  -> of the last commit with events: seq of the next one, seq of
-//	                  the first one whose key was remembered, time of storing,
-//	                  nanoseconds since boot, the boot's name; sum
-//	events  seq    -> time of storing, hub.KeySum, the data; sum of that and of seq
-//	keys    seq    -> seq, time and hub.KeySum of each event that was dropped with
-//	                  this one and whose key is still remembered; sum of that
+//	        span   -> seq of the oldest event, seq of the next event, sum
+//	        stamp  -> written by each commit with events: seq of the next event, seq
+//	                  of the oldest event whose key was remembered, time of storing,
+//	                  nanoseconds since boot, name of the boot, sum
+//	events  seq    -> time of storing, hub.KeySum, data, sum (covers seq too)
+//	keys    seq    -> seq, time and hub.KeySum of events that were dropped together
+//	                  and whose keys are still remembered, sum; filed under the
+//	                  first seq
 //
-// Between the two seqs of span no record is missing. The file grows to what the
-// history needs at most and is reused from then on; it never shrinks.
+// Every seq of the span has a record. The file never shrinks: it grows to the most
+// that the history needs, and free pages are reused.
 //
 // # Opening
 //
-// The file is locked, and read from end to end without bbolt, which trusts what it
-// finds. Then bbolt gets the open file, so that what was read is used under the
-// same lock. A damaged file is set aside, and an empty one created.
+// The store locks the file and reads all of it without bbolt, because bbolt trusts
+// what it reads. Then bbolt gets the open file, under the same lock. A damaged file
+// is renamed, and an empty one is created.
 //
-// A history continues the one that the hub has if the file has the hub's last
-// record. Else it begins a new epoch.
+// The file continues the hub's history if it contains the hub's last record.
+// Otherwise the store starts a new epoch.
 //
 // # Writing
 //
-// One goroutine, that of Tail, commits. While it does, publishers queue; what is
-// in the queue when it is done goes into the next transaction. So a publisher
-// that is alone waits for nobody, and many share one fsync.
+// The goroutine of [Store.Tail] commits. During a commit, new publishes queue. The
+// next transaction takes the whole queue. So a single publisher waits for nobody,
+// and many publishers share one fsync.
 //
-// Before each transaction the store looks whether the file is as it left it. If
-// not, or if a commit fails, it opens the file anew before it answers: a commit
-// that failed may be in the file all the same.
+// Before each transaction the store checks that the file is as it left it. If it is
+// not, or if a commit fails, the store opens the file again before it answers: a
+// failed commit may be in the file all the same.
 package disk

@@ -25,8 +25,8 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// valueOverhead is what a value takes beside its data: the time of storing, the
-// key's sum, and a checksum.
+// valueOverhead is the size of a value without its data: the time of storing, the
+// key's sum, and the checksum. In bytes.
 const valueOverhead = 8 + len(hub.KeySum{}) + crc32.Size
 
 func encodeSeq(seq uint64) [8]byte {
@@ -35,11 +35,12 @@ func encodeSeq(seq uint64) [8]byte {
 	return key
 }
 
-// decodeRecord reads a value. The record's Data is a part of it.
+// decodeRecord decodes a value of the bucket events. The record's Data shares memory
+// with value.
 func decodeRecord(key, value []byte) (r hub.Record, sum hub.KeySum, err error) {
 	value, ok := unseal(value, key)
 	if !ok || len(key) != 8 || len(value) < 8+len(sum) {
-		return r, sum, fmt.Errorf("%w: the checksum of record %x is wrong", errDamaged, key)
+		return r, sum, fmt.Errorf("%w: record %x has a wrong checksum", errDamaged, key)
 	}
 	r.Seq = binary.BigEndian.Uint64(key)
 	r.At = time.Unix(0, int64(binary.BigEndian.Uint64(value)))
@@ -55,13 +56,13 @@ func (s span) encode() []byte {
 func (s *span) decode(buf []byte) error {
 	buf, ok := unseal(buf, nil)
 	if !ok || len(buf) != 16 {
-		return fmt.Errorf("%w: it does not say which events it has", errDamaged)
+		return fmt.Errorf("%w: the span of its events is missing or has a wrong checksum", errDamaged)
 	}
 	s.oldest, s.next = binary.BigEndian.Uint64(buf), binary.BigEndian.Uint64(buf[8:])
 	return nil
 }
 
-// seal appends the sum of what is in buf, and of what it is filed under.
+// seal appends a checksum of buf and key.
 func seal(buf, key []byte) []byte {
 	return binary.BigEndian.AppendUint32(buf, checksum(buf, key))
 }
@@ -70,6 +71,7 @@ func checksum(buf, key []byte) uint32 {
 	return crc32.Update(crc32.Checksum(buf, castagnoli), castagnoli, key)
 }
 
+// unseal removes the checksum from buf and reports whether it is right.
 func unseal(buf, key []byte) ([]byte, bool) {
 	n := len(buf) - crc32.Size
 	if n < 0 {
@@ -78,9 +80,9 @@ func unseal(buf, key []byte) ([]byte, bool) {
 	return buf[:n], checksum(buf[:n], key) == binary.BigEndian.Uint32(buf[n:])
 }
 
-// A chunk holds the keys of events that were dropped together, in order: the seq of
-// each, when it was stored at the latest, and the key's sum.
-
+// chunkEntry is the size in bytes of one key in a chunk. A chunk has the keys of events
+// that were dropped together, in order. Of each it has the seq, the time of storing,
+// and the key's sum.
 const chunkEntry = 16 + len(hub.KeySum{})
 
 func appendKey(chunk []byte, sum hub.KeySum, seq uint64, at time.Time) []byte {
@@ -89,11 +91,11 @@ func appendKey(chunk []byte, sum hub.KeySum, seq uint64, at time.Time) []byte {
 	return append(chunk, sum[:]...)
 }
 
-// eachKey reads a chunk.
+// eachKey calls add for each key of a chunk.
 func eachKey(chunk []byte, add func(sum hub.KeySum, seq uint64, at time.Time)) error {
 	chunk, ok := unseal(chunk, nil)
 	if !ok || len(chunk)%chunkEntry != 0 {
-		return fmt.Errorf("%w: the sum of its keys is wrong", errDamaged)
+		return fmt.Errorf("%w: a chunk of keys has a wrong checksum", errDamaged)
 	}
 	for entry := range slices.Chunk(chunk, chunkEntry) {
 		seq, at := binary.BigEndian.Uint64(entry), binary.BigEndian.Uint64(entry[8:])

@@ -35,8 +35,8 @@ type verdict struct {
 	flags uint32
 }
 
-// intercept lets judge decide on each write and sync of this process: 0 lets it
-// happen, and an error makes it fail instead. There is no way back, so it needs a
+// intercept calls judge before each write and sync of this process. The call happens if
+// judge returns 0, else it fails with the error. This cannot be undone, so it needs a
 // process of its own.
 func intercept(t *testing.T, judge func(*call) syscall.Errno) {
 	numbers := []uint32{unix.SYS_PWRITE64, unix.SYS_FDATASYNC, unix.SYS_FSYNC}
@@ -71,13 +71,13 @@ func intercept(t *testing.T, judge func(*call) syscall.Errno) {
 	}()
 }
 
-// Any write and any sync may fail, and the next ones too. Nothing that was
-// answered is lost, and nothing is stored twice.
+// Any write and any sync can fail, and those after it too. No answered event is lost, and
+// none is stored twice.
 func TestFailingDiskLosesNothing(t *testing.T) {
 	if !inChild(t, nil) {
 		return
 	}
-	var countdown, failures atomic.Int64 // a fault begins when countdown is down to 0
+	var countdown, failures atomic.Int64 // faults begin when countdown reaches 0
 	var syncs, writes atomic.Int64
 	countdown.Store(-1)
 	intercept(t, func(c *call) syscall.Errno {
@@ -131,14 +131,14 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 	books.checkRefused(t, path)
 }
 
-// write is one that a disk may have done, or not, when the power fails.
+// write is a write that may or may not be on the disk after a power cut.
 type write struct {
 	offset int64
 	data   []byte
 }
 
-// After a power cut the disk has what was synced, and any sectors of what was
-// written since. Nothing that was answered is lost.
+// After a power cut the disk has everything that was synced, and any sectors that were
+// written since. No answered event is lost.
 func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	if !inChild(t, nil) {
 		return
@@ -146,7 +146,7 @@ func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	dir := t.TempDir()
 	path, image := filepath.Join(dir, "history.db"), filepath.Join(dir, "image.db")
 	s := mustOpen(t, path)
-	disk, err := os.ReadFile(path) // what is on it for certain
+	disk, err := os.ReadFile(path) // the synced content
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	}
 }
 
-// While a commit hangs, the status says so, and afterwards that it is over.
+// The status reports a commit that hangs, and later that it has ended.
 func TestStatusTellsOfStuckCommit(t *testing.T) {
 	if !inChild(t, nil) {
 		return
@@ -232,9 +232,9 @@ func TestStatusTellsOfStuckCommit(t *testing.T) {
 		return 0
 	})
 	path := filepath.Join(t.TempDir(), "history.db")
-	with := quick(lockTimeout, retryAfter)
-	with.slow = 20 * time.Millisecond
-	s, err := open(path, with)
+	cfg := quick(lockTimeout, retryAfter)
+	cfg.slow = 20 * time.Millisecond
+	s, err := open(path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestStatusTellsOfStuckCommit(t *testing.T) {
 	}
 }
 
-// Every directory that is made for the file is synced into its parent.
+// The parent of every directory that is created for the file is synced.
 func TestDirectoriesSurviveAPowerCut(t *testing.T) {
 	if !inChild(t, nil) {
 		return

@@ -11,40 +11,41 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// file is an open history file. It is locked as long as it is open.
+// file is an open and locked history file.
 type file struct {
 	path   string
 	os     *os.File  // bbolt closes it
-	db     *bbolt.DB // nil when it was closed
-	broken bool      // bbolt panicked, and may hold its own locks for ever
+	db     *bbolt.DB // nil after close
+	broken bool      // bbolt panicked and may hold its own locks for ever
 	contents
 
-	// How the last transaction left the file.
+	// State of the file after the last transaction.
 	size    int64
 	headers headers
 }
 
-// contents is what the store knows of a file, and keeps in memory.
+// contents is the part of a file that the store keeps in memory.
 type contents struct {
 	epoch string
 	span  span
 	keys  hub.Keys
 }
 
-// span says which events a file holds.
+// span is the seqs of the events in a file: from oldest up to, but not including, next.
 type span struct{ oldest, next uint64 }
 
-// errTouched means that another program did something to the file.
-var errTouched = errors.New("the file was changed by another program")
+// errChanged means that another program changed the file.
+var errChanged = errors.New("the file was changed by another program")
 
-// unwritten is an error from before anything was written.
+// unwritten wraps an error after which it is certain that nothing was written.
 type unwritten struct{ error }
 
 func (e unwritten) Unwrap() error { return e.error }
 
-// update runs a transaction.
+// update runs a transaction that writes. It returns an unwritten error if nothing was
+// written. After any other error the transaction may be in the file or not.
 func (f *file) update(change func(*bbolt.Tx) error) error {
-	if err := f.untouched(); err != nil {
+	if err := f.checkUnchanged(); err != nil {
 		return unwritten{err}
 	}
 	err := f.guard(func() error {
@@ -63,43 +64,43 @@ func (f *file) update(change func(*bbolt.Tx) error) error {
 	case err != nil:
 		return err
 	}
-	return f.remember()
+	return f.noteState()
 }
 
-// errNoChange ends a transaction that changes nothing.
+// errNoChange makes update roll back and return nil.
 var errNoChange = errors.New("nothing to change")
 
 // view runs a transaction that reads.
 func (f *file) view(read func(*bbolt.Tx) error) error {
-	if err := f.untouched(); err != nil {
+	if err := f.checkUnchanged(); err != nil {
 		return err
 	}
 	return f.guard(func() error { return f.db.View(read) })
 }
 
-// guard makes errors of the panics of bbolt, and of the fault when it reads a part
-// of its mapping that has no page, because the file was cut or the disk failed.
+// guard runs use with recoverFaults, and remembers whether bbolt is broken.
 func (f *file) guard(use func() error) error {
-	broken, err := guard(use)
+	broken, err := recoverFaults(use)
 	f.broken = f.broken || broken
 	return err
 }
 
-// guard is the same for a file that is being opened. broken says that bbolt must not
-// be used any more.
-func guard(use func() error) (broken bool, err error) {
+// recoverFaults runs use and turns its panics into errors: those of bbolt, and the
+// memory fault of reading a mapped page that is gone because the file was cut or the
+// disk failed. If broken, bbolt must not be used any more.
+func recoverFaults(use func() error) (broken bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if failure := recover(); failure != nil {
-			broken, err = true, fmt.Errorf("the file cannot be read: %v", failure)
+			broken, err = true, fmt.Errorf("cannot read the file: %v", failure)
 		}
 	}()
 	return false, use()
 }
 
-// untouched checks that the file is as the last transaction left it, and still has
-// its name.
-func (f *file) untouched() error {
+// checkUnchanged returns errChanged unless the file is as the last transaction left it
+// and still has its name.
+func (f *file) checkUnchanged() error {
 	ours, err := f.os.Stat()
 	if err != nil {
 		return err
@@ -107,24 +108,24 @@ func (f *file) untouched() error {
 	named, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("%w: it was removed", errTouched)
+		return fmt.Errorf("%w: it was removed", errChanged)
 	case err != nil:
 		return err
 	case !os.SameFile(ours, named):
-		return fmt.Errorf("%w: it was replaced", errTouched)
+		return fmt.Errorf("%w: it was replaced", errChanged)
 	case ours.Size() < f.size:
-		return fmt.Errorf("%w: it was cut from %d to %d bytes", errTouched, f.size, ours.Size())
+		return fmt.Errorf("%w: it was cut from %d to %d bytes", errChanged, f.size, ours.Size())
 	}
 	found, err := headersAt(f.os, f.headers.pageSize)
 	if err == nil && found != f.headers {
-		err = fmt.Errorf("%w: it was written to", errTouched)
+		err = fmt.Errorf("%w: its header was rewritten", errChanged)
 	}
 	return err
 }
 
-// remember notes how a transaction left the file. It does not ask bbolt, which would
-// look at its mapping.
-func (f *file) remember() error {
+// noteState records how a transaction left the file, for checkUnchanged. It reads the
+// file itself, since bbolt would read its mapping, which may be gone.
+func (f *file) noteState() error {
 	info, err := f.os.Stat()
 	if err != nil {
 		return err
@@ -136,9 +137,9 @@ func (f *file) remember() error {
 	return err
 }
 
-// renew begins a new life of the history: clients that have a position of the
-// former one are told of a gap.
-func (f *file) renew() error {
+// startEpoch gives the history a new epoch. Clients with a position of the epoch before
+// are told of a gap.
+func (f *file) startEpoch() error {
 	epoch := hub.NewEpoch()
 	err := f.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketState).Put(keyEpoch, seal([]byte(epoch), nil))
@@ -149,14 +150,14 @@ func (f *file) renew() error {
 	return err
 }
 
-// close gives up the file and its lock, unless that was done.
+// close closes the file and releases its lock. It can be called twice.
 func (f *file) close() error {
 	db := f.db
 	f.db = nil
 	switch {
 	case db == nil:
 		return nil
-	case f.broken: // the mapping stays
+	case f.broken: // bbolt could block, so its mapping stays
 		return errors.Join(unlock(f.os), f.os.Close())
 	}
 	return db.Close()

@@ -20,14 +20,14 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// history is what a file holds, as a feed gets it.
+// history is a feed that keeps what it is given.
 type history struct {
 	epoch   string
 	oldest  uint64
 	records []hub.Record
 	open    chan struct{}
 	opened  bool
-	status  chan error // what Status says after the history was open
+	status  chan error // calls of Status after the history was open
 }
 
 func (h *history) Begin(epoch string, oldest uint64) (have hub.Position) {
@@ -52,7 +52,8 @@ func (h *history) Status(problem error, behind uint64) {
 	}
 }
 
-// await waits until the store can be used, or cannot, and returns the problem.
+// await waits until the store reports that it can be used, or that it cannot. It returns
+// the problem.
 func (h *history) await(t *testing.T, usable bool) (problem error) {
 	t.Helper()
 	timeout := time.After(20 * time.Second)
@@ -63,12 +64,12 @@ func (h *history) await(t *testing.T, usable bool) (problem error) {
 				return problem
 			}
 		case <-timeout:
-			t.Fatalf("the status never was that the store is usable: %v", usable)
+			t.Fatalf("timed out waiting for a status with usable = %v", usable)
 		}
 	}
 }
 
-// tail runs a store. What it fed may be read after stop.
+// tail runs Tail of the store with a history as feed. Read the history after stop.
 func tail(s *Store) (h *history, stop func() error) {
 	h = &history{open: make(chan struct{}), status: make(chan error, 100)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -94,7 +95,7 @@ func (h *history) String() string {
 	return out.String()
 }
 
-// entries makes n entries whose data says which they are.
+// entries returns n entries. Their data has the name and a number.
 func entries(name string, n, size int) []hub.Entry {
 	out := make([]hub.Entry, n)
 	for i := range out {
@@ -104,8 +105,8 @@ func entries(name string, n, size int) []hub.Entry {
 	return out
 }
 
-// sample makes a file with dropped events, branch pages and overflow pages, and
-// returns what is in it.
+// sample creates a file with dropped events, branch pages and overflow pages. It returns
+// the contents.
 func sample(t *testing.T, path string) string {
 	s := mustOpen(t, path)
 	s.Retain(hub.Options{MaxEvents: 1_000_000}, 0)
@@ -138,8 +139,8 @@ func contentsOf(t testing.TB, path string) string {
 	return h.String()
 }
 
-// refused checks that the file cannot be opened, and that the error names it and
-// what to do.
+// refused checks that opening the file fails, and that the error has the file's name and
+// the words.
 func refused(t *testing.T, path string, words ...string) {
 	t.Helper()
 	s, err := open(path, quick(60*time.Millisecond, retryAfter))
@@ -155,8 +156,8 @@ func refused(t *testing.T, path string, words ...string) {
 	}
 }
 
-// openDamaged opens a file with this content. It returns what the history is, or
-// nothing if the file was set aside; then an empty history has begun.
+// openDamaged opens a file with this content and returns its history. It returns nil if
+// the file was quarantined and an empty history was started.
 func openDamaged(t *testing.T, content []byte) (h *history) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "damaged.db")
@@ -167,12 +168,12 @@ func openDamaged(t *testing.T, content []byte) (h *history) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	names := asides(path)
+	names := quarantined(path)
 	if len(names) == 0 {
 		return h
 	}
 	if kept, err := os.ReadFile(names[0]); err != nil || !bytes.Equal(kept, content) {
-		t.Errorf("the file that was set aside is not the damaged one: %v", err)
+		t.Errorf("the quarantined file is not the damaged one: %v", err)
 	}
 	if h.oldest != 1 || len(h.records) != 0 {
 		t.Errorf("beside the damaged file there is a history from %d on", h.oldest)
@@ -180,8 +181,8 @@ func openDamaged(t *testing.T, content []byte) (h *history) {
 	return nil
 }
 
-// A file with any byte changed is set aside, or has the same history.
-func TestDamagedFileIsSetAside(t *testing.T) {
+// A file with any one byte changed is quarantined, or has the same history.
+func TestDamagedFileIsQuarantined(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	want := sample(t, path)
 	intact, err := os.ReadFile(path)
@@ -189,18 +190,18 @@ func TestDamagedFileIsSetAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	pageSize := os.Getpagesize()
-	aside := 0
+	quarantinedCount := 0
 	check := func(offset int, mask byte) {
 		content := []byte(string(intact))
 		content[offset] ^= mask
 		h := openDamaged(t, content)
 		if h == nil {
-			aside++
+			quarantinedCount++
 			return
 		}
 		got := h.String()
 		if offset < 2*pageSize && got != want && h.epoch != strings.Fields(want)[0] {
-			return // a header that is lost begins a new life
+			return // a lost header starts a new epoch
 		}
 		if got != want {
 			t.Errorf("offset %d: another history: %.300q", offset, got)
@@ -210,19 +211,19 @@ func TestDamagedFileIsSetAside(t *testing.T) {
 		check(offset, 1<<(offset%8))
 	}
 	for page := range len(intact) / pageSize {
-		for offset := range 64 { // the page's header, and its first elements
+		for offset := range 64 { // the page's header and its first elements
 			if (offset+page)%16 == 0 || offset == 8 {
 				check(page*pageSize+offset, 1<<(page%4))
 			}
 		}
 	}
-	t.Logf("%d set aside", aside)
-	if aside < 50 {
-		t.Errorf("only %d of them were set aside", aside)
+	t.Logf("%d quarantined", quarantinedCount)
+	if quarantinedCount < 50 {
+		t.Errorf("only %d of them were quarantined", quarantinedCount)
 	}
 }
 
-func TestTruncatedFileIsSetAside(t *testing.T) {
+func TestTruncatedFileIsQuarantined(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	want := sample(t, path)
 	intact, err := os.ReadFile(path)
@@ -248,24 +249,24 @@ func TestTruncatedFileIsSetAside(t *testing.T) {
 	}
 }
 
-// Damaged files have names of their own, the oldest go, and the log and the note
-// say where the last is.
+// Each damaged file gets a name of its own. The oldest ones are removed. The log and the
+// note name the newest one.
 func TestDamagedFilesAreKept(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "history.db")
 	core, logged := observer.New(zap.InfoLevel)
-	with := quick(time.Second, retryAfter)
-	with.log = func() *zap.Logger { return zap.New(core) }
-	const damages = maxAside + 2
+	cfg := quick(time.Second, retryAfter)
+	cfg.log = func() *zap.Logger { return zap.New(core) }
+	const damages = maxQuarantined + 2
 	for i := range damages {
 		if err := os.WriteFile(path, fmt.Append(make([]byte, 10_000), i), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := open(path, with)
+		s, err := open(path, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		names := asides(path)
+		names := quarantined(path)
 		last := names[len(names)-1]
 		if note := s.Note(); !strings.Contains(note, last) {
 			t.Errorf("the note does not name %s: %q", last, note)
@@ -277,14 +278,14 @@ func TestDamagedFilesAreKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names := asides(path)
-	if len(names) != maxAside {
+	names := quarantined(path)
+	if len(names) != maxQuarantined {
 		t.Fatalf("%d were kept: %v", len(names), names)
 	}
 	for i, name := range names {
-		want := fmt.Append(make([]byte, 10_000), damages-maxAside+i)
+		want := fmt.Append(make([]byte, 10_000), damages-maxQuarantined+i)
 		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s is not damaged file %d: %v", name, damages-maxAside+i, err)
+			t.Errorf("%s is not damaged file %d: %v", name, damages-maxQuarantined+i, err)
 		}
 		if err := os.Remove(name); err != nil {
 			t.Error(err)
@@ -323,7 +324,7 @@ func TestOtherFileIsRefused(t *testing.T) {
 	}
 	refused(t, path, "another path")
 
-	// Others write a list of free pages, or not.
+	// Other programs write a list of free pages, or do not.
 	for name, opts := range map[string]*bbolt.Options{"listed.db": nil, "unlisted.db": options()} {
 		path = filepath.Join(dir, name)
 		db, err := bbolt.Open(path, 0o600, opts)
@@ -340,12 +341,12 @@ func TestOtherFileIsRefused(t *testing.T) {
 		refused(t, path, "another path")
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 3 {
-		t.Errorf("files of others were set aside: %v, %v", names, err)
+		t.Errorf("files of other programs were quarantined: %v, %v", names, err)
 	}
-	refused(t, dir, "writable")
+	refused(t, dir, "able to write")
 }
 
-// A process may end when it has just created its file.
+// A file of a process that died while it created it becomes an empty history.
 func TestUnfinishedFileIsFinished(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	db, err := bbolt.Open(path, 0o600, options())
@@ -393,7 +394,7 @@ func TestFileIsPrivate(t *testing.T) {
 	}
 }
 
-// loadWithin is how soon a hundred thousand events must be there.
+// loadWithin is the most time that loading a hundred thousand events may take.
 var loadWithin = 2 * time.Second
 
 func TestLongHistoryLoadsQuickly(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// ownMounts lets the child mount what nobody else sees. Without root it needs a
-// user namespace.
+// ownMounts gives the child process a mount namespace of its own, and without root a
+// user namespace too.
 func ownMounts(cmd *exec.Cmd) {
 	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if os.Geteuid() != 0 {
@@ -29,7 +29,7 @@ func ownMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr = attr
 }
 
-// On a file system that is full, publishes are refused, until it has room.
+// Publishes are refused while the file system is full. They succeed when it has room.
 func TestFullDiskRefusesAndResumes(t *testing.T) {
 	if !inChild(t, ownMounts) {
 		return
@@ -65,7 +65,7 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	}
 	for i := 0; err == nil; i++ {
 		if err = publish(fmt.Sprint("before-", i)); i > 500 {
-			t.Fatal("the disk is never full")
+			t.Fatal("the disk did not become full")
 		}
 	}
 	if !errors.Is(err, hub.ErrNotStored) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) {
@@ -93,7 +93,7 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	check(t, path, answered)
 }
 
-// In a directory that cannot be written to there is no history.
+// A history in a read-only directory cannot be opened.
 func TestReadOnlyFileSystemIsRefused(t *testing.T) {
 	if !inChild(t, ownMounts) {
 		return
@@ -114,6 +114,6 @@ func TestReadOnlyFileSystemIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	mount(unix.MS_REMOUNT | unix.MS_RDONLY)
-	refused(t, path, "writable", "read-only")
-	refused(t, filepath.Join(dir, "new.db"), "writable", "read-only")
+	refused(t, path, "able to write", "read-only")
+	refused(t, filepath.Join(dir, "new.db"), "able to write", "read-only")
 }

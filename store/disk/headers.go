@@ -8,43 +8,43 @@ import (
 	"io"
 )
 
-// headers are the two headers of a bbolt file. A transaction writes the one that
-// is not in use, and it counts when that is complete.
+// headers are the two headers of a bbolt file. A transaction overwrites the older
+// one. It is committed when that header is complete.
 type headers struct {
 	pageSize int64
 	raw      [2][headerSize]byte
 }
 
 const (
-	headerSize     = 80 // 16 bytes of the page's own header, 64 of bbolt's, the last 8 its sum
+	headerSize     = 80 // 16 bytes of page header, then 64 of bbolt's header; the last 8 are its checksum
 	headerMagic    = 0xED0CDAED
 	headerVersion  = 2
 	noFreePageList = 1<<64 - 1
 )
 
-// readHeaders reads the headers of a file of which nothing is known.
+// readHeaders reads the headers of a file whose page size is not known.
 func readHeaders(file io.ReaderAt) (headers, error) {
 	var first [headerSize]byte
 	n, err := file.ReadAt(first[:], 0)
 	if err != nil && err != io.EOF {
 		return headers{}, err
 	}
-	if valid(first[:]) {
+	if isValid(first[:]) {
 		return headersAt(file, pageSizeOf(first[:]))
 	}
 	for size := int64(1 << 10); size <= 1<<24; size <<= 1 {
-		if h, err := headersAt(file, size); err == nil && valid(h.raw[1][:]) && pageSizeOf(h.raw[1][:]) == size {
+		if h, err := headersAt(file, size); err == nil && isValid(h.raw[1][:]) && pageSizeOf(h.raw[1][:]) == size {
 			return h, nil
 		}
 	}
 	if !mayBeHeader(first[:n]) {
 		return headers{}, errNoHistory
 	}
-	return headers{}, fmt.Errorf("%w: it has no header", errDamaged)
+	return headers{}, fmt.Errorf("%w: both headers are invalid", errDamaged)
 }
 
-// mayBeHeader reports whether a file that begins like this may have been one of
-// bbolt: all of it is there, but for a wrong byte, or all is zero.
+// mayBeHeader reports whether the first bytes of a file can be those of a damaged
+// bbolt file: they differ from a header in one byte at most, or all are zero.
 func mayBeHeader(begin []byte) bool {
 	header := binary.NativeEndian.AppendUint64(nil, 0)   // the page's id
 	header = binary.NativeEndian.AppendUint16(header, 4) // its kind
@@ -73,7 +73,8 @@ func headersAt(file io.ReaderAt, pageSize int64) (headers, error) {
 	return h, nil
 }
 
-func valid(raw []byte) bool {
+// isValid reports whether a header has bbolt's magic number and a right checksum.
+func isValid(raw []byte) bool {
 	sum := fnv.New64a()
 	sum.Write(raw[pageHeader : headerSize-8])
 	return binary.NativeEndian.Uint32(raw[16:]) == headerMagic && sum.Sum64() == binary.NativeEndian.Uint64(raw[headerSize-8:])
@@ -81,28 +82,28 @@ func valid(raw []byte) bool {
 
 func pageSizeOf(raw []byte) int64 { return int64(binary.NativeEndian.Uint32(raw[24:])) }
 
-// intact reports whether both headers are valid. If one is not, its transaction
+// intact reports whether both headers are valid. The transaction of an invalid header
 // is lost.
-func (h *headers) intact() bool { return valid(h.raw[0][:]) && valid(h.raw[1][:]) }
+func (h *headers) intact() bool { return isValid(h.raw[0][:]) && isValid(h.raw[1][:]) }
 
-// header is the header that counts.
+// header is the valid header of the latest transaction.
 type header struct {
-	bucket []byte // of all others
-	end    int64  // the first page that is not in use
+	bucket []byte // the root bucket, which has all others
+	end    int64  // id of the first page beyond those in use
 	tx     uint64
 }
 
-// current returns the header that counts.
+// current returns the valid header of the latest transaction.
 func (h *headers) current() (header, error) {
 	a, b := h.raw[0][:], h.raw[1][:]
-	if !valid(a) || valid(b) && txOf(b) > txOf(a) {
+	if !isValid(a) || isValid(b) && txOf(b) > txOf(a) {
 		a = b
 	}
 	if version := binary.NativeEndian.Uint32(a[20:]); version != headerVersion {
-		return header{}, fmt.Errorf("%w of bbolt, %d; this is %d", errLater, version, headerVersion)
+		return header{}, fmt.Errorf("%w %d of the bbolt format (supported: %d)", errLater, version, headerVersion)
 	}
 	if txOf(a) > 1 && binary.NativeEndian.Uint64(a[48:]) != noFreePageList {
-		return header{}, errNoHistory // this package writes no list of free pages
+		return header{}, errNoHistory // only other programs write a list of free pages
 	}
 	return header{
 		bucket: bytes.Clone(a[32:48]),

@@ -9,15 +9,16 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// What keeps a file from being used.
+// Reasons why a file cannot be used.
 var (
 	errDamaged   = errors.New("the file is damaged")
-	errNoHistory = errors.New("the file is no history")
+	errNoHistory = errors.New("the file is not a history file")
 	errLater     = errors.New("unknown version")
 )
 
-// inspect reads the whole file and trusts nothing. It returns nil for a file that
-// holds no history yet. lost says that the last transaction is lost.
+// inspect reads and checks the whole file. found is nil if the file has no history
+// yet. lost means that the last transaction is lost. The error is errDamaged,
+// errNoHistory or errLater, or one of reading.
 func inspect(f *os.File, uptime uptime) (found *contents, lost bool, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
@@ -32,10 +33,10 @@ func inspect(f *os.File, uptime uptime) (found *contents, lost bool, err error) 
 		return nil, false, err
 	}
 	if current.tx <= 1 {
-		return nil, false, nil // the first transaction makes the buckets
+		return nil, false, nil // create had not finished its transaction
 	}
 	if info.Size() < current.end*headers.pageSize {
-		return nil, false, fmt.Errorf("%w: it is cut off", errDamaged)
+		return nil, false, fmt.Errorf("%w: it ends before its last page", errDamaged)
 	}
 	pages := newPages(f, headers.pageSize, current.end)
 	buckets := make(map[string][]byte)
@@ -56,20 +57,20 @@ func inspect(f *os.File, uptime uptime) (found *contents, lost bool, err error) 
 	}
 	switch {
 	case ours == 0:
-		return nil, false, fmt.Errorf("%w: it has other buckets", errNoHistory)
+		return nil, false, fmt.Errorf("%w: it has none of the buckets of a history", errNoHistory)
 	case ours < 3 || len(buckets) > 3:
-		return nil, false, fmt.Errorf("%w: it has not the buckets of a history", errDamaged)
+		return nil, false, fmt.Errorf("%w: buckets are missing, or there are unknown ones", errDamaged)
 	}
-	found, err = read(pages, buckets, uptime)
+	found, err = readBuckets(pages, buckets, uptime)
 	return found, !headers.intact(), err
 }
 
-// read reads the buckets.
-func read(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, error) {
+// readBuckets reads and checks the contents of the buckets.
+func readBuckets(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, error) {
 	each := func(bucket []byte, visit func(key, value []byte) error) error {
 		return pages.bucket(buckets[string(bucket)], func(e leaf) error {
 			if e.bucket {
-				return fmt.Errorf("%w: there is a bucket in a bucket", errDamaged)
+				return fmt.Errorf("%w: bucket %q has a bucket in it", errDamaged, bucket)
 			}
 			return visit(e.key, e.value)
 		})
@@ -84,14 +85,14 @@ func read(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, er
 	}
 	switch f, ok := unseal(state[string(keyFormat)], nil); {
 	case !ok || len(f) != 1 || f[0] == 0:
-		return nil, fmt.Errorf("%w: its format is not given", errDamaged)
+		return nil, fmt.Errorf("%w: its format version is missing", errDamaged)
 	case f[0] > format:
-		return nil, fmt.Errorf("%w of the format, %d; this is %d", errLater, f[0], format)
+		return nil, fmt.Errorf("%w %d of the history format (supported: %d)", errLater, f[0], format)
 	}
 	epoch, ok := unseal(state[string(keyEpoch)], nil)
 	found := &contents{epoch: string(epoch)}
 	if _, valid := hub.ParsePosition(found.epoch + "-1"); !ok || !valid {
-		return nil, fmt.Errorf("%w: it has no epoch", errDamaged)
+		return nil, fmt.Errorf("%w: its epoch is missing or invalid", errDamaged)
 	}
 	if err := found.span.decode(state[string(keySpan)]); err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func read(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, er
 		return nil, err
 	}
 	now := time.Now()
-	ageOf := stamp.ages(now, found.span.next, uptime)
+	ageOf := stamp.ageFunc(now, found.span.next, uptime)
 	remember := func(sum hub.KeySum, seq uint64, at time.Time) {
 		if age := ageOf(seq, at); age < hub.KeyLifetime {
 			found.keys.Add(sum, seq, now.Add(-age))
@@ -115,7 +116,7 @@ func read(pages *pages, buckets map[string][]byte, uptime uptime) (*contents, er
 	err = each(bucketEvents, func(key, value []byte) error {
 		r, sum, err := decodeRecord(key, value)
 		if err != nil || r.Seq != next {
-			return errors.Join(err, fmt.Errorf("%w: record %d is not in its place", errDamaged, next))
+			return errors.Join(err, fmt.Errorf("%w: record %d is missing or out of order", errDamaged, next))
 		}
 		remember(sum, next, r.At)
 		next++

@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Processes that publish are killed at random. What they were answered is there.
+// Processes that publish are killed at random times. All answered events are in the file.
 func TestKillKeepsWhatWasAnswered(t *testing.T) {
 	const variable = "DISK_TEST_KILL"
 	if path := os.Getenv(variable); path != "" {
@@ -57,8 +57,8 @@ func TestKillKeepsWhatWasAnswered(t *testing.T) {
 	check(t, path, answered)
 }
 
-// publishUntilKilled prints the key and the seq of what is answered. The full stop
-// tells a line that was cut.
+// publishUntilKilled prints the key and the seq of each answered event. Each line ends
+// with a full stop, so that a line that was cut is noticed.
 func publishUntilKilled(t *testing.T, path string) {
 	s := mustOpen(t, path)
 	tail(s)

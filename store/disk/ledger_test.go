@@ -15,19 +15,19 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// ledger is what publishers were answered: the seq of each key.
+// ledger records the answers to publishers: the seq of each key.
 type ledger struct {
 	mu       sync.Mutex
 	answered map[string]uint64
-	refused  map[string]bool // for certain
+	refused  map[string]bool // keys of events that are certainly not stored
 }
 
 func newLedger() *ledger {
 	return &ledger{answered: make(map[string]uint64), refused: make(map[string]bool)}
 }
 
-// publish runs publishers until ctx ends. Each publishes an event again, with the
-// same key, until it is stored, or until it certainly is not.
+// publish runs publishers until ctx ends. Each repeats a publish with the same key until
+// the event is stored, or is certainly not stored.
 func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name string, publishers int) {
 	var wg sync.WaitGroup
 	for p := range publishers {
@@ -58,7 +58,7 @@ func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name strin
 	wg.Wait()
 }
 
-// checkRefused checks that nothing that was refused for certain is in the file.
+// checkRefused checks that no refused event is in the file.
 func (l *ledger) checkRefused(t *testing.T, path string) {
 	t.Helper()
 	h, stop := tail(mustOpen(t, path))
@@ -72,7 +72,7 @@ func (l *ledger) checkRefused(t *testing.T, path string) {
 		}
 	}
 	if seen > 0 || len(l.refused) == 0 {
-		t.Errorf("of %d events that were refused %d are in the file", len(l.refused), seen)
+		t.Errorf("%[2]d of %[1]d refused events are in the file", len(l.refused), seen)
 	}
 }
 
@@ -82,7 +82,7 @@ func (l *ledger) copy() map[string]uint64 {
 	return maps.Clone(l.answered)
 }
 
-// check holds what was answered against the file.
+// check checks that every answered event is in the file, once, at the answered seq.
 func check(t *testing.T, path string, answered map[string]uint64) {
 	t.Helper()
 	s := mustOpen(t, path)
@@ -97,7 +97,7 @@ func check(t *testing.T, path string, answered map[string]uint64) {
 			t.Fatalf("%d comes after %d", r.Seq, next-1)
 		}
 		next++
-		id, _, _ := strings.Cut(string(r.Data), ".") // what fills it up
+		id, _, _ := strings.Cut(string(r.Data), ".") // the rest is filling
 		if at[id] != 0 {
 			t.Errorf("%s is there twice, at %d and %d", id, at[id], r.Seq)
 		}
@@ -110,12 +110,12 @@ func check(t *testing.T, path string, answered map[string]uint64) {
 		}
 	}
 	if lost > 0 {
-		t.Errorf("of %d answered events %d are not where the answer said", len(answered), lost)
+		t.Errorf("%[2]d of %[1]d answered events are not at the answered seq", len(answered), lost)
 	}
 	t.Logf("%d answered, %d stored", len(answered), len(at))
 }
 
-// inChild runs the test in a process of its own, and returns true there.
+// inChild runs the test in a child process. It returns true in the child.
 func inChild(t *testing.T, prepare func(*exec.Cmd)) bool {
 	const variable = "DISK_TEST_CHILD"
 	if os.Getenv(variable) == t.Name() {

@@ -15,8 +15,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Of those that wait for one file, each gets it as the one before has left it. The
-// file is so large that they are reading it when it changes hands.
+// Of the openers that wait for one file, each gets it as the one before left it. The file
+// is large, so that openers read it while others close it.
 func TestFileChangesHands(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s := mustOpen(t, path)
@@ -75,14 +75,14 @@ func TestFileChangesHands(t *testing.T) {
 	openers.Wait()
 	t.Logf("%d turns", turns)
 	check(t, path, answered)
-	if names := asides(path); len(names) > 0 {
-		t.Errorf("it was set aside: %v", names)
+	if names := quarantined(path); len(names) > 0 {
+		t.Errorf("the file was quarantined: %v", names)
 	}
 }
 
-// Of those that wait for a damaged file, one sets it aside, and the others find
-// what takes its place.
-func TestOneSetsAside(t *testing.T) {
+// Of the openers that wait for a damaged file, one quarantines it. The others find the
+// new file.
+func TestOneOpenerQuarantines(t *testing.T) {
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "history.db")
 		damage(t, path)
@@ -104,14 +104,14 @@ func TestOneSetsAside(t *testing.T) {
 			})
 		}
 		openers.Wait()
-		if names := asides(path); len(names) != 1 {
-			t.Errorf("%d files were set aside", len(names))
+		if names := quarantined(path); len(names) != 1 {
+			t.Errorf("%d files were quarantined, want 1", len(names))
 		}
 	}
 }
 
-// A file that is locked has its name, also where others set aside what they have
-// locked.
+// A file that was locked still has its name, even if others rename the files that they
+// have locked.
 func TestLockedFileHasItsName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	var openers sync.WaitGroup
@@ -131,7 +131,7 @@ func TestLockedFileHasItsName(t *testing.T) {
 				}
 				locks.Add(1)
 				if named, err := hasName(f, path); !named || err != nil {
-					t.Errorf("a file was locked that has not its name: %v", err)
+					t.Errorf("the locked file does not have its name: %v", err)
 				}
 				if err := errors.Join(os.Rename(path, fmt.Sprint(path, opener)), f.Close()); err != nil {
 					t.Error(err)

@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// lock locks the file, or reports that it is in use. The lock is the one of bbolt,
-// which takes it again for the same open file. It ends with the process.
+// lock locks the file, or reports that another process has the lock. bbolt uses the
+// same kind of lock and can take it again for the same open file. The lock ends with
+// the process.
 func lock(f *os.File) (inUse bool, err error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -13,13 +13,13 @@ func init() {
 	caddy.RegisterModule(Disk{})
 }
 
-// Disk keeps a hub's history in a file, so that it survives restarts and kill -9:
-// a publish is answered when it is synced to the disk. Only one process can have
+// Disk keeps a hub's history in a file. The history survives restarts and kill -9: a
+// publish is answered when the event is synced to the disk. Only one process can have
 // the file open.
 type Disk struct {
-	// The file, which is created, with its directory, if there is none. Global
-	// placeholders are replaced. Default: <hub>.db in the directory sse of
-	// Caddy's data directory.
+	// The path of the file. The file and its directory are created if they do not
+	// exist. Global placeholders are replaced. Default: sse/<hub>.db in Caddy's data
+	// directory.
 	Path string `json:"path,omitempty"`
 }
 
@@ -31,7 +31,7 @@ func (Disk) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision makes the path absolute.
+// Provision replaces placeholders in the path and makes it absolute.
 func (d *Disk) Provision(caddy.Context) (err error) {
 	if d.Path == "" {
 		return nil
@@ -43,7 +43,7 @@ func (d *Disk) Provision(caddy.Context) (err error) {
 	return err
 }
 
-// Identity is the path of the file.
+// Identity returns the path of the hub's file.
 func (d *Disk) Identity(hubName string) string {
 	if d.Path != "" {
 		return d.Path
@@ -51,7 +51,7 @@ func (d *Disk) Identity(hubName string) string {
 	return filepath.Join(caddy.AppDataDir(), "sse", hubName+".db")
 }
 
-// Open opens the file.
+// Open opens the hub's file.
 func (d *Disk) Open(hubName string) (hub.Store, error) {
 	return Open(d.Identity(hubName))
 }

@@ -30,7 +30,7 @@ func TestCaddyfile(t *testing.T) {
 	}
 }
 
-// Provisioning, as for caddy validate, opens nothing.
+// Provisioning, which caddy validate does too, opens no file.
 func TestProvisionOpensNothing(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("HISTORY_DIR", dir)
@@ -45,10 +45,10 @@ func TestProvisionOpensNothing(t *testing.T) {
 		t.Errorf("its identity is %s, want %s", got, want)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 0 {
-		t.Errorf("it made %v, %v", names, err)
+		t.Errorf("provisioning created %v, %v", names, err)
 	}
 	if err := (&disk.Disk{Path: "{no.such.placeholder}/x.db"}).Provision(ctx); err == nil {
-		t.Error("an unknown placeholder was taken")
+		t.Error("an unknown placeholder was accepted")
 	}
 }
 

@@ -13,73 +13,75 @@ import (
 )
 
 const (
-	lockTimeout = 3 * time.Second // a process that is about to end may have the file
+	lockTimeout = 3 * time.Second // the process before may still be shutting down
 	lockRetry   = 20 * time.Millisecond
 )
 
 var errInUse = errors.New("the file is in use")
 
-// openFile opens the history file, and creates it if there is none. It reads the
-// file from end to end under the lock under which the file is then used: bbolt
-// trusts what it finds. A damaged file is set aside, and another one created.
-func openFile(path string, with settings) (*file, error) {
-	f, err := tryFile(path, with)
-	if errors.Is(err, errAside) {
-		f, err = tryFile(path, with)
+// openFile opens the history file, or creates it. It checks the whole file and
+// keeps the lock from then on. A damaged file is quarantined, and an empty one
+// created.
+func openFile(path string, cfg settings) (*file, error) {
+	f, err := tryOpen(path, cfg)
+	if errors.Is(err, errQuarantined) {
+		f, err = tryOpen(path, cfg)
 	}
 	if err != nil {
-		return nil, wayOut(path, err)
+		return nil, explain(path, err)
 	}
 	return f, nil
 }
 
-// errAside means that the file was damaged, and is out of the way.
-var errAside = errors.New("the file was set aside")
+// errQuarantined means that the file was damaged and now has another name.
+var errQuarantined = errors.New("the damaged file was renamed")
 
-func tryFile(path string, with settings) (*file, error) {
-	log := with.log()
-	locked, err := lockFile(path, with.lockTimeout)
+// tryOpen opens the file once. After errQuarantined it can be called again.
+func tryOpen(path string, cfg settings) (*file, error) {
+	log := cfg.log()
+	locked, err := lockFile(path, cfg.lockTimeout)
 	if err != nil {
 		return nil, err
 	}
-	found, lost, err := inspect(locked, with.uptime)
+	found, lost, err := inspect(locked, cfg.uptime)
 	if errors.Is(err, errDamaged) {
-		// Under the lock, so that nobody else sets aside what takes its place.
-		err = errors.Join(setAside(path, err, log), err)
+		// Rename it under the lock, so that no other process renames its successor.
+		err = errors.Join(quarantine(path, err, log), err)
 	}
 	if err != nil {
 		return nil, errors.Join(err, locked.Close())
 	}
-	f, err := use(locked, path, found)
+	f, err := openDB(locked, path, found)
 	if err == nil && lost {
-		// Its positions would be used again.
-		log.Error("the last transaction of the history is damaged: a new epoch begins, and clients are told of the gap")
-		if err = f.renew(); err != nil {
+		// Clients may know positions of the lost transaction. In the old epoch these
+		// positions would be given to other events.
+		log.Error("the last transaction of the history file is damaged: started a new epoch; clients are told of the gap")
+		if err = f.startEpoch(); err != nil {
 			err = errors.Join(err, f.close())
 		}
 	}
 	return f, err
 }
 
-// wayOut completes the error with the file's name and with what to do.
-func wayOut(path string, err error) error {
+// explain adds the file's name and the remedy to an error of opening.
+func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, errInUse):
-		return fmt.Errorf("%s is in use: stop the other process, or the other hub, that has it open, or give this hub a path of its own", path)
+		return fmt.Errorf("%s is in use by another process or hub: stop that one, or give this hub a path of its own", path)
 	case errors.Is(err, errLater):
-		return fmt.Errorf("%s was written by a later version: update this one, or give the hub another path (%w)", path, err)
+		return fmt.Errorf("%s was written by a later version: update this program, or give the hub another path (%w)", path, err)
 	case errors.Is(err, errNoHistory):
-		return fmt.Errorf("%s is not a history: give the hub another path, or move the file away (%w)", path, err)
-	case errors.Is(err, errAside):
-		return fmt.Errorf("%s is damaged as soon as it is written: check the disk (%w)", path, err)
+		return fmt.Errorf("%s is not a history file: give the hub another path, or move the file away (%w)", path, err)
+	case errors.Is(err, errQuarantined):
+		return fmt.Errorf("%s was damaged again right after it was created: check the disk (%w)", path, err)
 	case errors.Is(err, errDamaged):
-		return fmt.Errorf("%s is damaged, and cannot be set aside: move it away (%w)", path, err)
+		return fmt.Errorf("%s is damaged and cannot be renamed: move it away (%w)", path, err)
 	}
-	return fmt.Errorf("cannot use %s, which must be writable for the user that runs this process, and so must its directory: %w", path, err)
+	return fmt.Errorf("cannot use %s (the user of this process must be able to write to the file and its directory): %w", path, err)
 }
 
-// lockFile opens and locks the file that has this name, and creates it if there
-// is none.
+// lockFile opens and locks the file at path, or creates it. The locked file is the
+// one that has this name, not one that was renamed meanwhile.
 func lockFile(path string, timeout time.Duration) (*os.File, error) {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, err
@@ -91,7 +93,7 @@ func lockFile(path string, timeout time.Duration) (*os.File, error) {
 		}
 		inUse, err := lock(f)
 		if err == nil && !inUse {
-			// It may have been set aside between opening and locking.
+			// Another process may have renamed it between opening and locking.
 			var named bool
 			if named, err = hasName(f, path); named {
 				if err = syncDir(filepath.Dir(path)); err == nil {
@@ -108,7 +110,7 @@ func lockFile(path string, timeout time.Duration) (*os.File, error) {
 	}
 }
 
-// hasName reports whether the path still is that of the open file.
+// hasName reports whether path names the open file.
 func hasName(f *os.File, path string) (bool, error) {
 	ours, err := f.Stat()
 	if err != nil {
@@ -121,17 +123,18 @@ func hasName(f *os.File, path string) (bool, error) {
 	return err == nil && os.SameFile(ours, named), err
 }
 
-// use makes a history file of one that is locked and holds what was found.
-func use(locked *os.File, path string, found *contents) (f *file, err error) {
+// openDB opens a locked file with bbolt. found is what the file contains; nil means
+// no history yet, and an empty one is created. After an error the file is closed.
+func openDB(locked *os.File, path string, found *contents) (f *file, err error) {
 	if found == nil {
-		if err := locked.Truncate(0); err != nil { // an end in the middle of create leaves something
+		if err := locked.Truncate(0); err != nil { // a process may have died during create
 			return nil, errors.Join(err, locked.Close())
 		}
 	}
 	opts := options()
 	opts.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return locked, nil }
 	var db *bbolt.DB
-	broken, err := guard(func() error {
+	broken, err := recoverFaults(func() error {
 		if db, err = bbolt.Open(path, 0o600, opts); err != nil {
 			return err // bbolt has closed it
 		}
@@ -146,7 +149,7 @@ func use(locked *os.File, path string, found *contents) (f *file, err error) {
 		}
 		f = &file{path: path, os: locked, db: db, contents: *found}
 		f.headers.pageSize = int64(pageSize)
-		return f.remember()
+		return f.noteState()
 	})
 	switch {
 	case broken:
@@ -163,12 +166,12 @@ func options() *bbolt.Options {
 	return &bbolt.Options{
 		Timeout:        lockTimeout,
 		FreelistType:   bbolt.FreelistMapType,
-		NoFreelistSync: true, // it follows from the rest of the file
+		NoFreelistSync: true, // bbolt finds the free pages when it opens the file
 		NoStatistics:   true,
 	}
 }
 
-// create makes an empty history.
+// create writes an empty history.
 func create(db *bbolt.DB) (*contents, error) {
 	made := &contents{epoch: hub.NewEpoch(), span: span{1, 1}}
 	return made, db.Update(func(tx *bbolt.Tx) error {
@@ -186,11 +189,10 @@ func create(db *bbolt.DB) (*contents, error) {
 	})
 }
 
-// rewriteHeaders makes durable what bbolt's headers say. The process that wrote the
-// last one may not have synced it, or not have been able to: then the page cache
-// holds what the disk does not, and another sync alone would not write it, because
-// the kernel takes it for written. What a header refers to was synced before it
-// was written.
+// rewriteHeaders writes and syncs bbolt's headers again. The process before may
+// have failed to sync the last header. Then the page cache has it and the disk does
+// not. Another sync alone would not help: the kernel considers the page clean. Only
+// the headers need this, since bbolt syncs all other pages before it writes a header.
 func rewriteHeaders(file *os.File, pageSize int) error {
 	headers := make([]byte, 2*pageSize)
 	if _, err := file.ReadAt(headers, 0); err != nil {

@@ -7,26 +7,26 @@ import (
 	"io"
 )
 
-// pages reads the trees of a bbolt file, and checks every page of them. In pages
-// that form no tree bbolt may never come to an end, and when it looks for free
-// pages it panics in a goroutine of its own, which ends the process.
+// pages reads the trees of a bbolt file and checks every page of them. bbolt itself
+// may loop for ever in pages that form no tree. When it looks for free pages, it panics
+// in a goroutine of its own, which ends the process.
 type pages struct {
 	file     io.ReaderAt
 	pageSize int64
-	end      int64 // the first page that is not in use
+	end      int64 // id of the first page beyond those in use
 	seen     map[int64]bool
 }
 
-// A page begins with its id, its kind, the number of its elements, and the number
-// of pages that continue it. Its elements follow, and then the keys and values.
+// A page begins with its id, its kind, the number of its elements, and the number of
+// its overflow pages. The elements follow, then their keys and values.
 const (
 	pageHeader  = 16
 	pageElement = 16
 	branchPage  = 1
 	leafPage    = 2
 
-	bucketHeader  = 16 // a bucket's root page and sequence
-	bucketElement = 1  // flag of an element whose value is a bucket
+	bucketHeader  = 16 // id of the bucket's root page, and its sequence
+	bucketElement = 1  // flag: the value of this element is a bucket
 )
 
 // leaf is an element of a leaf page.
@@ -39,18 +39,18 @@ func newPages(file io.ReaderAt, pageSize, end int64) *pages {
 	return &pages{file, pageSize, end, make(map[int64]bool)}
 }
 
-// bucket visits the elements of a bucket in order. The bucket is given by what its
-// parent stores of it.
+// bucket visits the elements of a bucket in order. stored is the bucket's value in its
+// parent.
 func (p *pages) bucket(stored []byte, visit func(leaf) error) error {
 	if len(stored) < bucketHeader {
-		return fmt.Errorf("%w: a bucket is cut off", errDamaged)
+		return fmt.Errorf("%w: the header of a bucket is too short", errDamaged)
 	}
 	root := int64(binary.NativeEndian.Uint64(stored))
 	if root != 0 {
 		_, err := p.tree(root, nil, nil, visit)
 		return err
 	}
-	inline := stored[bucketHeader:] // so small that it is a part of another page
+	inline := stored[bucketHeader:] // a small bucket is stored in its parent's page
 	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != leafPage {
 		return p.damaged(0)
 	}
@@ -58,8 +58,8 @@ func (p *pages) bucket(stored []byte, visit func(leaf) error) error {
 	return err
 }
 
-// tree visits the tree below a page, whose keys must be from least on and less
-// than bound, if that is not nil. It returns the last of them.
+// tree visits the tree below a page and returns its last key. The keys must be at least
+// least, and less than bound unless bound is nil.
 func (p *pages) tree(id int64, least, bound []byte, visit func(leaf) error) (last []byte, err error) {
 	page, err := p.read(id)
 	if err != nil {
@@ -68,6 +68,7 @@ func (p *pages) tree(id int64, least, bound []byte, visit func(leaf) error) (las
 	return p.page(id, page, least, bound, visit)
 }
 
+// page is tree for a page that was read.
 func (p *pages) page(id int64, page, least, bound []byte, visit func(leaf) error) (last []byte, err error) {
 	kind, count := binary.NativeEndian.Uint16(page[8:]), int(binary.NativeEndian.Uint16(page[10:]))
 	elements := make([]leaf, count)
@@ -78,8 +79,9 @@ func (p *pages) page(id int64, page, least, bound []byte, visit func(leaf) error
 			return nil, p.damaged(id)
 		}
 		element := page[at : at+pageElement]
-		// A branch has begin and size of the key, and the child. A leaf has flags, and
-		// begin and size of the key, behind which the value is, and that one's size.
+		// Element of a branch: begin and size of the key, id of the child page.
+		// Element of a leaf: flags, begin and size of the key, size of the value, which
+		// follows the key.
 		var begin, size, value uint32
 		if kind == leafPage {
 			elements[i].bucket = binary.NativeEndian.Uint32(element)&bucketElement != 0
@@ -123,7 +125,7 @@ func (p *pages) page(id int64, page, least, bound []byte, visit func(leaf) error
 	return last, nil
 }
 
-// read reads a page that was not read before.
+// read reads a page with its overflow pages. A page that was read before is damage.
 func (p *pages) read(id int64) ([]byte, error) {
 	header := make([]byte, pageHeader)
 	if id < 2 || id >= p.end {
@@ -146,15 +148,15 @@ func (p *pages) read(id int64) ([]byte, error) {
 	return page, readAt(p.file, page, id*p.pageSize)
 }
 
-// readAt fills buf. Where the file ends too early it is damaged.
+// readAt fills buf. It returns errDamaged if the file ends too early.
 func readAt(file io.ReaderAt, buf []byte, offset int64) error {
 	_, err := file.ReadAt(buf, offset)
 	if err == io.EOF {
-		return fmt.Errorf("%w: it is cut off at %d", errDamaged, offset)
+		return fmt.Errorf("%w: it ends too early, in the block at offset %d", errDamaged, offset)
 	}
 	return err
 }
 
 func (*pages) damaged(id int64) error {
-	return fmt.Errorf("%w: page %d makes no sense", errDamaged, id)
+	return fmt.Errorf("%w: page %d is invalid", errDamaged, id)
 }

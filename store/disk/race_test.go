@@ -2,5 +2,5 @@
 
 package disk
 
-// The race detector makes it many times slower.
+// The race detector makes loading many times slower.
 func init() { loadWithin *= 5 }

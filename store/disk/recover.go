@@ -13,49 +13,51 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// retryAfter is how long a file is left alone that could not be used.
+// retryAfter is the wait before a file that failed is tried again.
 const retryAfter = time.Second
 
-// fail refuses everything from now on, and finds out what became of the group.
+// fail handles a failed commit. It refuses all publishes from now on, and tries to find
+// out whether the group is in the file.
 func (s *Store) fail(g *group, err error, feed hub.Feed) {
-	s.refuse(fmt.Errorf("the disk does not take it: %w", err), feed)
-	s.doubt = g
+	s.refuseAll(fmt.Errorf("cannot write to the file: %w", err), feed)
+	s.uncertain = g
 	if _, certain := errors.AsType[unwritten](err); certain {
-		s.giveUp(g)
-		s.doubt = &group{first: g.first}
+		s.reject(g)
+		s.uncertain = &group{first: g.first}
 	}
 	s.resolve(feed)
 }
 
-// giveUp answers a group that was not stored.
-func (s *Store) giveUp(g *group) {
+// reject answers a group that was not stored.
+func (s *Store) reject(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.flying = nil
+	s.inFlight = nil
 	for _, r := range g.requests {
-		r.answer(fmt.Errorf("%w: %w", hub.ErrNotStored, s.refusing))
+		r.answer(fmt.Errorf("%w: %w", hub.ErrNotStored, s.refuseErr))
 	}
 }
 
-// refuse answers, from now on, with the error what has not been taken.
-func (s *Store) refuse(err error, feed hub.Feed) {
+// refuseAll refuses the queued requests and all later ones with the error, until resume.
+func (s *Store) refuseAll(err error, feed hub.Feed) {
 	s.failed = time.Now()
 	err = fmt.Errorf("%s: %w", s.path, err)
 	feed.Status(err, 0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusing == nil || s.refusing.Error() != err.Error() {
-		s.log().Error("publishes are refused until the file can be used", zap.Error(err))
+	if s.refuseErr == nil || s.refuseErr.Error() != err.Error() {
+		s.log().Error("cannot use the history file: publishes are refused until it can be used again", zap.Error(err))
 	}
-	s.refusing = err
+	s.refuseErr = err
 	for _, r := range s.queue {
 		r.answer(s.refusal(r, err))
 	}
 	s.queue = nil
 }
 
-// recovered reports whether the file can be used, and tries if it could not.
-func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
+// ensureUsable reports whether the file can be used. If it failed before, ensureUsable
+// opens it again, at most once per retry interval. It also loads a file that was opened.
+func (s *Store) ensureUsable(ctx context.Context, feed hub.Feed) bool {
 	failed := !s.failed.IsZero()
 	if failed {
 		if time.Since(s.failed) < s.retry || !s.resolve(feed) {
@@ -66,7 +68,7 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 			s.fail(probe, err, feed)
 			return false
 		}
-		s.accept() // before the status says so
+		s.resume() // before the feed is told, so that the next publish succeeds
 	}
 	if !s.loaded {
 		if err := s.load(ctx, feed); err != nil {
@@ -78,58 +80,58 @@ func (s *Store) recovered(ctx context.Context, feed hub.Feed) bool {
 		s.loaded = true
 	}
 	if failed {
-		s.log().Info("the file can be used again")
+		s.log().Info("the history file can be used again: publishes are accepted")
 		feed.Status(nil, 0)
 	}
 	return true
 }
 
-// accept ends the refusal of requests.
-func (s *Store) accept() {
+// resume accepts requests again.
+func (s *Store) resume() {
 	s.failed = time.Time{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refusing = nil
+	s.refuseErr = nil
 }
 
-// resolve opens the file anew after a commit has failed, and looks whether it is
-// there all the same. It reports whether that could be done; then the group has
-// its answer.
+// resolve opens the file again after a failed commit, and checks whether the uncertain
+// group is in it. It reports whether the file could be opened; then the group is
+// answered.
 func (s *Store) resolve(feed hub.Feed) bool {
-	if s.doubt == nil {
+	if s.uncertain == nil {
 		return true
 	}
-	_ = s.file.close() // what it has in memory is worth nothing any more
+	_ = s.file.close() // its state in memory may differ from the file
 	f, err := openFile(s.path, s.settings)
 	if err != nil {
-		s.refuse(err, feed)
+		s.refuseAll(err, feed)
 		return false
 	}
-	s.lookBeside()
-	stored, err := f.holds(s.doubt, s.file.epoch)
+	s.updateNote()
+	stored, err := f.contains(s.uncertain, s.file.epoch)
 	if err != nil {
-		s.refuse(errors.Join(err, f.close()), feed)
+		s.refuseAll(errors.Join(err, f.close()), feed)
 		return false
 	}
 	if f.epoch != s.file.epoch {
-		s.log().Error("the file is another history: clients are told of the gap")
+		s.log().Error("the file has another history than before; clients are told of the gap")
 	}
-	g := s.doubt
-	s.file, s.doubt = f, nil
-	s.loaded = false // it may be another file
+	g := s.uncertain
+	s.file, s.uncertain = f, nil
+	s.loaded = false // it may have another history
 	s.mu.Lock()
-	s.oldest = 0 // that was of the former; the hub says it again
+	s.oldest = 0 // it was a seq of the history before; the hub calls Retain again
 	s.mu.Unlock()
 	if stored {
 		s.finish(g, feed)
 	} else {
-		s.giveUp(g)
+		s.reject(g)
 	}
 	return true
 }
 
-// holds reports whether the file has what the group was to store.
-func (f *file) holds(g *group, epoch string) (all bool, err error) {
+// contains reports whether the file has all records of the group.
+func (f *file) contains(g *group, epoch string) (all bool, err error) {
 	if f.epoch != epoch || len(g.values) == 0 {
 		return false, nil
 	}
@@ -144,11 +146,11 @@ func (f *file) holds(g *group, epoch string) (all bool, err error) {
 	return all, err
 }
 
-// lookBeside notes the damaged files that were set aside.
-func (s *Store) lookBeside() {
+// updateNote makes the note name the newest quarantined file, if there is one.
+func (s *Store) updateNote() {
 	note := ""
-	if names := asides(s.path); len(names) > 0 {
-		note = fmt.Sprintf("the history was damaged and an empty one began: %s is the damaged one; check the disk, and remove that file when you need it no more",
+	if names := quarantined(s.path); len(names) > 0 {
+		note = fmt.Sprintf("the history file was damaged and an empty history was started: the damaged file is %s; check the disk, and delete that file when you no longer need it",
 			names[len(names)-1])
 	}
 	s.mu.Lock()

@@ -16,36 +16,38 @@ import (
 )
 
 const (
-	minDrop   = 1024 // events, so that whole pages become free
-	maxDrop   = 4096 // events of one commit
-	maxChunks = 16   // of keys, dropped by one commit
-	idleAfter = 30 * time.Second
-	loadBatch = 1000    // events that are read at once
-	loadSize  = 4 << 20 // bytes that are read at once
+	minDrop   = 1024    // least events that a busy commit drops, so that whole pages become free
+	maxDrop   = 4096    // most events that a commit drops
+	maxChunks = 16      // most chunks of keys that a commit drops
+	loadBatch = 1000    // most events that are read at once
+	loadSize  = 4 << 20 // bytes after which a read of events ends
+
+	idleAfter = 30 * time.Second // without a publish, before events are dropped
 )
 
-// load feeds the history. What the hub has already it leaves out.
+// load delivers the history of the file to the feed, except for what the hub has
+// already. If the file does not continue the hub's history, load starts a new epoch.
 func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 	next, err := s.oldestRetained()
 	if err != nil {
 		return err
 	}
 	have := feed.Begin(s.file.epoch, next)
-	lacks, err := s.file.lacks(have)
+	diverges, err := s.file.divergesFrom(have)
 	if err != nil {
 		return err
 	}
-	if lacks {
-		s.log().Error("the file does not have what the hub has: a new epoch begins, and clients are told of the gap",
+	if diverges {
+		s.log().Error("the file does not have the hub's last event: started a new epoch; clients are told of the gap",
 			zap.Stringer("hub", have), zap.Uint64("file", s.file.span.next-1))
-		if err := s.file.renew(); err != nil {
+		if err := s.file.startEpoch(); err != nil {
 			return err
 		}
 		have = feed.Begin(s.file.epoch, next)
 	}
 	next = max(next, have.Seq+1)
 	for {
-		records, err := s.file.read(next)
+		records, err := s.file.readRecords(next)
 		if err != nil {
 			return err
 		}
@@ -61,7 +63,7 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 	}
 }
 
-// oldestRetained is the oldest seq that is within the bounds of the hub.
+// oldestRetained returns the oldest seq within the hub's bounds, MaxEvents and MaxAge.
 func (s *Store) oldestRetained() (uint64, error) {
 	s.mu.Lock()
 	opts := s.opts
@@ -70,7 +72,7 @@ func (s *Store) oldestRetained() (uint64, error) {
 	if n := uint64(opts.MaxEvents); n > 0 && s.file.span.next-oldest > n {
 		oldest = s.file.span.next - n
 	}
-	cutoff := tooOld(opts)
+	cutoff := ageCutoff(opts)
 	err := s.file.view(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketEvents).Cursor()
 		start := encodeSeq(oldest)
@@ -86,9 +88,9 @@ func (s *Store) oldestRetained() (uint64, error) {
 	return oldest, err
 }
 
-// lacks reports whether the file ends before a position of its epoch, or has
-// another record there.
-func (f *file) lacks(have hub.Position) (lacks bool, err error) {
+// divergesFrom reports whether the file ends before the position, which is of its epoch,
+// or has another record there.
+func (f *file) divergesFrom(have hub.Position) (diverges bool, err error) {
 	switch {
 	case have.Seq >= f.span.next:
 		return have.Seq > 0, nil
@@ -98,15 +100,15 @@ func (f *file) lacks(have hub.Position) (lacks bool, err error) {
 	err = f.view(func(tx *bbolt.Tx) error {
 		key := encodeSeq(have.Seq)
 		r, _, err := decodeRecord(key[:], tx.Bucket(bucketEvents).Get(key[:]))
-		lacks = hub.TagOf(r.Data) != have.Tag
+		diverges = hub.TagOf(r.Data) != have.Tag
 		return err
 	})
-	return lacks, err
+	return diverges, err
 }
 
-// read reads some records, from one on. One that was stored while the clock was
-// ahead is as old as one that is stored now.
-func (f *file) read(from uint64) (records []hub.Record, err error) {
+// readRecords reads up to loadBatch records, from a seq on. A time in the future, of a
+// clock that was ahead, becomes now.
+func (f *file) readRecords(from uint64) (records []hub.Record, err error) {
 	err = f.view(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketEvents).Cursor()
 		start := encodeSeq(from)
@@ -128,24 +130,24 @@ func (f *file) read(from uint64) (records []hub.Record, err error) {
 	return records, err
 }
 
-// tooOld is the time from which on, and before, events are not retained.
-func tooOld(opts hub.Options) time.Time {
+// ageCutoff returns the time up to which events are too old. It is zero without MaxAge.
+func ageCutoff(opts hub.Options) time.Time {
 	if opts.MaxAge <= 0 {
 		return time.Time{}
 	}
 	return time.Now().Add(-opts.MaxAge)
 }
 
-// surplus counts the events in the file that the hub does not retain.
+// surplus returns the number of events in the file that the hub no longer retains.
 func (s *Store) surplus() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return min(max(s.oldest, s.file.span.oldest), s.file.span.next) - s.file.span.oldest
 }
 
-// tidy drops everything that is not retained, in transactions of bounded size:
-// nobody publishes.
-func (s *Store) tidy(feed hub.Feed) {
+// dropWhileIdle drops all events that are not retained, in transactions of bounded size.
+// It is called when nobody publishes.
+func (s *Store) dropWhileIdle(feed hub.Feed) {
 	for s.loaded && s.failed.IsZero() {
 		before, nothing := s.file.span, &group{first: s.file.span.next}
 		if err := s.write(nothing, true, feed); err != nil {
@@ -157,12 +159,12 @@ func (s *Store) tidy(feed hub.Feed) {
 	}
 }
 
-// drop removes, from the oldest on, events that the hub does not retain or that
-// time made too old. Their keys stay as long as they are remembered.
+// drop deletes the oldest events: those that the hub no longer retains, and those that
+// are too old; at most maxDrop. Keys that are still remembered move to a chunk.
 func (s *Store) drop(tx *bbolt.Tx, after *span) error {
 	n := s.surplus()
 	s.mu.Lock()
-	cutoff := tooOld(s.opts)
+	cutoff := ageCutoff(s.opts)
 	s.mu.Unlock()
 	cursor, keys := tx.Bucket(bucketEvents).Cursor(), tx.Bucket(bucketKeys)
 	first := encodeSeq(after.oldest)
@@ -194,8 +196,8 @@ func (s *Store) drop(tx *bbolt.Tx, after *span) error {
 	return s.forget(keys, now)
 }
 
-// forget removes the oldest chunks of keys of which none is remembered. The
-// memory decides that and not the times in them, which may be of another clock.
+// forget deletes the oldest chunks whose keys are all forgotten, at most maxChunks. The
+// keys in memory decide that, since the times in a chunk may be of another clock.
 func (s *Store) forget(keys *bbolt.Bucket, now time.Time) error {
 	for range maxChunks {
 		key, chunk := keys.Cursor().First()

@@ -17,72 +17,75 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Store is a history in a file. Its methods may be called from any goroutine.
+// Store is a history in a file. It implements [hub.Store]. Its methods may be called
+// from any goroutine.
 type Store struct {
 	path string
 	settings
-	nonce  string        // begins the keys it makes
-	made   atomic.Uint64 // keys
-	wake   chan struct{} // one slot: the queue is not empty
-	closed chan struct{}
+	nonce     string        // prefix of generated keys
+	generated atomic.Uint64 // number of generated keys
+	wake      chan struct{} // one slot: the queue is not empty
+	closed    chan struct{}
 
-	// These belong to the goroutine that runs Tail, and then to Close.
-	file   *file
-	loaded bool      // the feed has the history
-	doubt  *group    // not nil: it is not known whether it was stored
-	failed time.Time // not zero: the file could not be used then
+	// Owned by the goroutine that runs Tail, and by Close after it.
+	file      *file
+	loaded    bool      // the feed has the history of this file
+	uncertain *group    // may or may not be stored; nil: no such group
+	failed    time.Time // when the file could not be used; zero: it can be used
 
-	mu       sync.Mutex // never held while a file or the feed is used
-	note     string     // what an operator should know
-	queue    []*request
-	flying   *group // being committed, or in doubt
-	refusing error  // why nothing is accepted; nil: it is
-	opts     hub.Options
-	oldest   uint64 // that the hub retains
+	// Guarded by mu, which is never held during calls of the file or the feed.
+	mu        sync.Mutex
+	note      string // for the operator
+	queue     []*request
+	inFlight  *group // being committed, or uncertain
+	refuseErr error  // why requests are refused; nil: they are accepted
+	opts      hub.Options
+	oldest    uint64 // oldest seq that the hub retains
 }
 
-// Open opens the history in the file, which is created if there is none.
+// Open opens the history file at path, or creates it. Its error names the path and
+// the remedy.
 func Open(path string) (*Store, error) {
 	return open(path, settings{lockTimeout, retryAfter, slowAfter, sinceBoot, func() *zap.Logger {
-		// That of the config in force: the store outlives the one that opened it.
+		// Use the logger of the current config: the store outlives the config that opened it.
 		return caddy.Log().Named("sse.stores.disk").With(zap.String("file", path))
 	}})
 }
 
-// settings differ in tests.
+// settings are constants of the product that tests change.
 type settings struct {
 	lockTimeout time.Duration
-	retry       time.Duration // after which a file that could not be used is tried again
-	slow        time.Duration // after which a commit is reported
+	retry       time.Duration // wait before a file that failed is tried again
+	slow        time.Duration // a commit that takes longer is reported
 	uptime      uptime
 	log         func() *zap.Logger
 }
 
-func open(path string, with settings) (*Store, error) {
-	f, err := openFile(path, with)
+func open(path string, cfg settings) (*Store, error) {
+	f, err := openFile(path, cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		path:     path,
-		settings: with,
+		settings: cfg,
 		nonce:    rand.Text()[:8] + ".",
 		wake:     make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		file:     f,
 	}
-	s.lookBeside()
+	s.updateNote()
 	return s, nil
 }
 
-// request is one Append. Its state is guarded by Store.mu.
+// request is one call of Append. Its state is guarded by Store.mu.
 type request struct {
 	entries []hub.Entry
-	values  [][]byte // of the file: room for the time, the key's sum, the data, room for a checksum
+	values  [][]byte // as in the file; the time and the checksum are not filled in yet
 	sums    []hub.KeySum
-	keyed   []bool // whose key is the publisher's
+	hasKey  []bool // false: the key was generated here
 	size    int
-	done    chan struct{} // closed when the answer is there
+	done    chan struct{} // closed when the request is answered
 
 	state  state
 	stored []hub.Stored
@@ -93,7 +96,7 @@ type state int
 
 const (
 	queued state = iota
-	taken        // by the committer
+	taken        // in a group that is being committed
 	abandoned
 	answered
 )
@@ -122,24 +125,25 @@ func (s *Store) Append(ctx context.Context, entries []hub.Entry) ([]hub.Stored, 
 	return r.stored, nil
 }
 
-// encode does what can be done before an entry's seq is known. Every entry gets a
-// key, by which its publisher can ask again if its fate remains unknown.
+// encode prepares a request, as far as that is possible before the seqs are known.
+// Entries without a key get one, so that their publisher can repeat the request
+// after an uncertain answer.
 func (s *Store) encode(entries []hub.Entry) *request {
 	r := &request{
 		values: make([][]byte, len(entries)),
 		sums:   make([]hub.KeySum, len(entries)),
-		keyed:  make([]bool, len(entries)),
+		hasKey: make([]bool, len(entries)),
 		done:   make(chan struct{}),
 	}
 	for i := range entries {
 		e := &entries[i]
-		if r.keyed[i] = e.Key != ""; !r.keyed[i] {
-			e.Key = s.nonce + strconv.FormatUint(s.made.Add(1), 36)
+		if r.hasKey[i] = e.Key != ""; !r.hasKey[i] {
+			e.Key = s.nonce + strconv.FormatUint(s.generated.Add(1), 36)
 		}
 		r.sums[i] = hub.SumKey(e.Key)
 		r.size += valueOverhead + len(e.Data)
 	}
-	r.entries = slices.Clone(entries) // the committer may outlast Append
+	r.entries = slices.Clone(entries) // the commit may outlast Append
 	buf := make([]byte, 0, r.size)
 	for i, e := range entries {
 		begin := len(buf)
@@ -156,8 +160,8 @@ func (s *Store) encode(entries []hub.Entry) *request {
 func (s *Store) enqueue(r *request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusing != nil {
-		return s.refusal(r, s.refusing)
+	if s.refuseErr != nil {
+		return s.refusal(r, s.refuseErr)
 	}
 	s.queue = append(s.queue, r)
 	select {
@@ -167,18 +171,19 @@ func (s *Store) enqueue(r *request) error {
 	return nil
 }
 
-// refusal is the answer to a request that was not taken. mu is held.
+// refusal returns the answer to a request that is not committed. It is uncertain if
+// the group in flight has an entry with the same key. mu is held.
 func (s *Store) refusal(r *request, err error) error {
-	if s.flying != nil && slices.ContainsFunc(r.sums, func(sum hub.KeySum) bool {
-		_, flying := s.flying.keys[sum]
-		return flying
+	if s.inFlight != nil && slices.ContainsFunc(r.sums, func(sum hub.KeySum) bool {
+		_, inFlight := s.inFlight.keys[sum]
+		return inFlight
 	}) {
-		return fmt.Errorf("%w: one with the same key may have been: %w", hub.ErrUncertain, err)
+		return fmt.Errorf("%w: an event with the same key is still being stored: %w", hub.ErrUncertain, err)
 	}
 	return fmt.Errorf("%w: %w", hub.ErrNotStored, err)
 }
 
-// abandon gives a request up, unless there is an answer.
+// abandon answers a request whose caller stops waiting, unless it has an answer.
 func (s *Store) abandon(r *request, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +194,7 @@ func (s *Store) abandon(r *request, err error) {
 		}
 		r.state, r.err = answered, s.refusal(r, err)
 	case taken:
-		r.state, r.err = abandoned, fmt.Errorf("%w: the disk has not answered: %w", hub.ErrUncertain, err)
+		r.state, r.err = abandoned, fmt.Errorf("%w: the disk has not answered yet: %w", hub.ErrUncertain, err)
 	}
 }
 
@@ -200,21 +205,21 @@ func (s *Store) Retain(opts hub.Options, oldest uint64) {
 	s.opts, s.oldest = opts, oldest
 }
 
-// Note returns what an operator should know of the history, or nothing.
+// Note returns a message for the operator, or "".
 func (s *Store) Note() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.note
 }
 
-// Shared implements hub.Store: the file is locked.
+// Shared implements hub.Store. It is false: the lock keeps other processes out.
 func (*Store) Shared() bool { return false }
 
 // Close implements hub.Store.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	s.refusing = errClosed
+	s.refuseErr = errClosed
 	s.mu.Unlock()
-	close(s.closed) // whoever is still in the queue finds that out
+	close(s.closed) // requests that are still queued end with errClosed
 	return s.file.close()
 }

@@ -40,7 +40,7 @@ func mustOpen(t testing.TB, path string) *Store {
 	return s
 }
 
-// quick are settings for tests that cannot wait.
+// quick returns settings with short times.
 func quick(lockTimeout, retry time.Duration) settings {
 	return settings{lockTimeout, retry, slowAfter, testUptime, zap.NewNop}
 }

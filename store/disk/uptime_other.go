@@ -4,5 +4,5 @@ package disk
 
 import "time"
 
-// sinceBoot implements uptime: it is not known.
+// sinceBoot implements uptime for systems that are not supported.
 func sinceBoot() (boot string, up time.Duration) { return "", 0 }

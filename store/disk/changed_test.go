@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// damage makes a file that is a damaged history.
+// damage creates a damaged history file.
 func damage(t testing.TB, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, make([]byte, 20_000), 0o600); err != nil {
@@ -31,7 +31,7 @@ func copyFile(t testing.TB, from, to string) {
 		t.Fatal(err)
 	}
 	defer source.Close()
-	target, err := os.Create(to) // as cp does: a file that is there keeps its inode
+	target, err := os.Create(to) // like cp: an existing file keeps its inode
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +43,9 @@ func copyFile(t testing.TB, from, to string) {
 	}
 }
 
-// Another program may do anything to the file while it is in use. What is answered
-// after that is in the file, and the history has begun anew.
-func TestTouchedFileBeginsAnew(t *testing.T) {
+// Another program changes the file while it is in use. Events that are answered after
+// that are in the file, and the history has a new epoch.
+func TestChangedFileGetsANewEpoch(t *testing.T) {
 	for name, touch := range map[string]func(t *testing.T, path, older string) error{
 		"emptied": func(_ *testing.T, path, _ string) error { return os.Truncate(path, 0) },
 		"cut":     func(_ *testing.T, path, _ string) error { return os.Truncate(path, 20_000) },
@@ -84,7 +84,7 @@ func TestTouchedFileBeginsAnew(t *testing.T) {
 				}
 				return stored[0].Position
 			}
-			former := mustAppend("first", 500).Epoch
+			before := mustAppend("first", 500).Epoch
 			copyFile(t, path, older)
 			mustAppend("second", 500)
 			if err := touch(t, path, older); err != nil {
@@ -109,8 +109,8 @@ func TestTouchedFileBeginsAnew(t *testing.T) {
 				t.Error("a publish was answered as if nothing had happened")
 			}
 			after := stored[0].Position
-			if after.Epoch == former || stored[0].Duplicate {
-				t.Errorf("afterwards a position is %v, and the epoch was %s before", after, former)
+			if after.Epoch == before || stored[0].Duplicate {
+				t.Errorf("afterwards a position is %v, and the epoch was %s before", after, before)
 			}
 			last := mustAppend("last", 10)
 			if err := stop(); err != nil {
@@ -121,14 +121,15 @@ func TestTouchedFileBeginsAnew(t *testing.T) {
 			}
 			got := contentsOf(t, path)
 			if !strings.HasPrefix(got, after.Epoch+" ") || !strings.Contains(got, " after-0.") || !strings.Contains(got, " last-9.") {
-				t.Errorf("what was answered with %v to %v is not in the file: %.300s", after, last, got)
+				t.Errorf("the events answered with %v to %v are not in the file: %.300s", after, last, got)
 			}
 		})
 	}
 }
 
-// The next transactions do not read what is missing, nor write there.
-func TestFileWithoutItsEndBeginsAnew(t *testing.T) {
+// A file is cut while it is in use. The next transactions would neither read nor write
+// the missing part.
+func TestTruncatedFileGetsANewEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
 	if err != nil {
@@ -149,8 +150,8 @@ func TestFileWithoutItsEndBeginsAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(entries("large", 1, 200_000))
-	former := put(entries("last", 100, 100)).Epoch
-	for i := range 10 { // what these write and read comes to lie before that
+	epochBefore := put(entries("last", 100, 100)).Epoch
+	for i := range 10 { // what these write and read comes to lie epochBefore that
 		put(entries(fmt.Sprint("small-", i), 1, 0))
 	}
 	if err := os.Truncate(path, before.Size()); err != nil {
@@ -163,13 +164,13 @@ func TestFileWithoutItsEndBeginsAnew(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if got := contentsOf(t, path); strings.HasPrefix(got, former) || strings.Contains(got, "after") {
+	if got := contentsOf(t, path); strings.HasPrefix(got, epochBefore) || strings.Contains(got, "after") {
 		t.Errorf("the file holds %.200s", got)
 	}
 }
 
-// An older copy of the same size is only told by its headers.
-func TestOlderCopyOfTheSameSizeBeginsAnew(t *testing.T) {
+// An older copy of the same size differs only in its headers.
+func TestOlderCopyOfTheSameSizeGetsANewEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	older := path + ".older"
 	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
@@ -196,13 +197,13 @@ func TestOlderCopyOfTheSameSizeBeginsAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := file.Write(content); err != nil { // it is never shorter
+	if _, err := file.Write(content); err != nil { // without truncation, so it is never shorter
 		t.Fatal(err)
 	}
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := put("third"); !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "it was written to") {
+	if err := put("third"); !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "its header was rewritten") {
 		t.Errorf("a publish was answered with %v", err)
 	}
 	if err := stop(); err != nil {
@@ -210,7 +211,7 @@ func TestOlderCopyOfTheSameSizeBeginsAnew(t *testing.T) {
 	}
 }
 
-// What the hub retained of the former history says nothing of the other one.
+// The oldest seq that the hub retained of the replaced history does not apply to the new one.
 func TestOtherHistoryIsNotDropped(t *testing.T) {
 	path, other := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "other.db")
 	const n = 2 * minDrop
@@ -248,8 +249,8 @@ func TestOtherHistoryIsNotDropped(t *testing.T) {
 	}
 }
 
-// A file of another kind in its place is not touched. Publishes are refused until
-// it has gone.
+// A file of another kind at the history's path is left alone. Publishes are refused until
+// it is removed.
 func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
@@ -286,9 +287,8 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	}
 }
 
-// What a transaction leaves is noted without a look at the mapping, whose pages may be
-// gone by then.
-func TestRememberReadsNoMapping(t *testing.T) {
+// noteState does not read the mapping, whose pages may be gone.
+func TestNoteStateReadsNoMapping(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	sample(t, path)
 	f, err := openFile(path, quick(time.Second, 0))
@@ -298,17 +298,17 @@ func TestRememberReadsNoMapping(t *testing.T) {
 	if err := os.Truncate(path, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.remember(); err == nil {
+	if err := f.noteState(); err == nil {
 		t.Error("a file without headers is as a transaction leaves it")
 	}
-	f.broken = true // bbolt would look at it, too
+	f.broken = true // else close would let bbolt read the mapping
 	if err := f.close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// A page that cannot be read does not end the process. The file can be closed
-// afterwards, and is no longer locked.
+// Reading a missing page gives an error instead of a crash. Afterwards the file can be
+// closed, and the lock is released.
 func TestFaultIsAnError(t *testing.T) {
 	for name, use := range map[string]func(*file) error{
 		"read": func(f *file) error {
@@ -328,7 +328,7 @@ func TestFaultIsAnError(t *testing.T) {
 			if err := os.Truncate(path, 0); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.guard(func() error { return use(f) }); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+			if err := f.guard(func() error { return use(f) }); err == nil || !strings.Contains(err.Error(), "cannot read") {
 				t.Errorf("it ended with %v", err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
