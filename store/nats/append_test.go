@@ -74,7 +74,7 @@ func TestUncertainAnswer(t *testing.T) {
 
 // TestWhatMayBeStored: some errors say for certain that nothing was stored.
 func TestWhatMayBeStored(t *testing.T) {
-	for err, unsure := range map[error]bool{
+	for err, uncertain := range map[error]bool{
 		context.DeadlineExceeded: true,
 		nats.ErrConnectionClosed: true,
 		&jetstream.APIError{ErrorCode: 10077, Description: "no space left on device"}: true,
@@ -83,10 +83,10 @@ func TestWhatMayBeStored(t *testing.T) {
 		nats.ErrReconnectBufExceeded:                                                  false,
 		fmt.Errorf("%w: s", errNotOurs):                                               false,
 	} {
-		p := publication{store: &store{again: make(chan struct{}, 1)}}
-		p.doubt(err)
-		if p.unsure != unsure {
-			t.Errorf("after %v it is uncertain what is stored: %v", err, p.unsure)
+		p := publication{store: &store{wakeups: make(chan struct{}, 1)}}
+		p.noteUncertain(err)
+		if p.uncertain != uncertain {
+			t.Errorf("after %v it is uncertain what is stored: %v", err, p.uncertain)
 		}
 	}
 }
@@ -121,13 +121,13 @@ func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	n.publish("first")
-	known, err := n.store.await(t.Context())
+	known, err := n.store.awaitStream(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := *known
 	old.atomic = false
-	n.learn(&old)
+	n.setKnown(&old)
 	_, err = n.Append(t.Context(), []hub.Entry{entry("a", ""), entry("b", "")})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "2.12.1") {
 		t.Errorf("Append fails with %v", err)

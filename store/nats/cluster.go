@@ -18,29 +18,30 @@ import (
 )
 
 const (
-	// announceEvery is how often a node tells the others that it is there: a round.
+	// announceEvery is how often a node announces itself. This is one round.
 	announceEvery = 2 * time.Second
 
-	// A node that was not heard for silentAfter rounds is not waited for, and is
-	// listed as missing. After forgetAfter rounds, a minute, it is forgotten.
+	// A node that was silent for silentAfter rounds is not waited for, and is listed as
+	// missing. After forgetAfter rounds, one minute, it is forgotten.
 	silentAfter = 3
 	forgetAfter = 30
 
-	// settledAfter is after how many rounds a node that has connected knows all
-	// others. Until then it waits for those that it does not know.
+	// settledAfter is the number of rounds until a connected node knows all others.
+	// Until then it also waits for answers of unknown nodes.
 	settledAfter = 2
 
+	// askTimeout is how long Ask waits for answers.
 	askTimeout = 500 * time.Millisecond
 
-	// answerBytes bounds the answer of a node. The server closes a connection with
-	// more than 64 MiB that the client has yet to read, and all answers come at once.
+	// answerBytes is the most bytes of a node's answer. All answers come at once, and the
+	// server closes a connection with more than 64 MiB of unread data.
 	answerBytes = 256 << 10
 
-	// idHeader tells nodes apart in what they send.
+	// idHeader has the id of the node that sends a message.
 	idHeader = "Sse-Node"
 )
 
-// peers are the nodes that share a stream. Its methods may be called from any
+// peers knows the nodes that share a stream. Its methods may be called from any
 // goroutine.
 type peers struct {
 	conn   *nats.Conn
@@ -48,7 +49,7 @@ type peers struct {
 	nodes  string // the subject of announcements
 	asking string // the subject of requests
 	inbox  string // the subject of greetings to this node
-	id     string // of this node, made anew each time
+	id     string // of this node, random
 
 	done    chan struct{}
 	ended   sync.Once
@@ -56,18 +57,18 @@ type peers struct {
 
 	mu      sync.Mutex
 	name    string // of this node; empty: it has not joined, or has left
-	round   int    // how many there were while this node was connected
-	settled int    // how many there were since it was connected last
+	round   int    // rounds in which this node was connected
+	settled int    // rounds since this node last connected
 	others  map[string]peer
 }
 
-// peer is another node, as its last announcement says.
+// peer is the last announcement of another node.
 type peer struct {
 	name  string
-	round int // in which it was heard
+	round int // round of the announcement or of the last answer
 }
 
-// announcement is what nodes tell one another.
+// announcement is a message by which a node tells others that it is there, or leaves.
 type announcement struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`
@@ -93,8 +94,8 @@ func (p *peers) Join(name string, answer func(request []byte, room int) []byte) 
 	p.name = name
 	p.mu.Unlock()
 	for subject, handle := range map[string]nats.MsgHandler{
-		p.nodes:  p.hear,
-		p.inbox:  p.hear,
+		p.nodes:  p.receive,
+		p.inbox:  p.receive,
 		p.asking: func(m *nats.Msg) { p.reply(m, answer) },
 	} {
 		if _, err := p.conn.Subscribe(subject, handle); err != nil {
@@ -117,8 +118,8 @@ func (p *peers) Join(name string, answer func(request []byte, room int) []byte) 
 	return nil
 }
 
-// nextRound counts rounds, and forgets who was not heard for many. Nobody can be
-// heard while this node is not connected, so that time does not count.
+// nextRound begins a round, and forgets nodes that were silent for forgetAfter rounds.
+// Rounds without a connection do not count: no node can be heard then.
 func (p *peers) nextRound(connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,7 +136,7 @@ func (p *peers) nextRound(connected bool) {
 	}
 }
 
-// leave ends what Join began, and tells the others.
+// leave stops the announcements of Join and tells the others that this node leaves.
 func (p *peers) leave() {
 	p.ended.Do(func() { close(p.done) })
 	p.running.Wait()
@@ -146,24 +147,24 @@ func (p *peers) leave() {
 	if name == "" {
 		return
 	}
-	p.tell(p.nodes, announcement{p.id, name, true})
+	p.send(p.nodes, announcement{p.id, name, true})
 	if p.conn.IsConnected() {
 		_ = p.conn.FlushTimeout(askTimeout) // the others will notice anyway
 	}
 }
 
-// announce tells the others that this node is there. Those that do not know it
-// greet it.
+// announce tells the others that this node is there. Nodes that do not know it announce
+// themselves to it.
 func (p *peers) announce() {
 	p.mu.Lock()
 	name := p.name
 	p.mu.Unlock()
-	p.tell(p.nodes, announcement{p.id, name, false})
+	p.send(p.nodes, announcement{p.id, name, false})
 }
 
-// tell publishes an announcement. It is lost if this node is not connected; the
-// next round repeats it.
-func (p *peers) tell(subject string, a announcement) {
+// send publishes an announcement. It is lost if this node is not connected, and the next
+// round repeats it.
+func (p *peers) send(subject string, a announcement) {
 	body, err := json.Marshal(a)
 	if err != nil {
 		panic(err) // strings and a boolean
@@ -175,9 +176,9 @@ func (p *peers) tell(subject string, a announcement) {
 	_ = p.conn.PublishMsg(m)
 }
 
-// hear learns of another node. If it is new, it is told of this one: it alone, or
-// the messages among N nodes that start together would grow with N³.
-func (p *peers) hear(m *nats.Msg) {
+// receive handles an announcement. It answers an unknown node with an announcement to
+// that node alone. Answers to all would be N³ messages when N nodes start together.
+func (p *peers) receive(m *nats.Msg) {
 	var a announcement
 	if json.Unmarshal(m.Data, &a) != nil || a.ID == p.id || a.ID == "" {
 		return
@@ -192,12 +193,12 @@ func (p *peers) hear(m *nats.Msg) {
 	name := p.name
 	p.mu.Unlock()
 	if !known && !a.Leaving && m.Reply != "" && name != "" {
-		p.tell(m.Reply, announcement{p.id, name, false})
+		p.send(m.Reply, announcement{p.id, name, false})
 	}
 }
 
-// heard notes that a node that is known is there.
-func (p *peers) heard(id string) {
+// noteHeard records a sign of life of a known node.
+func (p *peers) noteHeard(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if other, known := p.others[id]; known {
@@ -205,15 +206,15 @@ func (p *peers) heard(id string) {
 	}
 }
 
-// reply answers another node. The request may be anything, and must not end this
-// node: a node whose answer is not sent is missing for the one that asks.
+// reply answers another node. A request that makes answer panic must not end this node:
+// reply sends no answer, and the asking node lists this one as missing.
 func (p *peers) reply(m *nats.Msg, answer func(request []byte, room int) []byte) {
 	if m.Header.Get(idHeader) == p.id {
 		return
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
-			p.log().Error("answering another node has failed", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
+			p.log().Error("answering another node failed with a panic", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
 	room := min(answerBytes, int(p.conn.MaxPayload())-headerBytes)
@@ -225,7 +226,7 @@ func (p *peers) reply(m *nats.Msg, answer func(request []byte, room int) []byte)
 // Ask implements caddysse.Cluster.
 func (p *peers) Ask(ctx context.Context, request []byte, take func(answer []byte) bool) (missing []string) {
 	p.mu.Lock()
-	unanswered := make(map[string]string, len(p.others)) // by id, the names
+	unanswered := make(map[string]string, len(p.others)) // names by id
 	awaited := make(map[string]bool)
 	for id, other := range p.others {
 		unanswered[id] = other.name
@@ -242,7 +243,7 @@ func (p *peers) Ask(ctx context.Context, request []byte, take func(answer []byte
 		answered := make(map[string]bool)
 		for id, answer := range p.answers(ctx, request) {
 			if !answered[id] && take(answer) {
-				p.heard(id)
+				p.noteHeard(id)
 				delete(unanswered, id)
 			}
 			answered[id] = true
@@ -259,7 +260,7 @@ func (p *peers) Ask(ctx context.Context, request []byte, take func(answer []byte
 	return missing
 }
 
-// answers asks all nodes, and yields their ids and answers until ctx ends.
+// answers sends the request to all nodes, and yields their ids and answers until ctx ends.
 func (p *peers) answers(ctx context.Context, request []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		inbox := p.conn.NewInbox()

@@ -124,7 +124,7 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	servers.Eventually("its leaving is not heard", func(context.Context) bool { return a.count() == 1 })
 	ask(a, []string{"c got hello"}, nil)
 
-	// One that died is forgotten in the end.
+	// A node that died is forgotten in the end.
 	proxy.Cut()
 	a.rounds(forgetAfter / 2)
 	ask(a, nil, []string{"c"})

@@ -1,6 +1,6 @@
-// Package natsstore keeps the history of hubs in NATS JetStream: one history for
-// all nodes that are configured alike, so that an event pushed to any node reaches
-// clients on all of them, and a client resumes on whichever it comes back to.
+// Package natsstore keeps the history of hubs in NATS JetStream. All nodes with the same
+// config share one history: an event that is published on any node reaches the clients of
+// all nodes, and a client can resume on any node.
 package natsstore
 
 import (
@@ -28,41 +28,41 @@ func init() {
 	caddy.RegisterModule(Store{})
 }
 
-// Store is a store on a NATS server or cluster with JetStream. The node starts
-// and serves also while NATS is away: publishing is refused then, streams stay
-// open, and all catches up when it is back.
+// Store is a store on a NATS server or cluster with JetStream. The node also starts and
+// serves while NATS is not reachable. Meanwhile publishes are refused and streams stay
+// open. The history catches up when NATS is back.
 //
-// When a config reload changes an option, the node connects anew, as it says now.
-// As long as the stream is the same, streams and history go on.
+// When a config reload changes an option, the node connects again with the new options.
+// As long as the name of the stream is the same, open streams and the history continue.
 type Store struct {
-	// The servers, as nats://, tls://, ws:// or wss:// URLs; those of the same
-	// cluster that are not listed are learned from the others. A user and password
-	// or a token may be in them. Placeholders of {env.*} and {file.*} are replaced.
+	// The servers, as nats://, tls://, ws:// or wss:// URLs. The node learns the other
+	// servers of the same cluster from these. A URL may have a user and password, or a
+	// token. The placeholders {env.*} and {file.*} are replaced.
 	// Default: nats://127.0.0.1:4222.
 	URLs []string `json:"urls,omitempty"`
 
-	// The name of the JetStream stream that keeps the history. It is made if it is
-	// not there. All nodes in a NATS account whose stream has the same name share
-	// its history, so staging and production need two names. Default: SSE_ and the
-	// name of the hub.
+	// The name of the JetStream stream that keeps the history. The stream is created if
+	// it does not exist. All nodes of a NATS account with the same stream name share one
+	// history, so staging and production need different names. Default: SSE_ followed
+	// by the name of the hub.
 	Stream string `json:"stream,omitempty"`
 
-	// On how many servers the stream is kept, 1 to 5; 3 survives the loss of one.
-	// Default: 1.
+	// The number of servers that keep a copy of the stream, 1 to 5. With 3 the stream
+	// survives the loss of one server. Default: 1.
 	Replicas int `json:"replicas,omitempty"`
 
-	// A file with the credentials of a NATS user, as nsc writes it. Default: none.
+	// A file with the credentials of a NATS user, as written by nsc. Default: none.
 	Credentials string `json:"credentials,omitempty"`
 
-	// How the servers are authenticated, and this node to them. Default: as the
-	// URLs say, with the certificate authorities of the system.
+	// The certificates to verify the servers with, and of this node. Default: TLS if a
+	// URL asks for it, with the certificate authorities of the system.
 	TLS *TLS `json:"tls,omitempty"`
 }
 
 // TLS names the files for TLS with NATS.
 type TLS struct {
-	// A PEM file with the certificate authorities of the servers. Default: those
-	// of the system.
+	// A PEM file with the certificate authorities of the servers. Default: those of the
+	// system.
 	CA string `json:"ca,omitempty"`
 
 	// PEM files with the certificate of this node and its key. Default: none.
@@ -70,7 +70,7 @@ type TLS struct {
 	Key         string `json:"key,omitempty"`
 }
 
-// maxReplicas is what JetStream allows.
+// maxReplicas is the most replicas that JetStream allows.
 const maxReplicas = 5
 
 var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
@@ -97,32 +97,33 @@ func (s *Store) Provision(caddy.Context) error {
 	return nil
 }
 
-// Validate refuses what could never connect.
+// Validate returns an error for options that can never work.
 func (s *Store) Validate() error {
 	for _, raw := range s.URLs {
 		u, err := url.Parse(raw)
 		if err != nil {
-			return errors.New("a NATS URL cannot be parsed: percent-encode what its password has beside letters and digits")
+			// Without the URL, which may have a password.
+			return errors.New("a NATS URL cannot be parsed: percent-encode all characters of its password but letters and digits")
 		}
 		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Host == "" {
-			return fmt.Errorf("%q is not the URL of a NATS server, such as nats://127.0.0.1:4222", u.Redacted())
+			return fmt.Errorf("%q is not the URL of a NATS server (example: nats://127.0.0.1:4222)", u.Redacted())
 		}
 	}
 	if s.Stream != "" && !streamName.MatchString(s.Stream) {
-		return fmt.Errorf("stream %q: 1 to 200 of A-Z, a-z, 0-9, - and _ are allowed", s.Stream)
+		return fmt.Errorf("stream %q is not a valid name: use 1 to 200 of the characters A-Z, a-z, 0-9, - and _", s.Stream)
 	}
 	if s.Replicas < 1 || s.Replicas > maxReplicas {
-		return fmt.Errorf("replicas must be a number from 1 to %d, not %d", maxReplicas, s.Replicas)
+		return fmt.Errorf("replicas must be a number from 1 to %d (got %d)", maxReplicas, s.Replicas)
 	}
 	if s.TLS != nil && (s.TLS.Certificate == "") != (s.TLS.Key == "") {
-		return errors.New("tls: a certificate needs its key, and a key its certificate")
+		return errors.New("tls has a certificate without its key, or a key without its certificate: give both or none")
 	}
 	return nil
 }
 
 func (s *Store) stream(hubName string) string { return cmp.Or(s.Stream, "SSE_"+hubName) }
 
-// Identity names the servers and the stream, without passwords.
+// Identity returns the servers and the stream, without passwords.
 func (s *Store) Identity(hubName string) string {
 	hosts := make([]string, len(s.URLs))
 	for i, raw := range s.URLs {
@@ -134,7 +135,7 @@ func (s *Store) Identity(hubName string) string {
 	return strings.Join(hosts, ",") + " stream " + s.stream(hubName)
 }
 
-// Connection is all that is configured.
+// Connection returns all options. The node connects again when they change.
 func (s *Store) Connection() string {
 	all, err := json.Marshal(s)
 	if err != nil {
@@ -143,7 +144,7 @@ func (s *Store) Connection() string {
 	return string(all)
 }
 
-// Open begins to connect; it does not wait for NATS.
+// Open starts to connect. It does not wait for NATS.
 func (s *Store) Open(hubName string) (hub.Store, error) {
 	var options []nats.Option
 	if s.Credentials != "" {
@@ -192,7 +193,7 @@ func (s *Store) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case option == "replicas" && one:
 			n, err := strconv.Atoi(args[0])
 			if err != nil || n < 1 || n > maxReplicas {
-				return d.Errf("replicas must be a number from 1 to %d, not %q", maxReplicas, args[0])
+				return d.Errf("replicas must be a number from 1 to %d (got %q)", maxReplicas, args[0])
 			}
 			s.Replicas = n
 		case option == "credentials" && one:
@@ -203,17 +204,17 @@ func (s *Store) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case slices.Contains([]string{"url", "stream", "replicas", "credentials", "tls"}, option):
 			return d.ArgErr()
 		default:
-			return d.Errf("unrecognized option of store nats: %s", option)
+			return d.Errf("unknown option %q of store nats (available: url, stream, replicas, credentials, tls)", option)
 		}
 	}
 	return nil
 }
 
-// How a connection behaves, besides what the user configures.
+// Settings of a connection that are not configurable.
 const (
-	reconnectWait = 250 * time.Millisecond // and as much again of jitter
+	reconnectWait = 250 * time.Millisecond // plus as much jitter
 	pingInterval  = 2 * time.Second
-	pingsMissed   = 2 // after which a connection is given up
+	pingsMissed   = 2 // unanswered pings before a connection is closed
 )
 
 // Interface guards.

@@ -77,7 +77,7 @@ func TestCaddyfile(t *testing.T) {
 		"store nats {\n replicas 6\n }":       "1 to 5",
 		"store nats {\n replicas three\n }":   "1 to 5",
 		"store nats {\n tls ca.pem me.pem\n}": "wrong argument count",
-		"store nats {\n urls a\n }":           "unrecognized option of store nats: urls",
+		"store nats {\n urls a\n }":           `unknown option "urls" of store nats`,
 	} {
 		if _, err := adapt(t, option); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Caddyfile:") {
 			t.Errorf("%s\nis refused with %v, want %q and the line", option, err, want)
@@ -88,12 +88,12 @@ func TestCaddyfile(t *testing.T) {
 func TestValidate(t *testing.T) {
 	t.Setenv("NATS_PASSWORD", "secret")
 	for want, s := range map[string]Store{
-		"":                      {URLs: []string{"nats://me:{env.NATS_PASSWORD}@a:4222", "tls://b"}},
-		"is not the URL":        {URLs: []string{"http://me:secret@a"}},
-		"cannot be parsed":      {URLs: []string{"nats://me:sec%ret@a"}},
-		"1 to 200":              {Stream: "a.b"},
-		"replicas must be":      {Replicas: 7},
-		"a key its certificate": {TLS: &TLS{Key: "k"}},
+		"":                              {URLs: []string{"nats://me:{env.NATS_PASSWORD}@a:4222", "tls://b"}},
+		"is not the URL":                {URLs: []string{"http://me:secret@a"}},
+		"cannot be parsed":              {URLs: []string{"nats://me:sec%ret@a"}},
+		"1 to 200":                      {Stream: "a.b"},
+		"replicas must be":              {Replicas: 7},
+		"a key without its certificate": {TLS: &TLS{Key: "k"}},
 	} {
 		err := s.Provision(caddy.Context{})
 		if err == nil {

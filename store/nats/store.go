@@ -15,93 +15,93 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// config is what a store is opened with.
+// config is the configuration of a store.
 type config struct {
-	servers  string // URLs, with commas between
+	servers  string // URLs, separated by commas
 	stream   string
 	replicas int
 	hub      string
 	options  []nats.Option
 }
 
-// store is one node's access to the stream. Append publishes to it, Tail reads
-// it; they share what is known about the stream.
+// store is one node's access to the stream. Append publishes to the stream and Tail
+// reads it. Both use what Tail found out about the stream.
 type store struct {
 	config
 	conn *nats.Conn
 	js   jetstream.JetStream
 	*peers
 
-	again    chan struct{} // one slot: the tail has something to look at
-	batching chan struct{} // a slot for each batch that may be under way
+	wakeups  chan struct{} // one slot: the tail must look at the stream
+	batching chan struct{} // a slot for each batch that may be in flight
 
 	inFlight sync.RWMutex  // read-locked by each Append
 	closing  chan struct{} // closed by Close
 	closed   sync.Once
 
-	mu        sync.Mutex
-	opts      hub.Options // zero until Retain
-	known     *stream     // nil while nobody knows
-	doubted   bool        // what was known turned out to be wrong
-	changed   chan struct{}
-	delivered mark
-	skew      time.Duration   // to be added to the server's clock for ours
-	why       error           // the last complaint; nil: it works
-	said      map[string]bool // complaints since it last worked, not to be repeated
-	lacking   string          // what the stream keeps less than it should
-	writes    writes
-	denied    error // by the server, for want of a permission
-	deniedAt  time.Time
+	mu          sync.Mutex
+	opts        hub.Options // zero until Retain
+	known       *stream     // nil: the state of the stream is not known
+	distrusted  bool        // known was found to be wrong
+	changed     chan struct{}
+	delivered   mark
+	skew        time.Duration   // this node's clock minus the server's
+	lastProblem error           // nil: the store works
+	logged      map[string]bool // problems that were logged since the store last worked
+	shortfall   string          // limits of the stream that are too low, as logged last
+	writes      writes
+	denied      error // the server's last refusal for a missing permission
+	deniedAt    time.Time
 }
 
-// stream is what is known about the stream.
+// stream is the state of the stream when the tail last looked at it.
 type stream struct {
 	jetstream.Stream
 	epoch string
 	terms
 }
 
-// terms are those on which the stream takes messages. An operator may edit them at
-// any time.
+// terms are the settings of the stream that matter for publishing. An operator can edit
+// them at any time.
 type terms struct {
 	subject string
-	atomic  bool  // it takes batches, all or none
-	maxSize int64 // of a message with its headers; 0: no more than NATS bounds it
+	atomic  bool  // the stream accepts atomic batches
+	maxSize int64 // bytes of a message with its headers; 0: only the limit of the servers
 }
 
-// mark is the last message of the stream that the hub has.
+// mark identifies the last message of the stream that the hub has.
 type mark struct {
 	seq uint64
-	tag hub.Tag // zero: it is not known
+	tag hub.Tag // zero: not known
 }
 
 const (
-	// requestTimeout is how long the server may take to make or change a stream or
+	// requestTimeout is how long the server may take to create or change a stream or
 	// a consumer.
 	requestTimeout = 2 * time.Second
 
-	// findTimeout is how long it may take to say what a stream is. What is asked
-	// while the stream has no leader is never answered, so this is also how late it
-	// may be noticed that there is one again.
+	// findTimeout is how long the server may take to describe a stream. A request is
+	// never answered while the stream has no leader. So this is also the delay until
+	// a new leader is noticed.
 	findTimeout = time.Second
 
-	// retryWait is how long what failed rests before it is tried again.
+	// retryWait is the wait after a failure before the next try.
 	retryWait = 100 * time.Millisecond
 
-	// maxBatches is how many batches a node sends at once. A server allows 50 a
-	// stream, of all nodes; who exceeds that tries again.
+	// maxBatches is the number of batches that a node has in flight. A server allows
+	// 50 per stream, for all nodes. A batch beyond that is tried again.
 	maxBatches = 8
 )
 
-// open makes a store that connects by itself, now or later.
+// open returns a store that connects in the background and reconnects for ever.
 func open(c config) (*store, error) {
 	s := &store{
 		config:   c,
-		again:    make(chan struct{}, 1),
+		wakeups:  make(chan struct{}, 1),
 		batching: make(chan struct{}, maxBatches),
 		closing:  make(chan struct{}),
 		changed:  make(chan struct{}),
-		said:     make(map[string]bool),
+		logged:   make(map[string]bool),
 	}
 	options := append([]nats.Option{
 		nats.Name("caddy-sse hub " + c.hub),
@@ -113,14 +113,14 @@ func open(c config) (*store, error) {
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(pingsMissed),
 		nats.Timeout(requestTimeout),
-		// What is published while there is no connection fails at once, instead of
-		// being sent whenever there is one.
+		// Without a connection a publish fails at once. The client must not keep it and
+		// send it later.
 		nats.ReconnectBufSize(-1),
-		nats.ConnectHandler(func(*nats.Conn) { s.poke() }),
-		nats.ReconnectHandler(func(*nats.Conn) { s.poke() }),
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { s.poke() }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.complain(fmt.Errorf("%w: %w", errAway, err)) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.deny(err) }),
+		nats.ConnectHandler(func(*nats.Conn) { s.wake() }),
+		nats.ReconnectHandler(func(*nats.Conn) { s.wake() }),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { s.wake() }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.reportProblem(fmt.Errorf("%w: %w", errAway, err)) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.noteRefusal(err) }),
 	}, c.options...)
 	conn, err := nats.Connect(c.servers, options...)
 	if err != nil {
@@ -135,13 +135,13 @@ func open(c config) (*store, error) {
 	return s, nil
 }
 
-// Retain implements hub.Store. The stream is made to keep at least that much.
+// Retain implements hub.Store. The tail raises limits of the stream that are lower.
 func (s *store) Retain(opts hub.Options, _ uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opts != opts {
 		s.opts = opts
-		s.poke()
+		s.wake()
 	}
 }
 
@@ -173,49 +173,51 @@ func (s *store) options() hub.Options {
 	return s.opts
 }
 
-// poke makes the tail look at the stream again.
-func (s *store) poke() {
+// wake makes the tail look at the stream again.
+func (s *store) wake() {
 	select {
-	case s.again <- struct{}{}:
+	case s.wakeups <- struct{}{}:
 	default:
 	}
 }
 
-// learn sets what is known about the stream; nil: nothing any more.
-func (s *store) learn(known *stream) {
+// setKnown sets the known state of the stream; nil means that it is not known.
+func (s *store) setKnown(known *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known, s.doubted = known, false
+	s.known, s.distrusted = known, false
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// distrust says that what is known is wrong, so that the tail looks.
+// distrust discards a known state that was found to be wrong, and wakes the tail.
 func (s *store) distrust(known *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known == known {
-		s.known, s.doubted = nil, true
-		s.poke()
+		s.known, s.distrusted = nil, true
+		s.wake()
 	}
 }
 
-// knows reports whether the stream is in the same life as known, and whether
-// somebody doubts that.
-func (s *store) knows(known *stream) (ok, doubted bool) {
+// isCurrent reports whether the stream still has the epoch of known, and whether that
+// is distrusted.
+func (s *store) isCurrent(known *stream) (ok, distrusted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.known != nil && s.known.epoch == known.epoch, s.doubted
+	return s.known != nil && s.known.epoch == known.epoch, s.distrusted
 }
 
-// setSkew notes how far the server's clock is from ours. Either may be set.
+// setSkew records the difference between this node's clock and the server's. It can
+// change, since either clock can be set.
 func (s *store) setSkew(skew time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.skew = skew
 }
 
-// ourTime is a time of the server's clock by ours.
+// ourTime converts a time of the server's clock to this node's clock. It is never in the
+// future.
 func (s *store) ourTime(at time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,8 +228,8 @@ func (s *store) ourTime(at time.Time) time.Time {
 	return at
 }
 
-// note remembers what was delivered last.
-func (s *store) note(delivered mark) {
+// setDelivered records the last delivered message.
+func (s *store) setDelivered(delivered mark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.delivered = delivered
@@ -239,10 +241,9 @@ func (s *store) lastDelivered() mark {
 	return s.delivered
 }
 
-// verify makes sure that the stream has, at the place of what the hub has last,
-// that and nothing else. If it has nothing there any more, it must have got that
-// far at least.
-func (s *store) verify(ctx context.Context, known *stream) error {
+// verifyDelivered returns errReused if the stream has another message at the position of
+// the hub's last one, or ends before it. A message that was deleted there is no error.
+func (s *store) verifyDelivered(ctx context.Context, known *stream) error {
 	last := s.lastDelivered()
 	if last.tag == (hub.Tag{}) {
 		return nil
@@ -261,8 +262,8 @@ func (s *store) verify(ctx context.Context, known *stream) error {
 	return err
 }
 
-// await waits until the stream is known.
-func (s *store) await(ctx context.Context) (*stream, error) {
+// awaitStream waits until the state of the stream is known.
+func (s *store) awaitStream(ctx context.Context) (*stream, error) {
 	for {
 		s.mu.Lock()
 		known, changed := s.known, s.changed
@@ -275,25 +276,25 @@ func (s *store) await(ctx context.Context) (*stream, error) {
 		case <-s.closing:
 			return nil, errClosed
 		case <-ctx.Done():
-			return nil, s.whyNot()
+			return nil, s.unavailable()
 		}
 	}
 }
 
 var (
 	errClosed = errors.New("the store is closed")
-	errAway   = errors.New("NATS is not reachable")
+	errAway   = errors.New("NATS is not reachable: check the servers and their URLs")
 	errSilent = errors.New("NATS did not answer in time")
 )
 
-// whyNot is the reason why the stream is not known, as far as that is.
-func (s *store) whyNot() error {
+// unavailable returns the reason why the stream is not known, as far as there is one.
+func (s *store) unavailable() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	connected, away := s.conn.IsConnected(), errors.Is(s.why, errAway)
+	connected, away := s.conn.IsConnected(), errors.Is(s.lastProblem, errAway)
 	switch {
-	case s.why != nil && connected != away:
-		return s.why
+	case s.lastProblem != nil && connected != away:
+		return s.lastProblem
 	case connected:
 		return errSilent
 	default:
@@ -301,9 +302,9 @@ func (s *store) whyNot() error {
 	}
 }
 
-// deny notes what the server refuses. It does so without a link to what was asked,
-// which then is not answered.
-func (s *store) deny(err error) {
+// noteRefusal records an error that the server reports on the connection. The server
+// does not say which request it refuses, and that request gets no answer.
+func (s *store) noteRefusal(err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		s.mu.Lock()
 		s.denied, s.deniedAt = err, time.Now()
@@ -312,11 +313,11 @@ func (s *store) deny(err error) {
 	if !s.conn.IsConnected() {
 		err = fmt.Errorf("%w: %w", errAway, err)
 	}
-	s.complain(err)
+	s.reportProblem(err)
 }
 
-// cause is why there was no answer, as far as that is known: err, or what the
-// server has refused of late.
+// cause returns why a request had no answer: the server's last refusal if err is a timeout
+// and the refusal is recent, else err.
 func (s *store) cause(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,33 +327,33 @@ func (s *store) cause(err error) error {
 	return err
 }
 
-// complain logs what keeps the store from working, each cause once.
-func (s *store) complain(err error) {
+// reportProblem records and logs why the store does not work. Each text is logged once.
+func (s *store) reportProblem(err error) {
 	err = s.cause(err)
 	text := err.Error()
 	s.mu.Lock()
-	said := s.said[text]
-	if err != errAway || !errors.Is(s.why, errAway) { // which may say more
-		s.why = err
+	known := s.logged[text]
+	if err != errAway || !errors.Is(s.lastProblem, errAway) { // the last one may say more
+		s.lastProblem = err
 	}
-	s.said[text] = true
+	s.logged[text] = true
 	s.mu.Unlock()
-	if !said {
-		s.log().Warn("the store does not work; trying again until it does", zap.Error(err))
+	if !known {
+		s.log().Warn("the store does not work and keeps trying", zap.Error(err))
 	}
 }
 
-// rejoice logs that it works.
-func (s *store) rejoice(epoch string, last uint64) {
+// reportWorking logs that the store works.
+func (s *store) reportWorking(epoch string, last uint64) {
 	s.mu.Lock()
-	s.why = nil
-	clear(s.said)
+	s.lastProblem = nil
+	clear(s.logged)
 	s.mu.Unlock()
 	s.log().Info("reading the history", zap.String("server", s.conn.ConnectedServerName()),
 		zap.String("epoch", epoch), zap.Uint64("last", last))
 }
 
-// log is the logger of the config in force: the store outlives the one that
+// log returns the logger of the current config: the store outlives the config that
 // opened it.
 func (s *store) log() *zap.Logger {
 	return caddy.Log().Named("sse.stores.nats").With(zap.String("hub", s.hub), zap.String("stream", s.config.stream))

@@ -139,7 +139,7 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := startNode(t, c.config.Name, 1, someOptions, servers.URLs()...)
-		servers.Eventually("no refusal", func(context.Context) bool { return !errors.Is(n.whyNot(), errAway) })
+		servers.Eventually("no refusal", func(context.Context) bool { return !errors.Is(n.unavailable(), errAway) })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
 		cancel()
@@ -265,23 +265,23 @@ func TestStreamIsEdited(t *testing.T) {
 	works("with limits that were lowered")
 
 	for want, change := range map[string]func(*jetstream.StreamConfig){
-		"exactly one":           func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "b") },
-		"discards new messages": func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew },
-		"filled from other":     func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "none"}} },
-		"7 messages a subject":  func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 7 },
-		"does not acknowledge":  func(c *jetstream.StreamConfig) { c.NoAck = true },
+		"exactly one":               func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "b") },
+		"discards new messages":     func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew },
+		"filled from other streams": func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "none"}} },
+		"7 messages a subject":      func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 7 },
+		"does not acknowledge":      func(c *jetstream.StreamConfig) { c.NoAck = true },
 	} {
 		before := nodes[0].current(t, js)
 		edit(change)
 		for _, n := range nodes {
-			n.poke() // it would look within five seconds, as above
+			n.wake() // it would look within five seconds, as above
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		if _, err := js.UpdateStream(t.Context(), before); err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range nodes {
-			n.poke()
+			n.wake()
 		}
 		works("mended, after: " + want)
 	}
@@ -357,7 +357,7 @@ func TestRefusalsSayWhy(t *testing.T) {
 		if user == "listener:p" {
 			n.await("the history", func() bool { return n.open })
 		} else {
-			n.poke() // it would look within five seconds, as above
+			n.wake() // it would look within five seconds, as above
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*attemptTimeout)

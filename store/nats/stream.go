@@ -18,25 +18,24 @@ import (
 )
 
 const (
-	// A stream keeps this much more than the history, so that nodes receive what
-	// is stored in a burst before it is gone: two batches of the largest size.
+	// moreBytes is how many bytes a stream keeps beyond the history: two batches of the
+	// largest size. So nodes can still read a burst before it is dropped.
 	moreBytes = 16 << 20
 
-	// lifeKey is in the stream's metadata once its positions mean other events
-	// than before, though it is the same stream. Whoever restores a stream from a
-	// backup may set it to any new value.
+	// lifeKey is a key of the stream's metadata. Its value is a part of the epoch. The
+	// store sets a new value when positions of the same stream stand for other events
+	// than before. An operator who restores a stream from a backup may do so too.
 	lifeKey = "caddy-sse-life"
 )
 
-// errUnfit is what a stream is refused for that cannot keep a history.
+// errUnfit means that the config of the stream does not allow a history.
 var errUnfit = errors.New("the stream cannot keep a history")
 
-// streamConfig is that of a stream that is made for the history. Its subject holds
-// a random part, so that what is published for a stream that was deleted does not
-// get into the one that took its place.
+// streamConfig returns the config of a new stream. Its subject has a random part, so that
+// a late publish to a deleted stream does not reach its successor.
 //
-// The number of messages is not bounded: a server that restarts knows the keys of
-// those messages that are still there.
+// The number of messages is not bounded: a server that restarts knows only the keys of
+// messages that are still in the stream.
 func (s *store) streamConfig() jetstream.StreamConfig {
 	opts := s.options()
 	return jetstream.StreamConfig{
@@ -48,7 +47,7 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		MaxMsgs:     -1,
 		MaxBytes:    opts.MaxBytes + moreBytes,
-		// The server allows no window for duplicates beyond the age.
+		// The server requires that Duplicates is at most MaxAge.
 		MaxAge:             max(opts.MaxAge, hub.KeyLifetime),
 		Duplicates:         hub.KeyLifetime,
 		Replicas:           s.replicas,
@@ -56,7 +55,8 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 	}
 }
 
-// find finds the stream, and checks that it can keep the history.
+// find looks the stream up, raises limits that are too low, and checks that it can keep
+// the history.
 func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	if !s.conn.IsConnected() {
 		return nil, errAway
@@ -69,7 +69,7 @@ func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 		return nil, fmt.Errorf("finding stream %s: %w", s.config.stream, err)
 	}
 	s.setSkew(asked.Add(time.Since(asked) / 2).Sub(found.CachedInfo().TimeStamp))
-	raised, changes := s.raise(found.CachedInfo().Config)
+	raised, changes := s.raiseLimits(found.CachedInfo().Config)
 	err = nil
 	if changes != "" {
 		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
@@ -79,40 +79,41 @@ func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 			if err != nil {
 				return nil, fmt.Errorf("finding stream %s: %w", s.config.stream, err)
 			}
-			return found, check(found.CachedInfo().Config)
+			return found, checkConfig(found.CachedInfo().Config)
 		}
 	}
-	s.lacks(changes, err)
-	return found, check(found.CachedInfo().Config)
+	s.reportShortfall(changes, err)
+	return found, checkConfig(found.CachedInfo().Config)
 }
 
-// lacks logs, once, that the stream keeps less than it should.
-func (s *store) lacks(changes string, err error) {
+// reportShortfall logs limits of the stream that are too low and could not be raised. It
+// logs the same limits once.
+func (s *store) reportShortfall(changes string, err error) {
 	s.mu.Lock()
-	said := s.lacking == changes
-	s.lacking = changes
+	said := s.shortfall == changes
+	s.shortfall = changes
 	s.mu.Unlock()
 	if !said && changes != "" {
-		s.log().Error("the stream keeps less than the configuration asks for, and that cannot be changed from here; "+
-			"change it with `nats stream edit`, or lower history_size, history or replicas",
+		s.log().Error("the stream keeps less than the configuration asks for, and its limits could not be raised: "+
+			"change them with `nats stream edit`, or lower history_size, history or replicas",
 			zap.String("needed", changes), zap.Error(err))
 	}
 }
 
-// make makes the stream, unless another node has just done so.
+// make creates the stream, unless another node has just created it.
 func (s *store) make(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	_, err := s.js.CreateStream(ctx, s.streamConfig())
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return fmt.Errorf("making stream %s: %w", s.config.stream, err)
+		return fmt.Errorf("creating stream %s: %w", s.config.stream, err)
 	}
 	return nil
 }
 
-// raise returns the config with what is lower than ours raised, and says what
-// that is. Nothing is ever lowered, since another node may need it.
-func (s *store) raise(c jetstream.StreamConfig) (raised jetstream.StreamConfig, changes string) {
+// raiseLimits returns the config with all limits that are too low raised, and a list of
+// the changes. It lowers no limit, since another node may need it.
+func (s *store) raiseLimits(c jetstream.StreamConfig) (raised jetstream.StreamConfig, changes string) {
 	want := s.streamConfig()
 	var what []string
 	note := func(format string, args ...any) { what = append(what, fmt.Sprintf(format, args...)) }
@@ -143,46 +144,46 @@ func (s *store) raise(c jetstream.StreamConfig) (raised jetstream.StreamConfig, 
 	return c, strings.Join(what, ", ")
 }
 
-// check refuses a stream that cannot keep a history.
-func check(c jetstream.StreamConfig) error {
+// checkConfig returns errUnfit if the stream cannot keep a history.
+func checkConfig(c jetstream.StreamConfig) error {
 	unfit := func(format string, args ...any) error {
-		return fmt.Errorf("%w: stream %s %s; mend it with `nats stream edit %s`, or give the hub another stream with the option stream",
+		return fmt.Errorf("%w: stream %s %s: change it with `nats stream edit %s`, or give the hub another stream with the option stream",
 			errUnfit, c.Name, fmt.Sprintf(format, args...), c.Name)
 	}
 	switch {
 	case c.Retention != jetstream.LimitsPolicy:
-		return unfit("has retention %v, and needs limits", c.Retention)
+		return unfit("has retention %v (required: limits)", c.Retention)
 	case c.Discard != jetstream.DiscardOld:
-		return unfit("discards new messages when it is full, and must discard old ones")
+		return unfit("discards new messages when it is full (required: discard old)")
 	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
-		return unfit("is filled from other streams, and must have only what hubs publish")
+		return unfit("is filled from other streams (required: no mirror, source or subject transform)")
 	case len(c.Subjects) != 1 || strings.ContainsAny(c.Subjects[0], "*>"):
-		return unfit("has the subjects %q, and needs exactly one without wildcards", c.Subjects)
+		return unfit("has the subjects %q (required: exactly one, without wildcards)", c.Subjects)
 	case c.Sealed || c.NoAck:
-		return unfit("is sealed or does not acknowledge")
+		return unfit("is sealed or does not acknowledge messages")
 	case c.MaxMsgsPerSubject > 0:
-		return unfit("keeps %d messages a subject, and must not limit that", c.MaxMsgsPerSubject)
+		return unfit("keeps at most %d messages a subject (required: no such limit)", c.MaxMsgsPerSubject)
 	case c.Duplicates < hub.KeyLifetime:
-		return unfit("knows duplicates for %s, and needs %s", c.Duplicates, hub.KeyLifetime)
+		return unfit("knows duplicates for %s (required: at least %s)", c.Duplicates, hub.KeyLifetime)
 	}
 	return nil
 }
 
-// termsOf is what must be known of the stream to publish to it.
+// termsOf returns the settings that matter for publishing.
 func termsOf(c jetstream.StreamConfig) terms {
 	return terms{subject: c.Subjects[0], atomic: c.AllowAtomicPublish, maxSize: int64(max(c.MaxMsgSize, 0))}
 }
 
-// epochOf names one life of a stream: another stream of the same name was made at
-// another time.
+// epochOf returns the epoch of a stream. Another stream of the same name has another
+// epoch, since it was created at another time.
 func epochOf(c jetstream.StreamConfig, created time.Time) string {
 	sum := sha256.Sum256([]byte(c.Name + "\n" + created.UTC().Format(time.RFC3339Nano) + "\n" + c.Metadata[lifeKey]))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
 }
 
-// newLife makes all nodes take the stream's positions for those of another epoch,
-// because some of them mean other events now.
-func (s *store) newLife(ctx context.Context, found jetstream.Stream) error {
+// startEpoch gives the stream a new epoch, for all nodes, because some of its positions
+// stand for other events now.
+func (s *store) startEpoch(ctx context.Context, found jetstream.Stream) error {
 	c := found.CachedInfo().Config
 	c.Metadata = maps.Clone(c.Metadata)
 	if c.Metadata == nil {

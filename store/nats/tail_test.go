@@ -120,7 +120,7 @@ func TestNodesAgreeOnALife(t *testing.T) {
 	var noticing sync.WaitGroup
 	for i, tl := range tails {
 		noticing.Go(func() {
-			if err := tl.reused(t.Context()); !errors.Is(err, errOtherLife) {
+			if err := tl.replaceEpoch(t.Context()); !errors.Is(err, errOtherEpoch) {
 				t.Error(err)
 			}
 			found, err := tl.find(t.Context())
@@ -227,7 +227,7 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 			servers.Eventually("nobody notices", func(context.Context) bool {
 				n.store.mu.Lock()
 				defer n.store.mu.Unlock()
-				return n.doubted
+				return n.distrusted
 			})
 			close(release)
 			appending.Wait()
@@ -324,12 +324,12 @@ func TestMessagesAreDeleted(t *testing.T) {
 
 	// What a server that has yet to catch up leaves out is not deleted.
 	tl := &tail{store: had.store, last: mark{seq: 3*every - 1}, found: &stream{Stream: found}}
-	if err := tl.mayFollow(t.Context(), 3*every+1); err != nil {
+	if err := tl.checkNext(t.Context(), 3*every+1); err != nil {
 		t.Errorf("a deleted message is missing: %v", err)
 	}
 	for last, next := range map[uint64]uint64{3*every - 2: 3*every + 1, 1: 700, 1000: 999, 10: 1 << 63} {
 		tl.last.seq = last
-		if err := tl.mayFollow(t.Context(), next); !errors.Is(err, errHole) {
+		if err := tl.checkNext(t.Context(), next); !errors.Is(err, errSkipped) {
 			t.Errorf("after %d may come %d, says %v", last, next, err)
 		}
 	}
@@ -365,7 +365,7 @@ func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	if n.open {
 		t.Error("the history is whole, though two messages are missing")
 	}
-	if err := tl.aim(t.Context()); err != nil {
+	if err := tl.setTarget(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !n.open {
@@ -445,7 +445,7 @@ func TestLifeIsPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := found.CachedInfo().Config
-	if err := n.newLife(t.Context(), found); err != nil {
+	if err := n.startEpoch(t.Context(), found); err != nil {
 		t.Fatal(err)
 	}
 	n.await("a new epoch", func() bool { return len(n.lives) == 2 && len(n.newest().records) == 1 })

@@ -12,16 +12,16 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// writes is what is known about whether the stream takes messages. A server that is
-// left alone answers, and delivers what it has, long after that has ended.
+// writes says whether the stream can store messages. A server that has lost the majority
+// still answers and delivers for a long time, but stores nothing.
 type writes struct {
-	problem error     // nil: it takes them
-	since   time.Time // the problem is there
+	problem error     // nil: the stream stores messages
+	since   time.Time // when the problem began
 }
 
 var (
-	errNoLeader = errors.New("the stream has no leader: most of its NATS servers are away")
-	errNoQuorum = errors.New("the stream takes nothing: most of its NATS servers are away")
+	errNoLeader = errors.New("the stream has no leader: most of its NATS servers are not reachable")
+	errNoQuorum = errors.New("the stream cannot store messages: most of its NATS servers are not reachable")
 )
 
 // Writable implements the Writer of the module caddy-sse.
@@ -31,7 +31,7 @@ func (s *store) Writable() (problem error, since time.Time) {
 	return s.writes.problem, s.writes.since
 }
 
-// setWritable notes why the stream takes no messages; nil: it does.
+// setWritable records why the stream cannot store messages; nil: it can.
 func (s *store) setWritable(problem error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,8 +45,8 @@ func (s *store) setWritable(problem error) {
 	}
 }
 
-// noteAppend judges by what came of an Append. What its entries, or who gave it up,
-// are to blame for says nothing about the stream.
+// noteAppend records the result of an Append. Errors that are due to the entries or to
+// the caller say nothing about the stream, and are ignored.
 func (s *store) noteAppend(ctx context.Context, err error) {
 	if err == nil {
 		if problem, _ := s.Writable(); problem != nil {
@@ -61,14 +61,14 @@ func (s *store) noteAppend(ctx context.Context, err error) {
 	s.setWritable(err)
 }
 
-// checkWritable looks whether the stream takes messages, without storing one, given
-// the answer to what it is.
+// checkWritable checks whether the stream can store messages, without storing one. found
+// and err are the result of find.
 func (s *store) checkWritable(ctx context.Context, found jetstream.Stream, err error) {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		err = errNoLeader // who would have answered
+		err = errNoLeader // a leader would have answered
 	case err == nil:
-		err = quorum(found.CachedInfo().Cluster)
+		err = checkQuorum(found.CachedInfo().Cluster)
 	}
 	if problem, _ := s.Writable(); err == nil && problem != nil {
 		err = s.probe(ctx)
@@ -78,8 +78,9 @@ func (s *store) checkWritable(ctx context.Context, found jetstream.Stream, err e
 	}
 }
 
-// quorum judges by whom the leader reaches. A server that is alone has no cluster.
-func quorum(cluster *jetstream.ClusterInfo) error {
+// checkQuorum returns an error unless the leader reaches a majority of the servers. cluster
+// is nil for a server without a cluster.
+func checkQuorum(cluster *jetstream.ClusterInfo) error {
 	if cluster == nil {
 		return nil
 	}
@@ -98,11 +99,12 @@ func quorum(cluster *jetstream.ClusterInfo) error {
 	return nil
 }
 
-// probe publishes what the leader refuses after it has checked all else.
+// probe publishes a message with a header that the leader refuses. The refusal is the
+// leader's last check, so it shows that the leader could have stored the message.
 func (s *store) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	known, err := s.await(ctx)
+	known, err := s.awaitStream(ctx)
 	if err != nil {
 		return err
 	}
