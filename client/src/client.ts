@@ -1,8 +1,9 @@
 import { delayOf, fullJitter } from "./backoff.js";
 import { guard, textOf } from "./guard.js";
+import { IDLE, type News, type RawEvent } from "./news.js";
 import { resolve } from "./page.js";
 import { type Membership, type Open, sourceOf } from "./source.js";
-import { IDLE, type News, openStream, type RawEvent } from "./stream.js";
+import { openStream } from "./stream.js";
 import { canShareTabs, openInTabs } from "./tabs.js";
 import type {
   ConnectionStatus,
@@ -15,7 +16,7 @@ import type {
   StreamState,
 } from "./types.js";
 
-/** What tells two sets of headers apart. That they are impossible the stream will find out. */
+/** A text that is the same for equal headers. It is empty for invalid ones, which the stream reports. */
 function textOfHeaders(headers: HeadersInit | undefined): string {
   try {
     return JSON.stringify([...new Headers(headers)]);
@@ -26,12 +27,12 @@ function textOfHeaders(headers: HeadersInit | undefined): string {
 
 const sorted = (topics: readonly string[]) => [...new Set(topics)].sort();
 
-/** How many events wait for one `load`. */
+/** The most events that are held during one `load`. */
 const MAX_HELD = 100_000;
 
 /**
- * Makes a client of an event stream. It connects when the first listener is added, keeps the
- * connection through everything that ends one, and resumes where it was.
+ * Creates a client of an event stream. The client connects when the first listener is added,
+ * reconnects after every failure that is not final, and resumes at its position.
  *
  * @param url The stream's address, relative to the page or absolute.
  * @throws TypeError if `share` is `"tabs"` and `identity` is missing.
@@ -48,7 +49,7 @@ export function createSSE<E = DefaultEvents>(
     throw new TypeError('share: "tabs" needs identity');
   }
 
-  // By event type; those of every type under "*", those of the snapshot under "".
+  // By event type. "*" has the listeners for all types, "" those for the snapshot.
   const listeners = new Map<string, Set<(message: never) => void>>();
   let membership: Membership | undefined; // set while joined to a source
   let topics = options.topics ?? [];
@@ -57,39 +58,41 @@ export function createSSE<E = DefaultEvents>(
   let messages: SSEMessage<E>[] = [];
   let malformed = 0;
   let lastEventId = "";
-  let user: string | null = null; // whose the messages are
+  let user: string | null = null; // to whom the messages were sent
   let snapshot: SSESnapshot<E> | undefined;
-  let told = true;
+  let notified = true;
 
-  // What `load` reads is behind the events: it must run (again).
-  let behind = true;
+  let loadDue = true; // `load` must run, for the first time or again
   let loading: AbortController | undefined;
-  let held: News[] = []; // what came meanwhile
+  let heldNews: News[] = []; // received during `load`
   let heldEvents = 0;
 
   const limit = () => options.maxMessages ?? 200;
   const report = (error: SSEError) => void guard(() => options.onError?.(error));
 
-  function call(type: string, message?: SSEMessage<E>) {
+  function emit(type: string, message?: SSEMessage<E>) {
     const all = listeners.get(type);
-    // As in a source: a listener may remove itself and others, or add some.
+    // A listener may remove itself and others, or add some.
     for (const listener of [...(all ?? [])])
       if (all!.has(listener)) guard(() => listener(message as never));
   }
 
-  /** After every change, not once for many: a listener may read the snapshot between two of them. */
-  function changed() {
+  /**
+   * Discards the snapshot and notifies its listeners. It must follow every change at once, since a listener
+   * may read the snapshot between two changes.
+   */
+  function invalidate() {
     snapshot = undefined;
-    if (!told) return;
-    told = false;
-    // Once for all that one chunk brought: a burst is rendered in a few steps, not one an event.
+    if (!notified) return;
+    notified = false;
+    // One notification for all events of a chunk: a page renders a burst in a few steps.
     queueMicrotask(() => {
-      told = true;
-      call("");
+      notified = true;
+      emit("");
     });
   }
 
-  function take({ id, type, data }: RawEvent) {
+  function addEvent({ id, type, data }: RawEvent) {
     lastEventId = id;
     let message: SSEMessage<E>;
     try {
@@ -98,7 +101,7 @@ export function createSSE<E = DefaultEvents>(
       message = { id, type, data: payload, receivedAt: Date.now() } as never;
     } catch (cause) {
       malformed++;
-      changed();
+      invalidate();
       return report({
         type: "malformed",
         message: textOf(cause),
@@ -108,11 +111,11 @@ export function createSSE<E = DefaultEvents>(
       });
     }
     messages.push(message);
-    // Twice the size before it is cut, so that cutting costs a constant for each message.
+    // Cut at twice the limit, so that the cost of cutting is constant per message.
     if (messages.length > 2 * limit()) messages.splice(0, messages.length - limit());
-    changed();
-    call(type, message);
-    call("*", message);
+    invalidate();
+    emit(type, message);
+    emit("*", message);
   }
 
   function sink(news: News, joined: Membership) {
@@ -124,58 +127,58 @@ export function createSSE<E = DefaultEvents>(
       }
       user = next.user ?? user;
       state = next;
-      changed();
-      // Without a position the next connection begins wherever it begins.
-      if (next.connectionStatus !== "open" && !lastEventId && !held.length) abandonLoad();
+      invalidate();
+      // Without a position the next connection does not continue this one.
+      if (next.connectionStatus !== "open" && !lastEventId && !heldNews.length) abandonLoad();
     }
     if (gap) abandonLoad();
     if (loading && position !== undefined) hold(news, position, events?.length ?? 0);
-    else follow(news, joined);
+    else apply(news, joined);
     if (news.error) report(news.error);
-    if (behind && options.load && state.connectionStatus === "open" && membership === joined) {
+    if (loadDue && options.load && state.connectionStatus === "open" && membership === joined) {
       void load(joined);
     }
   }
 
-  /** Applies what the stream has brought. */
-  function follow({ events = [], position, gap, topics }: News, joined: Membership) {
+  /** Applies events, position, gap and topics. */
+  function apply({ events = [], position, gap, topics }: News, joined: Membership) {
     for (const event of events) {
-      take(event);
-      // A listener closed this client, and may have opened it again.
+      addEvent(event);
+      // A listener has closed this client, and may have opened it again.
       if (membership !== joined) return;
     }
     if (position !== undefined && position !== lastEventId) {
       lastEventId = position;
-      changed();
+      invalidate();
     }
     if (gap) guard(() => options.onGap?.(gap));
     if (topics) guard(() => options.onTopics?.(topics));
   }
 
   function hold(news: News, position: string, events: number) {
-    held.push(news);
+    heldNews.push(news);
     heldEvents += events;
     if (heldEvents <= MAX_HELD) return;
     abandonLoad();
     lastEventId = position;
-    changed();
+    invalidate();
     guard(() => options.onGap?.({ reason: "held", id: position }));
   }
 
-  /** What is held is older than what the next load reads, so it is not delivered. */
+  /** Aborts `load` and drops the held events: they are older than the data of the next `load`. */
   function abandonLoad() {
     loading?.abort();
     loading = undefined;
-    held = [];
+    heldNews = [];
     heldEvents = 0;
-    behind = true;
+    loadDue = true;
   }
 
-  /** Has the page load its data, and delivers what came meanwhile after it. */
+  /** Calls `load` until it succeeds, and then applies the news that were held. */
   async function load(joined: Membership) {
     const mine = new AbortController();
     loading = mine;
-    behind = false;
+    loadDue = false;
     for (let failures = 0; ; failures++) {
       try {
         await options.load?.({ signal: mine.signal });
@@ -190,10 +193,10 @@ export function createSSE<E = DefaultEvents>(
     }
     if (mine !== loading) return;
     loading = undefined;
-    const news = held;
-    held = [];
+    const news = heldNews;
+    heldNews = [];
     heldEvents = 0;
-    for (const one of news) if (membership === joined) follow(one, joined);
+    for (const one of news) if (membership === joined) apply(one, joined);
   }
 
   function join(connectionId = state.connectionId) {
@@ -208,7 +211,7 @@ export function createSSE<E = DefaultEvents>(
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
     const source = sourceOf(share ? `${share} ${key}` : listeners, shared, own);
-    // Set before, because the first news come at once.
+    // Set before the join, since the first news can come during it.
     const joined: Membership = { reconnect() {}, leave: () => false };
     membership = joined;
     const mine = source.join(
@@ -220,27 +223,27 @@ export function createSSE<E = DefaultEvents>(
     if (membership !== joined) mine.leave();
   }
 
-  function part(connectionStatus: ConnectionStatus, now = false) {
+  function leave(connectionStatus: ConnectionStatus, now = false) {
     membership?.leave(now);
     membership = undefined;
     if (loading) abandonLoad();
     state = { ...IDLE, connectionStatus, connectionId: state.connectionId };
-    changed();
+    invalidate();
   }
 
-  const wanted = () => [...listeners.values()].some((set) => set.size);
+  const hasListeners = () => [...listeners.values()].some((set) => set.size);
 
   function on(type: string, listener: (message: never) => void): () => void {
     const set = listeners.get(type) ?? new Set();
-    // A function of its own, so that the same listener may be given twice.
+    // A new function, so that the same listener can be added twice.
     const mine = (message: never) => listener(message);
     listeners.set(type, set.add(mine));
     join();
     return () => {
       set.delete(mine);
-      // Not at once: a listener may be replaced while it is called.
+      // In a later task: a listener may be replaced.
       setTimeout(() => {
-        if (membership && !wanted()) part("idle", true);
+        if (membership && !hasListeners()) leave("idle", true);
       });
     };
   }
@@ -248,7 +251,7 @@ export function createSSE<E = DefaultEvents>(
   function clear() {
     messages = [];
     malformed = 0;
-    changed();
+    invalidate();
   }
 
   return {
@@ -265,19 +268,19 @@ export function createSSE<E = DefaultEvents>(
       const same = JSON.stringify(sorted(topics)) === JSON.stringify(sorted(next));
       topics = next;
       if (same || !membership) return;
-      // Others may still use the connection that was left, and in other tabs nobody knows.
+      // If other clients may use the old connection, in this tab or another, the new one does not replace it.
       const alone = membership.leave(true) && options.share !== "tabs";
       membership = undefined;
-      // What the page shows of new topics is behind.
+      // The page has not loaded the data of new topics.
       abandonLoad();
       join(alone ? state.connectionId : null);
     },
     reconnect() {
       if (membership) return membership.reconnect();
-      part("idle");
-      if (wanted()) join();
+      leave("idle");
+      if (hasListeners()) join();
     },
-    close: () => part("closed"),
+    close: () => leave("closed"),
     clear,
   };
 }

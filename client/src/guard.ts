@@ -1,6 +1,6 @@
 /**
- * Calls what the page gave us. What it throws is a bug of the page, reported there, and no reason to
- * lose the stream; the result is then `undefined`.
+ * Calls a function of the page. An error in it is a bug of the page: it is thrown again in a microtask, so
+ * that the page reports it and the stream goes on. The result is then `undefined`.
  */
 export function guard<T>(call: () => T): T | undefined {
   try {
@@ -13,11 +13,11 @@ export function guard<T>(call: () => T): T | undefined {
   }
 }
 
-/** Anything that was thrown, as text. A page may throw what has none. */
+/** The text of any thrown value. */
 export function textOf(thrown: unknown): string {
   try {
     return String(thrown);
   } catch {
-    return "an error without a text";
+    return "an error without a text"; // its toString throws
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Listens to events of the page, or of the worker; does nothing where there are none. Returns the
- * function that stops it. `visibilitychange` bubbles from the document to here.
+ * Listens to events of the page or the worker, if there is one. Returns the function that removes the
+ * listener. `visibilitychange` bubbles from the document to here.
  */
 export function onPage(types: string[], listener: (event: Event) => void): () => void {
   for (const type of types) globalThis.addEventListener?.(type, listener);

@@ -1,23 +1,23 @@
-/** What a parser reports. */
+/** The results of a parser. */
 export interface ParserCallbacks {
-  /** At the end of each block that has an `id`, before its event. An empty one clears the position. */
+  /** Called at the end of each block with an `id`, before its event. An empty id clears the position. */
   onId(id: string): void;
   onEvent(type: string, data: string): void;
   onRetry(ms: number): void;
 }
 
 /**
- * Parses an event stream [HTML spec 9.2.6], fed as decoded text without its byte order mark, in any pieces. Throws
- * when one event has more than `maxSize` characters.
+ * Creates a parser of an event stream [HTML spec 9.2.6]. Feed it the decoded text without byte order mark, in
+ * any pieces. It throws if an event has more than `maxSize` characters.
  */
 export function createParser(
   { onId, onEvent, onRetry }: ParserCallbacks,
   maxSize: number,
 ): (chunk: string) => void {
-  // The line that has not ended. In parts: to join them for each of many chunks would cost the square.
+  // The pieces of the unfinished line. Joining them for each chunk would cost quadratic time.
   let parts: string[] = [];
   let partsSize = 0;
-  let afterCR = false; // a line feed that follows belongs to it
+  let afterCR = false; // a line feed that follows is a part of the same line end
   let id: string | undefined;
   let type = "";
   let data: string | undefined;
@@ -51,15 +51,15 @@ export function createParser(
       partsSize = 0;
       for (const line of lines) {
         parseLine(line);
-        check();
+        checkSize();
       }
     }
     parts.push(last);
     partsSize += last.length;
-    check();
+    checkSize();
   };
 
-  function check() {
+  function checkSize() {
     if (partsSize + (data?.length ?? 0) > maxSize)
       throw new Error(`an event of more than ${maxSize} characters`);
   }

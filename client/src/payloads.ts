@@ -1,21 +1,21 @@
-/** Payload of a `notification`, as `notifyUser` and `notifyAll` send it. */
+/** The payload of a `notification`, which `notifyUser` and `notifyAll` send. */
 export interface Notification {
   readonly message: string;
-  /** What kind of notification: `"info"` unless the sender says otherwise. */
+  /** The kind of notification. Default of the publisher: `"info"`. */
   readonly type: string;
   readonly data?: unknown;
 }
 
-/** Payload of an `update`, as `sendUpdate` sends it. */
+/** The payload of an `update`, which `sendUpdate` sends. */
 export interface Update {
   readonly updateType: string;
   readonly payload: unknown;
 }
 
-/** How loud an `alert` is. */
+/** The severity of an `alert`. */
 export type Severity = "info" | "warning" | "error" | "critical";
 
-/** Payload of an `alert`, as `sendAlert` sends it. */
+/** The payload of an `alert`, which `sendAlert` sends. */
 export interface Alert {
   readonly message: string;
   readonly severity: Severity;

@@ -1,8 +1,8 @@
 const FORM = /^([^-]+)-(\d+)(?:-([0-9a-z]{4}))?$/;
 
 /**
- * The order of two positions, `<epoch>-<seq>-<tag>` or without the tag: negative, 0 or positive. NaN if
- * they have none: other epochs, two tags of one `seq` (another history), or not this form.
+ * Compares two positions, `<epoch>-<seq>-<tag>` or without the tag: negative, 0 or positive. NaN if they have
+ * no order: the epochs differ, the tags of the same `seq` differ (another history), or one has another form.
  */
 export function compare(a: string, b: string): number {
   if (a === b) return 0;

@@ -2,16 +2,19 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import { createSSE } from "./client.js";
-import { IDLE } from "./stream.js";
+import { IDLE } from "./news.js";
 import type { DefaultEvents, SSEClient, SSEMessage, SSEOptions, SSESnapshot } from "./types.js";
 
-/** Options of {@link useSSE}. A change of `share`, `identity` or `credentials` connects anew; anything else is used from then on. */
+/**
+ * Options of {@link useSSE}. A change of `share`, `identity` or `credentials` makes a new connection. Other
+ * changes take effect without one.
+ */
 export type UseSSEOptions<E = DefaultEvents> = SSEOptions & {
   /** Called once for each message, outside rendering. */
   onMessage?: (message: SSEMessage<E>) => void;
 };
 
-/** What {@link useSSE} returns: the client's snapshot and what one can do with it. */
+/** The result of {@link useSSE}: the client's snapshot and methods. */
 export type UseSSEResult<E = DefaultEvents> = SSESnapshot<E> &
   Pick<SSEClient<E>, "reconnect" | "close" | "clear">;
 
@@ -20,16 +23,16 @@ const IDLE_SNAPSHOT = Object.freeze({ ...IDLE, messages: [], malformed: 0, lastE
 const idle = <E>(): SSESnapshot<E> => IDLE_SNAPSHOT;
 
 /**
- * The state of an event stream that is open while a component that uses it is mounted. Components
- * with the same URL and identity share one connection.
+ * Returns the state of an event stream. The stream is open while a component that uses it is mounted.
+ * Components with the same URL and identity share one connection.
  *
- * @param url The stream's address; `null` for none (yet).
+ * @param url The stream's address; `null` for no stream.
  */
 export function useSSE<E = DefaultEvents>(
   url: string | URL | null,
   options: UseSSEOptions<E> = {},
 ): UseSSEResult<E> {
-  // What the client reads: always the options of the last committed render.
+  // The client reads this object. It has the options of the last committed render.
   const [live] = useState(() => ({ ...options }));
   useEffect(() => {
     for (const key of Object.keys(live)) delete live[key as keyof typeof live];
@@ -38,7 +41,7 @@ export function useSSE<E = DefaultEvents>(
 
   const { share, identity, credentials, topics } = options;
   const href = url && String(url);
-  // With another query (more topics, say) the new client goes on where the old one was.
+  // If only the query changes, for example its topics, the new client continues at the position of the old one.
   const scope = `${href?.split("?")[0]} ${identity}`;
   const reached = useRef({ scope, id: "" });
   const client = useMemo(() => {
@@ -65,8 +68,8 @@ export function useSSE<E = DefaultEvents>(
     },
     [client, live, scope],
   );
-  const wanted = JSON.stringify(topics ?? []);
-  useEffect(() => client?.setTopics(JSON.parse(wanted)), [client, wanted]);
+  const topicsKey = JSON.stringify(topics ?? []);
+  useEffect(() => client?.setTopics(JSON.parse(topicsKey)), [client, topicsKey]);
   const snapshot = useSyncExternalStore(subscribe, client?.getSnapshot ?? idle<E>, idle<E>);
   const { reconnect = nothing, close = nothing, clear = nothing } = client ?? {};
   return { ...snapshot, reconnect, close, clear };

@@ -5,28 +5,28 @@ import { type Answer, readEndpoint } from "./transport.js";
 
 export type { Alert, Notification, Severity, Update };
 
-/** What an event carries, whomever it is for: exactly one of `data` and `text`, and how. */
+/** An event without its target: exactly one of `data` and `text`, and options. */
 export type Message = Payload & MessageOptions;
 
-/** The payload: any JSON value, or `text` that is sent verbatim, as an HTML fragment for htmx or Turbo. */
+/** The payload: any JSON value, or `text` that is sent verbatim, for example an HTML fragment for htmx or Turbo. */
 export type Payload = { data: unknown; text?: never } | { text: string; data?: never };
 
-/** What an event has beside its payload. */
+/** Options of an event. */
 export interface MessageOptions {
-  /** The event's type; in the browser what a listener is registered for. Default: none, a `message`. */
+  /** The event's type, for which listeners in the browser are registered. Default: none, which is `message`. */
   type?: string;
-  /** Idempotency key, at most 128 bytes: the same again within two minutes publishes nothing. Default: a random one. */
+  /** Idempotency key, at most 128 bytes. The same key within two minutes publishes nothing. Default: a random key. */
   key?: string;
-  /** How long the event may be delivered, as `"30s"` or `"10m"`. Default: as long as history keeps it. */
+  /** How long the event may be delivered, for example `"30s"` or `"10m"`. Default: as long as the history keeps it. */
   ttl?: string;
-  /** Makes the event a state: it replaces the earlier one with the same slot and targets. Default: none. */
+  /** Makes the event a state: it replaces the earlier event with the same slot and targets. Default: none. */
   slot?: string;
 }
 
 type Name = string | readonly string[];
 type Kind = "user" | "connection" | "session" | "topic";
 
-/** Whom an event is for: exactly one kind, one name or up to 1,000. */
+/** The target of an event: exactly one kind, with one name or up to 1,000. */
 export type Target = {
   [K in Kind]: Record<K, Name> & { [Other in Exclude<Kind, K>]?: never };
 }[Kind];
@@ -35,70 +35,70 @@ export type Target = {
 export interface Receipt {
   /** The event's position. */
   readonly id: string;
-  /** How many open connections it matched, on the node that answered. None is no error. */
+  /** The number of open connections on the answering node that matched. 0 is not an error. */
   readonly connections: number;
-  /** Whether an event with this key had been published before. */
+  /** Whether an event with this key was published before. */
   readonly duplicate?: boolean;
 }
 
-/** A publish that did not succeed. */
+/** The error of a publish. */
 export interface PublishError extends Error {
   readonly name: "PublishError";
   /** The HTTP status; 0 if there was no answer. */
   readonly status: number;
-  /** Whether the same again, with the same `key`, may succeed. */
+  /** Whether a repetition with the same `key` may succeed. */
   readonly retryable: boolean;
-  /** The event's key, to publish it again without doubling it. */
+  /** The event's key. A repetition with it does not publish the event twice. */
   readonly key: string;
 }
 
 /** Options of {@link createPublisher}. */
 export interface PublisherOptions {
   /**
-   * Where Caddy listens: the admin API, `"http://localhost:2019/sse"`, in another container
-   * `"http://caddy:2019/sse"`, or `"unix:///run/caddy-admin.sock"`; or an `sse_api` route,
+   * The address of Caddy. Either its admin API: `"http://localhost:2019/sse"`, or from another container
+   * `"http://caddy:2019/sse"`, or `"unix:///run/caddy-admin.sock"`. Or an `sse_api` route:
    * `"https://example.com/internal/sse"`. A name and password in it are sent as `Authorization`.
    */
   endpoint: string;
-  /** The `Authorization` header, as `"Bearer ..."`, or a function that is asked for every attempt. Default: none. */
+  /** The `Authorization` header, for example `"Bearer ..."`, or a function that is called for every attempt. Default: none. */
   auth?: string | (() => string | Promise<string>);
   /** The hub. Default: `default`. */
   hub?: string;
-  /** Milliseconds for one attempt. The server itself tries a store for 10 s. Default: 15 000. */
+  /** Timeout of one attempt, in milliseconds. The server waits up to 10 s for a store. Default: 15 000. */
   timeoutMs?: number;
-  /** How often to try again after a lost answer, a 408, 425, 429 or 5xx. Default: 3. */
+  /** The number of retries after a lost answer, a 408, 425, 429 or 5xx. Default: 3. */
   retries?: number;
   /** Another implementation of `fetch`; not used for unix sockets. Default: the global one. */
   fetch?: typeof fetch;
 }
 
-/** Publishes events. Each call resolves when the event is accepted, or rejects with a {@link PublishError}. */
+/** Publishes events. Each method resolves when the event is accepted, or rejects with a {@link PublishError}. */
 export interface Publisher {
-  /** To users, connections, sessions or topics. */
+  /** Publishes an event to users, connections, sessions or topics. */
   send(event: Message & Target): Promise<Receipt>;
-  /** To everyone. */
+  /** Publishes an event to all connections. */
   broadcast(event: Message): Promise<Receipt>;
-  /** A `notification` to one user: `{ message, type, data }`. Default type: `"info"`. */
+  /** Publishes a `notification` to one user: `{ message, type, data }`. Default type: `"info"`. */
   notifyUser(userId: string, message: string, type?: string, data?: unknown): Promise<Receipt>;
-  /** A `notification` to everyone. */
+  /** Publishes a `notification` to all connections. */
   notifyAll(message: string, type?: string, data?: unknown): Promise<Receipt>;
-  /** An `update` to one user: `{ updateType, payload }`. */
+  /** Publishes an `update` to one user: `{ updateType, payload }`. */
   sendUpdate(userId: string, updateType: string, payload: unknown): Promise<Receipt>;
-  /** An `alert` to one user: `{ message, severity }`. Default severity: `"warning"`. */
+  /** Publishes an `alert` to one user: `{ message, severity }`. Default severity: `"warning"`. */
   sendAlert(userId: string, message: string, severity?: Severity): Promise<Receipt>;
 }
 
-/** The longest `Retry-After` that is waited for, in milliseconds: the server forgets keys after two minutes. */
+/** A longer `Retry-After` ends the retries, in milliseconds: the server forgets keys after two minutes. */
 const MAX_WAIT = 30_000;
-/** What one request carries: the server takes 1,000 events and 8 MiB. */
+/** The most events and characters of one request. The server accepts 1,000 events and 8 MiB. */
 const MAX_BATCH = 1000;
 const MAX_BATCH_SIZE = 2 ** 21;
 
 /**
- * Makes a publisher. It retries with an idempotency key, so a lost answer doubles nothing. Events are
- * published in the order of the calls; those that wait for the same connection go as one request.
+ * Creates a publisher. It retries with an idempotency key, so that an event is not published twice after a lost
+ * answer. Events are published in the order of the calls. Events that wait are sent as one request.
  *
- * @throws TypeError if the endpoint is none of the three kinds.
+ * @throws TypeError if the endpoint is not http, https or unix.
  *
  * @example
  * const sse = createPublisher({ endpoint: "http://localhost:2019/sse" });
@@ -110,7 +110,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
   const auth = options.auth ?? login;
   const query = hub ? `?hub=${encodeURIComponent(hub)}` : "";
 
-  // Sent one after the other; what comes while a request is on its way goes as the next one.
+  // Requests are sent one after the other. Events that come during a request go into the next one.
   const queue: Pending[] = [];
   let running = false;
 
@@ -126,9 +126,9 @@ export function createPublisher(options: PublisherOptions): Publisher {
     } catch (cause) {
       throw new Failure(`auth failed: ${textOf(cause)}`, 0, true, { cause });
     }
-    // The error of a client that refuses a header prints it.
+    // Checked here, since the HTTP client's error would print the header.
     if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(headers.Authorization ?? "")) {
-      throw new Failure("auth gave characters that no header can have", 0, false);
+      throw new Failure("auth returned characters that a header cannot have", 0, false);
     }
     try {
       const signal = AbortSignal.timeout(timeoutMs);
@@ -143,7 +143,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       const receipts = lines.map((line) => read<Receipt>(line) as Receipt | undefined);
       const all = receipts.filter((receipt) => receipt?.id) as Receipt[];
       if (all.length === batch.length && receipts.length === batch.length) return all;
-      // It may have been stored, so the same again, with the same keys, is what to do.
+      // The events may be stored. A repetition with the same keys is safe.
       throw new Failure(`200 without a receipt: ${shorten(text)}`, 200, true);
     }
     const retryable = status >= 500 || status === 408 || status === 425 || status === 429;
@@ -152,7 +152,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     throw failure;
   }
 
-  /** Publishes a batch, and settles each of it. One that the server refuses fails alone. */
+  /** Publishes a batch and settles each event of it. An event that the server refuses fails alone. */
   async function post(batch: readonly Pending[]): Promise<void> {
     const [first] = batch;
     if (!first) return;
@@ -170,7 +170,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         await new Promise((resolve) => setTimeout(resolve, Math.max(after, jittered)));
       }
     }
-    // A batch is refused whole; the answer names the line that is at fault.
+    // The server refuses a batch as a whole, and names the bad line.
     const [, line, message] = /^\d+: line (\d+): (.*)$/s.exec(failure.message) ?? [];
     const bad = batch.length > 1 ? batch[Number(line) - 1] : undefined;
     if (bad) {
@@ -185,7 +185,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     for (const { key, reject } of batch) reject(publishError(failure.message, key, failure));
   }
 
-  /** As many of those that wait as go into one request, in order. */
+  /** Takes as many events from the queue as fit into one request, in order. */
   function take(): Pending[] {
     const call = queue[0]?.call;
     let end = 0;
@@ -210,7 +210,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       body = JSON.stringify({ ...event, key });
     } catch (cause) {
       const failure = new Failure("", 0, false, { cause });
-      throw publishError(`the event cannot be JSON: ${textOf(cause)}`, key, failure);
+      throw publishError(`the event cannot be encoded as JSON: ${textOf(cause)}`, key, failure);
     }
     return new Promise((resolve, reject) => {
       queue.push({ call, key, body, resolve, reject });
@@ -233,7 +233,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
   };
 }
 
-/** One event on its way. */
+/** An event that is not answered yet. */
 interface Pending {
   readonly call: string;
   readonly key: string;
@@ -242,7 +242,7 @@ interface Pending {
   reject(error: PublishError): void;
 }
 
-/** Why a request did not succeed, for all events in it. */
+/** The error of a request, for all events in it. */
 class Failure extends Error {
   /** `Retry-After` in milliseconds. */
   after = 0;
@@ -266,7 +266,7 @@ function publishError(message: string, key: string, failure: Failure): PublishEr
   });
 }
 
-/** The server's `{"error"}`; something between may have answered in another form. */
+/** The text of the server's `{"error"}`. A proxy may have answered in another form. */
 const reason = (text: string): string => {
   const error = read<{ error: string }>(text)?.error;
   return typeof error === "string" ? error : shorten(text);
@@ -274,7 +274,7 @@ const reason = (text: string): string => {
 
 const shorten = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}…` : text);
 
-/** The JSON object that a text is, if it is one. */
+/** Parses a text; undefined if it is not a JSON object. */
 function read<T>(text: string): Partial<T> | undefined {
   try {
     const value = JSON.parse(text);

@@ -1,45 +1,45 @@
+import type { News, Resume, Sink, Stream } from "./news.js";
 import { onPage } from "./page.js";
 import { compare } from "./position.js";
-import type { News, Resume, Sink, Stream } from "./stream.js";
 import type { StreamOptions } from "./types.js";
 
-/** A client's part in a source. */
+/** The membership of one client in a source. */
 export interface Membership {
   reconnect(): void;
-  /** With `now` the stream is closed at once if this was the last one; true if it was. */
+  /** Leaves; true if this was the last member. Then the stream is closed: at once with `now`, else in a later task. */
   leave(now?: boolean): boolean;
 }
 
-/** A stream that exists while somebody has joined it. */
+/** A stream that several clients share. It is open while it has a member. */
 export interface Source {
   /**
-   * The first one opens the stream. `position` is what this client has seen up to; what the stream has
-   * brought since then it gets from the server, on a connection of its own, before it shares.
+   * Adds a member. The first member opens the stream. A later member whose position is older than that of
+   * the stream first gets the missed events from the server, on a connection of its own.
    */
   join(sink: Sink, resume: Resume, options: StreamOptions): Membership;
 }
 
-/** Opens a stream whose options may change while it is open. */
+/** Opens a stream. Its options may change while it is open. */
 export type Open = (sink: Sink, resume: Resume, options: () => StreamOptions) => Stream;
 
 interface Member {
   readonly sink: Sink;
   readonly options: StreamOptions;
   position: string;
-  /** Its own connection has brought it further than the shared one is, which is open and will follow. */
+  /** Its own connection brought it further than the shared one, which is open and will reach that position. */
   ahead?: boolean;
-  /** The server has answered to `position` on that connection, which is open. */
+  /** Its own connection is open, and the server has sent a position on it. */
   answered?: boolean;
-  /** Its own connection, until that has brought it to where the others are. */
+  /** Its own connection, until it has reached the position of the shared one. */
   own?: Membership | undefined;
 }
 
-// By what makes two clients want the same stream; an object is a client that wants its own.
+// Clients with the same key share a stream. A client that shares with nobody uses an object as key.
 const sources = new Map<string | object, Source>();
 
 /**
- * The source of this key on this page. `openShared` opens the stream for the first who joins, and it is
- * closed after the last; `openOwn` opens one for a single member.
+ * Returns the source of a key on this page. `openShared` opens the shared stream, and `openOwn` opens a
+ * stream for a single member.
  */
 export function sourceOf(key: string | object, openShared: Open, openOwn: Open): Source {
   const found = sources.get(key);
@@ -50,29 +50,29 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   let options: StreamOptions = {};
   let leavePage = () => {};
 
-  // Of a client that is still here: what the others have given may belong to a component that is gone.
-  const newest = () => {
+  // The options of the newest member. Those of a member that left may belong to a component that is gone.
+  const currentOptions = () => {
     for (const member of members) options = member.options;
     return options;
   };
   const status = () => last.state?.connectionStatus ?? "";
   const isFinal = () => /failed|closed/.test(status());
 
-  function all(news: News) {
+  function deliverAll(news: News) {
     last = { state: news.state ?? last.state, position: news.position ?? last.position };
-    // Members may leave and join while they are told: who left is told no more, who joined not yet.
-    for (const member of [...members]) if (members.has(member)) take(member, news);
+    // A sink may make members leave or join. Those get no more of these news, or none yet.
+    for (const member of [...members]) if (members.has(member)) deliver(member, news);
   }
 
-  /** News lead from one position to the next. Who is not at the first one has missed something. */
-  function take(member: Member, news: News) {
+  /** Delivers news, which lead from one position to another. A member that is not at the first has missed events. */
+  function deliver(member: Member, news: News) {
     const { from = "", position, state, gap } = news;
-    if (member.own) return meet(member);
+    if (member.own) return rejoin(member);
     const lost = member.ahead && state && state.connectionStatus !== "open";
-    if (news.deaf || lost) return goApart(member);
+    if (news.leaderLost || lost) return catchUp(member);
     if (position === undefined) return member.sink(news);
-    // The stream has left the state behind.
-    if (from && !member.position && member.options.state) return goApart(member);
+    // The member needs the state (see `StreamOptions.state`), and the shared stream is past it.
+    if (from && !member.position && member.options.state) return catchUp(member);
     member.position ||= from;
     const known = member.position;
     if (compare(known, from) === 0) {
@@ -83,22 +83,22 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     const events = news.events?.filter(({ id }) => !(compare(id, known) <= 0));
     const other = events?.some(({ id }) => Number.isNaN(compare(id, known)));
     if (!member.ahead || other || !(compare(known, gap ? position : from) >= 0)) {
-      return goApart(member);
+      return catchUp(member);
     }
     if (compare(position, known) > 0) member.position = position;
     member.sink({ state, events, position: member.position });
   }
 
-  /** Asks the server itself what follows this member's position. The answer is for nobody else but those who ask the same. */
-  function goApart(member: Member) {
+  /** Gets the events after the member's position, on a connection that only members with the same position share. */
+  function catchUp(member: Member) {
     const { position, options } = member;
     member.ahead = member.answered = false;
-    const aside = sourceOf(
+    const separate = sourceOf(
       typeof key === "string" ? `${key} from ${position}` : {},
       openOwn,
       openOwn,
     );
-    const own = aside.join(follow, { lastEventId: position, connectionId: null }, options);
+    const own = separate.join(follow, { lastEventId: position, connectionId: null }, options);
     if (members.has(member)) member.own = own;
     else own.leave();
 
@@ -110,40 +110,40 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       }
       member.sink(news);
       const { error } = news;
-      const full = error?.type === "terminated" && error.reason.startsWith("max_");
-      meet(member, full ? error.reason : undefined);
+      const refusal = error?.type === "terminated" && error.reason.startsWith("max_");
+      rejoin(member, refusal ? error.reason : undefined);
     }
   }
 
-  /** Lets a member share again once it is where the others are, or the server takes no second connection. */
-  function meet(member: Member, full?: string) {
+  /** Ends the member's own connection once it has reached the others, or if the server refuses it. */
+  function rejoin(member: Member, refusal?: string) {
     const { own, answered } = member;
     const reached = last.position ?? "";
     if (!own || status() !== "open") return;
-    if (!full && !(answered && compare(member.position, reached) >= 0)) return;
+    if (!refusal && !(answered && compare(member.position, reached) >= 0)) return;
     own.leave();
     member.own = undefined;
-    member.ahead = !full;
-    // Nobody can say what was missed.
-    const gap: News = full ? { gap: { reason: full, id: reached } } : {};
-    if (full) member.position = reached;
+    member.ahead = !refusal;
+    // After a refusal the missed events are not known.
+    const gap: News = refusal ? { gap: { reason: refusal, id: reached } } : {};
+    if (refusal) member.position = reached;
     member.sink({ state: last.state, position: member.position, ...gap });
   }
 
-  // Quietly: a page that keeps a connection or a lock is not kept in the back/forward cache. One that
-  // comes back from it goes on where it was.
-  function turnPage({ type, persisted }: PageTransitionEvent) {
+  // Browsers do not keep a page with a connection or a lock in the back/forward cache. So the stream is closed
+  // without a report, and resumes when the page comes back.
+  function onPageTransition({ type, persisted }: PageTransitionEvent) {
     if (isFinal()) return;
     if (type === "pagehide") stream?.close();
-    else if (persisted) stream = openShared(all, resumeOf(last), newest);
+    else if (persisted) stream = openShared(deliverAll, resumeOf(last), currentOptions);
   }
 
   function leave(member: Member, now = false): boolean {
     members.delete(member);
     member.own?.leave(now);
     member.own = undefined;
-    // Not at once: whoever leaves only to join again (a remounted component, a new client of the same
-    // stream) keeps the connection.
+    // In a later task, so that a member that joins again keeps the connection: a remounted component, or a
+    // new client of the same stream.
     if (now) closeIfEmpty();
     else setTimeout(closeIfEmpty);
     return !members.size;
@@ -161,7 +161,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   const source: Source = {
     join(sink, resume, options) {
       const member: Member = { sink, options, position: resume.lastEventId };
-      // Alone: nobody else needs where the stream is.
+      // The only member decides the position of the stream.
       if (!members.size && member.position && compare(member.position, last.position ?? "") !== 0) {
         leavePage();
         stream?.close();
@@ -170,11 +170,11 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       members.add(member);
       if (!stream) {
         last = { position: member.position };
-        stream = openShared(all, resume, newest);
-        leavePage = onPage(["pagehide", "pageshow"], turnPage as (event: Event) => void);
+        stream = openShared(deliverAll, resume, currentOptions);
+        leavePage = onPage(["pagehide", "pageshow"], onPageTransition as (event: Event) => void);
       } else {
-        take(member, { ...last, from: last.position });
-        // What was final for those who were here need not be for who comes now.
+        deliver(member, { ...last, from: last.position });
+        // A failure that was final for earlier members may not be final for the new one.
         if (isFinal()) stream.reconnect();
       }
       return {

@@ -1,257 +1,196 @@
-import { delayOf, fullJitter, MAX_TIMER, retryAfter, slowJitter } from "./backoff.js";
+import { delayOf, fullJitter, MAX_TIMER, slowJitter } from "./backoff.js";
+import { parseControl } from "./control.js";
 import { guard, textOf } from "./guard.js";
+import { IDLE, type News, type RawEvent, type Resume, type Sink, type Stream } from "./news.js";
 import { onPage } from "./page.js";
 import { createParser } from "./parser.js";
-import type { Gap, SSEError, StreamOptions, StreamState, TopicChange } from "./types.js";
+import { prepare } from "./request.js";
+import { chunks, errorOf, isStream, isTransient } from "./response.js";
+import type { SSEError, StreamOptions, StreamState } from "./types.js";
 
-/** One event as it came off the wire. */
-export interface RawEvent {
-  readonly id: string;
-  readonly type: string;
-  readonly data: string;
-}
-
-/** What a stream has to tell: one or more of these, or nothing but that it is alive. */
-export interface News {
-  state?: StreamState | undefined;
-  /** The position before these news, and the one after them. One stream's news follow each other. */
-  from?: string | undefined;
-  position?: string | undefined;
-  /** What one chunk brought; none if it was a heartbeat. */
-  events?: readonly RawEvent[] | undefined;
-  gap?: Gap;
-  topics?: TopicChange;
-  error?: SSEError;
-  /** In how many milliseconds there will be news again, if only of a byte. */
-  silenceMs?: number | undefined;
-  /** The tab that has the stream says nothing any more. */
-  deaf?: boolean;
-}
-
-/** Who a stream reports to. Never called after the stream's `close()`. */
-export type Sink = (news: News) => void;
-
-export interface Stream {
-  /** Connects anew, from the position reached. */
-  reconnect(): void;
-  close(): void;
-}
-
-/** Where a stream goes on that another one began. */
-export interface Resume {
-  readonly lastEventId: string;
-  readonly connectionId: string | null;
-}
-
-export const IDLE: StreamState = {
-  connectionStatus: "idle",
-  connectionId: null,
-  user: null,
-  protocol: null,
-  error: null,
-  attempt: 0,
-  retryAt: null,
-  transport: "stream",
-};
-
-// Two and a half heartbeats without a byte are a dead connection; 15 s each until the server has said.
+// A connection without a byte for 2.5 heartbeats is dead. A heartbeat is 15 s until the server says otherwise.
 const HEARTBEATS = 2.5;
-const UNSAID_MS = 15_000;
+const DEFAULT_HEARTBEAT_MS = 15_000;
 const MAX_EVENT = 2 ** 24;
 
-// A network that holds a stream back: after how long without its first byte a poll is sent beside it,
-// and how much longer the stream then has.
+// Some networks hold a stream back. If a stream has no first byte after this time, a poll is sent too.
 const PROBE_MS = 1000;
+// After the answer to that poll the stream has this much time for its first byte.
 const GRACE_MS = 250;
-// How often a client that polls tries to stream again: after this, then after twice as much, up to an hour.
+// A client that polls tries to stream again after this time, then after twice as much, up to an hour.
 const STREAM_AGAIN_MS = 300_000;
-// A connection that is cut at the same age twice, and within this, will be cut again.
+// If two connections in a row are cut at the same age, below this one, the network cuts streams.
 const CUT_MS = 120_000;
-// Polls begin at least so far apart. One without an event that ends sooner than this is a failure.
+// The least time between the starts of two polls.
 const POLL_MS = 100;
+// A poll without an event that ends before this is a failure.
 const IDLE_POLL_MS = 500;
 
-/** Opens a stream and keeps it open: one connection at a time, until `close()` or a final error. */
+/** Opens a stream and keeps it open, with one connection at a time, until `close()` or a final error. */
 export function openStream(
   url: URL,
   sink: Sink,
   { lastEventId, connectionId }: Resume,
   options: () => StreamOptions,
 ): Stream {
-  // What is known over all attempts.
+  // State over all attempts.
   let state: StreamState = { ...IDLE, connectionId };
-  let asked: number | undefined; // by `retry:`
-  let heartbeatMs = UNSAID_MS;
+  let serverRetryMs: number | undefined; // from `retry:`
+  let heartbeatMs = DEFAULT_HEARTBEAT_MS;
   let failures = 0;
-  let absences = 0; // how often in a row the hub or the address was gone
-  let known = connectionId !== null; // the stream has been open before
-  let patient = false; // the server has asked for the wait
-  let refreshed = false; // a 401 has been answered with fresh headers
-  let sentAway = false; // a `disconnected` has been answered by coming back
+  let absences = 0; // times in a row that the hub or the address was gone
+  let wasOpen = connectionId !== null; // the stream has been open before
+  let serverSetWait = false; // the server asked for the current wait
+  let refreshed = false; // after a 401 an attempt was made with new headers
+  let returned = false; // after `disconnected` an attempt was made
 
-  // Whether this network lets a stream through: it has (proven), or short answers only (polling).
-  let proven = false;
+  // State of the network. Streams get through (streamWorks), or only short answers do (polling).
+  let streamWorks = false;
   let polling = false;
-  let streamAt = 0; // when to try again
+  let streamAt = 0; // time of the next attempt to stream while polling
   let streamAgainMs = STREAM_AGAIN_MS;
-  let cutAge = 0;
+  let cutAge = 0; // age in ms at which the last stream was cut
 
-  // The attempt that runs; undefined while waiting. Whatever an earlier one still does is ignored.
-  let run: AbortController | undefined;
-  let calls: AbortController[] = []; // its requests: a stream, a poll, or both until one is heard
-  let heard: AbortController | undefined; // the one that counts
+  // The current attempt; undefined while waiting. Everything that an earlier attempt still does is ignored.
+  let current: AbortController | undefined;
+  let requests: AbortController[] = []; // of the attempt: a stream, a poll, or both until one is chosen
+  let chosen: AbortController | undefined; // the request whose answer counts
   let probe: ReturnType<typeof setTimeout> | undefined;
   let closed = false;
   let openedAt = 0;
   let lastByteAt = 0;
-  // The next attempt if none runs, else its watchdog.
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined; // next attempt; during one, its watchdog
 
   const idleMs = () => options().idleTimeoutMs ?? HEARTBEATS * heartbeatMs;
 
-  function set(change: Partial<StreamState>, error?: SSEError) {
+  function setState(change: Partial<StreamState>, error?: SSEError) {
     state = { ...state, ...change };
     sink(error ? { state, error } : { state });
   }
 
-  /** Every end of a connection comes by here, so the counters are settled here. */
-  function stop() {
+  /** Ends the current attempt, if any. It resets the counters if the stream was open for long enough. */
+  function endAttempt() {
     clearTimeout(timer);
     clearTimeout(probe);
-    for (const call of calls) call.abort();
-    calls = [];
-    run = heard = undefined;
+    for (const call of requests) call.abort();
+    requests = [];
+    current = chosen = undefined;
     // Not at the first byte: a server that crashes after each accept would be asked without a pause.
     const { resetAfterMs = 10_000 } = options().backoff ?? {};
     if (openedAt && Date.now() - openedAt >= resetAfterMs) {
       failures = absences = 0;
-      sentAway = false;
+      returned = false;
     }
     openedAt = 0;
   }
 
-  function end(connectionStatus: "closed" | "failed", error?: SSEError) {
-    stop();
-    set({ connectionStatus, error: error ?? null, retryAt: null }, error);
+  function finish(connectionStatus: "closed" | "failed", error?: SSEError) {
+    endAttempt();
+    setState({ connectionStatus, error: error ?? null, retryAt: null }, error);
   }
 
-  /** Schedules the next attempt: a jittered wait after the one that the server asked for, or exactly then. */
+  /**
+   * Schedules the next attempt after `least` milliseconds, the wait that the server asked for, plus a jittered
+   * wait. If `exactly`, the longer of the two.
+   */
   function retry(error: SSEError, least = 0, exactly = false) {
     const now = Date.now();
-    stop();
+    endAttempt();
     const { shouldReconnect, backoff: { minMs = 500, maxMs = 30_000 } = {} } = options();
     if (guard(() => shouldReconnect?.(error, failures)) === false) {
-      return end("failed", error);
+      return finish("failed", error);
     }
-    if (run || closed) return; // by what was called
-    // Exactly then the first time only: a server that sends everybody away at once is asked less and less.
-    const jitter = exactly && !failures ? 0 : fullJitter(failures, asked ?? minMs, maxMs);
+    if (current || closed) return; // shouldReconnect has reconnected or closed
+    // Without jitter the first time only: a server that ends every stream at once must be asked less and less.
+    const jitter = exactly && !failures ? 0 : fullJitter(failures, serverRetryMs ?? minMs, maxMs);
     const delay = delayOf(exactly ? Math.max(least, jitter) : least + jitter);
-    patient = least > 0;
+    serverSetWait = least > 0;
     timer = setTimeout(attempt, delay);
     failures++;
-    set(
+    setState(
       { connectionStatus: "reconnecting", error, attempt: failures, retryAt: now + delay },
       error,
     );
   }
 
-  // Bytes only note the time: one timer per idle period, not one per chunk.
+  /** Retries when no byte arrives for `idleMs()`. Bytes only set `lastByteAt`, so there is one timer per idle period. */
   function watch() {
     clearTimeout(timer);
-    // A clock that was set back would make the last byte one of the future.
+    // After the clock is set back, lastByteAt would be in the future.
     lastByteAt = Math.min(lastByteAt, Date.now());
     const left = lastByteAt + idleMs() - Date.now();
     if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
     else {
-      // Not one byte of this attempt: perhaps the network is another.
-      proven &&= openedAt > 0;
+      // An attempt without any byte: the network may have changed.
+      streamWorks &&= openedAt > 0;
       retry({ type: "idle-timeout", message: `no byte for ${idleMs()} ms` });
     }
   }
 
-  function request(headers: Headers, poll: boolean): URL {
-    const target = new URL(url);
-    if (poll) target.searchParams.set("poll", "1");
-    // Lets the server close the connection that this one replaces before it counts.
-    if (state.connectionId) target.searchParams.set("previous", state.connectionId);
-    if (!lastEventId) {
-      if (options().state) target.searchParams.set("state", "1");
-      return target;
-    }
-    // Across origins the header would cost a preflight each time, a query does not.
-    if (globalThis.location && location.origin !== url.origin) {
-      target.searchParams.set("last_event_id", lastEventId);
-    } else {
-      // [HTML spec 9.2.3] the id goes out as UTF-8; a header value is a string of bytes.
-      headers.set("Last-Event-ID", String.fromCharCode(...new TextEncoder().encode(lastEventId)));
-    }
-    return target;
-  }
-
-  /** `again` is the next poll of many, and no change of anything. */
+  /** Starts an attempt. With `again` it is the next of many polls, and the state stays as it is. */
   async function attempt(change: Partial<StreamState> = {}, again = false) {
     const since = openedAt;
-    stop();
+    endAttempt();
     if (again) openedAt = since;
     const mine = new AbortController();
-    run = mine;
+    current = mine;
     lastByteAt = Date.now();
     watch();
-    if (!again) set({ connectionStatus: "reconnecting", retryAt: null, ...change });
+    if (!again) setState({ connectionStatus: "reconnecting", retryAt: null, ...change });
     const { headers: given } = options();
     let value: HeadersInit | undefined;
     let headers: Headers;
     try {
       value = typeof given === "function" ? await given() : given;
     } catch (cause) {
-      if (mine === run) lost(cause);
+      if (mine === current) connectionLost(cause);
       return;
     }
-    if (mine !== run) return;
+    if (mine !== current) return;
     try {
       headers = new Headers(value);
       new Request(url, { headers });
     } catch (cause) {
-      // No attempt will be better.
-      return end("failed", { type: "request", message: textOf(cause), cause });
+      // The next attempt would fail too.
+      return finish("failed", { type: "request", message: textOf(cause), cause });
     }
     headers.set("Accept", "text/event-stream");
     const stream = !polling || lastByteAt >= streamAt;
     if (polling) void connect(mine, headers, true, stream);
     if (!stream) return;
     if (polling) postponeStream();
-    else if (!proven) {
+    else if (!streamWorks) {
       probe = setTimeout(() => void connect(mine, headers, true, true), PROBE_MS);
     }
     void connect(mine, headers, false, true);
   }
 
-  /** One request: a stream, or a poll, and whether the other is there too. */
+  /** Sends one request and reads the answer. If `contested`, another request of the attempt may be chosen. */
   async function connect(mine: AbortController, all: Headers, poll: boolean, contested: boolean) {
     const call = new AbortController();
-    calls.push(call);
-    const alive = () => mine === run && (heard ?? call) === call;
-    const hear = () => {
-      heard = call;
+    requests.push(call);
+    const alive = () => mine === current && (chosen ?? call) === call;
+    const choose = () => {
+      chosen = call;
       clearTimeout(probe);
-      for (const other of calls) if (other !== call) other.abort();
+      for (const other of requests) if (other !== call) other.abort();
     };
-    if (poll && !contested) hear();
+    if (poll && !contested) choose();
     const { credentials = "same-origin", fetch = globalThis.fetch } = options();
     const headers = new Headers(all);
     const beganAt = Date.now();
     const before = lastEventId;
-    let held = ""; // of a poll, while the stream may still be heard
+    let buffered = ""; // answer of a poll, while the stream may still be chosen
     try {
-      const response = await fetch(request(headers, poll), {
+      const target = prepare(url, headers, poll, lastEventId, state.connectionId, options().state);
+      const response = await fetch(target, {
         headers,
         credentials,
         cache: "no-store",
         signal: call.signal,
       });
-      // What is wrong with the request the stream is told too.
-      if (!alive() || (poll && !heard && !isStream(response))) return;
+      // The stream gets the same refusal, and reports it.
+      if (!alive() || (poll && !chosen && !isStream(response))) return;
       if (!accept(response)) return;
       const decoder = new TextDecoder();
       const feed = createFeed(alive);
@@ -259,34 +198,35 @@ export function openStream(
         if (!alive()) return;
         lastByteAt = Date.now();
         const text = typeof value === "string" ? value : decoder.decode(value, { stream: true });
-        if (!poll && !heard) {
-          hear();
-          proven = true;
+        if (!poll && !chosen) {
+          choose();
+          streamWorks = true;
           polling = false;
         }
-        if (heard) feed(text);
-        else held += text;
+        if (chosen) feed(text);
+        else buffered += text;
         if (!alive()) return;
       }
-      if (!poll) return lost("the stream ended");
-      if (!heard) {
+      if (!poll) return connectionLost("the stream ended");
+      if (!chosen) {
         if (!polling) await new Promise((resolve) => setTimeout(resolve, GRACE_MS));
         if (!alive()) return;
-        hear();
+        choose();
         if (!polling) fallBack();
-        feed(held);
+        feed(buffered);
       }
       if (!alive()) return;
       const took = Date.now() - beganAt;
       if (took < IDLE_POLL_MS && lastEventId === before)
-        return lost("the poll ended without an event");
+        return connectionLost("the poll ended without an event");
       failures = absences = 0;
       timer = setTimeout(() => void attempt({}, true), POLL_MS - Math.min(POLL_MS, took));
     } catch (cause) {
-      if (alive() && (heard || !poll)) lost(cause);
+      if (alive() && (chosen || !poll)) connectionLost(cause);
     }
   }
 
+  /** Switches to polls. */
   function fallBack() {
     polling = true;
     postponeStream();
@@ -297,8 +237,8 @@ export function openStream(
     streamAgainMs = Math.min(2 * streamAgainMs, 3600_000);
   }
 
-  /** A connection has ended, and the server has not said so. */
-  function lost(cause: unknown) {
+  /** Handles a connection that ended without `sse.closing`. */
+  function connectionLost(cause: unknown) {
     const age = openedAt && !polling ? Date.now() - openedAt : 0;
     if (age > 1000 && age < CUT_MS && Math.abs(age - cutAge) < age / 10) fallBack();
     cutAge = age || cutAge;
@@ -310,48 +250,40 @@ export function openStream(
     );
   }
 
-  /** What the status means. True if a stream follows. */
+  /** Handles the status of a response. True if it is a stream. */
   function accept(response: Response): boolean {
-    const { status, headers } = response;
+    const { status } = response;
     if (isStream(response)) return true;
-    if (status === 200) {
-      const contentType = headers.get("Content-Type");
-      end("failed", {
-        type: "content-type",
-        contentType,
-        message: `no event stream: ${contentType}`,
-      });
-    } else if (status === 204) {
+    if (status === 204) {
       // [HTML spec 9.2] 204 tells a client to stop reconnecting.
-      end("closed");
+      finish("closed");
     } else if (status === 401 && typeof options().headers === "function" && !refreshed) {
       refreshed = true;
       void attempt();
     } else {
-      const retryAfterMs = retryAfter(headers.get("Retry-After"));
-      const error: SSEError = { type: "http", status, retryAfterMs, message: `answered ${status}` };
-      if (/^(5..|408|425|429)$/.test(`${status}`)) {
-        retry(error, retryAfterMs);
-      } else if (known && (status === 404 || status === 410)) {
-        comeBackSlowly(error);
+      const error = errorOf(response);
+      if (isTransient(status)) {
+        retry(error, error.retryAfterMs);
+      } else if (wasOpen && (status === 404 || status === 410)) {
+        retrySlowly(error);
       } else {
-        end("failed", error);
+        finish("failed", error);
       }
     }
     return false;
   }
 
-  /** What was served a while ago and is not now: a slip in the config, or it moved. */
-  function comeBackSlowly(error: SSEError) {
+  /** Retries a stream that existed and is gone: it moved, or the config of the server has a mistake. */
+  function retrySlowly(error: SSEError) {
     retry(error, slowJitter(absences), true);
     absences++;
   }
 
-  /** The parser of one connection. `alive` turns false when one of its events has ended the connection. */
+  /** Creates the parser of one connection. `alive` is false once an event has ended the connection. */
   function createFeed(alive: () => boolean): (text: string) => void {
     let batch: RawEvent[] = [];
     let from = lastEventId;
-    let confirmed = false; // the server has named the position
+    let confirmed = false; // the server has sent an id
     const flush = (news: News = {}, position = lastEventId) => {
       if (batch.length || confirmed) {
         news = { from, position, events: batch, ...news };
@@ -368,14 +300,14 @@ export function openStream(
         confirmed = true;
       },
       onRetry(ms: number) {
-        asked = ms;
+        serverRetryMs = ms;
       },
       onEvent(type: string, data: string) {
         if (!alive()) return;
         if (type.startsWith("sse.")) {
-          // Its own id is already the position, and that is not where these events lead.
+          // lastEventId is already that of the control event; these events lead to an earlier position.
           if (batch.length) flush({}, batch.at(-1)?.id);
-          control(type, data, flush);
+          handleControl(type, data, flush);
         } else {
           batch.push({ id: lastEventId, type, data });
         }
@@ -385,21 +317,21 @@ export function openStream(
     return (text) => {
       parse(text);
       if (!alive()) return;
-      if (!openedAt) opened({});
+      if (!openedAt) setOpen({});
       flush({ silenceMs: idleMs() });
     };
   }
 
-  function opened(change: Partial<StreamState>) {
+  function setOpen(change: Partial<StreamState>) {
     openedAt ||= Date.now();
-    known = true;
+    wasOpen = true;
     refreshed = false;
     const transport = polling ? "poll" : "stream";
-    set({ connectionStatus: "open", error: null, attempt: 0, transport, ...change });
+    setState({ connectionStatus: "open", error: null, attempt: 0, transport, ...change });
   }
 
-  /** The events that the server itself sends. Another server may send some of these names, with anything in them. */
-  function control(event: string, data: string, flush: (news?: News) => void) {
+  /** Handles an event of the server itself. Other servers may send events with these names and any data. */
+  function handleControl(event: string, data: string, flush: (news?: News) => void) {
     const {
       reason,
       retryMs,
@@ -409,97 +341,59 @@ export function openStream(
       heartbeat,
       added = [],
       removed = [],
-    } = fields(data);
+    } = parseControl(data);
     if (event === "sse.connected") {
       if (heartbeat !== undefined) {
         heartbeatMs = heartbeat || Infinity;
         watch();
       }
       flush();
-      opened({ connectionId, user: user ?? "", protocol: protocol ?? null });
+      setOpen({ connectionId, user: user ?? "", protocol: protocol ?? null });
     } else if (event === "sse.gap") {
       flush({ gap: { reason, id: lastEventId } });
     } else if (event === "sse.topics") {
       flush({ topics: { added, removed, id: lastEventId } });
     } else if (event === "sse.closing" || event === "sse.rejected") {
       const error: SSEError = { type: "terminated", reason, message: `${event}: ${reason}` };
-      stop();
-      if (reason === "hub_closed") return comeBackSlowly(error);
+      endAttempt();
+      if (reason === "hub_closed") return retrySlowly(error);
       if (reason === "disconnected") {
-        if (sentAway) return end("failed", error);
-        sentAway = true;
+        if (returned) return finish("failed", error);
+        returned = true;
       }
       retry(error, retryMs, retryMs > 0);
     }
   }
 
-  /** Timers of hidden and sleeping pages cannot be trusted, so whoever wakes looks at the clock. */
-  function wake({ type }: Event) {
+  /** Checks the clock when the page wakes up, since timers of hidden and sleeping pages are late. */
+  function onWake({ type }: Event) {
     if (type !== "online" && document.visibilityState === "hidden") return;
     if (type === "online") {
-      proven = false;
+      streamWorks = false;
       streamAt = 0;
       streamAgainMs = STREAM_AGAIN_MS;
     }
-    if (run) {
-      // A new network leaves the old connection dead without a word.
+    if (current) {
+      // After a change of the network the old connection is dead, without an error.
       if (type === "online" || Date.now() - lastByteAt >= idleMs()) void attempt();
-    } else if (state.retryAt && !patient) {
+    } else if (state.retryAt && !serverSetWait) {
       void attempt();
     }
   }
-  const sleep = onPage(["online", "visibilitychange"], wake);
+  const stopListening = onPage(["online", "visibilitychange"], onWake);
   void attempt(connectionId ? {} : { connectionStatus: "connecting" });
 
   return {
     reconnect() {
-      stop();
+      endAttempt();
       failures = absences = 0;
-      refreshed = sentAway = false;
+      refreshed = returned = false;
       void attempt({ error: null, attempt: 0 });
     },
     close() {
       closed = true;
-      sleep();
-      stop();
+      stopListening();
+      endAttempt();
     },
   };
 }
-
-/** What the server's own events carry, each of them some of it. */
-interface Control {
-  reason: string;
-  retryMs: number;
-  connectionId: string;
-  user: string;
-  protocol?: string;
-  heartbeat?: number;
-  added?: string[];
-  removed?: string[];
-}
-
-/** The fields of a control event's data; none if it is no JSON object. */
-function fields(data: string): Control {
-  try {
-    return JSON.parse(data) ?? {};
-  } catch {
-    return {} as Control;
-  }
-}
-
-/** The body in the pieces in which it comes; as one piece where `fetch` has no streams. */
-async function* chunks(response: Response): AsyncGenerator<Uint8Array | string> {
-  if (!response.body) {
-    yield await response.text();
-    return;
-  }
-  const reader = response.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    yield value;
-  }
-}
-
-const isStream = ({ status, headers }: Response): boolean =>
-  status === 200 && /^text\/event-stream *(;|$)/i.test(headers.get("Content-Type") ?? "");

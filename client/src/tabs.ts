@@ -1,53 +1,54 @@
+import { IDLE, type News, type Stream } from "./news.js";
 import type { Open } from "./source.js";
-import { IDLE, type News, type Stream } from "./stream.js";
 import type { StreamState } from "./types.js";
 
-/** What the other tabs ask the leader. What the leader tells them is `News`. */
+/** A request of another tab to the leader. The leader sends `News`. */
 interface Question {
   ask: "state" | "reconnect";
 }
 
-/** Locks exist in secure contexts only, and the lock is what keeps two tabs from leading. */
+/** Tabs can share if there are locks, which need a secure context. A lock makes sure that one tab leads. */
 export const canShareTabs = (): boolean => Boolean(globalThis.isSecureContext && navigator.locks);
 
 /**
- * One stream for all tabs that use the same name: the tab that holds the lock has the stream and tells
- * the others. When it goes, the browser gives the lock to the next, which resumes from what it has seen.
+ * Opens one stream for all tabs that use the same name. The tab that holds the lock, the leader, has the
+ * stream and publishes to the others. When it closes, the browser gives the lock to the next tab, which
+ * resumes at its own position.
  */
 export const openInTabs =
   (name: string, open: Open): Open =>
   (sink, resume, options) => {
     const channel = new BroadcastChannel(name);
-    const turn = new AbortController(); // aborted when this tab leaves
+    const leaving = new AbortController(); // aborted when this tab leaves
     let { lastEventId: position } = resume;
     let state: StreamState = {
       ...IDLE,
       connectionStatus: "connecting",
       connectionId: resume.connectionId,
     };
-    let stream: Stream | undefined; // the leader's
+    let stream: Stream | undefined; // set in the leader
     let release: (() => void) | undefined;
-    // A leader whose page is blocked says nothing, not even that bytes arrive.
+    // A leader whose page is blocked reports nothing, not even bytes.
     let silenceMs = Infinity;
-    let deaf = false;
+    let leaderLost = false;
     let timer: ReturnType<typeof setTimeout> | undefined;
 
-    /** What every tab does with news, the leader too. */
-    function take(news: News) {
+    /** Applies news, in every tab. */
+    function apply(news: News) {
       state = news.state ?? state;
       position = news.position ?? position;
       silenceMs = news.silenceMs ?? silenceMs;
       sink(news);
     }
 
-    /** Leads for as long as the promise is pending. */
+    /** Makes this tab the leader for as long as the promise is pending. */
     function lead(): Promise<void> {
       clearTimeout(timer);
-      const tell = (news: News) => {
-        channel.postMessage(plain(news));
-        take(news);
+      const publish = (news: News) => {
+        channel.postMessage(cloneable(news));
+        apply(news);
       };
-      stream = open(tell, { lastEventId: position, connectionId: state.connectionId }, options);
+      stream = open(publish, { lastEventId: position, connectionId: state.connectionId }, options);
       return new Promise((resolve) => {
         release = resolve;
       });
@@ -55,36 +56,36 @@ export const openInTabs =
 
     const ask = (ask: Question["ask"]) => channel.postMessage({ ask } satisfies Question);
 
-    /** Starts to wait for the leader's next word anew. */
-    function listen() {
+    /** Restarts the timer for the leader's next report. */
+    function watchLeader() {
       clearTimeout(timer);
       if (state.connectionStatus !== "open" || silenceMs > MAX_SILENCE) return;
       timer = setTimeout(() => {
-        deaf = true;
-        take({ state: { ...state, connectionStatus: "reconnecting" }, deaf });
+        leaderLost = true;
+        apply({ state: { ...state, connectionStatus: "reconnecting" }, leaderLost });
       }, silenceMs);
     }
 
     channel.onmessage = ({ data }: MessageEvent<News | Question>) => {
       if (!("ask" in data)) {
-        // A leader listens to nobody: what the last one said late, its own stream brings.
+        // A leader ignores late reports of the one before. Its own stream has the same events.
         if (stream) return;
-        take(data);
-        if (deaf) ask("state");
-        deaf = false;
-        listen();
+        apply(data);
+        if (leaderLost) ask("state");
+        leaderLost = false;
+        watchLeader();
       } else if (data.ask === "reconnect") {
         stream?.reconnect();
       } else if (stream) {
-        // What was final for this tab need not be for the one that comes.
+        // A failure that was final for this tab may not be final for the tab that asks.
         if (/failed|closed/.test(state.connectionStatus)) stream.reconnect();
-        channel.postMessage(plain({ state, from: position, position, silenceMs }));
+        channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
       }
     };
 
-    // Rejects when it left before it was its turn, and where storage is blocked: then it is alone.
-    navigator.locks.request(name, { signal: turn.signal }, lead).catch(() => {
-      if (!turn.signal.aborted) void lead();
+    // Rejects if this tab left before it got the lock. Also where storage is blocked: then the tab uses its own stream.
+    navigator.locks.request(name, { signal: leaving.signal }, lead).catch(() => {
+      if (!leaving.signal.aborted) void lead();
     });
     ask("state");
     sink({ state });
@@ -96,7 +97,7 @@ export const openInTabs =
       },
       close() {
         clearTimeout(timer);
-        turn.abort();
+        leaving.abort();
         stream?.close();
         release?.();
         channel.close();
@@ -106,6 +107,6 @@ export const openInTabs =
 
 const MAX_SILENCE = 2 ** 31 - 1;
 
-/** Without the causes of errors: they are what user code threw, and may be anything. */
-const plain = (news: News): News =>
+/** A copy that can be posted: without the causes of errors, which may be any value that user code threw. */
+const cloneable = (news: News): News =>
   JSON.parse(JSON.stringify(news, (key, value) => (key === "cause" ? undefined : value)));

@@ -1,13 +1,13 @@
 import { textOf } from "./guard.js";
 
-/** What an endpoint answered. */
+/** The answer of an endpoint. */
 export interface Answer {
   status: number;
   text: string;
   retryAfter: string | null;
 }
 
-/** One POST below an endpoint. Rejects if there is no answer. */
+/** Sends one POST to a path below an endpoint. Rejects if there is no answer. */
 export type Transport = (
   path: string,
   headers: Record<string, string>,
@@ -15,29 +15,28 @@ export type Transport = (
   signal: AbortSignal,
 ) => Promise<Answer>;
 
-/** An endpoint, taken apart. `shown` and what a transport throws never hold the credentials. */
+/** A parsed endpoint. `shown` and the errors of the transport never contain the credentials. */
 export interface Endpoint {
   readonly shown: string;
-  /** The `Authorization` of a name and password in the URL. */
+  /** The `Authorization` header for a name and password in the URL. */
   readonly login: string | undefined;
   readonly transport: Transport;
 }
 
-/** Reads an endpoint: `http`, `https`, or `unix:///path/of.sock` for an admin API. */
+/** Parses an endpoint: `http`, `https`, or `unix:///path/of.sock` for an admin API. Throws a TypeError for others. */
 export function readEndpoint(endpoint: string, given?: typeof fetch): Endpoint {
   const url = parse(endpoint);
   const { protocol, username, password } = url;
   const login = username || password ? basic(username, password) : undefined;
-  // A URL with credentials is none that `fetch` takes, and errors print it.
+  // `fetch` rejects a URL with credentials, and errors print it.
   url.username = url.password = "";
   const shown = url.href.replace(/\/+$/, "");
   if (protocol === "unix:") {
     const socketPath = decodeURIComponent(url.pathname);
     return { shown, login, transport: overNode({ socketPath }, "/sse", undefined) };
   }
-  // The fetch of Node sends Sec-Fetch-Mode, and Caddy's admin API takes a client that does for a browser,
-  // whose Origin must be one of its own: it would refuse this client on another host. Node's own
-  // client sends neither.
+  // Node's `fetch` sends Sec-Fetch-Mode. Caddy's admin API takes such a client for a browser and requires an
+  // Origin of its own, so it refuses this client on another host. `node:http` sends no such header.
   const { hostname, port, pathname } = new URL(shown);
   const host = hostname.replace(/^\[|\]$/g, "");
   const transport =
@@ -52,11 +51,11 @@ function parse(endpoint: string): URL {
   try {
     url = new URL(endpoint);
   } catch {
-    // The error would print what was given, with the password in it.
+    // The error would print the endpoint with its password.
   }
   if (url && /^(https?|unix):$/.test(url.protocol)) return url;
   throw new TypeError(
-    "caddy-sse: the endpoint is no address to publish to: want http://, https:// or unix:///path/of.sock",
+    "caddy-sse: invalid endpoint: it must begin with http:// or https://, or be unix:///path/of.sock",
   );
 }
 
@@ -69,14 +68,14 @@ function basic(username: string, password: string): string {
 
 function overFetch(base: string, given?: typeof fetch): Transport {
   const { protocol, origin } = new URL(base);
-  // For an admin API on this host that is reached with Node's `fetch`. Elsewhere a proxy may have changed the host.
+  // Caddy's admin API requires this from Node's `fetch`. Not for https: there a proxy may have changed the host.
   const own = protocol === "http:" && { Origin: origin };
   return async (path, headers, body, signal) => {
     const response = await (given ?? fetch)(base + path, {
       method: "POST",
       headers: { ...own, ...headers },
       body,
-      // A redirect leads to a login page, which would be taken for the answer.
+      // A redirect often leads to a login page, whose 200 would look like the answer.
       redirect: "manual",
       signal,
     });
@@ -88,7 +87,7 @@ function overFetch(base: string, given?: typeof fetch): Transport {
   };
 }
 
-/** With `node:http`, which is loaded when it is used, or `fetch` at `base` where there is no Node. */
+/** A transport over `node:http`, loaded on first use. Where there is no Node it uses `fetch` with `base`. */
 function overNode(
   address: { socketPath: string } | { host: string; port: number | string },
   prefix: string,

@@ -1,14 +1,14 @@
 import type { Alert, Notification, Update } from "./payloads.js";
 
 /**
- * Where a stream is in its life.
+ * The status of a stream.
  *
- * - `idle`: nobody listens yet.
- * - `connecting`: the first attempt is on its way.
+ * - `idle`: there is no listener yet.
+ * - `connecting`: the first attempt has begun.
  * - `open`: bytes of the stream have arrived.
- * - `reconnecting`: the stream was lost or an attempt failed; waiting, or trying again.
- * - `closed`: `close()` was called, or the server answered 204. Only `reconnect()` leaves it.
- * - `failed`: trying again would not help (see `error`). Only `reconnect()` leaves it.
+ * - `reconnecting`: the stream was lost or an attempt failed, and the next attempt has begun or is scheduled.
+ * - `closed`: `close()` was called, or the server answered 204. Only `reconnect()` leaves this status.
+ * - `failed`: another attempt would not help (see `error`). Only `reconnect()` leaves this status.
  */
 export type ConnectionStatus =
   | "idle"
@@ -18,7 +18,7 @@ export type ConnectionStatus =
   | "closed"
   | "failed";
 
-/** The event types that the publisher's helpers send, and `message` for events without a type. */
+/** The event types that the methods of `Publisher` send, and `message` for events without a type. */
 export interface DefaultEvents {
   message: unknown;
   notification: Notification;
@@ -26,89 +26,91 @@ export interface DefaultEvents {
   alert: Alert;
 }
 
-/** One received event. The union over all types of `E`, told apart by `type`. */
+/** One received event: a union over all types of `E`, discriminated by `type`. */
 export type SSEMessage<E = DefaultEvents> = {
   [K in keyof E & string]: {
-    /** The event's position. Other than on caddy-sse, possibly empty. */
+    /** The event's position. It may be empty on servers other than caddy-sse. */
     readonly id: string;
     readonly type: K;
     readonly data: E[K];
-    /** When it arrived, in milliseconds since the epoch of `Date.now()`. */
+    /** The time of arrival, in milliseconds, as of `Date.now()`. */
     readonly receivedAt: number;
   };
 }[keyof E & string];
 
-/** Why events may be missing: the server's `sse.gap`. */
+/** A gap: events may be missing. The server reports it with `sse.gap`. */
 export interface Gap {
   /**
-   * `evicted`: history no longer reaches back to the position; `epoch`: the server's history began
-   * anew; `invalid`: the position was none of its own; `max_…`: the server took no second connection that
-   * would have fetched what a client of a shared stream missed; `held`: too many events came during one `load`.
+   * - `evicted`: the history no longer has the events after the position.
+   * - `epoch`: the server has a new history.
+   * - `invalid`: the position is not one of this server.
+   * - `max_…`: a client of a shared stream missed events, and the server refused the connection to get them.
+   * - `held`: too many events arrived during one `load`.
    */
   readonly reason: "evicted" | "epoch" | "invalid" | (string & {});
-  /** The position from which events follow without a hole. */
+  /** The position after which no events are missing. */
   readonly id: string;
 }
 
-/** How the server has changed what topics this connection receives: its `sse.topics`. */
+/** A change of the topics of this connection by the server, which reports it with `sse.topics`. */
 export interface TopicChange {
   readonly added: readonly string[];
   readonly removed: readonly string[];
-  /** The position from which this holds. */
+  /** The position after which the change holds. */
   readonly id: string;
 }
 
-/** What went wrong, told apart by `type`. `message` is for people. */
+/** An error, discriminated by `type`. `message` is for people. */
 export type SSEError = { readonly message: string } & (
   | {
       /**
-       * No answer, a broken connection, a stream that just ended, an event of more than 16 Mi
+       * No answer, a broken connection, a stream that ended without a reason, an event of more than 16 Mi
        * characters, or a `headers` function that threw.
        */
       readonly type: "network";
       readonly cause?: unknown;
     }
   | {
-      /** No such request can be made: a name and password in the URL, a header with a line feed. Final. */
+      /** The request is invalid: a name and password in the URL, or a header with a line feed. Final. */
       readonly type: "request";
       readonly cause: unknown;
     }
   | {
       /**
-       * Any status but 200 and 204. 5xx, 408, 425 and 429 are tried again. So are 404 and 410 of a stream
-       * that had been open, slowly. Others are final.
+       * Any status but 200 and 204. The client retries after 5xx, 408, 425 and 429. After 404 and 410 it
+       * retries slowly if the stream was open before. Others are final.
        */
       readonly type: "http";
       readonly status: number;
-      /** `Retry-After`; 0 if the answer had none, or did not expose it to another origin. */
+      /** `Retry-After` in milliseconds; 0 if the answer had none, or did not expose it to another origin. */
       readonly retryAfterMs: number;
     }
   | {
-      /** A 200 that is no event stream: a login page, a wrong address. Final. */
+      /** A 200 that is not an event stream, for example a login page or a wrong address. Final. */
       readonly type: "content-type";
       readonly contentType: string | null;
     }
   | {
-      /** Not one byte for `idleTimeoutMs`, not even a heartbeat. */
+      /** No byte for `idleTimeoutMs`, not even a heartbeat. */
       readonly type: "idle-timeout";
     }
   | {
       /**
-       * The server ended the stream and said why: `shutdown`, `lifetime`, `expired`, `disconnected`,
-       * `hub_closed`, or did not take one more: `max_connections`, `max_connections_per_user`,
-       * `max_connections_per_ip`, `starting`. A second `disconnected` is final; after
-       * `hub_closed` the client comes back slowly.
+       * The server gave a reason. It ended the stream: `shutdown`, `lifetime`, `expired`, `disconnected`,
+       * `hub_closed`. Or it refused the connection: `max_connections`, `max_connections_per_user`,
+       * `max_connections_per_ip`, `starting`. A second `disconnected` is final. After `hub_closed` the client
+       * retries slowly.
        */
       readonly type: "terminated";
       readonly reason: string;
     }
   | {
-      /** `load` failed. It is called again. */
+      /** `load` failed. The client calls it again. */
       readonly type: "load";
       readonly cause: unknown;
     }
   | {
-      /** The data of one event could not be parsed. The event is skipped, the stream goes on. */
+      /** The data of one event could not be parsed. The event is skipped. */
       readonly type: "malformed";
       readonly raw: string;
       readonly eventType: string;
@@ -116,67 +118,67 @@ export type SSEError = { readonly message: string } & (
     }
 );
 
-/** How long to wait between attempts. */
+/** The waits between attempts. */
 export interface BackoffOptions {
-  /** Upper bound of the first wait, until the server's `retry:` replaces it. Default: 500. */
+  /** Upper bound of the first wait, in milliseconds. The server's `retry:` replaces it. Default: 500. */
   minMs?: number;
-  /** Upper bound of every wait that the server has not asked for. Default: 30 000. */
+  /** Upper bound of all waits that the server did not ask for, in milliseconds. Default: 30 000. */
   maxMs?: number;
-  /** The stream must stay open this long before waits start small again. Default: 10 000. */
+  /** How long a stream must be open until the next wait is a first one again, in milliseconds. Default: 10 000. */
   resetAfterMs?: number;
 }
 
-/** Options of one stream, without how it is shared. */
+/** Options of one stream, except for those of sharing. */
 export interface StreamOptions {
   /**
-   * Request headers. A function is called anew for every attempt, and once more after a 401, so that
-   * a token can be refreshed. Default: none; cookies and HTTP authentication work without.
+   * Request headers. A function is called for every attempt. After a 401 there is one more attempt, so that
+   * the function can refresh a token. Default: none. Cookies and HTTP authentication work without.
    */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
   /** As in `fetch`; `"include"` for cookies across origins. Default: `"same-origin"`. */
   credentials?: RequestCredentials;
   /** Another implementation of `fetch`, whose `response.body` must be a stream. Default: the global one. */
   fetch?: typeof fetch;
-  /** The position to start from, for example the head a server-rendered page was built at. Default: now. */
+  /** The position to start from, for example that at which the server rendered the page. Default: the newest. */
   lastEventId?: string;
   /**
-   * Begins with the newest event of every `slot`, unless there is a position. Topics that are added later
-   * begin when they are added. Default: `false`.
+   * Starts with the newest event of every `slot`, unless there is a position. This does not apply to topics
+   * that are added later. Default: `false`.
    */
   state?: boolean;
   backoff?: BackoffOptions;
   /**
-   * Milliseconds without a byte after which the connection counts as dead. Default: 2.5 times the
-   * heartbeat that the server announces, and 37 500 until it has.
+   * A connection without a byte for this many milliseconds is dead. Default: 2.5 times the heartbeat that the
+   * server announces; 37 500 until it does.
    */
   idleTimeoutMs?: number;
   /**
-   * Asked before every attempt to come back, with how many have been made since the stream was open.
-   * `false` makes the stream `failed`. Not asked about final errors. Default: always `true`.
+   * Called before a reconnection is scheduled, with the number of attempts since the stream was open. If it
+   * returns `false`, the stream is `failed`. Not called for final errors. Default: always `true`.
    */
   shouldReconnect?: (error: SSEError, attempts: number) => boolean;
 }
 
-/** How a stream is shared. */
+/** Options of sharing a stream. */
 export type ShareOptions =
   | {
       /**
-       * `"page"`: one stream for all clients of the same URL and identity on this page. `false`: a
-       * stream of its own. Default: `"page"`.
+       * `"page"`: all clients of the same URL and identity on this page share one stream. `false`: the client
+       * has its own stream. Default: `"page"`.
        */
       share?: "page" | false;
-      /** Who is signed in, as your page knows it. Default: the headers, if they are no function. */
+      /** The signed-in user, as your page knows it. Default: the headers, unless they are a function. */
       identity?: string;
     }
   | {
       /**
-       * One stream for all tabs of this origin. Needs a secure context (https, or localhost) and
-       * falls back to `"page"` where there is none.
+       * All tabs of this origin share one stream. This needs a secure context (https or localhost). Without one
+       * it is the same as `"page"`.
        */
       share: "tabs";
       /**
-       * Who is signed in, for example the user's id. Tabs share a stream only if it is the same, so a
-       * tab that signs in as somebody else never sees events of the one before. `""` if there are no users.
+       * The signed-in user, for example an id. Tabs share a stream only if it is the same, so that a tab of
+       * another user never gets the events of this one. `""` if there are no users.
        */
       identity: string;
     };
@@ -184,22 +186,22 @@ export type ShareOptions =
 /** Options of {@link createSSE}. */
 export type SSEOptions = StreamOptions &
   ShareOptions & {
-    /** How many of the latest messages the snapshot keeps. Listeners get all. Default: 200. */
+    /** The number of latest messages in the snapshot. Listeners get all messages. Default: 200. */
     maxMessages?: number;
     /**
-     * Turns the data of an event into its payload; throwing makes the event malformed. Set it if you
+     * Converts the data of an event to its payload. If it throws, the event is malformed. Set it if you
      * publish `text`. Default: `JSON.parse`, and `null` for empty data.
      */
     parse?: (data: string, type: string) => unknown;
     /**
-     * Loads what the page shows; the events then change it. Called when the stream is open, and again
-     * after every gap. Events that arrive meanwhile are delivered after it. One that fails is reported
-     * and called again with growing waits; `signal` is aborted when its result is wanted no more.
+     * Loads the data of the page, which the events then change. Called when the stream is open, and again after
+     * every gap. Events that arrive meanwhile are delivered after it. If it fails, the error is reported and it
+     * is called again, with growing waits. `signal` is aborted when its result is no longer needed.
      */
     load?: (request: { signal: AbortSignal }) => unknown;
-    /** Called when events may be missing: load what you show anew, unless `load` does. */
+    /** Called when events may be missing. Load the data of the page again, unless `load` does. */
     onGap?: (gap: Gap) => void;
-    /** Topics to receive, sent as `?topic=`. Default: those in the URL. */
+    /** Topics to subscribe to, sent as `?topic=`. Default: those in the URL. */
     topics?: readonly string[] | undefined;
     /** Called when the server has changed the topics of this connection. */
     onTopics?: (change: TopicChange) => void;
@@ -207,55 +209,58 @@ export type SSEOptions = StreamOptions &
     onError?: (error: SSEError) => void;
   };
 
-/** The connection's part of a snapshot. */
+/** The state of the connection, a part of the snapshot. */
 export interface StreamState {
   readonly connectionStatus: ConnectionStatus;
-  /** The server's id of the open connection, or of the last one. */
+  /** The server's id of the open connection, or of the last connection. */
   readonly connectionId: string | null;
-  /** Who the server says this is; `""` if anonymous, `null` before it has said so. */
+  /** The user, as the server says; `""` if anonymous, `null` before the server has said so. */
   readonly user: string | null;
-  /** What the server says the stream comes by: `h1`, `h2` or `h3`; `null` before it has said so. */
+  /** The protocol of the stream, as the server says: `h1`, `h2` or `h3`; `null` before the server has said so. */
   readonly protocol: string | null;
-  /** Why the stream is not open, `null` while it is. */
+  /** Why the stream is not open; `null` while it is open. */
   readonly error: SSEError | null;
-  /** How many attempts to come back have been made or scheduled since the stream was open. */
+  /** The number of attempts, made or scheduled, since the stream was open. */
   readonly attempt: number;
-  /** When the next attempt is due, on the clock of `Date.now()`; `null` if none is scheduled. */
+  /** The time of the next attempt, as of `Date.now()`; `null` if none is scheduled. */
   readonly retryAt: number | null;
-  /** `poll` where the network holds back a long answer: many short ones then. */
+  /** `poll` if the network holds long answers back, so that the client requests many short ones. */
   readonly transport: "stream" | "poll";
 }
 
-/** Everything about a client at one moment. Frozen; a new object if and only if something changed. */
+/** The state of a client. It is frozen, and a new object if and only if something changed. */
 export interface SSESnapshot<E = DefaultEvents> extends StreamState {
-  /** The latest messages, oldest first, at most `maxMessages`. Emptied when the server says that the user is another. */
+  /** The latest messages, oldest first, at most `maxMessages`. Emptied when the server says that the user has changed. */
   readonly messages: readonly SSEMessage<E>[];
-  /** How many events could not be parsed. */
+  /** The number of events that could not be parsed. */
   readonly malformed: number;
-  /** The position up to which events have arrived. */
+  /** The position up to which all events have arrived. */
   readonly lastEventId: string;
 }
 
-/** A client of one stream, made by {@link createSSE}. */
+/** A client of one stream, created by {@link createSSE}. */
 export interface SSEClient<E = DefaultEvents> {
   /**
-   * Calls back after the snapshot changed, at most once a microtask. The first listener, of this
-   * method or of `on`, opens the stream; a task after the last one is removed it is closed. Returns
-   * the function that removes it.
+   * Calls the listener after the snapshot changed, at most once per microtask. The first listener, of this
+   * method or of `on`, opens the stream. The stream is closed a task after the last listener is removed.
+   * Returns the function that removes the listener.
    */
   subscribe(listener: () => void): () => void;
   getSnapshot(): SSESnapshot<E>;
-  /** Calls back once for each message of a type, or of every type (`"*"`). Returns the function that removes it. */
+  /**
+   * Calls the listener once for each message of a type, or of every type (`"*"`). Returns the function that
+   * removes the listener.
+   */
   on<K extends keyof E & string>(
     type: K,
     listener: (message: Extract<SSEMessage<E>, { type: K }>) => void,
   ): () => void;
   on(type: "*", listener: (message: SSEMessage<E>) => void): () => void;
-  /** Receives other topics, from the same position: nothing of those that stay is lost. */
+  /** Changes the topics. The stream continues at its position, so no event of a topic that stays is lost. */
   setTopics(topics: readonly string[]): void;
-  /** Drops the connection, if any, and connects now, from the same position. */
+  /** Closes the connection, if any, and connects at once, from the same position. */
   reconnect(): void;
-  /** Leaves the stream until `reconnect()`. Others that share it keep it. */
+  /** Leaves the stream until `reconnect()`. Other clients that share the stream keep it. */
   close(): void;
   /** Empties `messages` and sets `malformed` to 0. */
   clear(): void;

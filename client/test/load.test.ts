@@ -1,7 +1,7 @@
 // `load`, then follow: what is shown in the end is what the server has, whatever came between.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { createSSE, type SSEError, type SSEOptions } from "../src/index.js";
-import { IDLE, type News, type Sink } from "../src/stream.js";
+import { IDLE, type News, type Sink } from "../src/news.js";
 import type { ConnectionStatus } from "../src/types.js";
 import { connected, fakeServer, settle } from "./fake-server.js";
 import { randomFrom } from "./random.js";

@@ -1,0 +1,51 @@
+import type { Gap, SSEError, StreamState, TopicChange } from "./types.js";
+
+/** One event as received. */
+export interface RawEvent {
+  readonly id: string;
+  readonly type: string;
+  readonly data: string;
+}
+
+/** A report of a stream. An empty report means only that a byte has arrived. */
+export interface News {
+  state?: StreamState | undefined;
+  /** The positions before and after this report. `from` is the `position` of the report before. */
+  from?: string | undefined;
+  position?: string | undefined;
+  /** The events of one chunk. */
+  events?: readonly RawEvent[] | undefined;
+  gap?: Gap;
+  topics?: TopicChange;
+  error?: SSEError;
+  /** The next report comes within this many milliseconds, or the stream is dead. */
+  silenceMs?: number | undefined;
+  /** The tab that has the stream no longer answers. */
+  leaderLost?: boolean;
+}
+
+/** Receives the reports of a stream. It is never called after the stream's `close()`. */
+export type Sink = (news: News) => void;
+
+export interface Stream {
+  /** Connects again, from the position reached. */
+  reconnect(): void;
+  close(): void;
+}
+
+/** Where a new stream continues an earlier one. */
+export interface Resume {
+  readonly lastEventId: string;
+  readonly connectionId: string | null;
+}
+
+export const IDLE: StreamState = {
+  connectionStatus: "idle",
+  connectionId: null,
+  user: null,
+  protocol: null,
+  error: null,
+  attempt: 0,
+  retryAt: null,
+  transport: "stream",
+};
