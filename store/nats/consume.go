@@ -139,8 +139,8 @@ func (t *tail) deliver(ctx context.Context, messages []jetstream.Msg) error {
 	return failure
 }
 
-// checkNext refuses what is not the next message of the stream: the consumer may
-// be on a server that has yet to catch up.
+// checkNext returns errSkipped unless seq is the next message, or all messages between
+// were deleted. The consumer may be on a server that has yet to catch up.
 func (t *tail) checkNext(ctx context.Context, seq uint64) error {
 	next := t.last.seq + 1
 	switch {
