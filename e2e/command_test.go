@@ -83,14 +83,14 @@ func TestCommands(t *testing.T) {
 		{`send --user alice --type note {"a":1}`, "", 0, positions + "  to 1 connection\n", ""},
 		{`send --user alice --json --key k 1`, "", 0, `\{"id":"` + positions + `","connections":1\}\n`, ""},
 		{`send --user alice --key k 1`, "", 0, positions + "  to 1 connection; published before, with the same key\n", ""},
-		{`send --user bob --ttl 1m --slot s 1`, "", 0, positions + "  to no connection that is open now\n", ""},
+		{`send --user bob --ttl 1m --slot s 1`, "", 0, positions + "  to no open connection\n", ""},
 		{"send --topic news/1 --text @" + file, "", 0, positions + "  to 1 connection\n", ""},
 		{"send --session secret -", `{"b":2}`, 0, positions + "  to 1 connection\n", ""},
-		{"broadcast --hub chat --text -", "x", 0, positions + "  to no connection that is open now\n", ""},
-		{"send --user alice hello", "", 1, "", "Error: the payload is not JSON: .*; with --text it is sent as it is"},
-		{"send --user alice", "", 1, "", "there is no payload: give it as an argument, as @file, or as - for standard input"},
-		{"send --user alice @/nowhere", "", 1, "", "the payload @/nowhere: .*no such file"},
-		{"send --user alice --topic x 1", "", 1, "", "exactly one of --user, --topic, --session and --connection, not 2"},
+		{"broadcast --hub chat --text -", "x", 0, positions + "  to no open connection\n", ""},
+		{"send --user alice hello", "", 1, "", "Error: the payload is not JSON: .*; use --text to send a text"},
+		{"send --user alice", "", 1, "", "no payload given: give it as an argument, as @file, or as - for standard input"},
+		{"send --user alice @/nowhere", "", 1, "", "opening the payload @/nowhere: .*no such file"},
+		{"send --user alice --topic x 1", "", 1, "", "exactly one of --user, --topic, --session and --connection \\(got 2\\)"},
 		{"send --user alice --ttl soon 1", "", 1, "", `ttl must be a duration .*"soon"`},
 		{"send --users alice 1", "", 1, "", "unknown flag: --users"},
 		{"broadcast --user alice 1", "", 1, "", "unknown flag: --user"},
@@ -99,7 +99,7 @@ func TestCommands(t *testing.T) {
 		{"broadcast --ndjson -", "\n" + `{"text":"1"}` + "\n\n" + `{"text":"2","type":"t"}` + "\n", 0, "2 events in 1 batch\n", ""},
 		{"broadcast --ndjson --json -", `{"text":"3"}` + "\n" + `{"text":"4"}` + "\n", 0, `(\{"id":"` + positions + `","connections":1\}\n){2}`, ""},
 		{"broadcast --ndjson -", "\n" + `{"text":"1"}` + "\n\n" + `{"text":2}` + "\n", 1, "", "Error: line 4: text must be a string"},
-		{"broadcast --ndjson -", `{"text":"1"}` + "\n[]\n", 1, "", `Error: line 2 is no JSON object: "\[\]"; .*before it 1 event was published; repeat the command with --key \S+ within`},
+		{"broadcast --ndjson -", `{"text":"1"}` + "\n[]\n", 1, "", `Error: line 2 is not a JSON object: "\[\]"; .*before it 1 event was published; repeat the command with --key \S+ within`},
 		{"broadcast --ndjson -", "\n", 1, "", "the payload has no event"},
 		{"send --ndjson --user alice -", `{"topic":"news/2","text":"of its own"}` + "\n" + `{"text":"mine"}`, 0, `2 events in \d batch(es)?\n`, ""},
 		{"disconnect", "", 1, "", "say which connections end"},
@@ -165,7 +165,7 @@ func TestCommandReachesCaddy(t *testing.T) {
 	s.Terminate(Patience)
 
 	began := time.Now()
-	bare("status", "--address", socket).check(t, "a socket without a server", 5, "", "Error: Caddy cannot be reached at "+regexp.QuoteMeta(socket)+": .*; start it with `caddy run`, or name its admin endpoint with --address, or its config with --config")
+	bare("status", "--address", socket).check(t, "a socket without a server", 5, "", "Error: Caddy cannot be reached at "+regexp.QuoteMeta(socket)+": .*; start it with `caddy run`, or give its admin endpoint with --address or its config with --config")
 	bare("tail", "--address", fmt.Sprintf("localhost:%d", FreePort(t))).check(t, "a port without a server", 5, "", "connection refused")
 	bare("send", "--user", "a", "1", "--address", "localhost:99999").check(t, "a wrong port", 1, "", "invalid address \"localhost:99999\"")
 	bare("status", "--config", "/nowhere/Caddyfile").check(t, "no config", 1, "", "/nowhere/Caddyfile")

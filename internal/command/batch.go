@@ -22,23 +22,23 @@ const (
 	maxBatchBytes = 8 << 20
 )
 
-// batcher reads events from lines, and fills in what they leave out.
+// batcher reads events from lines and completes them with the fields of the flags.
 type batcher struct {
 	in     *bufio.Reader
 	fields []field
-	key    string // what the keys begin with
+	key    string // prefix of the generated keys
 
-	line int    // number of the last one that was read
-	next []byte // an event that had no room in the batch before
+	line int    // number of the last line that was read
+	next []byte // an event that did not fit into the batch before
 }
 
-// batch is what is published at once.
+// batch is events that are published with one request.
 type batch struct {
 	body  []byte
-	lines []int // of the events
+	lines []int // line numbers of the events
 }
 
-// publishLines publishes the events of in, a batch at a time.
+// publishLines publishes the events of in, in batches.
 func publishLines(c *call, path string, in io.Reader, fields []field) error {
 	b := &batcher{in: bufio.NewReaderSize(in, 1<<20), fields: fields, key: stringFlag(c.Command, "key")}
 	if b.key == "" {
@@ -47,22 +47,22 @@ func publishLines(c *call, path string, in io.Reader, fields []field) error {
 	progress := &progress{printer: c.err, began: time.Now()}
 	defer progress.end()
 	for {
-		some, err := b.read()
-		if len(some.lines) > 0 {
-			if err := c.publishBatch(path, some, progress); err != nil {
-				return b.failed(progress, err)
+		events, err := b.read()
+		if len(events.lines) > 0 {
+			if err := c.publishBatch(path, events, progress); err != nil {
+				return b.withProgress(progress, err)
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return b.failed(progress, err)
+			return b.withProgress(progress, err)
 		}
 	}
 	progress.end()
 	if progress.events == 0 {
-		return c.usage("the payload has no event: --ndjson takes one JSON object a line")
+		return c.usage("the payload has no event: with --ndjson it must have one JSON object per line")
 	}
 	if !c.json {
 		c.out.printf("%s in %s\n", progress, count(progress.batches, "batch", "batches"))
@@ -70,10 +70,10 @@ func publishLines(c *call, path string, in io.Reader, fields []field) error {
 	return nil
 }
 
-func (c *call) publishBatch(path string, some batch, progress *progress) error {
-	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/x-ndjson", some.body)
+func (c *call) publishBatch(path string, events batch, progress *progress) error {
+	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/x-ndjson", events.body)
 	if err != nil {
-		return some.locate(err)
+		return events.locate(err)
 	}
 	if c.json {
 		if err := c.raw(answer, nil); err != nil {
@@ -81,34 +81,34 @@ func (c *call) publishBatch(path string, some batch, progress *progress) error {
 		}
 	}
 	if err := progress.add(answer); err != nil {
-		return fmt.Errorf("%s answered with what is no JSON: %w", c.client.address, err)
+		return fmt.Errorf("the answer of %s is not JSON: %w", c.client.address, err)
 	}
 	return nil
 }
 
-// read waits for an event, and takes those with it that are there already. Its error
-// concerns what comes after the batch.
-func (b *batcher) read() (some batch, err error) {
-	for len(some.lines) < maxBatch {
+// read waits for an event, and adds the events that are already buffered. The batch is
+// valid also with an error, which is about the event after it.
+func (b *batcher) read() (events batch, err error) {
+	for len(events.lines) < maxBatch {
 		if b.next == nil {
-			if len(some.lines) > 0 && !b.ready() {
+			if len(events.lines) > 0 && !b.ready() {
 				break
 			}
 			if b.next, err = b.event(); err != nil {
 				break
 			}
 		}
-		if len(some.body)+len(b.next) > maxBatchBytes && len(some.lines) > 0 {
+		if len(events.body)+len(b.next) > maxBatchBytes && len(events.lines) > 0 {
 			break
 		}
-		some.body = append(some.body, b.next...)
-		some.lines = append(some.lines, b.line)
+		events.body = append(events.body, b.next...)
+		events.lines = append(events.lines, b.line)
 		b.next = nil
 	}
-	return some, err
+	return events, err
 }
 
-// ready reports whether there is an event for which nobody has to wait.
+// ready reports whether a whole event is buffered.
 func (b *batcher) ready() bool {
 	for {
 		buffered, err := b.in.Peek(b.in.Buffered())
@@ -133,7 +133,7 @@ func (b *batcher) event() ([]byte, error) {
 		}
 		switch {
 		case err == errLong:
-			return nil, fmt.Errorf("line %d is longer than %d bytes, which no event may be", b.line, maxBatchBytes)
+			return nil, fmt.Errorf("line %d is longer than %d bytes, the most that an event may have", b.line, maxBatchBytes)
 		case err != nil && err != io.EOF:
 			return nil, fmt.Errorf("reading line %d: %w", b.line+1, err)
 		}
@@ -148,7 +148,7 @@ func (b *batcher) event() ([]byte, error) {
 
 var errLong = errors.New("the line is too long")
 
-// readLine reads up to a line break, or to the end.
+// readLine reads a line with its line break, or up to the end of the input.
 func readLine(in *bufio.Reader, limit int) (line []byte, err error) {
 	for {
 		part, err := in.ReadSlice('\n')
@@ -162,11 +162,12 @@ func readLine(in *bufio.Reader, limit int) (line []byte, err error) {
 	}
 }
 
-// complete adds to an event what its line leaves out, and ends it with a line break.
+// complete adds the fields of the flags that the event does not have, and a key. The
+// result ends with a line break.
 func (b *batcher) complete(line []byte) ([]byte, error) {
 	var has map[string]json.RawMessage
 	if err := json.Unmarshal(line, &has); err != nil || has == nil {
-		return nil, fmt.Errorf("line %d is no JSON object: %.100q; with --ndjson each line is an event, such as {\"user\":\"alice\",\"data\":1}", b.line, bytes.TrimSpace(line))
+		return nil, fmt.Errorf("line %d is not a JSON object: %.100q; with --ndjson each line must be an event, for example {\"user\":\"alice\",\"data\":1}", b.line, bytes.TrimSpace(line))
 	}
 	targeted := slices.ContainsFunc(targetFields, func(name string) bool { return has[name] != nil })
 	var add []field
@@ -181,28 +182,29 @@ func (b *batcher) complete(line []byte) ([]byte, error) {
 	return append(inject(line, add), '\n'), nil
 }
 
-// failed says what was published before an error, and how to go on.
-func (b *batcher) failed(p *progress, err error) error {
+// withProgress adds to an error how many events were published before it, and how to
+// repeat the command.
+func (b *batcher) withProgress(p *progress, err error) error {
 	if p.events == 0 {
 		return err
 	}
-	said := fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes and they are not doubled",
+	full := fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes: then these are not published twice",
 		err, count(p.events, "event was", "events were"), b.key)
 	if failure, ok := errors.AsType[*exitError](err); ok {
-		return &exitError{failure.code, said}
+		return &exitError{failure.code, full}
 	}
-	return said
+	return full
 }
 
-var ofLine = regexp.MustCompile(`^line (\d+): `)
+var linePrefix = regexp.MustCompile(`^line (\d+): `)
 
-// locate puts the number of the line in the input in place of that in the batch.
+// locate replaces the line number of the batch in an error by that of the input.
 func (s batch) locate(err error) error {
 	failure, ok := errors.AsType[*refusal](err)
 	if !ok || failure.Status == 503 {
 		return err
 	}
-	if m := ofLine.FindStringSubmatch(failure.Message); m != nil {
+	if m := linePrefix.FindStringSubmatch(failure.Message); m != nil {
 		if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(s.lines) {
 			return fmt.Errorf("line %d: %s", s.lines[n-1], failure.Message[len(m[0]):])
 		}
@@ -210,13 +212,13 @@ func (s batch) locate(err error) error {
 	return err
 }
 
-// progress counts what was published, and shows it on a terminal.
+// progress counts published events, and shows the count on a terminal.
 type progress struct {
 	*printer
 	began                       time.Time
 	events, batches, duplicates int
 	shown                       time.Time
-	open                        bool // there is a line without an end
+	open                        bool // the terminal shows a line that is not finished
 }
 
 // add counts the receipts of a batch.

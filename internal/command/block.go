@@ -16,7 +16,8 @@ type block struct {
 // blockReader reads a stream of this module, whose lines end in LF.
 type blockReader struct{ in *bufio.Reader }
 
-// next reads up to an empty line, or a comment. What has no end is not returned.
+// next reads a block, which ends with an empty line or a comment. It returns no block that
+// was cut off.
 func (r *blockReader) next() (b block, err error) {
 	var data []string
 	for {

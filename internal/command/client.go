@@ -20,13 +20,13 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// client speaks with an admin endpoint. It does what caddycmd.AdminAPIRequest does,
-// and besides tells its errors apart, keeps its connection, and ends with a context.
+// client calls an admin endpoint. Other than caddycmd.AdminAPIRequest it has typed errors,
+// keeps its connection open, and ends with a context.
 type client struct {
 	http    *http.Client
-	address string // as it was given
+	address string // as given
 	origin  string
-	hub     string // empty: the default
+	hub     string // empty: the default hub
 	timeout time.Duration
 	reached bool // Caddy has answered
 }
@@ -52,7 +52,7 @@ func newClient(flags *pflag.FlagSet) (*client, error) {
 		err = errors.New("it has more than one port")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("invalid address %q of the admin endpoint: %w; it is like localhost:2019 or unix//run/caddy.sock", c.address, err)
+		return nil, fmt.Errorf("invalid address %q of the admin endpoint: %w (examples: localhost:2019, unix//run/caddy.sock)", c.address, err)
 	}
 	c.origin = "http://" + addr.JoinHostPort(0)
 	if addr.IsUnixNetwork() {
@@ -70,7 +70,7 @@ func newClient(flags *pflag.FlagSet) (*client, error) {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// refusal is an answer that is no success.
+// refusal is an answer with a status other than 200.
 type refusal struct {
 	Status       int      `json:"-"`
 	Message      string   `json:"error"`
@@ -81,8 +81,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.Message }
 
-// open sends one request, and returns the answer if it is a success. Its errors are a
-// *refusal, and those of unreachable.
+// open sends one request and returns an answer with status 200. The error is a *refusal,
+// or one of unreachable.
 func (c *client) open(ctx context.Context, method, path string, query url.Values, contentType string, body []byte) (*http.Response, error) {
 	if c.hub != "" {
 		if query == nil {
@@ -120,34 +120,33 @@ func (c *client) open(ctx context.Context, method, path string, query url.Values
 	failure := &refusal{Status: resp.StatusCode}
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if media != "application/json" || json.Unmarshal(text, failure) != nil || failure.Message == "" {
-		failure.Message = fmt.Sprintf("%s answered %s %s with %s: is it a Caddy with the module caddy-sse, as new as this command? %s",
+		failure.Message = fmt.Sprintf("%s answered %s %s with %s: is it a Caddy with the module caddy-sse, of the same version as this command? %s",
 			c.address, method, path, resp.Status, printable(strings.TrimSpace(string(text))))
 	}
 	return nil, failure
 }
 
-// unreachable is the error of a request without an answer.
+// unreachable returns the error of a request without an answer.
 func (c *client) unreachable(err error) error {
 	if urlError, ok := errors.AsType[*url.Error](err); ok {
-		err = urlError.Err // its address is not that of the socket
+		err = urlError.Err // without the URL, which is not the address of a socket
 	}
 	if c.reached {
-		return fail(exitUnreachable, "Caddy at %s does not answer any more: %w", c.address, err)
+		return fail(exitUnreachable, "Caddy at %s no longer answers: %w", c.address, err)
 	}
-	return fail(exitUnreachable, "Caddy cannot be reached at %s: %w; start it with `caddy run`, or name its admin endpoint with --address, or its config with --config", c.address, err)
+	return fail(exitUnreachable, "Caddy cannot be reached at %s: %w; start it with `caddy run`, or give its admin endpoint with --address or its config with --config", c.address, err)
 }
 
-// answerWithin is how long one answer may take: publishing tries for 10 s.
+// answerWithin is how long one answer may take. Caddy tries up to 10 s to store an event.
 const answerWithin = 15 * time.Second
 
-// do sends a request until it is answered, and returns the answer. While Caddy answers
-// 503, and when a connection is lost, it sends it again, until the time is over: all
-// requests are such that they may be repeated.
+// do sends a request and returns the answer. After a 503 or a lost connection it sends the
+// request again, until the timeout. All requests of this command can be repeated.
 func (c *client) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte) ([]byte, error) {
 	over := time.Now().Add(c.timeout)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		answer, err := c.try(ctx, method, path, query, contentType, body)
-		if err == nil || !c.again(err) {
+		if err == nil || !c.canRetry(err) {
 			return answer, err
 		}
 		if time.Now().Add(pause).After(over) {
@@ -156,7 +155,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 				if failure.Stored != "" {
 					stored = " (stored: " + failure.Stored + ")"
 				}
-				err = &exitError{exitUnreachable, fmt.Errorf("%w%s, for %s; look at `caddy sse status`, and try again", failure, stored, c.timeout)}
+				err = &exitError{exitUnreachable, fmt.Errorf("%w%s, for %s; check `caddy sse status` and try again", failure, stored, c.timeout)}
 			}
 			return nil, err
 		}
@@ -183,9 +182,9 @@ func (c *client) try(ctx context.Context, method, path string, query url.Values,
 	return answer, nil
 }
 
-// again reports whether a request is to be sent again. A Caddy that never answered is
-// not waited for, unless it took the connection.
-func (c *client) again(err error) bool {
+// canRetry reports whether a request should be sent again: after a 503, and after a lost
+// connection. If Caddy never answered and the dial failed, it does not run.
+func (c *client) canRetry(err error) bool {
 	if failure, ok := errors.AsType[*refusal](err); ok {
 		return failure.Status == http.StatusServiceUnavailable
 	}
@@ -193,24 +192,24 @@ func (c *client) again(err error) bool {
 	return c.reached || !ok || op.Op != "dial"
 }
 
-// get reads an answer into v, and returns it as it is.
+// get decodes an answer into v, and also returns it unchanged.
 func (c *client) get(ctx context.Context, method, path string, query url.Values, v any) ([]byte, error) {
 	answer, err := c.do(ctx, method, path, query, "", nil)
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(answer, v); err != nil {
-		return nil, fmt.Errorf("%s answered %s with what is no JSON: %w", c.address, path, err)
+		return nil, fmt.Errorf("the answer of %s to %s is not JSON: %w", c.address, path, err)
 	}
 	return answer, nil
 }
 
-// isNothing reports whether the API answered that what is named is not there. That
-// there is no such hub is a mistake.
+// isNothing reports whether the API answered that no connection matches. A 404 for an
+// unknown hub is not meant: that is a mistake in the command.
 func isNothing(err error) bool {
 	failure, ok := errors.AsType[*refusal](err)
 	return ok && failure.Status == http.StatusNotFound && strings.HasPrefix(failure.Message, "there is no open connection")
 }
 
-// hubName is the hub that is meant.
+// hubName returns the name of the hub.
 func (c *client) hubName() string { return cmp.Or(c.hub, "default") }

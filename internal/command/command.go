@@ -1,5 +1,4 @@
-// Package command is `caddy sse`: the API on the admin endpoint, for people and for
-// scripts.
+// Package command implements `caddy sse`. It uses the API on the admin endpoint.
 package command
 
 import (
@@ -22,7 +21,7 @@ func init() {
 	})
 }
 
-// The exit codes beside 0. 2 and 3 are Caddy's own.
+// Exit codes other than 0. Caddy itself uses 2 and 3.
 const (
 	exitRefused     = caddy.ExitCodeFailedStartup
 	exitNothing     = 4
@@ -42,14 +41,14 @@ func fail(code int, format string, args ...any) error {
 	return &exitError{code, fmt.Errorf(format, args...)}
 }
 
-// build makes cmd the command sse.
+// build adds the subcommands and flags to the command sse.
 func build(cmd *cobra.Command) {
 	cmd.Long = `
 Publishes events to the clients of the sse directive, lists their connections, and
 follows what is published.
 
-It speaks with a running Caddy by its admin endpoint, at ` + caddy.DefaultAdminListen + `, at
---address, or at the address in the file that --config names.
+It uses the admin endpoint of a running Caddy: at ` + caddy.DefaultAdminListen + `, at the address
+of --address, or at that of the config file of --config.
 
 Exit codes:
 
@@ -77,8 +76,8 @@ Exit codes:
 	flags.StringP("config", "c", "", "Configuration file (if --address is not used)")
 	flags.StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 	flags.String("hub", "", "Name of the hub (default \"default\")")
-	flags.Bool("json", false, "Print JSON, as the API answers it")
-	flags.Duration("timeout", 30*time.Second, "How long to try again while Caddy answers that it cannot store or serve")
+	flags.Bool("json", false, "Print the JSON answer of the API")
+	flags.Duration("timeout", 30*time.Second, "How long to retry while Caddy cannot store or serve")
 	cmd.AddCommand(statusCommand(), sendCommand(), broadcastCommand(), connectionsCommand(),
 		usersCommand(), disconnectCommand(), tailCommand(), whyCommand())
 }
@@ -93,7 +92,7 @@ type call struct {
 	json   bool
 }
 
-// run makes f what a subcommand does.
+// run returns a function of a cobra command that calls f.
 func run(f func(*call) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		client, err := newClient(cmd.Flags())
@@ -111,15 +110,14 @@ func run(f func(*call) error) func(*cobra.Command, []string) error {
 		if !ok {
 			return err
 		}
-		// Caddy prints no error with an exit code of its own, but for its log.
+		// Caddy does not print an error that has an exit code.
 		cmd.SilenceErrors = true
 		c.err.printf("Error: %s\n", err)
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return failure.code, nil })(cmd, args)
 	}
 }
 
-// The flags of a command exist, so these cannot fail.
-
+// boolFlag, stringFlag and listFlag panic if the command does not have the flag.
 func boolFlag(cmd *cobra.Command, name string) bool {
 	v, err := cmd.Flags().GetBool(name)
 	if err != nil {

@@ -156,7 +156,7 @@ func TestSendGivesUp(t *testing.T) {
 		answerJSON(w, status, `{"error":"the store is away","stored":"unknown","key":"k"}`)
 	})
 	a.execute(t, nil, "broadcast", "--timeout", "300ms", "1").check(t, exitUnreachable, "",
-		"Error: the store is away (stored: unknown), for 300ms", "try again, with --key ")
+		"Error: the store is away (stored: unknown), for 300ms", "try again with --key ")
 	if asked, _ := a.requests(); len(asked) < 2 {
 		t.Errorf("asked %q", asked)
 	}
@@ -250,7 +250,7 @@ func TestCompletedLines(t *testing.T) {
 		}
 	}
 	for _, line := range []string{`[]`, `null`, `{"a":1`, `{} {}`, "\ufeff{}"} {
-		if got, err := b.complete([]byte(line)); err == nil || !strings.Contains(err.Error(), "line 7 is no JSON object") {
+		if got, err := b.complete([]byte(line)); err == nil || !strings.Contains(err.Error(), "line 7 is not a JSON object") {
 			t.Errorf("%s became %s %v", line, got, err)
 		}
 	}
@@ -300,7 +300,7 @@ func TestTailComesBack(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format("15:04:05.000")
 	want := strings.ReplaceAll(strings.Join([]string{
 		`@  e-2  note\x1b[2J       user a, 3 B  {"a":1}`,
-		`-- events may be missing here: the history has begun anew`,
+		`-- events may be missing here: a new history has begun`,
 		`@  f-1  message           all, 1 B  "\u001b"`,
 		`@  f-2  (command)         {"disconnect":{}}`,
 		`@  f-3  (replaced)        topic a, b, c and 1 more`,
@@ -379,7 +379,7 @@ func TestTablesArePrintable(t *testing.T) {
 	})
 	a.execute(t, nil, "users", "--limit", "2", "--topic", "x", "--topic", "y").check(t, 0,
 		"USER           CONNECTIONS  SINCE\n"+`a\x1b[2J\n\tb  1,200        3 hours ago`+"\nzoë            1            3 hours ago\n",
-		"go on with --after zoë")
+		"continue with --after zoë")
 	if asked, _ := a.requests(); asked[0] != "GET /sse/users?limit=2&topic=x&topic=y" {
 		t.Errorf("asked %q", asked)
 	}

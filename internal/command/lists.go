@@ -55,17 +55,17 @@ func status(c *call) error {
 			store += c.out.paint(yellow, "; "+printable(h.Store.Note))
 		}
 		if !h.Store.Connected {
-			store += c.out.paint(red, ": "+or(h.Store.Problem, "not connected"))
+			store += c.out.paint(red, ": "+orElse(h.Store.Problem, "not connected"))
 		}
 		rows = append(rows, []string{
 			printable(name), humanize.Comma(int64(h.Connections)), humanize.Comma(int64(h.Users)),
-			humanize.Comma(int64(h.Events)), humanize.IBytes(h.Bytes), or(h.Head, "-"), store,
+			humanize.Comma(int64(h.Events)), humanize.IBytes(h.Bytes), orElse(h.Head, "-"), store,
 		})
 	}
 	return c.out.table(rows)
 }
 
-// raw prints an answer as it is.
+// raw prints an answer unchanged.
 func (c *call) raw(text []byte, err error) error {
 	if err == nil {
 		_, err = c.out.Write(text)
@@ -73,18 +73,18 @@ func (c *call) raw(text []byte, err error) error {
 	return err
 }
 
-// warnMissing tells of nodes that are not in the answer.
+// warnMissing warns about nodes that did not answer.
 func (c *call) warnMissing(missing []string, what string) {
 	if len(missing) > 0 {
-		c.err.printf("%s\n", c.err.paint(yellow, count(len(missing), "node", "nodes")+" did not answer, and "+what+": "+some(missing)))
+		c.err.printf("%s\n", c.err.paint(yellow, count(len(missing), "node", "nodes")+" did not answer, and "+what+": "+shortList(missing)))
 	}
 }
 
-// filters adds the flags that choose connections.
-func filters(cmd *cobra.Command, names ...string) *cobra.Command {
+// addFilters adds the flags that select connections.
+func addFilters(cmd *cobra.Command, names ...string) *cobra.Command {
 	for name, usage := range map[string]string{
 		"user":    "Of this user; repeatable",
-		"session": "Of this session, by its hash as it is listed; repeatable",
+		"session": "Of this session, by its hash as listed; repeatable",
 		"topic":   "That receive this topic; repeatable",
 	} {
 		if slices.Contains(names, name) {
@@ -94,15 +94,15 @@ func filters(cmd *cobra.Command, names ...string) *cobra.Command {
 	return cmd
 }
 
-// paged adds the flags of a listing.
-func paged(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().Int("limit", 100, "How many at most, up to 1000")
-	cmd.Flags().String("after", "", "Go on after this one, as the listing before says")
+// addPaging adds the flags for a part of a list.
+func addPaging(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().Int("limit", 100, "List at most this many, up to 1000")
+	cmd.Flags().String("after", "", "Continue after this entry, as the list before says")
 	return cmd
 }
 
-// query is what the flags say of those that the API takes by the same name.
-func query(cmd *cobra.Command, names ...string) url.Values {
+// queryOf returns the flags that were given, as parameters of the API with the same names.
+func queryOf(cmd *cobra.Command, names ...string) url.Values {
 	q := url.Values{}
 	for _, name := range names {
 		flag := cmd.Flags().Lookup(name)
@@ -118,7 +118,7 @@ func query(cmd *cobra.Command, names ...string) url.Values {
 }
 
 func connectionsCommand() *cobra.Command {
-	return paged(filters(&cobra.Command{
+	return addPaging(addFilters(&cobra.Command{
 		Use:   "connections",
 		Short: "Lists open connections, of all nodes",
 		Long:  "Lists open connections, of all nodes, in the order in which they were opened. The exit code is 4 if none matches.",
@@ -139,7 +139,7 @@ func connections(c *call) error {
 		Next    string
 		Missing []string
 	}
-	text, err := c.client.get(c.Context(), http.MethodGet, "/sse/connections", query(c.Command, "user", "session", "topic", "limit", "after"), &answer)
+	text, err := c.client.get(c.Context(), http.MethodGet, "/sse/connections", queryOf(c.Command, "user", "session", "topic", "limit", "after"), &answer)
 	if err != nil {
 		return err
 	}
@@ -152,30 +152,30 @@ func connections(c *call) error {
 		rows := [][]string{{"CONNECTION", "USER", "SESSION", "TOPICS", "PROTOCOL", "REMOTE", "SINCE", "LAG"}}
 		for _, conn := range answer.Connections {
 			rows = append(rows, []string{
-				printable(conn.ID), or(conn.User, "-"), or(conn.Session, "-"), or(some(conn.Topics), "-"),
-				printable(conn.Protocol), or(conn.Remote, "-"), ago(conn.Since), strconv.Itoa(conn.Lag),
+				printable(conn.ID), orElse(conn.User, "-"), orElse(conn.Session, "-"), orElse(shortList(conn.Topics), "-"),
+				printable(conn.Protocol), orElse(conn.Remote, "-"), ago(conn.Since), strconv.Itoa(conn.Lag),
 			})
 		}
 		if err := c.out.table(rows); err != nil {
 			return err
 		}
 	}
-	return c.listed(len(answer.Connections), count(answer.Count, "connection", "connections"), answer.Next)
+	return c.finishList(len(answer.Connections), count(answer.Count, "connection", "connections"), answer.Next)
 }
 
-// listed tells how a list goes on.
-func (c *call) listed(n int, all, next string) error {
+// finishList returns an error for an empty list, and else says how to list the rest.
+func (c *call) finishList(n int, all, next string) error {
 	if n == 0 {
-		return fail(exitNothing, "nothing matched: hub %s has none of these", c.client.hubName())
+		return fail(exitNothing, "nothing matched in hub %s", c.client.hubName())
 	}
 	if next != "" && !c.json {
-		c.err.printf("%d of %s; go on with --after %s\n", n, all, printable(next))
+		c.err.printf("%d of %s; continue with --after %s\n", n, all, printable(next))
 	}
 	return nil
 }
 
 func usersCommand() *cobra.Command {
-	return paged(filters(&cobra.Command{
+	return addPaging(addFilters(&cobra.Command{
 		Use:   "users",
 		Short: "Lists the users of open connections, of all nodes",
 		Long:  "Lists the users of open connections, each once over all nodes, by name. The exit code is 4 if none matches.",
@@ -194,7 +194,7 @@ func users(c *call) error {
 		Next    string
 		Missing []string
 	}
-	text, err := c.client.get(c.Context(), http.MethodGet, "/sse/users", query(c.Command, "topic", "limit", "after"), &answer)
+	text, err := c.client.get(c.Context(), http.MethodGet, "/sse/users", queryOf(c.Command, "topic", "limit", "after"), &answer)
 	if err != nil {
 		return err
 	}
@@ -212,37 +212,37 @@ func users(c *call) error {
 			return err
 		}
 	}
-	return c.listed(len(answer.Users), "all users", answer.Next)
+	return c.finishList(len(answer.Users), "all users", answer.Next)
 }
 
 func disconnectCommand() *cobra.Command {
-	cmd := filters(&cobra.Command{
+	cmd := addFilters(&cobra.Command{
 		Use:   "disconnect [<connection>]",
 		Short: "Ends connections, on all nodes",
 		Long: `
-Ends one connection, those that the flags choose, or all of them, on all nodes. Several flags
-choose what fits each of them. Clients come back once; keep them away by what authenticates
-them. The exit code is 4 if there was none to end.`,
+Ends one connection, the connections that match all flags, or all connections, on all nodes.
+Clients reconnect once: to keep a client away, revoke its login. The exit code is 4 if nothing
+matched.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: run(disconnect),
 	}, "user", "session", "topic")
-	cmd.Flags().String("connection", "", "This one; the same as the argument")
+	cmd.Flags().String("connection", "", "This connection; the same as the argument")
 	cmd.Flags().Bool("all", false, "All connections of the hub")
 	return cmd
 }
 
 func disconnect(c *call) error {
-	q := query(c.Command, "user", "session", "topic")
+	q := queryOf(c.Command, "user", "session", "topic")
 	path, id := "/sse/connections", strings.Join(append(c.args, stringFlag(c.Command, "connection")), "")
 	switch {
 	case len(c.args) == 1 && c.Flags().Changed("connection"):
-		return c.usage("the argument %q and --connection name the same thing: give one", c.args[0])
+		return c.usage("the argument %q and --connection mean the same: give one of them", c.args[0])
 	case id != "" && (len(q) > 0 || boolFlag(c.Command, "all")):
-		return c.usage("connection %q and other flags: give either one connection, or flags that choose", id)
+		return c.usage("connection %q excludes --user, --session, --topic and --all: give either one connection or these flags", id)
 	case id != "":
 		path += "/" + url.PathEscape(id)
 	case boolFlag(c.Command, "all") == (len(q) > 0):
-		return c.usage("say which connections end: one by its id, with --user, --session or --topic, or all of them with --all")
+		return c.usage("say which connections end: an id, or --user, --session and --topic, or --all")
 	case boolFlag(c.Command, "all"):
 		q.Set("all", "true")
 	}
@@ -252,12 +252,12 @@ func disconnect(c *call) error {
 	}
 	text, err := c.client.get(c.Context(), http.MethodDelete, path, q, &answer)
 	if isNothing(err) {
-		return fail(exitNothing, "nothing matched: %w; `caddy sse connections` lists them", err)
+		return fail(exitNothing, "nothing matched: %w; `caddy sse connections` lists the open ones", err)
 	}
 	if err != nil {
 		return err
 	}
-	c.warnMissing(answer.Missing, "they end theirs when they reach the command in the history")
+	c.warnMissing(answer.Missing, "their connections end when they read the command in the history")
 	if c.json {
 		if err := c.raw(text, nil); err != nil {
 			return err
@@ -266,7 +266,7 @@ func disconnect(c *call) error {
 		c.out.printf("%s ended\n", count(answer.Disconnected, "connection", "connections"))
 	}
 	if answer.Disconnected == 0 && len(answer.Missing) == 0 {
-		return fail(exitNothing, "nothing matched: there was no such connection in hub %s", c.client.hubName())
+		return fail(exitNothing, "nothing matched in hub %s", c.client.hubName())
 	}
 	return nil
 }

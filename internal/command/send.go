@@ -14,18 +14,17 @@ import (
 )
 
 const payloadHelp = `
-The payload is an argument, a file (@file) or standard input (-). It is JSON; with --text it
-is sent as it is.
+The payload is an argument, a file (@file) or standard input (-). It must be JSON. With
+--text it is any text.
 
-With --ndjson there is an event on each line, as the API takes it: an object with data or
-text, and with whatever of ` + "`type`, `ttl`, `slot`, `key`" + ` and the targets it needs. The flags fill in
-what a line leaves out. Lines are published in batches as they come, each batch all or
-none.
+With --ndjson each line is an event for the API: a JSON object with data or text, optionally
+with ` + "`type`, `ttl`, `slot`, `key`" + ` and targets. The flags apply to lines without these fields.
+Lines are published in batches as they come. A batch is stored as a whole or not at all.
 
-Every event has a key, so that it is stored once however often it is sent: its own, or with
---ndjson that of the flag and the number of its line, or one that is drawn. While Caddy
-answers 503, or the connection is lost, it is sent again with the same key, until --timeout. A
-key is known for two minutes.`
+Every event has a key, so that it is stored only once: that of the event or of --key, or a
+random one. With --ndjson the keys are that of --key with the line number. While Caddy
+answers 503, and after a lost connection, the command sends the event again with the same
+key, until --timeout. Caddy knows a key for two minutes.`
 
 func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -63,7 +62,7 @@ func broadcastCommand() *cobra.Command {
 	})
 }
 
-// valueFields are the fields of an event that are given by flags with the same names.
+// Fields of an event that have flags with the same names.
 var (
 	targetFields = []string{"user", "topic", "session", "connection"}
 	valueFields  = []string{"type", "ttl", "slot"}
@@ -72,15 +71,15 @@ var (
 func eventFlags(cmd *cobra.Command) *cobra.Command {
 	flags := cmd.Flags()
 	flags.String("type", "", "The event's name (default none: a browser dispatches \"message\")")
-	flags.String("ttl", "", "How long it may be delivered, such as 10m (default as long as history has it)")
+	flags.String("ttl", "", "How long the event may be delivered, for example 10m (default: as long as the history has it)")
 	flags.String("slot", "", "Replaces the earlier event with this slot and the same targets")
-	flags.String("key", "", "Idempotency key; with --ndjson, what the keys of the lines begin with (default drawn)")
+	flags.String("key", "", "Idempotency key; with --ndjson the prefix of the keys of the lines (default: random)")
 	flags.Bool("text", false, "The payload is text, not JSON")
-	flags.Bool("ndjson", false, "The payload is one event a line")
+	flags.Bool("ndjson", false, "The payload has one event per line")
 	return cmd
 }
 
-// usage is the error of a mistake in the command.
+// usage returns the error of a mistake in the command line.
 func (c *call) usage(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // receipt is the API's answer to an event.
@@ -93,7 +92,7 @@ type receipt struct {
 func publish(c *call, path string) error {
 	ndjson := boolFlag(c.Command, "ndjson")
 	if ndjson && boolFlag(c.Command, "text") {
-		return c.usage("--ndjson and --text exclude each other: a line of NDJSON has its text in the field \"text\"")
+		return c.usage("--ndjson and --text exclude each other: use the field \"text\" of a line")
 	}
 	fields, err := c.fields(path)
 	if err != nil {
@@ -118,7 +117,7 @@ func publish(c *call, path string) error {
 			panic(err) // a string
 		}
 	} else if err := checkJSON(payload); err != nil {
-		return c.usage("the payload is not JSON: %w; with --text it is sent as it is", err)
+		return c.usage("the payload is not JSON: %w; use --text to send a text", err)
 	}
 	key := stringFlag(c.Command, "key")
 	if key == "" {
@@ -127,24 +126,24 @@ func publish(c *call, path string) error {
 	event := inject([]byte("{}"), append(fields, field{"key", quote(key)}, field{name, payload}))
 	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/json", event)
 	if failure, ok := errors.AsType[*exitError](err); ok && failure.code == exitUnreachable && !c.Flags().Changed("key") && c.client.reached {
-		return fail(exitUnreachable, "%w, with --key %s, so that it is not doubled", err, key)
+		return fail(exitUnreachable, "%w with --key %s, so that the event is not published twice", err, key)
 	}
 	if err != nil || c.json {
 		return c.raw(answer, err)
 	}
 	var r receipt
 	if err := json.Unmarshal(answer, &r); err != nil {
-		return fmt.Errorf("%s answered with what is no JSON: %w", c.client.address, err)
+		return fmt.Errorf("the answer of %s is not JSON: %w", c.client.address, err)
 	}
 	c.out.printf("%s  %s\n", printable(r.ID), r.to())
 	return nil
 }
 
-// to says whom an event has found.
+// to describes how many connections an event matched.
 func (r receipt) to() string {
 	to := "to " + count(r.Connections, "connection", "connections")
 	if r.Connections == 0 {
-		to = "to no connection that is open now"
+		to = "to no open connection"
 	}
 	if r.Duplicate {
 		to += "; published before, with the same key"
@@ -152,13 +151,13 @@ func (r receipt) to() string {
 	return to
 }
 
-// field is one of a JSON object: its value is JSON.
+// field is a field of a JSON object. Its value is JSON.
 type field struct {
 	name  string
 	value []byte
 }
 
-// fields are those that the flags give to an event.
+// fields returns the fields of an event that the flags give.
 func (c *call) fields(path string) (fields []field, err error) {
 	targets := 0
 	for _, name := range targetFields {
@@ -177,7 +176,7 @@ func (c *call) fields(path string) (fields []field, err error) {
 		targets++
 	}
 	if path == "/sse/send" && (targets > 1 || targets == 0 && !boolFlag(c.Command, "ndjson")) {
-		return nil, c.usage("send needs exactly one of --user, --topic, --session and --connection, not %d; `caddy sse broadcast` reaches everyone", targets)
+		return nil, c.usage("send needs exactly one of --user, --topic, --session and --connection (got %d); use `caddy sse broadcast` to reach all clients", targets)
 	}
 	for _, name := range valueFields {
 		if c.Flags().Changed(name) {
@@ -187,17 +186,17 @@ func (c *call) fields(path string) (fields []field, err error) {
 	return fields, nil
 }
 
-// payload opens what the argument names.
+// payload opens the payload: an argument, a file or standard input.
 func (c *call) payload() (io.ReadCloser, error) {
 	switch {
 	case len(c.args) == 0:
-		return nil, c.usage("there is no payload: give it as an argument, as @file, or as - for standard input")
+		return nil, c.usage("no payload given: give it as an argument, as @file, or as - for standard input")
 	case c.args[0] == "-":
 		return io.NopCloser(c.InOrStdin()), nil
 	case strings.HasPrefix(c.args[0], "@"):
 		f, err := os.Open(c.args[0][1:])
 		if err != nil {
-			return nil, fmt.Errorf("the payload %s: %w", c.args[0], err)
+			return nil, fmt.Errorf("opening the payload %s: %w", c.args[0], err)
 		}
 		return f, nil
 	}
@@ -217,8 +216,8 @@ func quote(s string) []byte {
 	return text
 }
 
-// inject puts fields in front of those that an object has. The rest of it stays as it
-// is, for the API to judge.
+// inject inserts fields at the beginning of a JSON object. It does not check the rest: the
+// API does.
 func inject(object []byte, fields []field) []byte {
 	rest := bytes.TrimSpace(object[bytes.IndexByte(object, '{')+1:])
 	var b bytes.Buffer

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/term"
 )
 
-// printer prints for people, or for machines what the API has said.
+// printer prints to a terminal, a file or a pipe.
 type printer struct {
 	io.Writer
 	terminal bool
@@ -30,7 +30,7 @@ func newPrinter(w io.Writer) *printer {
 	return p
 }
 
-// printf is for what no one can do anything about when it fails.
+// printf ignores errors of writing. It is for messages.
 func (p *printer) printf(format string, args ...any) { _, _ = fmt.Fprintf(p, format, args...) }
 
 // The colours of a terminal.
@@ -48,7 +48,7 @@ func (p *printer) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// table prints rows in columns, the first as the header.
+// table prints rows in columns. The first row is the header.
 func (p *printer) table(rows [][]string) error {
 	w := tabwriter.NewWriter(p, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
@@ -59,8 +59,8 @@ func (p *printer) table(rows [][]string) error {
 	return w.Flush()
 }
 
-// printable is a text from outside with nothing in it that a terminal would obey, or
-// that would break a table.
+// printable returns a text of the API with control characters escaped, so that it can
+// neither control a terminal nor break a table.
 func printable(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		quoted := strconv.Quote(text)
@@ -69,16 +69,16 @@ func printable(text string) string {
 	return text
 }
 
-// or is the text, or what stands for none.
-func or(text, none string) string {
+// orElse returns the text, or none if it is empty.
+func orElse(text, none string) string {
 	if text == "" {
 		return none
 	}
 	return printable(text)
 }
 
-// some is a list, without those for which there is no room.
-func some(list []string) string {
+// shortList returns the first names of a list, and the number of the others.
+func shortList(list []string) string {
 	const room = 3
 	var names []string
 	for _, name := range list[:min(room, len(list))] {
@@ -91,7 +91,7 @@ func some(list []string) string {
 	return text
 }
 
-// count is a number of things: plural is their name.
+// count returns a number with its noun.
 func count(n int, one, plural string) string {
 	if n == 1 {
 		return "1 " + one
@@ -99,7 +99,7 @@ func count(n int, one, plural string) string {
 	return humanize.Comma(int64(n)) + " " + plural
 }
 
-// ago is a time as people say it.
+// ago returns a time relative to now, for example "3 hours ago".
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "-"

@@ -19,14 +19,14 @@ func tailCommand() *cobra.Command {
 		Use:   "tail",
 		Short: "Follows all events of a hub",
 		Long: `
-Prints all events of a hub as they are stored, to whomever they are, until it is interrupted. When
-Caddy reloads or restarts, or the connection is lost, it comes back with its position: nothing
-is missing and nothing comes twice, as long as history reaches back. If something may be
-missing, that is said in its place.
+Prints all events of a hub as they are stored, for all targets, until it is interrupted. When
+Caddy reloads or restarts, or the connection is lost, it resumes at its position. No event is
+missing or printed twice, as long as the history has the position. Otherwise a line says that
+events may be missing.
 
-Payloads are left out, unless --data is given. Sessions are shown by their hash. Commands that
-end connections or change their topics are shown too, if there is no filter. With --user and
---topic it shows what is for any of them; what is for everybody is not.`,
+Payloads are printed with --data only. Sessions are printed as hashes. Without a filter,
+commands that end connections or change their topics are printed too. With --user and --topic
+it prints the events for any of them, but not those for everybody.`,
 		Example: `  $ caddy sse tail --after earliest --data
   $ caddy sse tail --topic 'room/*' --type message --json | jq .id`,
 		Args: cobra.NoArgs,
@@ -34,35 +34,35 @@ end connections or change their topics are shown too, if there is no filter. Wit
 	}
 	flags := cmd.Flags()
 	flags.StringArray("user", nil, "For this user; repeatable")
-	flags.StringArray("topic", nil, "For this topic, or for those of a pattern such as room/*; repeatable")
+	flags.StringArray("topic", nil, "For this topic, or for the topics of a pattern such as room/*; repeatable")
 	flags.StringArray("type", nil, "Of this type; repeatable")
-	flags.String("after", "", "Begin after this position, or with the \"earliest\" that history has (default from now on)")
+	flags.String("after", "", "Start after this position, or at the \"earliest\" event of the history (default: from now on)")
 	flags.Bool("data", false, "Show the payloads")
 	return cmd
 }
 
-// follower is a tail that outlives its connections.
+// follower is the state of a tail over all its connections.
 type follower struct {
 	*call
-	query    url.Values
-	position string // of the last event that was shown
-	retry    time.Duration
-	beat     time.Duration
-	lost     bool // it is said that the connection is lost
+	query     url.Values
+	position  string // of the last event that was printed
+	retry     time.Duration
+	heartbeat time.Duration
+	lost      bool // a message said that the connection is lost
 }
 
-// silences is after how many heartbeats that did not come a connection is given up.
-const silences = 3
+// missedHeartbeats is the number of missing heartbeats after which a connection is closed.
+const missedHeartbeats = 3
 
 func tail(c *call) error {
-	f := &follower{call: c, query: query(c.Command, "user", "topic", "type"), position: stringFlag(c.Command, "after"), beat: 15 * time.Second}
+	f := &follower{call: c, query: queryOf(c.Command, "user", "topic", "type"), position: stringFlag(c.Command, "after"), heartbeat: 15 * time.Second}
 	if boolFlag(c.Command, "data") {
 		f.query.Set("data", "true")
 	}
 	began := time.Now()
 	for {
 		begun, err := f.follow()
-		if err != nil && !f.goesOn(err, began) {
+		if err != nil && !f.shouldRetry(err, began) {
 			return err
 		}
 		if !begun && f.client.reached && !f.lost {
@@ -77,9 +77,9 @@ func tail(c *call) error {
 	}
 }
 
-// goesOn reports whether the tail tries again after an error. Once it has begun it
-// waits for ever for a Caddy, and for a hub that is gone: a reload may bring it back.
-func (f *follower) goesOn(err error, began time.Time) bool {
+// shouldRetry reports whether the tail tries again after an error. Once the tail has begun,
+// it waits for Caddy for ever, also for a hub that is gone: a reload may bring it back.
+func (f *follower) shouldRetry(err error, began time.Time) bool {
 	if _, ok := errors.AsType[*printError](err); ok {
 		return false
 	}
@@ -93,18 +93,18 @@ func (f *follower) goesOn(err error, began time.Time) bool {
 	return f.client.reached && time.Since(began) < f.client.timeout
 }
 
-// printError says that nobody reads what is printed.
+// printError is an error of printing. It ends the tail.
 type printError struct{ err error }
 
 func (e *printError) Error() string { return e.err.Error() }
 func (e *printError) Unwrap() error { return e.err }
 
-// follow opens the stream, and shows what comes until it ends. It reports whether it
-// has begun.
+// follow opens the stream and prints its events until it ends. begun reports whether the
+// stream was open.
 func (f *follower) follow() (begun bool, err error) {
 	ctx, cancel := context.WithCancel(f.Context())
 	defer cancel()
-	// It ends when nothing comes, not even a heartbeat.
+	// The stream ends when nothing arrives, not even a heartbeat.
 	silence := time.AfterFunc(answerWithin, cancel)
 	defer silence.Stop()
 	if f.position != "" {
@@ -117,10 +117,10 @@ func (f *follower) follow() (begun bool, err error) {
 	defer resp.Body.Close()
 	blocks := &blockReader{in: bufio.NewReader(resp.Body)}
 	for {
-		silence.Reset(silences * f.beat)
+		silence.Reset(missedHeartbeats * f.heartbeat)
 		b, err := blocks.next()
 		if err != nil {
-			return begun, nil // it comes again
+			return begun, nil // the tail opens it again
 		}
 		if b.retry > 0 {
 			f.retry = b.retry
@@ -129,7 +129,7 @@ func (f *follower) follow() (begun bool, err error) {
 			begun, f.lost = true, false
 			var opening struct{ Heartbeat int }
 			if json.Unmarshal([]byte(b.data), &opening) == nil && opening.Heartbeat > 0 {
-				f.beat = time.Duration(opening.Heartbeat) * time.Millisecond
+				f.heartbeat = time.Duration(opening.Heartbeat) * time.Millisecond
 			}
 		} else if err := f.show(b); err != nil {
 			return begun, &printError{err}
@@ -147,7 +147,7 @@ func (f *follower) show(b block) error {
 		return nil
 	case b.event == "sse.gap":
 		var gap struct{ Reason string }
-		_ = json.Unmarshal([]byte(b.data), &gap) // without a reason it is a gap as well
+		_ = json.Unmarshal([]byte(b.data), &gap) // the reason is optional
 		if f.json {
 			_, err := fmt.Fprintf(f.out, "{\"gap\":%s,\"id\":%s}\n", quote(gap.Reason), quote(b.id))
 			return err
@@ -160,26 +160,26 @@ func (f *follower) show(b block) error {
 	}
 	var e event
 	if err := json.Unmarshal([]byte(b.data), &e); err != nil {
-		return fmt.Errorf("%s sent an event that is no JSON: %w", f.client.address, err)
+		return fmt.Errorf("an event of %s is not JSON: %w", f.client.address, err)
 	}
 	_, err := fmt.Fprintln(f.out, e.line(f.out))
 	return err
 }
 
-// gapReason says it in words.
+// gapReason describes the reason of a gap.
 func gapReason(reason string) string {
 	switch reason {
 	case "evicted":
-		return "history no longer has them"
+		return "the history no longer has them"
 	case "epoch":
-		return "the history has begun anew"
+		return "a new history has begun"
 	case "invalid":
 		return "the position is not one of this history"
 	}
 	return printable(reason)
 }
 
-// event is one of the stream of all events.
+// event is an event of GET /sse/events.
 type event struct {
 	ID         string
 	Stored     time.Time
@@ -196,7 +196,7 @@ type event struct {
 	Command    json.RawMessage
 }
 
-// line shows an event: when, where, what, to whom, and the payload if there is one.
+// line formats an event: time, id, type, target, and the payload if there is one.
 func (e *event) line(p *printer) string {
 	what, rest := cmp.Or(e.Type, "message"), ""
 	switch {
@@ -219,14 +219,14 @@ func (e *event) line(p *printer) string {
 	return line
 }
 
-// to says whom an event is for.
+// to describes the target of an event.
 func (e *event) to() string {
 	for _, t := range []struct {
 		kind  string
 		names []string
 	}{{"user", e.User}, {"topic", e.Topic}, {"session", e.Session}, {"connection", e.Connection}} {
 		if len(t.names) > 0 {
-			return t.kind + " " + some(t.names)
+			return t.kind + " " + shortList(t.names)
 		}
 	}
 	return "all"

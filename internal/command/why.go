@@ -14,27 +14,27 @@ import (
 func whyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "why",
-		Short: "Says what became of an event for somebody",
+		Short: "Says whether and why a client got an event or not",
 		Long: `
-Says what became of an event for a user, a session or a connection: delivered, pending, for
+Says what happened to an event for a user, a session or a connection: delivered, pending, for
 others, missed, expired, replaced, evicted, or never published.`,
 		Example: `  $ caddy sse why --user alice --id 3kq9x2mf-1042-x7d2`,
 		Args:    cobra.NoArgs,
 		RunE:    run(why),
 	}
 	flags := cmd.Flags()
-	flags.String("id", "", "The event, by its position")
+	flags.String("id", "", "The id of the event, which is its position")
 	flags.String("user", "", "For this user")
-	flags.String("session", "", "For this session, by its hash as it is listed")
+	flags.String("session", "", "For this session, by its hash as listed")
 	flags.String("connection", "", "For this connection")
 	flags.Bool("data", false, "Show the payload")
 	return cmd
 }
 
 func why(c *call) error {
-	q := query(c.Command, "user", "session", "connection")
+	q := queryOf(c.Command, "user", "session", "connection")
 	if id := stringFlag(c.Command, "id"); id == "" || len(q) != 1 {
-		return c.usage("why needs --id and exactly one of --user, --session and --connection, not %d", len(q))
+		return c.usage("why needs --id and exactly one of --user, --session and --connection (got %d of these)", len(q))
 	}
 	q.Set("id", stringFlag(c.Command, "id"))
 	if boolFlag(c.Command, "data") {
@@ -50,7 +50,7 @@ func why(c *call) error {
 	if err != nil || c.json {
 		return c.raw(text, err)
 	}
-	c.warnMissing(answer.Missing, "what they know is not told")
+	c.warnMissing(answer.Missing, "the answer is without their part")
 	c.out.printf("%s\n", printable(answer.Summary))
 	if payload, ok := answer.Event["data"]; ok {
 		c.out.printf("%s\n", shownValue(payload))
@@ -71,7 +71,7 @@ func why(c *call) error {
 	return nil
 }
 
-// shownValue is a value of an answer in one line.
+// shownValue formats a value of an answer in one line.
 func shownValue(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -87,7 +87,7 @@ func shownValue(v any) string {
 	case map[string]any:
 		text, err := json.Marshal(v)
 		if err != nil {
-			panic(err) // it came as JSON
+			panic(err) // it was decoded from JSON
 		}
 		return printable(string(text))
 	}

@@ -1,5 +1,5 @@
-// Package encode is for tests. Its response writer has the name of the one of Caddy's
-// directive encode, but is another type, which changes the body.
+// Package encode is for tests. Its response writer has the same package and type name as
+// that of Caddy's directive encode, but is another type, and it changes the body.
 package encode
 
 import (
