@@ -146,7 +146,7 @@ describe("endpoints", () => {
     }
   });
   test("anything else is refused at once", () => {
-    expect(() => createPublisher({ endpoint: "ftp://x/sse" })).toThrow(/want http/);
+    expect(() => createPublisher({ endpoint: "ftp://x/sse" })).toThrow(/must begin with http/);
     expect(() => createPublisher({ endpoint: "localhost:2019/sse" })).toThrow(TypeError);
     expect(() => createPublisher({ endpoint: "" })).toThrow(TypeError);
   });

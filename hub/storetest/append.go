@@ -63,7 +63,7 @@ func roundTrip(t *testing.T, kind Kind) {
 		if string(r.Data) != string(want[i].Data) {
 			t.Errorf("record %d came back as %.300q, want %.300q", i, r.Data, want[i].Data)
 		}
-		// Another machine may have stored it, and its clock is only known roughly.
+		// The clock of the machine that stored it is only known roughly.
 		if r.At.Before(began.Add(-time.Second)) || r.At.After(time.Now().Add(time.Second)) {
 			t.Errorf("record %d was stored at %s, want a time from %s on", i, r.At, began)
 		}
@@ -198,8 +198,8 @@ func keyExpires(t *testing.T, kind Kind) {
 	if s := publish(t, l, entry("b", "k"))[0]; s.Duplicate {
 		t.Errorf("after its lifetime the key is answered with %+v", s)
 	}
-	// A store that was closed may remember longer, since an event may have
-	// waited before it was stored.
+	// A store that was opened again may remember a key for longer: the event may have
+	// waited for up to PublishTimeout before it was stored.
 	if kind.Durable {
 		l.stop()
 		sleep(hub.KeyLifetime + hub.PublishTimeout + time.Second)
@@ -211,7 +211,7 @@ func keyExpires(t *testing.T, kind Kind) {
 	l.stop()
 }
 
-// sleep lets time pass in a bubble.
+// sleep advances the clock of a bubble.
 func sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -240,8 +240,7 @@ func endedContext(t *testing.T, kind Kind) {
 	}
 }
 
-// allOrNone cancels Append at any moment, and holds each answer against what is
-// in the history at the end.
+// allOrNone cancels Append at random times, and compares the answers with the history.
 func allOrNone(t *testing.T, kind Kind) {
 	open := kind.New(t)
 	l := start(t, open, roomy)
@@ -257,13 +256,13 @@ func allOrNone(t *testing.T, kind Kind) {
 	}
 }
 
-// results says by a batch's name whether it must be in the history.
+// results maps the names of batches to whether they must be in the history.
 type results map[string]bool
 
 const batchSize = 3
 
-// outcomes appends batches from 32 goroutines. What is uncertain it appends again
-// with the same keys, until that tells.
+// outcomes appends batches from 32 goroutines. After an uncertain answer it appends a batch
+// again with the same keys.
 func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, context.CancelFunc)) results {
 	var mu sync.Mutex
 	stored := make(results)
@@ -284,7 +283,7 @@ func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, co
 						t.Error("ErrUncertain without the keys to append again with")
 						return
 					}
-					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					ctx, cancel := context.WithTimeout(t.Context(), timeLimit)
 					_, err = store.Append(ctx, batch)
 					cancel()
 				}

@@ -16,63 +16,63 @@ func startFrom(t *testing.T, open func(*testing.T) hub.Store, end hub.Position) 
 	return followFrom(t, store, roomy, end)
 }
 
-// endOf is the position of the last record that was delivered.
+// endOf returns the position of the last delivered record.
 func endOf(l *tail) hub.Position {
 	records := l.mark()
 	last := records[len(records)-1]
 	return hub.Position{Epoch: l.epoch, Seq: last.Seq, Tag: hub.TagOf(last.Data)}
 }
 
-// live opens a store for a hub without a history, stores two records and closes
-// it. It returns where the hub's history ends.
-func live(t *testing.T, open func(*testing.T) hub.Store, name string) hub.Position {
+// storeTwo opens a store for a hub without a history, stores two records and closes
+// it. It returns the end of the hub's history.
+func storeTwo(t *testing.T, open func(*testing.T) hub.Store, name string) hub.Position {
 	t.Helper()
 	l := start(t, open, roomy)
-	last := name + " again" // no other life has the same record there
+	last := name + " again" // no other history has the same record there
 	stored := publish(t, l, entry(name, ""), entry(last, ""))
 	l.upTo(stored[1].Position.Seq)
 	l.stop()
 	return hub.Position{Epoch: l.epoch, Seq: stored[1].Position.Seq, Tag: hub.TagOf([]byte(last))}
 }
 
-func goesOn(t *testing.T, kind Kind) {
+func continues(t *testing.T, kind Kind) {
 	open, _ := kind.Faulty(t)
-	end := live(t, open, "one")
+	end := storeTwo(t, open, "one")
 	l := startFrom(t, open, end)
 	s := publish(t, l, entry("next", ""))[0]
 	if s.Position.Epoch != end.Epoch || s.Position.Seq != end.Seq+1 {
 		t.Errorf("after %v comes %v, want the next position of the same epoch", end, s.Position)
 	}
 	if n := len(l.upTo(end.Seq + 1)); n != 1 {
-		t.Errorf("the hub, which had all but one, was given %d records", n)
+		t.Errorf("%d records were delivered, want only the one that the hub did not have", n)
 	}
 }
 
-// endsBefore opens an older copy of the store, which has not all that the hub has.
+// endsBefore opens an older copy of the store, which ends before the hub's history.
 func endsBefore(t *testing.T, kind Kind) {
 	open, faults := kind.Faulty(t)
-	live(t, open, "one")
+	storeTwo(t, open, "one")
 	restore := faults.Snapshot()
-	end := live(t, open, "two")
+	end := storeTwo(t, open, "two")
 	restore()
-	mustBeginAnew(t, open, end)
+	mustStartEpoch(t, open, end)
 }
 
-// otherRecord opens a copy that went another way than the hub's history.
+// otherRecord opens a copy that has another record than the hub at the same position.
 func otherRecord(t *testing.T, kind Kind) {
 	open, faults := kind.Faulty(t)
-	live(t, open, "one")
+	storeTwo(t, open, "one")
 	restore := faults.Snapshot()
-	end := live(t, open, "two")
+	end := storeTwo(t, open, "two")
 	restore()
-	if other := live(t, open, "three"); other.Epoch != end.Epoch {
-		return // it noticed without the hub
+	if other := storeTwo(t, open, "three"); other.Epoch != end.Epoch {
+		return // the store noticed it without the hub
 	}
-	mustBeginAnew(t, open, end)
+	mustStartEpoch(t, open, end)
 }
 
-// mustBeginAnew opens a store that lacks the end of a hub's history.
-func mustBeginAnew(t *testing.T, open func(*testing.T) hub.Store, end hub.Position) {
+// mustStartEpoch opens a store that lacks the end of a hub's history.
+func mustStartEpoch(t *testing.T, open func(*testing.T) hub.Store, end hub.Position) {
 	t.Helper()
 	l := startFrom(t, open, end)
 	s := publish(t, l, entry("next", ""))[0]
@@ -81,7 +81,7 @@ func mustBeginAnew(t *testing.T, open func(*testing.T) hub.Store, end hub.Positi
 		t.Errorf("the hub has %v, which the store lacks; the next position is %v, want one of a new epoch", end, s.Position)
 	}
 	if n := count(l.mark(), "next"); n != 1 {
-		t.Errorf("what was stored then was delivered %d times", n)
+		t.Errorf("the next event was delivered %d times, want once", n)
 	}
 	l.stop()
 

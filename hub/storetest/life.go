@@ -26,7 +26,7 @@ func keyReopened(t *testing.T, kind Kind) {
 	}
 }
 
-// keyOutlivesEvent stores so many events that the first is long dropped.
+// keyOutlivesEvent stores so many events that the first one is dropped.
 func keyOutlivesEvent(t *testing.T, kind Kind) {
 	small := roomy
 	small.MaxEvents = 10
@@ -50,7 +50,7 @@ func fill(t *testing.T, l *tail, n int) {
 	fillWith(t, l, n, 0)
 }
 
-// fillWith is fill with records of at least size bytes.
+// fillWith is like fill, with records of at least size bytes.
 func fillWith(t *testing.T, l *tail, n, size int) {
 	t.Helper()
 	batch := make([]hub.Entry, 100)
@@ -131,8 +131,7 @@ func epoch(t *testing.T, kind Kind) {
 }
 
 func retention(t *testing.T, kind Kind) {
-	// Together more than any of the bounds, so that a store may bound what it keeps
-	// by one of them alone.
+	// More than each of the bounds, since a store may apply only one of them.
 	const keep, n, size = 50, 6_000, 4 << 10
 	small := roomy
 	small.MaxEvents, small.MaxBytes = keep, 2*keep*size
@@ -143,7 +142,7 @@ func retention(t *testing.T, kind Kind) {
 	head := records[len(records)-1].Seq
 	l.stop()
 
-	// With bounds that would take everything, what was dropped shows.
+	// Open it with bounds that allow all events: only the dropped ones are missing.
 	l = start(t, open, roomy)
 	l.open()
 	l.stop()
@@ -157,7 +156,7 @@ func retention(t *testing.T, kind Kind) {
 		t.Errorf("nothing of %d events was dropped, though %d are to be kept", n, keep)
 	}
 
-	// The bounds at the start hold for what is delivered.
+	// The bounds at the start also apply to the delivered events.
 	small.MaxEvents = 10
 	l = start(t, open, small)
 	l.open()
@@ -188,7 +187,7 @@ func retainAge(t *testing.T, kind Kind) {
 	sleep(2 * time.Hour)
 	l.stop()
 
-	// With bounds that would take it, all has gone from the disk.
+	// With bounds that allow these events, they are gone from the disk.
 	l = start(t, open, roomy)
 	l.open()
 	if len(l.records) != 0 || l.oldest != young+1 {
@@ -203,7 +202,7 @@ func closing(t *testing.T, kind Kind) {
 	l.open()
 	time.AfterFunc(5*time.Millisecond, l.stop)
 	want := outcomes(t, l, func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(t.Context(), patience)
+		return context.WithTimeout(t.Context(), timeLimit)
 	})
 	l.stop()
 	records := l.records
@@ -226,11 +225,11 @@ func closed(t *testing.T, kind Kind) {
 	}
 	l.Retain(roomy, 1)
 	if len(l.records) != fed {
-		t.Error("it was fed after Tail had returned")
+		t.Error("the feed was called after Tail had returned")
 	}
 }
 
-// shared runs two nodes on one history.
+// shared runs two nodes with one history.
 func shared(t *testing.T, kind Kind) {
 	open := kind.New(t)
 	a := start(t, open, roomy)

@@ -10,29 +10,29 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// patience is how long anything may take.
-const patience = 30 * time.Second
+// timeLimit is how long each step may take.
+const timeLimit = 30 * time.Second
 
-// tail is the Feed of an open store. It checks what it is fed, and keeps it. Its
+// tail is the Feed of an open store. It checks the calls and keeps the records. Its
 // methods may be called from any goroutine.
 type tail struct {
 	hub.Store
 	t    *testing.T
-	opts hub.Options // not zero: it retains as a hub does
+	opts hub.Options // not zero: it calls Retain as a hub does
 	stop func()      // ends Tail, then closes the store; once
 
-	feeding sync.Mutex // whoever feeds holds it
+	feeding sync.Mutex // held during each call of the feed
 
 	mu      sync.Mutex
-	changed chan struct{} // closed when something was fed
-	end     hub.Position  // of the history that the hub had before; Seq 0: none
+	changed chan struct{} // closed at each call of the feed
+	end     hub.Position  // end of the history that the hub had before; Seq 0: none
 	epoch   string
 	oldest  uint64
 	head    uint64
 	records []hub.Record
 	opened  bool
 	atOpen  uint64 // head when the history was open
-	lives   int
+	epochs  int
 }
 
 // follow tails a store until the test ends, or stop is called.
@@ -40,7 +40,7 @@ func follow(t *testing.T, store hub.Store, opts hub.Options) *tail {
 	return followFrom(t, store, opts, hub.Position{})
 }
 
-// followFrom is follow by a hub whose history ends with a position.
+// followFrom is like follow, for a hub whose history ends at a position.
 func followFrom(t *testing.T, store hub.Store, opts hub.Options, end hub.Position) *tail {
 	l := &tail{Store: store, t: t, opts: opts, end: end, changed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -57,7 +57,7 @@ func followFrom(t *testing.T, store hub.Store, opts hub.Options, end hub.Positio
 	return l
 }
 
-func (l *tail) enter() (leave func()) {
+func (l *tail) lockFeed() (leave func()) {
 	if !l.feeding.TryLock() {
 		l.t.Error("two goroutines feed at once")
 		l.feeding.Lock()
@@ -66,14 +66,14 @@ func (l *tail) enter() (leave func()) {
 }
 
 func (l *tail) Begin(epoch string, oldest uint64) (have hub.Position) {
-	defer l.enter()()
+	defer l.lockFeed()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch == "" || oldest == 0 {
 		l.t.Errorf("Begin(%q, %d): an epoch has a name, and begins with 1", epoch, oldest)
 	}
-	l.lives++
-	l.ring()
+	l.epochs++
+	l.notify()
 	if l.end.Seq > 0 && epoch == l.end.Epoch {
 		l.epoch, l.head = epoch, l.end.Seq
 		return l.end
@@ -83,10 +83,10 @@ func (l *tail) Begin(epoch string, oldest uint64) (have hub.Position) {
 }
 
 func (l *tail) Deliver(records []hub.Record) {
-	defer l.enter()()
+	defer l.lockFeed()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lives == 0 {
+	if l.epochs == 0 {
 		l.t.Error("Deliver before Begin")
 	}
 	for _, r := range records {
@@ -108,23 +108,23 @@ func (l *tail) Deliver(records []hub.Record) {
 	if l.opts != roomy {
 		l.Retain(l.opts, max(l.oldest, l.head+1-min(l.head, uint64(l.opts.MaxEvents))))
 	}
-	l.ring()
+	l.notify()
 }
 
 func (l *tail) Status(problem error, behind uint64) {
-	defer l.enter()()
+	defer l.lockFeed()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if problem == nil && behind == 0 && !l.opened {
-		if l.lives == 0 {
+		if l.epochs == 0 {
 			l.t.Error("the history was open before Begin")
 		}
 		l.opened, l.atOpen = true, l.head
 	}
-	l.ring()
+	l.notify()
 }
 
-func (l *tail) ring() {
+func (l *tail) notify() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -132,7 +132,7 @@ func (l *tail) ring() {
 // await waits until what was fed satisfies ready.
 func (l *tail) await(what string, ready func() bool) {
 	l.t.Helper()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(timeLimit)
 	defer timeout.Stop()
 	for {
 		l.mu.Lock()
@@ -144,7 +144,7 @@ func (l *tail) await(what string, ready func() bool) {
 		select {
 		case <-changed:
 		case <-timeout.C:
-			l.t.Fatalf("%s: it did not come; the head is %d", what, l.head)
+			l.t.Fatalf("timed out waiting for %s; the head is %d", what, l.head)
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (l *tail) open() {
 	l.await("an open history", func() bool { return l.opened })
 }
 
-// upTo waits for the event at seq, and returns all that was delivered.
+// upTo waits for the event at seq, and returns all delivered records.
 func (l *tail) upTo(seq uint64) []hub.Record {
 	l.t.Helper()
 	l.open()
@@ -165,9 +165,8 @@ func (l *tail) upTo(seq uint64) []hub.Record {
 	return l.records
 }
 
-// mark stores one more record, which is like no other, and returns all that was
-// delivered up to it: what was stored before is there, and what is missing was not
-// stored.
+// mark stores one more record, with unique data, and returns all records up to it. All
+// records that were stored before are among them.
 func (l *tail) mark() []hub.Record {
 	l.t.Helper()
 	stored := publish(l.t, l, entry("mark "+rand.Text(), ""))
