@@ -10,22 +10,20 @@ import (
 	"testing"
 )
 
-// The binaries under test, built by Main: the server, with the race detector if
-// the tests have it, and the same without, as the command line starts faster that
-// way.
+// The binaries under test, built by Main. server has the race detector if the tests have
+// it. The command line is built without it, so that it starts faster.
 var binary, command string
 
-// Main builds Caddy with this module once, runs the tests and removes what was
-// built. It is called by TestMain.
+// Main builds Caddy with this module, runs the tests and removes the binaries. Call it from
+// TestMain.
 func Main(m *testing.M) { os.Exit(Run(m, caddyPackage)) }
 
 const caddyPackage = "github.com/ea766355/caddy-sse/cmd/caddy"
 
-// MainWithClock is Main for tests that set the clock of the server.
+// MainWithClock is like Main, for tests that set the clock of the server.
 func MainWithClock(m *testing.M) { os.Exit(run(m, caddyPackage, true)) }
 
-// Run is Main with another package to build, which is of the module that the tests
-// are of, and returns what to exit with.
+// Run is like Main for another package, of the module of the tests. It returns the exit code.
 func Run(m *testing.M, server string) int { return run(m, server, false) }
 
 func run(m *testing.M, server string, clock bool) int {
@@ -49,7 +47,7 @@ func run(m *testing.M, server string, clock bool) int {
 			return 1
 		}
 		settable = true
-		last := len(builds) - 1 // the server
+		last := len(builds) - 1 // the server is built last
 		builds[last] = append(builds[last], flags...)
 	}
 	for _, args := range builds {

@@ -13,10 +13,10 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Protocol is how a client speaks to the server.
+// Protocol is the protocol between a client and the server.
 type Protocol string
 
-// All of them.
+// The protocols.
 const (
 	H1    Protocol = "h1"
 	H1TLS Protocol = "h1 over TLS"
@@ -24,38 +24,37 @@ const (
 	H3    Protocol = "h3"
 )
 
-// Protocols lists them all.
+// Protocols lists all protocols.
 var Protocols = []Protocol{H1, H1TLS, H2, H3}
 
-// label is the protocol's name in the server's metrics.
+// label returns the protocol's name in the server's metrics.
 func (p Protocol) label() string { return string(p[:2]) }
 
-// Client opens streams of one protocol. Over HTTP/2 and HTTP/3 they share a
+// Client opens streams over one protocol. Over HTTP/2 and HTTP/3 its streams share a
 // connection. It may be used from any goroutine.
 type Client struct {
 	Protocol Protocol
 	Path     string        // of the stream; set it before the first use
-	Backoff  time.Duration // between attempts of its followers to connect, at most; likewise
+	Backoff  time.Duration // longest wait of its followers between attempts; set it before the first use
 	base     string
 	http     *http.Client
 	close    func()
 }
 
-// window is how much a client with small buffers takes of a stream, or about.
+// window is roughly how many bytes a client with small buffers accepts unread.
 const window = 64 << 10
 
-// Client makes a client that reaches the server directly.
+// Client returns a client that connects directly to the server.
 func (s *Server) Client(p Protocol) *Client { return s.client(p, "", false) }
 
-// ClientVia makes a client that reaches the server through a proxy's address. It
-// is not for HTTP/3.
+// ClientVia returns a client that connects through a proxy at an address. Not for HTTP/3.
 func (s *Server) ClientVia(addr string, p Protocol) *Client { return s.client(p, addr, false) }
 
-// SmallClient makes a client that takes little that its user does not read.
+// SmallClient returns a client with small buffers, so that an unread stream blocks soon.
 func (s *Server) SmallClient(p Protocol) *Client { return s.client(p, "", true) }
 
-// Roaming makes a client that reaches the nodes of a cluster over cleartext
-// HTTP/1.1: each stream comes from one of the addresses, by chance.
+// Roaming returns a client for the nodes of a cluster, over cleartext HTTP/1.1. Each stream
+// connects to one of the addresses, at random.
 func Roaming(addrs ...string) *Client {
 	tr := roaming(addrs)
 	return &Client{
@@ -98,8 +97,8 @@ func (s *Server) client(p Protocol, addr string, small bool) *Client {
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 			if err == nil && small {
-				// Not less, as it is the size of a segment on a loopback interface:
-				// with a window below it the client would be slow to catch up.
+				// This is the segment size of a loopback interface. A client with a smaller window would
+				// be slow to catch up.
 				err = conn.(*net.TCPConn).SetReadBuffer(2 * window)
 			}
 			return conn, err
@@ -116,7 +115,7 @@ func (s *Server) client(p Protocol, addr string, small bool) *Client {
 }
 
 func (c *Client) overQUIC(addr string, security *tls.Config, small bool) {
-	// A client that asks often enough notices by itself that the server is gone.
+	// The idle timeout makes a client notice that the server is gone.
 	config := &quic.Config{KeepAlivePeriod: 2 * time.Second, MaxIdleTimeout: 6 * time.Second}
 	if small {
 		config.InitialStreamReceiveWindow, config.MaxStreamReceiveWindow = window, window
@@ -132,20 +131,20 @@ func (c *Client) overQUIC(addr string, security *tls.Config, small bool) {
 	c.http, c.close = &http.Client{Transport: tr}, func() { tr.Close() }
 }
 
-// Close closes the client's connections. Its streams must have been closed.
+// Close closes the client's connections. Close its streams before.
 func (c *Client) Close() { c.close() }
 
-// Identity is who a client is.
+// Identity is the identity and the topics of a client.
 type Identity struct {
 	User    string
 	Session string
-	Topics  []string // of those that the config allows; all, if there is none
+	Topics  []string // empty: all topics that the config allows
 }
 
-// HTTP is what other clients than ours can be given to reach the server.
+// HTTP returns the base URL and the HTTP client, for other clients than Client.
 func (c *Client) HTTP() *http.Client { return c.http }
 
-// Request asks for a stream, from a position if there is one.
+// Request returns the request for a stream. from is a position, or empty.
 func (c *Client) Request(ctx context.Context, id Identity, position string) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+c.Path, nil)
 	if err != nil {
@@ -169,7 +168,7 @@ func (c *Client) Request(ctx context.Context, id Identity, position string) (*ht
 	return req, nil
 }
 
-// Open opens a stream, from a position if there is one.
+// Open opens a stream. from is a position, or empty.
 func (c *Client) Open(ctx context.Context, id Identity, position string) (*Stream, error) {
 	req, err := c.Request(ctx, id, position)
 	if err != nil {

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// clockVariable names a file that says how many seconds the server's clock is ahead.
+// clockVariable names a file with the number of seconds that the server's clock is ahead.
 const clockVariable = "CADDY_SSE_TEST_CLOCK"
 
-// settable says that the server was built by MainWithClock.
+// settable says that MainWithClock built the server.
 var settable bool
 
-// SetClock sets the wall clock of the server, and of its siblings, so that it is ahead
-// of the right time by whole seconds, or behind. Their monotonic clock goes on, as
-// that of a machine does. The clock stays as it is when they are started again.
+// SetClock sets the wall clock of the server and of its siblings: it is ahead by whole
+// seconds, or behind if negative. Their monotonic clock is not changed, as on a real machine.
+// The setting outlives restarts.
 func (s *Server) SetClock(ahead time.Duration) {
 	s.t.Helper()
 	if !settable {
@@ -32,7 +32,7 @@ func (s *Server) SetClock(ahead time.Duration) {
 
 func (s *Server) clockFile() string { return s.Path("clock") }
 
-// writeClock writes in one piece, since servers read without a lock.
+// writeClock writes the file with one call, since servers read it without a lock.
 func (s *Server) writeClock(ahead time.Duration) {
 	s.t.Helper()
 	file, err := os.OpenFile(s.clockFile(), os.O_WRONLY|os.O_CREATE, 0o600)
@@ -45,10 +45,9 @@ func (s *Server) writeClock(ahead time.Duration) {
 	}
 }
 
-// Go asks the kernel for the time by a function that the kernel maps into each
-// process. These two files are added to the command, and put another function in its
-// place, which asks the kernel's and adds the seconds that are in a file in memory. So
-// nothing but the command itself is built anew.
+// Go reads the time with a kernel function that is mapped into each process. The two files
+// below are added to the command. They replace this function by one that calls it and adds
+// the seconds from a file in memory. So only the command itself must be compiled again.
 var clockSources = map[string]string{
 	"zz_clock.go": `package main
 
@@ -86,7 +85,7 @@ func init() {
 	kernelsClock = addressOfReadClock()
 }
 `,
-	// It is called as C functions are: clock_gettime(DI, SI).
+	// It is called with the C calling convention: clock_gettime(DI, SI).
 	"zz_clock_amd64.s": `#include "textflag.h"
 
 TEXT ·readClock(SB), NOSPLIT|NOFRAME, $0
@@ -113,8 +112,8 @@ TEXT ·addressOfReadClock(SB), NOSPLIT, $0-8
 `,
 }
 
-// clockFlags writes, into a directory, what go build needs to make a command with a
-// clock that can be set, and returns the flags for it.
+// clockFlags writes the files for a command with a settable clock into a directory, and
+// returns the flags for go build.
 func clockFlags(dir, command string) (flags []string, err error) {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, fmt.Errorf("the server's clock can be set on linux/amd64 only, and not on %s/%s", runtime.GOOS, runtime.GOARCH)
@@ -138,6 +137,6 @@ func clockFlags(dir, command string) (flags []string, err error) {
 		return nil, err
 	}
 	file := filepath.Join(dir, "overlay.json")
-	// The linker lets nobody else have the runtime's variables.
+	// The linker gives no other package access to the runtime's variables.
 	return []string{"-overlay=" + file, "-ldflags=-checklinkname=0"}, os.WriteFile(file, overlay, 0o600)
 }

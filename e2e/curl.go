@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// Curl makes a client that has curl do its requests, through a proxy's address
-// unless that is empty. It is for H1 and H2.
+// Curl returns a client that sends its requests with curl, through a proxy's address unless
+// that is empty. For H1 and H2.
 func (s *Server) Curl(addr string, p Protocol) *Client {
 	c := s.client(p, addr, false)
 	args := []string{
@@ -29,7 +29,7 @@ func (s *Server) Curl(addr string, p Protocol) *Client {
 	return c
 }
 
-// curl runs curl, with these arguments, for each request.
+// curl runs curl with these arguments for each request.
 type curl []string
 
 // RoundTrip implements http.RoundTripper.
@@ -58,7 +58,7 @@ func (c curl) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// readHead reads the header of a response of any protocol, as curl shows it.
+// readHead parses a response header of any protocol, as printed by curl.
 func readHead(r *bufio.Reader) (*http.Response, error) {
 	text := textproto.NewReader(r)
 	line, err := text.ReadLine()
@@ -80,14 +80,14 @@ func readHead(r *bufio.Reader) (*http.Response, error) {
 	return &http.Response{Status: strings.Join(fields[1:], " "), StatusCode: code, Header: http.Header(header)}, nil
 }
 
-// output is a body that a command writes.
+// output is a response body that a command writes.
 type output struct {
 	io.Reader
 	cmd   *exec.Cmd
 	ended bool
 }
 
-// Read implements io.Reader. A body ends properly if the command does.
+// Read implements io.Reader. It returns io.EOF only if the command succeeded.
 func (o *output) Read(p []byte) (int, error) {
 	n, err := o.Reader.Read(p)
 	if err != nil && !o.ended {

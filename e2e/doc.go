@@ -1,10 +1,9 @@
-// Package e2e holds the whole-system tests: the real binary, built with the race
-// detector, between real clients and a real publisher.
+// Package e2e has the whole-system tests: real clients and a real publisher against the real
+// binary, built with the race detector.
 //
-// A [Server] is one Caddy process with its own ports and data. A [Client]
-// speaks one protocol to it, a [Stream] reads one response and refuses every
-// byte that is not what the wire promises, and a [Follower] keeps a stream going
-// as a browser would, with its last position. A [Publisher] pushes through the
-// admin API until each event is acknowledged and notes it in a [Ledger]; in the
-// end the ledger says what each follower must have received.
+// A [Server] is a Caddy process with its own ports and data. A [Client] connects to it over
+// one protocol. A [Stream] reads one response and rejects every byte that breaks the wire
+// format. A [Follower] reconnects with its last position, as a browser does. A [Publisher]
+// publishes through the admin API, repeats each request until it is acknowledged, and records
+// the events in a [Ledger]. At the end the ledger tells what each follower must have received.
 package e2e

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Follower keeps a stream going: it connects, reads, and when it loses the
-// connection it comes back with the last position, at once, or after the delay
-// that it was told. It may be used from any goroutine.
+// Follower keeps a stream open. When it loses the connection it reconnects with its last
+// position: at once, or after the delay that the server asked for. It may be used from any
+// goroutine.
 type Follower struct {
 	Identity Identity
 
@@ -22,17 +22,17 @@ type Follower struct {
 	done   chan struct{}
 
 	mu       sync.Mutex
-	start    Position // where it began
+	start    Position // first position
 	last     Position // the last id of a complete block
 	received []Received
-	opened   int           // streams
+	opened   int           // number of streams
 	lost     []string      // why streams ended
-	goodbyes []Goodbye     // of streams that have ended
-	told     *Goodbye      // of the one that is about to
-	open     bool          // a stream is, and was told sse.connected
+	goodbyes []Goodbye     // of streams that the server ended
+	told     *Goodbye      // sse.closing of the current stream
+	open     bool          // a stream is open and has sent sse.connected
 	connID   string        // of the last stream
-	since    time.Time     // likewise: when it was told sse.connected
-	err      error         // a violation: it has given up
+	since    time.Time     // when the last stream sent sse.connected
+	err      error         // a violation, which ended the follower
 	held     chan struct{} // not nil: it reads nothing until this is closed
 }
 
@@ -41,7 +41,7 @@ func Follow(t testing.TB, c *Client, id Identity) *Follower {
 	return FollowFrom(t, c, id, Position{})
 }
 
-// FollowFrom is Follow for a client that has been there before.
+// FollowFrom is like Follow, for a client that already has a position.
 func FollowFrom(t testing.TB, c *Client, id Identity, from Position) *Follower {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &Follower{Identity: id, client: c, cancel: cancel, done: make(chan struct{}), start: from, last: from}
@@ -58,13 +58,13 @@ func FollowFrom(t testing.TB, c *Client, id Identity, from Position) *Follower {
 	return f
 }
 
-// Stop makes it go away, and waits until it has.
+// Stop stops the follower and waits for it.
 func (f *Follower) Stop() {
 	f.cancel()
 	<-f.done
 }
 
-// backoff is between attempts to connect, unless another is set, so that a server which is down is not
+// backoff is the default wait between attempts, so that a server that is down is not flooded.
 // asked without pause.
 const backoff = 10 * time.Millisecond
 
@@ -137,14 +137,14 @@ func (f *Follower) wait(ctx context.Context) error {
 	}
 }
 
-// Hold makes it stop reading, after the block that it may be waiting for.
+// Hold pauses reading. A block that the follower already waits for is still read.
 func (f *Follower) Hold() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.held = make(chan struct{})
 }
 
-// Release makes it read on.
+// Release resumes reading.
 func (f *Follower) Release() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -180,7 +180,7 @@ func (f *Follower) take(s *Stream, b Block) error {
 	case "sse.topics":
 	default:
 		if !b.hasData {
-			break // it moves the position, no more
+			break // this block changes only the position
 		}
 		var err error
 		if r.N, err = ReadPayload(b.Data); err != nil {
@@ -195,42 +195,42 @@ func (f *Follower) take(s *Stream, b Block) error {
 	return nil
 }
 
-// Open says whether a stream is open.
+// Open reports whether a stream is open.
 func (f *Follower) Open() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open && f.err == nil
 }
 
-// Err is a violation that it met.
+// Err returns the violation that ended the follower, or nil.
 func (f *Follower) Err() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
 }
 
-// Start is the position that it began with.
+// Start returns the first position.
 func (f *Follower) Start() Position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.start
 }
 
-// Last is the last position that it was given.
+// Last returns the last position.
 func (f *Follower) Last() Position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.last
 }
 
-// Received is all it has received so far.
+// Received returns all events and gaps so far.
 func (f *Follower) Received() []Received {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.received)
 }
 
-// Gaps are the reasons of the gaps that it was told.
+// Gaps returns the reasons of all gaps.
 func (f *Follower) Gaps() []string {
 	var gaps []string
 	for _, r := range f.Received() {
@@ -241,21 +241,21 @@ func (f *Follower) Gaps() []string {
 	return gaps
 }
 
-// Streams is how many streams it has opened, and why those that ended did.
+// Streams returns the number of streams so far, and why those that ended did.
 func (f *Follower) Streams() (opened int, lost []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.opened, slices.Clone(f.lost)
 }
 
-// Goodbyes are the last blocks of its streams that the server ended.
+// Goodbyes returns the last control events of the streams that the server ended.
 func (f *Follower) Goodbyes() []Goodbye {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.goodbyes)
 }
 
-// Check holds what it has received against the ledger.
+// Check compares the received events with the ledger.
 func (f *Follower) Check(l *Ledger) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -268,8 +268,7 @@ func (f *Follower) Check(l *Ledger) error {
 	return nil
 }
 
-// behind is an error as long as the follower has not received the last event
-// that is for it.
+// behind returns an error until the follower has received its last event of the ledger.
 func (f *Follower) behind(l *Ledger) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -286,7 +285,7 @@ func (f *Follower) behind(l *Ledger) error {
 	return nil
 }
 
-// AwaitOpen waits until all have an open stream.
+// AwaitOpen waits until all followers have an open stream.
 func AwaitOpen(t testing.TB, followers []*Follower) {
 	t.Helper()
 	Wait(t, Patience, fmt.Sprintf("%d open streams", len(followers)), func() error {
@@ -303,8 +302,8 @@ func AwaitOpen(t testing.TB, followers []*Follower) {
 	})
 }
 
-// AwaitAll waits until all have received what was acknowledged so far, and
-// checks that it is that, once and in order.
+// AwaitAll waits until all followers have received all acknowledged events, and checks that
+// they received each once and in order.
 func AwaitAll(t testing.TB, l *Ledger, followers []*Follower) {
 	t.Helper()
 	for _, f := range followers {

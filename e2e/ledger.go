@@ -8,20 +8,19 @@ import (
 	"time"
 )
 
-// Target is whom an event is for: one field of the API with its names, or
-// everybody.
+// Target is the target of an event: one field of the API with its names, or everybody.
 type Target struct {
 	Field string // user, session or topic; empty: everybody
 	Names []string
 }
 
-// To is a target with names.
+// To returns a target with names.
 func To(field string, names ...string) Target { return Target{field, names} }
 
 // Everybody is the target of a broadcast.
 var Everybody Target
 
-// Matches reports whether the event is for id.
+// Matches reports whether the event is for the identity.
 func (t Target) Matches(id Identity) bool {
 	topics := id.Topics
 	if len(topics) == 0 {
@@ -44,70 +43,70 @@ func (t Target) Matches(id Identity) bool {
 // Entry is one acknowledged event.
 type Entry struct {
 	Position Position
-	N        int64 // its number; no two events have the same
-	Size     int   // of its data
+	N        int64 // unique number of the event
+	Size     int   // bytes of its data
 	To       Target
-	Sent     time.Time // first
+	Sent     time.Time // first attempt
 }
 
-// Hole is a position whose record is gone, or cannot be read. It may have been for
-// anybody.
+// Hole is a position whose record is gone or unreadable. The record may have been for any
+// client.
 type Hole struct {
 	Position Position
-	At       time.Time // since when, or before
+	At       time.Time // upper bound of the time from which on the record was gone
 }
 
-// Ledger has what was acknowledged. It may be used from any goroutine.
+// Ledger records the acknowledged events. It may be used from any goroutine.
 type Ledger struct {
 	mu      sync.Mutex
 	entries []Entry
 	holes   []Hole
 }
 
-// AddHole notes a hole. It justifies that a gap is told to those who had not got
-// past it, but demands none: a node may have had the record before.
+// AddHole records a hole. It justifies a gap for clients that were before it, but does not
+// require one: a node may have had the record in memory.
 func (l *Ledger) AddHole(h Hole) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.holes = append(l.holes, h)
 }
 
-// Holes are all of them.
+// Holes returns all holes.
 func (l *Ledger) Holes() []Hole {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.holes)
 }
 
-// Justifies reports whether a hole is why a gap was told.
+// Justifies reports whether a hole explains a gap.
 func (l *Ledger) Justifies(gap Received) bool {
 	return slices.ContainsFunc(l.Holes(), func(h Hole) bool {
 		return h.Position.Epoch == gap.After.Epoch && h.Position.Seq > gap.After.Seq && !h.At.After(gap.At)
 	})
 }
 
-// Add notes events that were acknowledged.
+// Add records acknowledged events.
 func (l *Ledger) Add(entries ...Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.entries = append(l.entries, entries...)
 }
 
-// Len is how many events were acknowledged.
+// Len returns the number of acknowledged events.
 func (l *Ledger) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.entries)
 }
 
-// Entries are all of them, in the order in which they were acknowledged.
+// Entries returns all entries, in the order of acknowledgment.
 func (l *Ledger) Entries() []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.entries)
 }
 
-// Last is the event that was acknowledged last, if there is one.
+// Last returns the entry that was acknowledged last, if there is one.
 func (l *Ledger) Last() (last Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +116,7 @@ func (l *Ledger) Last() (last Entry) {
 	return last
 }
 
-// Expected are the events of an epoch for id after seq, in order.
+// Expected returns the events of an epoch for the identity after seq, in order.
 func (l *Ledger) Expected(id Identity, epoch string, seq uint64) []Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,15 +130,15 @@ func (l *Ledger) Expected(id Identity, epoch string, seq uint64) []Entry {
 	return expected
 }
 
-// Received is what a follower has: an event, or a gap that was told.
+// Received is an event or a gap that a follower received.
 type Received struct {
 	Position Position
 	N        int64
 	Size     int
-	Gap      string   // the reason; the rest is where the stream goes on
-	After    Position // that it had before the gap
+	Gap      string   // reason of a gap; ID is then the position after it
+	After    Position // position before the gap
 	At       time.Time
-	Stream   time.Time // when its stream was told sse.connected
+	Stream   time.Time // when its stream sent sse.connected
 }
 
 func (r Received) String() string {
@@ -149,9 +148,9 @@ func (r Received) String() string {
 	return fmt.Sprintf("event %d (%d B) at %s", r.N, r.Size, r.Position)
 }
 
-// Compare holds what was received from start on against what was acknowledged.
-// A gap excuses what lies before the position that it names, in that epoch, and
-// only if something is missing there, or a hole justifies it.
+// Compare compares the events received from start on with the acknowledged ones. A gap
+// excuses missing events before its position, in its epoch. It is a fault if no event is
+// missing there and no hole explains it.
 func (l *Ledger) Compare(id Identity, start Position, received []Received) error {
 	expected := l.Expected(id, start.Epoch, start.Seq)
 	last := start

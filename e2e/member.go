@@ -15,30 +15,30 @@ import (
 	"time"
 )
 
-// Member is a user whose topics change while streams of it are open. It may be used
-// from any goroutine.
+// Member is a user whose topics change while its streams are open. It may be used from any
+// goroutine.
 type Member struct {
 	Name string
 
 	mu      sync.Mutex
-	topics  []string // that a new stream gets
+	topics  []string // topics of its next stream
 	changes []memberChange
 	visits  []*Visit
 }
 
-// NewMember has some topics at first, of those that the config allows.
+// NewMember returns a member with these topics, which the config must allow.
 func NewMember(name string, topics ...string) *Member { return &Member{Name: name, topics: topics} }
 
-// memberChange is one that was answered.
+// memberChange is a change that was answered.
 type memberChange struct {
 	TopicChange
-	before         uint64 // the seq of something that was acknowledged before it was sent
+	before         uint64 // seq of an event that was acknowledged before the change was sent
 	at             Position
 	sent, answered time.Time
 }
 
-// Visit is one stream of a member, up to its end or a gap. It is written by the
-// goroutine that reads.
+// Visit is one stream of a member, up to its end or a gap. The goroutine that reads it writes
+// this.
 type Visit struct {
 	stream *Stream
 	topics []string
@@ -55,7 +55,7 @@ type toldChange struct {
 	at       time.Time
 }
 
-// Open opens a stream, with the topics that the member has now.
+// Open opens a stream with the current topics of the member.
 func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, error) {
 	m.mu.Lock()
 	v := &Visit{topics: slices.Clone(m.topics), asked: time.Now()}
@@ -74,7 +74,7 @@ func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, er
 		return nil, fmt.Errorf("it was told %q: %w", b.Type, err)
 	}
 	v.stream, v.opened = s, time.Now()
-	if v.start = b.ID; v.start.Epoch == "" { // a gap is to come
+	if v.start = b.ID; v.start.Epoch == "" { // a gap follows
 		v.start = from
 	}
 	v.last = v.start
@@ -84,11 +84,11 @@ func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, er
 	return v, nil
 }
 
-// ErrGap says that a stream told a gap.
+// ErrGap means that a stream reported a gap.
 var ErrGap = errors.New("a gap was told")
 
-// Read reads the stream to its end, or to a gap, and returns the last position. Its
-// error is a Violation, wraps ErrGap, or says that the stream has ended.
+// Read reads the stream to its end or to a gap, and returns the last position. The error is a
+// Violation, wraps ErrGap, or says how the stream ended.
 func (v *Visit) Read() (Position, error) {
 	defer v.stream.Close()
 	defer func() { v.ended = time.Now() }()
@@ -120,10 +120,10 @@ func (v *Visit) Read() (Position, error) {
 	}
 }
 
-// Epoch is that in which it was opened.
+// Epoch returns the epoch in which the stream was opened.
 func (v *Visit) Epoch() string { return v.start.Epoch }
 
-// Told is when the changes came of which the stream was told.
+// Told returns the times at which the stream reported changes.
 func (v *Visit) Told() (at []time.Time) {
 	for _, told := range v.told {
 		at = append(at, told.at)
@@ -131,10 +131,10 @@ func (v *Visit) Told() (at []time.Time) {
 	return at
 }
 
-// Change changes the topics by PATCH requests, to the base URL that is returned for
-// each, until one is answered. Before is the position of something that was
-// acknowledged. As an app does, the member first has its new streams get what is right
-// from then on. It returns the position of the change, and how many requests failed.
+// Change sends PATCH requests with a change of the topics until one is answered. base returns
+// the base URL of each request. before is a position that was acknowledged before. The member
+// first changes the topics of its new streams, as an app does. Change returns the position of
+// the change, and the number of failed requests.
 func (m *Member) Change(
 	ctx context.Context, change TopicChange, before Position, hub string, client *http.Client, base func() string,
 ) (at Position, failed int, err error) {
@@ -194,7 +194,7 @@ func patch(ctx context.Context, client *http.Client, url string, body []byte) (a
 	return ParsePosition(answer.ID)
 }
 
-// apply returns topics as they are after the change.
+// apply returns the topics after the change.
 func (c TopicChange) apply(topics []string) []string {
 	topics = slices.DeleteFunc(slices.Clone(topics), func(name string) bool { return slices.Contains(c.Removed, name) })
 	for _, name := range c.Added {
@@ -205,20 +205,20 @@ func (c TopicChange) apply(topics []string) []string {
 	return topics
 }
 
-// Rights is what was found with the streams of a member.
+// Rights is the result of judging the streams of a member.
 type Rights struct {
 	Visits, Changes, Told int
-	Unlawful              int // events that it received without the right
-	Withheld              int // events that it did not receive though it had the right
-	Untold                int // changes that were told falsely, or not
+	Unlawful              int // events received without the right
+	Withheld              int // events not received despite the right
+	Untold                int // changes that were reported wrongly or not at all
 	Findings              []string
 }
 
-// Visits are its streams. It must not have one that is being read.
+// Visits returns the streams of the member. None of them may still be read.
 func (m *Member) Visits() []*Visit { return m.visits }
 
-// Judge holds what the member received on its streams against what was acknowledged.
-// Streams of another epoch than that of all the changes are left out.
+// Judge compares what the member received with the acknowledged events. It ignores streams of
+// another epoch than that of the changes.
 func (m *Member) Judge(entries []Entry, r *Rights) {
 	entries = slices.Clone(entries)
 	slices.SortStableFunc(entries, func(a, b Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
@@ -246,9 +246,8 @@ type visitJudge struct {
 	found   func(n *int, format string, args ...any)
 }
 
-// changes judges which changes were told. A stream that was open when one was sent is
-// concerned, and one that was asked for after the answer is not. What was asked for
-// in between may be.
+// changes judges the reported changes. A stream that was open when a change was sent must
+// report it. A stream that was requested after the answer must not. Streams in between may.
 func (j visitJudge) changes(r *Rights) {
 	topics, told := j.topics, j.told
 	for _, c := range j.of.changes {
@@ -272,10 +271,10 @@ func (j visitJudge) changes(r *Rights) {
 	}
 }
 
-// events judges what it received, and what it did not.
+// events judges the received and the missing events.
 func (j visitJudge) events(r *Rights) {
 	topics, told, got := j.topics, j.told, j.got
-	dropped := make(map[string]bool) // topics of which something that was pending was dropped with the right
+	dropped := make(map[string]bool) // topics of which pending events were dropped rightfully
 	for _, e := range j.entries {
 		seq := e.Position.Seq
 		if e.Position.Epoch != j.start.Epoch || seq <= j.start.Seq {
@@ -317,8 +316,8 @@ func (j visitJudge) events(r *Rights) {
 
 const clockFormat = "15:04:05.000"
 
-// late is a change that had taken away the right to an event before that was sent, if
-// the stream was open then, and has none of the topics that the event is for by another.
+// late returns a change that removed the right to an event before the event was sent. The
+// stream was open then, and no other change left it one of the event's topics.
 func (j visitJudge) late(e Entry, names []string) (by *memberChange) {
 	for _, name := range names {
 		by = nil
@@ -337,9 +336,9 @@ func (j visitJudge) late(e Entry, names []string) (by *memberChange) {
 	return by
 }
 
-// endsBefore reports whether the right to all these topics ends after the position,
-// on this stream, so that what is pending may be dropped: also if the stream ended
-// before it was told so.
+// endsBefore reports whether the right to all these topics ends after the position on this
+// stream, so that pending events may be dropped. The stream may have ended before it
+// reported the change.
 func (j visitJudge) endsBefore(names []string, seq uint64) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
 		return !slices.ContainsFunc(j.of.changes, func(c memberChange) bool {
@@ -348,7 +347,7 @@ func (j visitJudge) endsBefore(names []string, seq uint64) bool {
 	})
 }
 
-// common are the topics that an event is for, of these.
+// common returns those of the topics that the event is for.
 func (t Target) common(topics []string) (names []string) {
 	if t.Field == "topic" {
 		for _, name := range topics {
@@ -365,7 +364,7 @@ func (c TopicChange) same(other TopicChange) bool {
 		slices.Equal(slices.Sorted(slices.Values(c.Removed)), slices.Sorted(slices.Values(other.Removed)))
 }
 
-// without are the names that are not among the others.
+// without returns the names that are not in the other list.
 func without(names, others []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// nofile is how many files the tests have open at most, with room to spare.
+// nofile is the limit of open files that the tests need.
 const nofile = 8192
 
 // init raises the limit of open files, which the server inherits.

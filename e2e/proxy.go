@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// Faults bound what a proxy does to each connection. What it does is drawn from
-// the proxy's seed.
+// Faults bounds the faults of a proxy on each connection. The faults are drawn from the
+// proxy's seed.
 type Faults struct {
-	CutAfter int           // bytes to the client after which it is cut, at most; 0: never
-	Stall    time.Duration // for which it takes nothing, once, at most
-	Piece    int           // bytes that it passes on at a time, at most; 0: no limit
-	Rate     int           // bytes a second that it passes on if it is slow, at least; 0: it is not
+	CutAfter int           // a connection is cut after at most this many bytes to the client; 0: never
+	Stall    time.Duration // longest pause, once per connection
+	Piece    int           // most bytes that are passed on at once; 0: no limit
+	Rate     int           // least bytes per second of a slow connection; 0: no slow connections
 }
 
 // Proxy is a bad network between clients and a server.
 type Proxy struct {
 	Addr string
 
-	// Connections that it cut, held up for a while, and slowed down.
+	// Numbers of connections that were cut, paused, and slowed down.
 	Cuts, Stalls, Slow atomic.Int64
 
 	target   string
@@ -40,7 +40,7 @@ type Proxy struct {
 	held   chan struct{} // not nil: nothing is passed on until it is closed
 }
 
-// NewProxy starts a proxy in front of an address, which ends with the test.
+// NewProxy starts a proxy in front of an address. It ends with the test.
 func NewProxy(t testing.TB, target string, seed uint64, faults Faults) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,22 +61,21 @@ func NewProxy(t testing.TB, target string, seed uint64, faults Faults) *Proxy {
 	return p
 }
 
-// Calm makes it do no more harm to connections that it takes from now on, and
-// lets those that it has go at full speed.
+// Calm stops all faults for new connections, and lets existing ones go on at full speed.
 func (p *Proxy) Calm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calm = true
 }
 
-// Hold makes it take nothing more from the server, but what it waits for already.
+// Hold stops reading from the server. A read that waits already is still passed on.
 func (p *Proxy) Hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held = make(chan struct{})
 }
 
-// Release makes it go on.
+// Release resumes reading.
 func (p *Proxy) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,7 +83,7 @@ func (p *Proxy) Release() {
 	p.held = nil
 }
 
-// wait returns when it may go on, and reports whether it is still there.
+// wait returns when data may be passed on, and reports whether the proxy is still open.
 func (p *Proxy) wait() bool {
 	p.mu.Lock()
 	held := p.held
@@ -106,7 +105,7 @@ func (p *Proxy) isCalm() bool {
 	return p.calm
 }
 
-// fate is what a connection will suffer.
+// fate is the faults of one connection.
 type fate struct {
 	cutAfter int  // bytes; negative: never
 	reset    bool // it is cut by RST, not by FIN
@@ -124,8 +123,8 @@ func (p *Proxy) draw() fate {
 		return f
 	}
 	if n := p.faults.CutAfter; n > 0 {
-		// Most cuts are early, so that they fall on handshakes, headers and first
-		// blocks as often as on the middle of a replay.
+		// Most cuts are early, so that handshakes, headers and first blocks are cut as often as
+		// the middle of a replay.
 		f.cutAfter = p.random.IntN(1 + p.random.IntN(n))
 		f.reset = p.random.IntN(2) == 0
 		f.stallAt = p.random.IntN(2 * n)
@@ -169,7 +168,7 @@ func (p *Proxy) serve(client *net.TCPConn, f fate) {
 
 	var up sync.WaitGroup
 	up.Go(func() {
-		// What the client says is short; it ends when either side is closed.
+		// Data of the client is short, so it has no faults. The copy ends when either side closes.
 		_, _ = io.Copy(server, client)
 		server.CloseWrite()
 	})
@@ -185,7 +184,7 @@ func (p *Proxy) serve(client *net.TCPConn, f fate) {
 	up.Wait()
 }
 
-// down passes on what the server says, and reports whether it is to be cut.
+// down passes data of the server on, and reports whether the connection is to be cut.
 func (p *Proxy) down(client, server net.Conn, f fate) (cut bool) {
 	buf := make([]byte, f.piece)
 	for passed := 0; ; {
@@ -222,7 +221,7 @@ func (p *Proxy) down(client, server net.Conn, f fate) (cut bool) {
 	}
 }
 
-// pause reports whether the proxy is still there afterwards.
+// pause waits, and reports whether the proxy is still open.
 func (p *Proxy) pause(d time.Duration) bool {
 	select {
 	case <-time.After(d):

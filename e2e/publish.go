@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// numbers gives every event of a test run its own number.
+// numbers gives every event of a test run a unique number.
 var numbers atomic.Int64
 
-// payload is an event's data: its number, and letters that depend on it, so that
-// nothing else could be mistaken for it.
+// payload returns the data of an event: its number, and letters that depend on it, so that
+// mixed-up data is noticed.
 func payload(n int64, size int) string {
 	return fmt.Sprintf(`{"n":%d,"pad":"%s"}`, n, strings.Repeat(string(rune('a'+n%26)), size))
 }
 
-// ReadPayload returns the number of the event whose data it is.
+// ReadPayload returns the number of the event with this data.
 func ReadPayload(data string) (n int64, err error) {
 	if _, err := fmt.Sscanf(data, `{"n":%d,`, &n); err != nil {
 		return 0, violation("data %.100q: %v", data, err)
@@ -34,29 +34,29 @@ func ReadPayload(data string) (n int64, err error) {
 	return n, nil
 }
 
-// Event is an event to publish; the rest of it is made up.
+// Event is an event to publish. The rest of it is generated.
 type Event struct {
 	To   Target
-	Size int // of its padding, in bytes
+	Size int // bytes of padding
 }
 
-// Publisher publishes through the API. What is not acknowledged it sends again
-// with the same key. It may be used from any goroutine.
+// Publisher publishes through the API. It repeats unacknowledged requests with the same key.
+// It may be used from any goroutine.
 type Publisher struct {
 	Ledger  *Ledger
-	Retried atomic.Int64 // requests that were sent again
+	Retried atomic.Int64 // repeated requests
 
 	url  string // up to the name of the call
 	hub  string
 	http *http.Client
 }
 
-// Publisher makes a publisher for the default hub, with a ledger of its own. It
-// outlives restarts of the server.
+// Publisher returns a publisher for the default hub, with a new ledger. It works across
+// restarts of the server.
 func (s *Server) Publisher() *Publisher { return s.PublisherVia("", "default", new(Ledger)) }
 
-// PublisherVia makes a publisher for a hub that reaches the admin endpoint through
-// a proxy's address, or directly if that is empty.
+// PublisherVia returns a publisher for a hub that uses the admin endpoint through a proxy's
+// address, or directly if that is empty.
 func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 	if addr == "" {
 		addr = fmt.Sprintf("127.0.0.1:%d", s.Admin)
@@ -78,25 +78,24 @@ func (s *Server) PublisherVia(addr, hub string, ledger *Ledger) *Publisher {
 	return p
 }
 
-// RoamingPublisher makes a publisher for the default hub that sends each request,
-// also the same one again, to one of the nodes of a cluster, by chance. They have
-// sse_api at /sse.
+// RoamingPublisher returns a publisher for the default hub. It sends each request, also a
+// repeated one, to a random node of a cluster. The nodes must have sse_api at /sse.
 func RoamingPublisher(ledger *Ledger, addrs ...string) *Publisher {
 	tr := roaming(addrs)
 	tr.ResponseHeaderTimeout = answerTimeout
 	return &Publisher{Ledger: ledger, url: "http://127.0.0.1/sse/", hub: "default", http: &http.Client{Transport: tr}}
 }
 
-// answerTimeout is how long a publisher waits for an answer: an endpoint that is
-// being replaced may take a request and not answer.
+// answerTimeout is how long a publisher waits for an answer. An endpoint that is being replaced
+// may accept a request and not answer.
 const answerTimeout = 15 * time.Second
 
-// Close closes the publisher's connections. It may go on with others.
+// Close closes the publisher's connections. The publisher can still be used.
 func (p *Publisher) Close() { p.http.CloseIdleConnections() }
 
-// Publish publishes the events in one request, as a batch if there are several;
-// then either all are for everybody or none is. It returns when they are
-// acknowledged, and with an error when they are refused or ctx ends.
+// Publish publishes the events with one request, as a batch if there are several. Then either
+// all must be for everybody or none. It returns nil when they are acknowledged, and an error
+// when they are refused or ctx ends.
 func (p *Publisher) Publish(ctx context.Context, events ...Event) error {
 	call, contentType := "send", "application/json"
 	if events[0].To.Field == "" {
@@ -139,7 +138,7 @@ func (p *Publisher) Publish(ctx context.Context, events ...Event) error {
 	}
 }
 
-// refused is the error of a request that it is no use to send again.
+// refused is the error of a request that must not be repeated.
 type refused string
 
 func (r refused) Error() string { return string(r) }

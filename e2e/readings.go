@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// What the running server says about itself.
+// Readings of the running server.
 
 func (s *Server) admin(path string) []byte {
 	s.t.Helper()
@@ -29,8 +29,8 @@ func (s *Server) admin(path string) []byte {
 	return body
 }
 
-// Metric reads one series of /metrics, with its labels as they stand there. One
-// that is not there is 0.
+// Metric returns the value of a series of /metrics. The labels must be as printed. It is 0 if
+// the series does not exist.
 func (s *Server) Metric(series string) float64 {
 	s.t.Helper()
 	for line := range strings.Lines(string(s.admin("/metrics"))) {
@@ -45,13 +45,13 @@ func (s *Server) Metric(series string) float64 {
 	return 0
 }
 
-// Connections is the gauge of open connections of one protocol.
+// Connections returns the gauge of open connections of a protocol.
 func (s *Server) Connections(p Protocol) int {
 	s.t.Helper()
 	return int(s.Metric(fmt.Sprintf(`caddy_sse_connections{hub="default",protocol=%q}`, p.label())))
 }
 
-// Status is what GET /sse/status says about a hub.
+// Status is the answer of GET /sse/status for one hub.
 type Status struct {
 	Connections int
 	Users       int
@@ -61,10 +61,10 @@ type Status struct {
 	Bytes       int64
 }
 
-// Status asks for that of the default hub.
+// Status returns the status of the default hub.
 func (s *Server) Status() Status { return s.StatusOf("default") }
 
-// StatusOf asks for that of a hub.
+// StatusOf returns the status of a hub.
 func (s *Server) StatusOf(hub string) Status {
 	s.t.Helper()
 	var status struct{ Hubs map[string]Status }
@@ -74,8 +74,8 @@ func (s *Server) StatusOf(hub string) Status {
 	return status.Hubs[hub]
 }
 
-// Lag is how many events the first open connection of a user has not been
-// written, and whether there is such a connection.
+// Lag returns how many events the first open connection of a user is behind, and whether there
+// is such a connection.
 func (s *Server) Lag(user string) (lag int, open bool) {
 	s.t.Helper()
 	var page struct{ Connections []struct{ Lag int } }
@@ -88,18 +88,18 @@ func (s *Server) Lag(user string) (lag int, open bool) {
 	return page.Connections[0].Lag, true
 }
 
-// Goroutines is how many there are in the server.
+// Goroutines returns the number of goroutines of the server.
 func (s *Server) Goroutines() int {
 	s.t.Helper()
 	return int(s.Metric("go_goroutines"))
 }
 
-// Heap is the size in bytes of what is reachable on the server's heap.
+// Heap returns the size in bytes of the live heap of the server.
 func (s *Server) Heap() int64 {
 	s.t.Helper()
-	// The second collection frees what the first one found in pools. The profile's
-	// text has the size right after it; to make the profile, or to answer for the
-	// metrics, takes megabytes of its own.
+	// The second collection frees the objects that the first one found in pools. The text of
+	// the heap profile has the size right after it. A binary profile and /metrics allocate
+	// megabytes themselves.
 	s.admin("/debug/pprof/heap?gc=1")
 	for line := range strings.Lines(string(s.admin("/debug/pprof/heap?gc=1&debug=1"))) {
 		if value, ok := strings.CutPrefix(line, "# HeapAlloc = "); ok {
@@ -114,13 +114,13 @@ func (s *Server) Heap() int64 {
 	return 0
 }
 
-// HeapProfile says what is on it.
+// HeapProfile returns the heap profile of the server.
 func (s *Server) HeapProfile() []byte {
 	s.t.Helper()
 	return s.admin("/debug/pprof/heap")
 }
 
-// Files is how many files and sockets the server has open. Linux only.
+// Files returns the number of open files and sockets of the server. Linux only.
 func (s *Server) Files() int {
 	s.t.Helper()
 	return len(s.OpenFiles())
@@ -141,7 +141,7 @@ func (s *Server) OpenFiles() (names []string) {
 	return names
 }
 
-// CPU is the time of processors that the server has used. Linux only.
+// CPU returns the CPU time that the server has used. Linux only.
 func (s *Server) CPU() time.Duration {
 	s.t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.process.Process.Pid))
@@ -163,10 +163,10 @@ func (s *Server) CPU() time.Duration {
 	return used
 }
 
-// Resident is the server's resident memory in bytes. Linux only.
+// Resident returns the resident memory of the server in bytes. Linux only.
 func (s *Server) Resident() int64 { return s.memory("VmRSS:") }
 
-// Peak is the most resident memory that the server has had, in bytes. Linux only.
+// Peak returns the highest resident memory that the server has had, in bytes. Linux only.
 func (s *Server) Peak() int64 { return s.memory("VmHWM:") }
 
 func (s *Server) memory(name string) int64 {

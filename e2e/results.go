@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// WriteResults writes a section of the file with results, in the place of an older
-// one with that title. Other sections stay.
+// WriteResults writes a section of the file with results. It replaces a section with the same
+// title and keeps the others.
 func WriteResults(file, title, text string) error {
 	old, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -29,7 +29,8 @@ func WriteResults(file, title, text string) error {
 	return os.WriteFile(file, []byte(before+heading+"\n"+strings.TrimSpace(text)+"\n"+after), 0o644)
 }
 
-// Machine says what the tests run on, and when. The processor is known on Linux only.
+// Machine describes the machine of the tests, with the date. The processor is known on Linux
+// only.
 func Machine() string {
 	model := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

@@ -18,24 +18,24 @@ import (
 	"time"
 )
 
-// Config is what differs between the configs of a server. The zero Config serves
-// anonymous streams at /events, in every protocol.
+// Config is the changeable part of a server's config. The zero Config serves anonymous streams
+// at /events over every protocol.
 type Config struct {
 	Global string // options of the global block
 	Hub    string // options of the global sse block, for the default hub
 	Stream string // options of the sse directive at /events
-	Routes string // more directives, on the cleartext and on the TLS site
+	Routes string // more directives, for the cleartext and the TLS site
 	Sites  string // more sites
-	NoSSE  bool   // no route serves streams
-	Plain  bool   // the server has no race detector, whose memory is many times that of the server
+	NoSSE  bool   // there is no route for streams
+	Plain  bool   // build without the race detector, which needs many times the memory
 }
 
-// takeover is for all streams that do not say otherwise, so that the same tests
-// run both ways.
+// takeover is the mode of streams whose config does not set it, so that the same tests run
+// in both modes.
 var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
 
-// caddyfile names users, sessions and topics by headers, as the tests are not
-// about authentication.
+// caddyfile takes users, sessions and topics from headers. These tests are not about
+// authentication.
 func (s *Server) caddyfile(c Config) string {
 	if !strings.Contains(c.Stream, "takeover") {
 		c.Stream += "\n takeover " + *takeover
@@ -79,25 +79,23 @@ https://localhost:%d {
 `, s.Admin, c.Global, c.Hub, stream, c.Routes, s.HTTP, s.HTTPS, c.Sites)
 }
 
-// Server is one Caddy process at a time, on ports and with data that stay the
-// same when it is started again. It is used by the test's goroutine alone; its
-// fields are static.
+// Server is a Caddy process. Its ports and data stay the same when it is started again. Only
+// the goroutine of the test may use it; its fields do not change.
 type Server struct {
 	Admin, HTTP, HTTPS int
 
 	t       testing.TB
 	binary  string
 	dir     string
-	file    string // the config in use
+	file    string // the current config
 	log     *os.File
 	roots   *x509.CertPool
 	process *exec.Cmd
 	exited  chan struct{} // closed when process has ended
 }
 
-// Start starts a server and returns when it serves. When the test ends it stops
-// the server, and fails the test if it took too long, if it found a data race
-// or if it panicked.
+// Start starts a server and returns when it serves. At the end of the test it stops the server.
+// It fails the test if the stop took too long, or after a data race or a panic.
 func Start(t testing.TB, c Config) *Server {
 	t.Helper()
 	if binary == "" {
@@ -120,8 +118,8 @@ func Start(t testing.TB, c Config) *Server {
 	return s
 }
 
-// Sibling is another server on the same data, on ports of its own, that is not
-// running. It has the streams of the config, and no other site.
+// Sibling returns another server with the same data and its own ports. It is not running. It
+// has the streams of the config, and no other site.
 func (s *Server) Sibling(c Config) *Server {
 	s.t.Helper()
 	other := &Server{t: s.t, binary: s.binary, dir: s.dir, roots: s.roots}
@@ -136,10 +134,10 @@ func (s *Server) Sibling(c Config) *Server {
 	return other
 }
 
-// Configure sets the config for the next process.
+// Configure sets the config of the next process.
 func (s *Server) Configure(c Config) { s.write(s.file, c) }
 
-// FreePort finds a port that is free for TCP and UDP.
+// FreePort returns a port that is free for TCP and UDP.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -166,7 +164,7 @@ func (s *Server) write(file string, c Config) {
 	}
 }
 
-// command prepares a command of Caddy's, with a config and the server's data.
+// command returns a Caddy command with a config and the server's data.
 func (s *Server) command(binary, name, config string, args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, append([]string{name, "--config", config, "--adapter", "caddyfile"}, args...)...)
 	cmd.Dir = s.dir
@@ -176,15 +174,15 @@ func (s *Server) command(binary, name, config string, args ...string) *exec.Cmd 
 	return cmd
 }
 
-// Run starts the process, with the config that was last in force, and returns
-// when it serves. There must be none running.
+// Run starts the process with the current config, and returns when it serves. No process may
+// be running.
 func (s *Server) Run() {
 	s.t.Helper()
 	s.Launch()
 	s.Await()
 }
 
-// Launch is Run for those who do not wait until it serves.
+// Launch is like Run, but does not wait until the process serves.
 func (s *Server) Launch() {
 	s.t.Helper()
 	s.process = s.command(s.binary, "run", s.file)
@@ -194,12 +192,12 @@ func (s *Server) Launch() {
 		s.t.Fatal(err)
 	}
 	go func(p *exec.Cmd, exited chan struct{}) {
-		_ = p.Wait() // ProcessState says the same
+		_ = p.Wait() // ProcessState has the result
 		close(exited)
 	}(s.process, s.exited)
 }
 
-// Await waits until a process that was launched serves.
+// Await waits until a launched process serves.
 func (s *Server) Await() {
 	s.t.Helper()
 	Wait(s.t, Patience, "the server to serve over cleartext", func() error { return s.ready(H1) })
@@ -237,8 +235,8 @@ func (s *Server) ready(p Protocol) error {
 	return nil
 }
 
-// Reload runs `caddy reload` with another config. Its error is that of the
-// command, which says that the config was refused.
+// Reload runs `caddy reload` with another config. The error is that of the command: the config
+// was refused.
 func (s *Server) Reload(c Config) error {
 	s.t.Helper()
 	next := filepath.Join(s.dir, "Caddyfile.next")
@@ -250,7 +248,7 @@ func (s *Server) Reload(c Config) error {
 	return os.Rename(next, s.file)
 }
 
-// Validate runs `caddy validate` with the config that is in force.
+// Validate runs `caddy validate` with the current config.
 func (s *Server) Validate() error {
 	out, err := s.command(command, "validate", s.file).CombinedOutput()
 	if err != nil {
@@ -259,14 +257,14 @@ func (s *Server) Validate() error {
 	return nil
 }
 
-// SSE prepares `caddy sse` with these arguments, for the admin endpoint of the config
-// that is in force.
+// SSE returns the command `caddy sse` with these arguments, for the admin endpoint of the
+// current config.
 func (s *Server) SSE(args ...string) *exec.Cmd {
 	return s.command(command, "sse", s.file, args...)
 }
 
-// Terminate sends SIGTERM and returns how long the process took to end, which is
-// no longer than within.
+// Terminate sends SIGTERM and returns how long the process took to end. It fails the test if
+// that is longer than within.
 func (s *Server) Terminate(within time.Duration) time.Duration {
 	s.t.Helper()
 	began := time.Now()
@@ -285,7 +283,7 @@ func (s *Server) Terminate(within time.Duration) time.Duration {
 	return took
 }
 
-// Kill ends the process without notice.
+// Kill sends SIGKILL.
 func (s *Server) Kill() {
 	s.t.Helper()
 	if err := s.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -294,9 +292,9 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// stacks ends a process that hangs, with its goroutines in the log.
+// stacks ends a process that hangs, and writes its goroutines to the log.
 func (s *Server) stacks() string {
-	_ = s.process.Process.Signal(syscall.SIGABRT) // Caddy has its own mind about SIGQUIT
+	_ = s.process.Process.Signal(syscall.SIGABRT) // Caddy handles SIGQUIT itself
 	select {
 	case <-s.exited:
 	case <-time.After(Patience):
@@ -332,10 +330,10 @@ func (s *Server) cleanup() {
 	}
 }
 
-// Path is that of a file whose name in a config is relative.
+// Path returns the path of a file that a config names relatively.
 func (s *Server) Path(name string) string { return filepath.Join(s.dir, name) }
 
-// Tail is the end of the log, for messages.
+// Tail returns the end of the log, for messages.
 func (s *Server) Tail() string { return s.tail(60) }
 
 func (s *Server) tail(n int) string {
@@ -347,14 +345,13 @@ func (s *Server) tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
-// PID is the number of the process that runs.
+// PID returns the process id.
 func (s *Server) PID() int { return s.process.Process.Pid }
 
-// ConfigFile has the config that is in force, and RootFile the certificate that
-// clients must trust.
+// ConfigFile returns the path of the current config.
 func (s *Server) ConfigFile() string { return s.file }
 
-// RootFile is described at ConfigFile.
+// RootFile returns the path of the certificate that clients must trust.
 func (s *Server) RootFile() string {
 	return filepath.Join(s.dir, "data/caddy/pki/authorities/local/root.crt")
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Position is a position as the wire promises it: <epoch>-<seq>-<tag>. The tag is
-// missing where the history no longer has the record.
+// Position is a position: <epoch>-<seq>-<tag>. The tag is missing if the history no longer has
+// the record.
 type Position struct {
 	Epoch string
 	Seq   uint64
@@ -24,7 +24,7 @@ type Position struct {
 
 var position = regexp.MustCompile(`^([a-z0-9]+)-([0-9]+)(?:-([0-9a-z]{4}))?$`)
 
-// ParsePosition reads an id. Its error is a Violation.
+// ParsePosition parses an id. The error is a Violation.
 func ParsePosition(s string) (Position, error) {
 	parts := position.FindStringSubmatch(s)
 	if parts == nil {
@@ -38,13 +38,13 @@ func ParsePosition(s string) (Position, error) {
 	return p, nil
 }
 
-// Is reports whether both are the same. A publisher is not told the tag when its event
-// is known by its key, and is evicted already.
+// Is reports whether both are the same position. A tag that is missing matches any: a publisher
+// gets none for a duplicate of an evicted event.
 func (p Position) Is(other Position) bool {
 	return p.Place() == other.Place() && (p.Tag == other.Tag || p.Tag == "" || other.Tag == "")
 }
 
-// Place is the position without its tag.
+// Place returns the position without its tag.
 func (p Position) Place() Position { return Position{Epoch: p.Epoch, Seq: p.Seq} }
 
 func (p Position) String() string {
@@ -55,8 +55,8 @@ func (p Position) String() string {
 	return s
 }
 
-// Violation is the error of a stream that is not what the wire promises. All
-// other errors say that the connection was lost.
+// Violation is the error of a stream that breaks the wire format or a promise. Other errors
+// mean that the connection was lost.
 type Violation string
 
 func (v Violation) Error() string { return "violation: " + string(v) }
@@ -73,9 +73,9 @@ type Block struct {
 	retry   time.Duration
 }
 
-// Control events, with their data.
+// Data of the control events.
 type (
-	// Connected begins every stream.
+	// Connected is the first event of every stream.
 	Connected struct {
 		ConnectionID string `json:"connectionId"`
 		User         string `json:"user"`
@@ -83,36 +83,36 @@ type (
 		Protocol     string `json:"protocol"`
 		Resumed      bool   `json:"resumed"`
 	}
-	// Gap says that something may have been missed.
+	// Gap reports that events may be missing.
 	Gap struct {
 		Reason string `json:"reason"`
 	}
-	// TopicChange says how the topics of the stream have changed.
+	// TopicChange reports a change of the stream's topics.
 	TopicChange struct {
 		Added   []string `json:"added"`
 		Removed []string `json:"removed"`
 	}
-	// Goodbye is the last of a stream that the server ended.
+	// Goodbye is the last event of a stream that the server ended.
 	Goodbye struct {
 		Reason  string `json:"reason"`
 		RetryMs int64  `json:"retryMs"`
 	}
 )
 
-// Stream reads one response, and checks every byte. It is used by one goroutine.
+// Stream reads one response and checks every byte. One goroutine may use it.
 type Stream struct {
 	Connected Connected // after the first Next
-	Goodbye   *Goodbye  // once sse.closing or sse.rejected was read
-	Bytes     int64     // read so far
+	Goodbye   *Goodbye  // set once sse.closing or sse.rejected was read
+	Bytes     int64     // bytes read so far
 
 	body  io.ReadCloser
 	r     *bufio.Reader
 	line  []byte
 	user  string
-	asked string   // the position that was sent
+	asked string   // the requested position
 	last  Position // the last id
-	told  bool     // sse.connected had an id, or a gap was told since
-	state bool     // the state was asked for, before which there is no id
+	told  bool     // sse.connected had an id, or a gap was reported since
+	state bool     // the state was requested, whose events have no id
 	begun bool
 }
 
@@ -136,11 +136,11 @@ func newStream(resp *http.Response, id Identity, position string) (*Stream, erro
 	}, nil
 }
 
-// Close ends the stream, as a client that goes away does.
+// Close closes the stream from the client's side.
 func (s *Stream) Close() { s.body.Close() }
 
-// Next reads one block. At the end of a stream its error is io.EOF, and
-// io.ErrUnexpectedEOF or another if the connection was cut.
+// Next reads one block. The error is io.EOF at the end of a stream, and io.ErrUnexpectedEOF or
+// another one if the connection was cut.
 func (s *Stream) Next() (Block, error) {
 	b, err := s.read()
 	if err == nil {
@@ -152,9 +152,9 @@ func (s *Stream) Next() (Block, error) {
 	return b, err
 }
 
-// read reads one block by a grammar narrower than [HTML spec 9.2.5]: the lines
-// end in LF; a field's value comes after one space; retry, event, data and id come
-// in this order, and id last; a comment, which is a heartbeat, stands alone.
+// read reads one block. Its grammar is narrower than [HTML spec 9.2.5]: lines end in LF, a
+// value comes after one space, the fields are in the order retry, event, data, id, and a
+// comment, which is a heartbeat, is a block of its own.
 func (s *Stream) read() (b Block, err error) {
 	const (
 		nothing = iota
@@ -212,8 +212,8 @@ func (s *Stream) read() (b Block, err error) {
 	}
 }
 
-// readLine reads a line without its LF. A line that the end of the stream cuts
-// off is given with the error.
+// readLine reads a line without its LF. At the end of the stream it returns the rest with the
+// error.
 func (s *Stream) readLine() ([]byte, error) {
 	s.line = s.line[:0]
 	for {
@@ -234,7 +234,7 @@ func (s *Stream) readLine() ([]byte, error) {
 	}
 }
 
-// check holds a block against those before it.
+// check checks a block against the blocks before it.
 func (s *Stream) check(b Block) error {
 	if s.state && s.begun && !s.told {
 		s.told, s.last = true, Position{Epoch: b.ID.Epoch}
@@ -293,7 +293,7 @@ func (s *Stream) checkConnected(b Block) error {
 		return violation("connected as %q, not %q", c.User, s.user)
 	case c.Resumed != (s.asked != "" && s.told):
 		return violation("resumed is %t", c.Resumed)
-	case s.told && s.asked != "" && b.ID.String() != s.asked && !strings.HasPrefix(b.ID.String(), s.asked+"-"): // asked without a tag
+	case s.told && s.asked != "" && b.ID.String() != s.asked && !strings.HasPrefix(b.ID.String(), s.asked+"-"): // the requested position had no tag
 		return violation("resumed elsewhere")
 	}
 	s.last = b.ID
@@ -335,7 +335,7 @@ func (s *Stream) checkGoodbye(b Block) error {
 	return nil
 }
 
-// strict reads JSON that has all the fields of to, and no other.
+// strict decodes JSON that must have all the fields of to, and no others.
 func strict(data string, to any) error {
 	d := json.NewDecoder(strings.NewReader(data))
 	d.DisallowUnknownFields()

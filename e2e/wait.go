@@ -5,12 +5,10 @@ import (
 	"time"
 )
 
-// Patience is how long the tests wait for what should take a moment, on a
-// machine that has other things to do.
+// Patience is how long the tests wait for a short operation on a busy machine.
 const Patience = 30 * time.Second
 
-// Wait returns as soon as the condition holds, which is to say that it gives no
-// error, and fails the test if that takes longer than within.
+// Wait waits until the condition returns no error. It fails the test after within.
 func Wait(t testing.TB, within time.Duration, what string, condition func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)

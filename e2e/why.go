@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// WhyConfig is a config with what the causes of Whys need: hubs of their own for what
-// is evicted, and caps. store is a block for each hub, or empty.
+// WhyConfig returns a config for the causes of Whys: hubs for each kind of eviction, and limits.
+// store is a store block for each hub, or empty.
 func WhyConfig(store string) Config {
 	c := Config{
 		Hub:    store,
@@ -32,19 +32,18 @@ func WhyConfig(store string) Config {
 	return c
 }
 
-// Whys seeds causes for which an event does not arrive, one at a time, and asks. It
-// publishes to one server, clients come to another, and a third one is asked; they may
-// be the same.
+// Whys brings about each cause for which an event does not arrive, and asks for the reason. It
+// publishes to one server, connects to another, and asks a third. They may be the same.
 type Whys struct {
 	Publish, Serve, Ask *Server
 
 	t testing.TB
 }
 
-// secret is in every payload.
+// secret is a part of every payload.
 const secret = "only-for-those-who-ask"
 
-// whyAnswer is what Whys look at in an answer.
+// whyAnswer is the part of an answer that Whys checks.
 type whyAnswer struct {
 	Summary string
 	State   string
@@ -54,14 +53,14 @@ type whyAnswer struct {
 	Missing []string
 }
 
-// Run runs each cause as a test of its own.
+// Run runs each cause as a subtest.
 func (w Whys) Run(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		hub   string // default, if empty
+		hub   string // empty: default
 		cause func(w *Whys, user string) (id string)
 		state string
-		fate  string // of the first answer; empty: there is none
+		fate  string // of the first answer; empty: no answer
 		says  string // a part of the summary
 	}{
 		{"delivered", "", (*Whys).delivered, "delivered", "delivered", "written to its socket by 2"},
@@ -102,7 +101,7 @@ func (w Whys) Run(t *testing.T) {
 	}
 }
 
-// RunRestarted starts the server anew: it does not know who was connected before.
+// RunRestarted restarts the server, which then does not know who was connected before.
 func (w Whys) RunRestarted(t *testing.T) {
 	w.t = t
 	w.open("", "restarted", nil, "")
@@ -117,14 +116,14 @@ func (w Whys) RunRestarted(t *testing.T) {
 	t.Log(a.Summary)
 }
 
-// client makes a client of the server that serves.
+// client returns a client of the server w.Serve.
 func (w *Whys) client() *Client {
 	c := w.Serve.Client(H1)
 	w.t.Cleanup(c.Close)
 	return c
 }
 
-// open opens a stream, and returns when it is open.
+// open opens a stream and waits for sse.connected.
 func (w *Whys) open(hub, user string, topics []string, from string) *Stream {
 	w.t.Helper()
 	return w.openBy(w.client(), hub, user, topics, from)
@@ -148,7 +147,7 @@ func (w *Whys) openBy(c *Client, hub, user string, topics []string, from string)
 	return s
 }
 
-// read reads up to an event.
+// read reads up to the event with this id.
 func (w *Whys) read(s *Stream, id string) {
 	w.t.Helper()
 	for {
@@ -162,7 +161,7 @@ func (w *Whys) read(s *Stream, id string) {
 	}
 }
 
-// leave closes a stream, and returns when the server knows.
+// leave closes a stream and waits until the server has noticed.
 func (w *Whys) leave(s *Stream, user string) {
 	w.t.Helper()
 	id := s.Connected.ConnectionID
@@ -175,7 +174,7 @@ func (w *Whys) leave(s *Stream, user string) {
 	})
 }
 
-// send publishes to a user of the default hub. more are fields.
+// send publishes to a user of the default hub. more is further JSON fields.
 func (w *Whys) send(user, more string) (id string) {
 	w.t.Helper()
 	return w.publish("send", "", fmt.Sprintf(`{"user":%q,"data":"%s"%s}`, user, secret, more))
@@ -195,7 +194,7 @@ func hubOr(hub string) string {
 	return hub
 }
 
-// await waits until all servers have what was published.
+// await waits until all servers have the event with this id.
 func (w *Whys) await(hub, id string) {
 	w.t.Helper()
 	want, err := ParsePosition(id)
@@ -213,7 +212,7 @@ func (w *Whys) await(hub, id string) {
 	}
 }
 
-// why asks once, by each of the doors, and no longer than a second.
+// why asks through both endpoints, and checks that the answer takes less than a second.
 func (w *Whys) why(hub, user, id string) (a whyAnswer) {
 	w.t.Helper()
 	query := "/sse/why?" + url.Values{"hub": {hubOr(hub)}, "user": {user}, "id": {id}}.Encode()
@@ -250,7 +249,7 @@ func (w *Whys) get(port int, path string) string {
 	return string(body)
 }
 
-// call makes a call of the admin API.
+// call sends a request to the admin API.
 func (w *Whys) call(s *Server, method, path, body string, into any) {
 	w.t.Helper()
 	req, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path), bytes.NewReader([]byte(body)))

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Each method here brings about one cause for which an event does not reach the user,
-// and returns the id of the event.
+// Each method brings about one cause for which an event does not reach the user, and returns
+// the id of the event.
 
 func (w *Whys) delivered(user string) (id string) {
 	s := w.open("", user, nil, "")
@@ -95,7 +95,7 @@ func (w *Whys) refused(user string) (id string) {
 func (w *Whys) ttlPassed(user string) (id string) {
 	from := w.send("nobody", "")
 	id = w.send(user, `,"ttl":"200ms"`)
-	<-time.After(300 * time.Millisecond) // that is what a ttl is
+	<-time.After(300 * time.Millisecond) // until the ttl has passed
 	s := w.open("", user, nil, from)
 	w.read(s, w.send(user, ""))
 	return id

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// RunStopped stops the server with the client: it is named, since it does not answer.
+// RunStopped stops the server of the client with SIGSTOP. The answer must list it as missing.
 func (w Whys) RunStopped(t *testing.T) {
 	w.t = t
 	w.open("", "stopped", nil, "")
