@@ -18,13 +18,13 @@ import (
 	"time"
 )
 
-// outcome is what a command has printed, and its exit code.
+// outcome is the output and the exit code of a command.
 type outcome struct {
 	out, err string
 	code     int
 }
 
-// runs runs a command to its end.
+// runs runs a command and waits for its end.
 func runs(t testing.TB, cmd *exec.Cmd, stdin string) outcome {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -36,7 +36,7 @@ func runs(t testing.TB, cmd *exec.Cmd, stdin string) outcome {
 	return outcome{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
-// check compares what a command prints with patterns.
+// check compares the output of a command with patterns.
 func (o outcome) check(t testing.TB, what string, code int, out, errs string) {
 	t.Helper()
 	if o.code != code || !regexp.MustCompile("(?s)^"+out+"$").MatchString(o.out) || !regexp.MustCompile("(?s)"+errs).MatchString(o.err) {
@@ -46,7 +46,7 @@ func (o outcome) check(t testing.TB, what string, code int, out, errs string) {
 
 const positions = `[a-z2-7]{8}-\d+-[0-9a-z]{4}`
 
-// TestCommands runs each of them as people do.
+// TestCommands runs every command as a person would.
 func TestCommands(t *testing.T) {
 	s := Start(t, Config{Global: "sse chat"})
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/events", s.HTTP), nil)
@@ -136,8 +136,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestCommandReachesCaddy: by the address, by the config, and over a socket; and it says
-// what to do when there is none.
+// TestCommandReachesCaddy: the command finds Caddy by its address, by its config and over a
+// socket. Without Caddy it says what to do.
 func TestCommandReachesCaddy(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sse") // its path must be short
 	if err != nil {
@@ -174,7 +174,7 @@ func TestCommandReachesCaddy(t *testing.T) {
 	}
 }
 
-// tailing is a `caddy sse tail --json` that runs.
+// tailing is a running `caddy sse tail --json`.
 type tailing struct {
 	t   testing.TB
 	cmd *exec.Cmd
@@ -215,7 +215,7 @@ func (l *tailing) stop() {
 	<-l.ended
 }
 
-// await waits for n lines, and returns them.
+// await waits for n lines and returns them.
 func (l *tailing) await(n int) (lines []string) {
 	l.t.Helper()
 	Wait(l.t, 4*Patience, fmt.Sprintf("%d lines of the tail", n), func() error {
@@ -229,8 +229,8 @@ func (l *tailing) await(n int) (lines []string) {
 	return lines
 }
 
-// TestTailLosesNothing: 10,000 lines are published through standard input while the server
-// is reloaded and killed, and the tail shows each of them once and in order.
+// TestTailLosesNothing publishes 10,000 lines through standard input while the server is
+// reloaded and killed. The tail prints each event once and in order.
 func TestTailLosesNothing(t *testing.T) {
 	const total, slice = 10_000, 1000
 	config := Config{Hub: "history 20000\n store disk"}
@@ -251,7 +251,7 @@ func TestTailLosesNothing(t *testing.T) {
 	}
 	defer func() { _ = send.Process.Kill() }()
 	for from := 1; from <= total; from += slice {
-		// It is no longer waited for than until the pipe has it, so most of it is under way.
+		// A line counts as written once the pipe has it, so most lines are still in flight.
 		var lines strings.Builder
 		for n := from; n < from+slice; n++ {
 			fmt.Fprintf(&lines, "{\"data\":%d}\n", n)
@@ -266,7 +266,7 @@ func TestTailLosesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		case 2:
-			tail.await(from / 2) // it is not at the beginning
+			tail.await(from / 2) // it has passed the beginning
 			s.Kill()
 			s.Run()
 		}
@@ -290,7 +290,7 @@ func TestTailLosesNothing(t *testing.T) {
 		t.Errorf("there are %d lines", len(lines))
 	}
 
-	// A memory of its own begins anew, which the tail says.
+	// The history in memory is a new one, which the tail reports.
 	s.Terminate(Patience)
 	s.Configure(Config{})
 	s.Run()
@@ -301,9 +301,9 @@ func TestTailLosesNothing(t *testing.T) {
 	}
 }
 
-// TestEventsHoldNothingUp: a server ends while operators follow it at both doors, although
-// it has no client and one of them takes nothing. Before that, the stream outlives the
-// time that the admin endpoint gives to a request.
+// TestEventsHoldNothingUp: a server without clients ends quickly while operators follow it at
+// both endpoints, although one of them reads nothing. Before that, the stream outlives the
+// admin endpoint's write timeout.
 func TestEventsHoldNothingUp(t *testing.T) {
 	s := Start(t, Config{NoSSE: true, Routes: "sse_api /sse/*"})
 	var streams []*bufio.Reader
@@ -358,7 +358,7 @@ func TestEventsHoldNothingUp(t *testing.T) {
 	}
 }
 
-// TestCommandHelp: Cobra knows the commands, for completion and for man pages.
+// TestCommandHelp: Cobra knows the commands, for completion and man pages.
 func TestCommandHelp(t *testing.T) {
 	dir := t.TempDir()
 	o := runs(t, exec.Command(command, "manpage", "--directory", dir), "")

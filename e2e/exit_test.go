@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// TestPromise8ExitIsQuick ends the server with streams of every protocol open,
-// some of which were opened under earlier configs, and some of which read
-// nothing.
+// TestPromise8ExitIsQuick ends the server while streams of every protocol are open. Some were
+// opened under earlier configs, and some read nothing.
 func TestPromise8ExitIsQuick(t *testing.T) {
 	for name, test := range map[string]struct {
 		global  string
@@ -42,7 +41,7 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 			t.Logf("it took %s", took)
 			delays := make(map[int64]int)
 			for i, f := range followers {
-				// What was sent before the process ended may still be on its way.
+				// The last blocks may still be in flight.
 				Wait(t, Patience, "sse.closing", func() error {
 					if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "shutdown" {
 						_, lost := f.Streams()
@@ -67,8 +66,8 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 	}
 }
 
-// stall opens streams that read nothing, of every protocol, each as a user of its
-// own, and fills them until the server has events for each that it cannot write.
+// stall opens streams of every protocol that read nothing, each with its own user, and fills
+// them until the server has unwritten events for each.
 func stall(t *testing.T, s *Server, p *Publisher) (followers []*Follower, users []string) {
 	t.Helper()
 	followers, users = slow(t, s, "/events")
@@ -79,8 +78,7 @@ func stall(t *testing.T, s *Server, p *Publisher) (followers []*Follower, users 
 	return followers, users
 }
 
-// slow opens a stream of each protocol with small buffers, each as a user of its
-// own.
+// slow opens a stream of each protocol with small buffers, each with its own user.
 func slow(t *testing.T, s *Server, path string) (followers []*Follower, users []string) {
 	t.Helper()
 	for _, protocol := range Protocols {
@@ -95,15 +93,15 @@ func slow(t *testing.T, s *Server, path string) (followers []*Follower, users []
 	return followers, users
 }
 
-// fill publishes to users whose connections read nothing until the server cannot
-// write to any of them any more.
+// fill publishes to users whose connections read nothing, until the server cannot write to any
+// of them.
 func fill(t *testing.T, s *Server, p *Publisher, users []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	const (
 		size   = 512 << 10
-		enough = 4 // events in a row of which none was written
+		enough = 4 // unwritten events in a row
 	)
 	lags, stuck := make([]int, len(users)), make([]int, len(users))
 	for full := 0; full < len(users); {

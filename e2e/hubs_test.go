@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// TestPromise8EveryHubIsToldShutdown ends a server with several hubs, large and small,
-// one of which has just lost its route. No client is told anything but shutdown. With
-// shutdown_delay streams go on until that is over.
+// TestPromise8EveryHubIsToldShutdown ends a server with several hubs, large and small. One of
+// them has just lost its route. Every client is told shutdown, and nothing else. With
+// shutdown_delay the streams go on until the delay is over.
 func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 	for name, delay := range map[string]time.Duration{"at once": 0, "after shutdown_delay": 4 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -49,7 +49,7 @@ func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 			AwaitOpen(t, followers)
 			before := len(followers)
 			i := strings.Index(config.Routes, "sse /hub1 ")
-			config.Routes = config.Routes[:i] + "respond /hub* 404\n" // and with it those after it
+			config.Routes = config.Routes[:i] + "respond /hub* 404\n" // and all later routes
 			if err := s.Reload(config); err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +68,7 @@ func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 					}
 					return nil
 				})
-				// What has a route is served as long as the server serves.
+				// A hub with a route is served until the server ends.
 				p := s.Publisher()
 				if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
 					t.Fatal(err)
@@ -109,9 +109,9 @@ func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 	}
 }
 
-// TestPromise8ExitCutsNothingElse ends the server while clients do not read their
-// streams, and others are served something else that takes its time: on the same
-// connection and on others. Those get all of it, and then the server ends.
+// TestPromise8ExitCutsNothingElse ends the server while clients do not read their streams, and
+// other clients get slow responses of other handlers, on the same connection and on others.
+// These get their whole response before the server ends.
 func TestPromise8ExitCutsNothingElse(t *testing.T) {
 	const pieces, pace = 30, 200 * time.Millisecond
 	slowly := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +132,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			stream := "connection_timeout 1m"
 			if strings.Contains(global, "delay") {
-				// Streams that are not read end for another reason while it serves.
+				// Unread streams end earlier for another reason.
 				stream += "\n max_lifetime 1s"
 			}
 			s := Start(t, Config{Global: global, Stream: stream, Routes: "reverse_proxy /slow " + slowly.Listener.Addr().String() + " {\n flush_interval -1\n}"})
@@ -160,7 +160,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 			for _, protocol := range []Protocol{H2, H3} {
 				c := s.SmallClient(protocol)
 				if tr, ok := c.http.Transport.(*http.Transport); ok {
-					tr.HTTP2.MaxReceiveBufferPerConnection = 16 << 20 // what a stream does not read holds up no other
+					tr.HTTP2.MaxReceiveBufferPerConnection = 16 << 20 // an unread stream does not block the others
 				}
 				t.Cleanup(c.Close)
 				user := "stalled " + string(protocol)
@@ -196,26 +196,26 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 				}
 			}
 			if strings.Contains(global, "delay") {
-				// Their streams have ended before the shutdown: that their clients keep
-				// connections is between them and the server.
+				// Their streams have ended before the shutdown. Their clients decide whether to keep the
+				// connections.
 				for _, release := range releases {
 					release()
 				}
 			}
 			select {
 			case <-s.exited:
-			case <-time.After(20 * time.Second): // 3 are due, on a machine that does nothing else
+			case <-time.After(20 * time.Second): // on an idle machine it takes 3 s
 				t.Errorf("the server is still there, 20 seconds after the last download\n%s", s.stacks())
 			}
 		})
 	}
 }
 
-// TestPromise8ExitIsQuickForManyThatLag ends a server with thousands of streams that
-// all have thousands of events of many topics before them.
+// TestPromise8ExitIsQuickForManyThatLag ends a server with thousands of streams. Each has
+// thousands of events of many topics to catch up with.
 func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
 	const lagging, topics, batches = 2000, 100, 20
-	// Debug lines and events of Caddy's, so that each end is reported.
+	// Log at debug level, with Caddy's events, so that each end is reported.
 	s := Start(t, Config{Global: "debug"})
 	var path strings.Builder
 	path.WriteString("/events?")

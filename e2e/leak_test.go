@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// reading is what must not grow.
+// reading is the measurements that must not grow.
 type reading struct {
 	files, goroutines int
 	heap              int64
 }
 
-// TestNoLeaks has clients come and vanish at random while events flow. When they
-// are gone, so must be all that they cost.
+// TestNoLeaks opens and closes clients at random while events flow. When they are gone, the
+// server must use no more than before.
 func TestNoLeaks(t *testing.T) {
 	const clients = 2000
 	s := Start(t, Config{Hub: "history 100"})
@@ -47,18 +47,18 @@ func TestNoLeaks(t *testing.T) {
 		t.Logf("%s: %+v", what, now)
 		return now
 	}
-	// The first of each kind makes the server take what it keeps.
+	// The first stream of each kind makes the server allocate what it keeps.
 	vanish(t, s, p, 100, seed)
 	base := settled("the first to be gone", reading{1 << 20, 1 << 20, 1 << 40})
 
-	// The publisher's and the test's own connections to the admin endpoint, and
-	// the server's own business, come and go.
+	// The connections of the publisher and of this test to the admin endpoint come and go, as
+	// do those of the server itself.
 	const slack = 5
 	most := reading{base.files + slack, base.goroutines + slack, base.heap + 4<<20}
 	opened := vanish(t, s, p, clients, seed+1)
 	first := settled("the first round to be gone", most)
-	// Pools and maps take some rounds to reach their size. What a client costs
-	// while it is there is a multiple of this: 1 KiB.
+	// Pools and maps need some rounds to reach their size. An open client costs a multiple of
+	// this: 1 KiB.
 	most.heap = first.heap + clients<<10
 	opened += vanish(t, s, p, clients, seed+2)
 	settled("the second round to be gone", most)
@@ -68,8 +68,8 @@ func TestNoLeaks(t *testing.T) {
 	}
 }
 
-// vanish opens streams, most of which end before or while something is sent, and
-// returns how many saw their first block.
+// vanish opens streams, most of which end before or during a write. It returns how many of
+// them got their first block.
 func vanish(t *testing.T, s *Server, p *Publisher, n int, seed uint64) (opened int64) {
 	t.Helper()
 	defer publishing(t, p, nil, broadcasts)()
@@ -79,7 +79,7 @@ func vanish(t *testing.T, s *Server, p *Publisher, n int, seed uint64) (opened i
 	var workers sync.WaitGroup
 	for worker := range 40 {
 		random := rand.New(rand.NewPCG(seed, uint64(worker)))
-		// Handshakes under the race detector are slow, so most have none.
+		// Handshakes are slow under the race detector, so few streams have one.
 		protocol := H1
 		switch {
 		case worker%10 == 0:

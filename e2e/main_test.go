@@ -10,11 +10,10 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// crowd starts n followers with one protocol. Over HTTP/2 and HTTP/3 they share
-// connections.
+// crowd starts n followers of one protocol. Over HTTP/2 and HTTP/3 they share connections.
 func crowd(t *testing.T, s *Server, p Protocol, n int, id Identity) []*Follower {
 	t.Helper()
-	// Below what one connection allows, which is 250 and 100 streams.
+	// Below the limits of one connection, which are 250 and 100 streams.
 	const shared = 80
 	var c *Client
 	followers := make([]*Follower, n)
@@ -28,18 +27,18 @@ func crowd(t *testing.T, s *Server, p Protocol, n int, id Identity) []*Follower 
 	return followers
 }
 
-// publishing publishes without pause until the returned function is called,
-// which returns when the last event is acknowledged. It publishes no faster than
-// the sample receives, so that none of it falls out of a history of some length.
+// publishing publishes without pause until the returned function is called, which returns when
+// the last event is acknowledged. It publishes no faster than the sample receives, so that no
+// event is evicted before the sample has it.
 func publishing(t *testing.T, p *Publisher, sample []*Follower, next func(n int) []Event) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		// Faster would show no more, and starve the others.
+		// A faster pace would test no more, and would starve the other streams.
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for n := 0; ctx.Err() == nil; n++ {
-			// An event that is under way is acknowledged in any case.
+			// An event that was sent is acknowledged in any case.
 			within, done := context.WithTimeout(context.Background(), Patience)
 			err := p.Publish(within, next(n)...)
 			done()
@@ -63,11 +62,10 @@ func publishing(t *testing.T, p *Publisher, sample []*Follower, next func(n int)
 	return stop
 }
 
-// ahead is how many broadcast events followers may be behind while publishing
-// goes on.
+// ahead is how many broadcast events the sample may be behind during publishing.
 const ahead = 50
 
-// behind reports whether one of the sample is too far behind.
+// behind reports whether a follower of the sample is more than ahead behind.
 func behind(l *Ledger, sample []*Follower) bool {
 	for _, f := range sample {
 		f.mu.Lock()
@@ -80,7 +78,7 @@ func behind(l *Ledger, sample []*Follower) bool {
 	return false
 }
 
-// broadcasts is one event for everybody at a time, and now and then a batch.
+// broadcasts returns one event for everybody, or now and then a batch.
 func broadcasts(n int) []Event {
 	events := make([]Event, cmp.Or(n%10/9*4, 1))
 	for i := range events {

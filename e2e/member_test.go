@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestJudgeOfMembers shows the judge all that it is to find: news/a is a member's all
-// the time, sport/a comes at position 5, and news/b goes at position 9.
+// TestJudgeOfMembers gives the judge each kind of fault. The member always has news/a, gets
+// sport/a at position 5, and loses news/b at position 9.
 func TestJudgeOfMembers(t *testing.T) {
 	began := time.Now()
 	after := func(seconds float64) time.Time { return began.Add(time.Duration(seconds * float64(time.Second))) }

@@ -10,15 +10,15 @@ import (
 	"testing"
 )
 
-// TestPromise12ProcessTakesWhatTheDocsSay fills histories of several shapes, and
-// compares the process with the formula of docs/scaling.md: what it takes idle, and 2.5
-// times history_size, since Go's collector lets the heap grow to twice what is live,
-// and to more while much is published.
+// TestPromise12ProcessTakesWhatTheDocsSay fills histories of several shapes, and compares the
+// memory of the process with the formula of docs/scaling.md: the idle process plus 2.5 times
+// history_size. Go's collector lets the heap grow to twice the live heap, and to more while
+// much is published.
 func TestPromise12ProcessTakesWhatTheDocsSay(t *testing.T) {
 	const size = 128 << 20
 	for _, shape := range []struct {
 		name   string
-		events int // more than fit
+		events int // more than fit into the history
 		event  func(i int) string
 	}{
 		{"1 KB events to one topic", 200_000, func(int) string {

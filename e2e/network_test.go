@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestPromise1OnceInOrder publishes to clients on a bad network, which cuts,
-// stalls and throttles their connections at any byte, and reloads meanwhile.
+// TestPromise1OnceInOrder publishes to clients on a bad network, which cuts, stalls and
+// throttles their connections at any byte. The server is reloaded meanwhile.
 func TestPromise1OnceInOrder(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -31,7 +31,7 @@ func TestPromise1OnceInOrder(t *testing.T) {
 	for i := range 30 {
 		for protocol, proxy := range proxies {
 			if protocol != H1 && i%6 > 0 {
-				continue // handshakes under the race detector are slow
+				continue // handshakes are slow under the race detector
 			}
 			id := Identity{User: fmt.Sprintf("user %d", i%5), Session: fmt.Sprintf("session %d", i%7)}
 			if i%2 == 0 {
@@ -106,8 +106,8 @@ func TestPromise1OnceInOrder(t *testing.T) {
 	}
 }
 
-// TestRestartTellsGap restarts a server that keeps its history in memory: every
-// client is told that its position is of another epoch, and goes on.
+// TestRestartTellsGap restarts a server with its history in memory. Every client is told that
+// its position is of another epoch, and gets new events.
 func TestRestartTellsGap(t *testing.T) {
 	s := Start(t, Config{Stream: "retry 5ms 20ms"})
 	p := s.Publisher()
@@ -130,7 +130,7 @@ func TestRestartTellsGap(t *testing.T) {
 	for round, end := range []func(){func() { s.Terminate(Patience) }, s.Kill} {
 		end()
 		s.Run()
-		publish() // some are replayed, some are live
+		publish() // some are replayed, some are delivered live
 		for _, f := range followers {
 			Wait(t, Patience, "the gap to be told", func() error {
 				if err := f.Err(); err != nil {

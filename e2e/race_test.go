@@ -2,5 +2,5 @@
 
 package e2e
 
-// The server has the race detector too, which makes it many times slower.
+// The race detector of the server makes it many times slower.
 func init() { firstStreamWithin *= 5 }

@@ -16,9 +16,8 @@ import (
 	"testing"
 )
 
-// TestReadmeCommands runs the commands of the README's first screen as they
-// stand there, on the ports that they name, and expects the output that stands
-// there.
+// TestReadmeCommands runs the commands of the README's first screen unchanged, on their ports,
+// and compares the output with that in the README.
 func TestReadmeCommands(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -39,7 +38,7 @@ func TestReadmeCommands(t *testing.T) {
 	arrives := find("(?s)\n```\n(event: .*?id: .*?)\n```")
 	read := find("`(curl -N -u [^`]*)`")
 
-	// make test is what runs this test.
+	// This test runs in make test.
 	if out, err := shell(t, test+" --dry-run").CombinedOutput(); err != nil {
 		t.Errorf("%s: %v\n%s", test, err, out)
 	}
@@ -66,7 +65,7 @@ func TestReadmeCommands(t *testing.T) {
 		_ = server.Wait()
 	}()
 	defer func() {
-		// A signal would end go, and not what it runs.
+		// A signal to go would not end the process that go runs.
 		if resp, err := http.Post("http://localhost:2019/stop", "", nil); err != nil {
 			t.Error(err)
 			_ = server.Process.Kill()
@@ -139,8 +138,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// shell prepares a command of the README, to be run at the module's root and to
-// leave nothing behind.
+// shell returns a command of the README. It runs at the module's root and leaves no files.
 func shell(t *testing.T, command string) *exec.Cmd {
 	t.Helper()
 	goenv, err := exec.Command("go", "env", "GOENV").Output()

@@ -8,12 +8,10 @@ import (
 	"testing"
 )
 
-// streams is how many are open while the server is reloaded or ended, a multiple
-// of 10.
+// streams is the number of open streams while the server is reloaded or ended, a multiple of 10.
 const streams = 500
 
-// everyProtocol is a crowd of n, a tenth of it over HTTP/1.1 with TLS and a tenth
-// over HTTP/3.
+// everyProtocol starts n followers. A tenth of them uses HTTP/1.1 with TLS, and a tenth HTTP/3.
 func everyProtocol(t *testing.T, s *Server, n int) []*Follower {
 	t.Helper()
 	followers := slices.Concat(
@@ -26,8 +24,8 @@ func everyProtocol(t *testing.T, s *Server, n int) []*Follower {
 	return followers
 }
 
-// TestPromise7ReloadKeepsStreams reloads under load: with the same config, with
-// other options, and with configs that fail early and late.
+// TestPromise7ReloadKeepsStreams reloads under load: with the same config, with other options,
+// and with configs that fail early and late.
 func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	config := Config{}
 	s := Start(t, config)
@@ -45,8 +43,8 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 	defer taken.Close()
 
-	// What would be noticed at once if it took effect: a history so short that
-	// the followers' positions fall out of it, and no route.
+	// These would be noticed at once if they took effect: a history that is too short for the
+	// followers' positions, and no route.
 	failing := map[string]Config{
 		"in provision": {
 			Hub: "history 1", NoSSE: true,
@@ -65,7 +63,7 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 			Sites: fmt.Sprintf("http://127.0.0.1:%d {\n respond no\n }", taken.Addr().(*net.TCPAddr).Port),
 		},
 	}
-	// Events flow before, during and after each reload.
+	// Events are published before, during and after each reload.
 	flow := func() {
 		t.Helper()
 		published := p.Ledger.Len()
@@ -101,13 +99,13 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	reload(config)
 	fail("in provision", "nowhere")
 	fail("in validation", "retry")
-	// The order in which apps start changes from run to run.
+	// Caddy starts its apps in random order.
 	for range 2 {
 		fail("in the server", "address already in use")
 		fail("in the server, without a route", "address already in use")
 	}
 	reload(config)
-	const bound = 2 * ahead // more than the followers are ever behind
+	const bound = 2 * ahead // the followers are never more than this behind
 	for p.Ledger.Len() <= bound {
 		flow()
 	}
@@ -154,8 +152,8 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 }
 
-// TestPromise7HubWithoutRoute is the end of the promise: when no route serves a
-// hub any more, its streams end and are told so.
+// TestPromise7HubWithoutRoute: when no route serves a hub any more, its streams are told so and
+// end.
 func TestPromise7HubWithoutRoute(t *testing.T) {
 	s := Start(t, Config{})
 	followers := slices.Concat(crowd(t, s, H1, 2, Identity{}), crowd(t, s, H2, 2, Identity{}), crowd(t, s, H3, 2, Identity{}))
@@ -173,8 +171,7 @@ func TestPromise7HubWithoutRoute(t *testing.T) {
 	}
 }
 
-// TestValidateBesideRunning runs `caddy validate` with the config of a server
-// that is running.
+// TestValidateBesideRunning runs `caddy validate` with the config of a running server.
 func TestValidateBesideRunning(t *testing.T) {
 	s := Start(t, Config{Hub: "history 100 1h"})
 	f := Follow(t, s.Client(H1), Identity{})

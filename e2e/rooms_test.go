@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestReconnectInManyRooms: a user in 1,000 rooms who comes back with a position has what they missed in at
-// most twice the time of a user in one room.
+// TestReconnectInManyRooms: a user in 1,000 rooms who reconnects with a position gets the missed events
+// in at most twice the time of a user in one room.
 func TestReconnectInManyRooms(t *testing.T) {
 	const rooms, missed, rounds, attempts = 1000, 100, 41, 5
 	names := make([]string, rooms)
@@ -77,7 +77,7 @@ func TestReconnectInManyRooms(t *testing.T) {
 				}
 				return time.Since(began)
 			}
-			// The machine may have other things to do, which makes the times differ, and not always the same one.
+			// Other load on the machine makes single times differ.
 			var ratio float64
 			for range attempts {
 				times := make(map[string][]time.Duration)

@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// slotWriter publishes values of slots, and keeps what was acknowledged.
+// slotWriter publishes values of slots and records the acknowledged ones.
 type slotWriter struct {
 	url    string
 	client *http.Client
 	size   int // bytes of padding in a value
 
-	numbers int // used by put
+	numbers int // owned by put
 
 	mu    sync.Mutex
-	state map[string]string // by slot: the last acknowledged value
-	n     int               // acknowledged
+	state map[string]string // last acknowledged value by slot
+	n     int               // acknowledged values
 }
 
 func newSlotWriter(t *testing.T, s *Server) *slotWriter {
@@ -35,8 +35,8 @@ func newSlotWriter(t *testing.T, s *Server) *slotWriter {
 	return &slotWriter{url: fmt.Sprintf("http://127.0.0.1:%d/sse/broadcast", s.Admin), client: client, state: make(map[string]string)}
 }
 
-// put publishes one value of each of the slots, in one request. It sends the same again, with the same keys,
-// until it is acknowledged. One goroutine at a time may call it.
+// put publishes one value of each slot with one request. It repeats the request with the same keys until
+// it is acknowledged. One goroutine at a time may call it.
 func (w *slotWriter) put(ctx context.Context, slots ...string) error {
 	var body bytes.Buffer
 	values := make(map[string]string)
@@ -102,13 +102,13 @@ func (w *slotWriter) want() map[string]string {
 type slotReader struct {
 	position string
 	state    map[string]string
-	values   int // received
+	values   int // values received
 }
 
-// errTold is that the reader was told a gap.
+// errTold means that the reader was told a gap.
 var errTold = errors.New("a gap was told")
 
-// read opens a stream, from the position or with the state, and reads it until the reader has what is wanted.
+// read opens a stream, from the position or with the state, and reads it until the reader has all wanted values.
 func (r *slotReader) read(ctx context.Context, s *Server, want map[string]string) error {
 	c := s.Client(H1)
 	defer c.Close()
@@ -144,9 +144,9 @@ func (r *slotReader) take(b Block) {
 	}
 }
 
-// TestSlotsSurviveKill kills a server on disk again and again, while values of slots are published. Who comes
-// back with a position, and who reads all the time, end with the newest value of each slot and are told no
-// gap. A newcomer gets exactly these.
+// TestSlotsSurviveKill kills a server on disk again and again while values of slots are published. Clients
+// that reconnect with a position, and clients that stay, end with the newest value of each slot and are told
+// no gap. A new client gets exactly these values.
 func TestSlotsSurviveKill(t *testing.T) {
 	const rounds, slots = 4, 30
 	seed := uint64(time.Now().UnixNano())
@@ -220,7 +220,7 @@ func TestSlotsSurviveKill(t *testing.T) {
 		s.Run()
 		close(ended)
 		writing.Wait()
-		// The last value has the last position: who has it was sent all that there is.
+		// The last value has the last position, so a reader that has it has been sent all values.
 		if err := w.put(t.Context(), "slot last"); err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func TestSlotsSurviveKill(t *testing.T) {
 	}
 }
 
-// throttled is a body of which 1 KB a second is read, until it is freed.
+// throttled is a body that is read at 1 KB a second until it is released.
 type throttled struct {
 	io.ReadCloser
 	second <-chan time.Time
@@ -257,8 +257,8 @@ func (r throttled) Read(p []byte) (int, error) {
 	return r.ReadCloser.Read(p)
 }
 
-// TestSlotsOfSlowClients: while 100 slots are updated 1,000 times a second, a client that reads 1 KB a second has
-// never more than 100 values still to be sent. In the end it has the newest of each, and is told no gap.
+// TestSlotsOfSlowClients updates 100 slots 1,000 times a second. A client that reads 1 KB a second has never
+// more than 100 values pending. In the end it has the newest of each slot, and is told no gap.
 func TestSlotsOfSlowClients(t *testing.T) {
 	const slots, updates, batch, rate = 100, 8000, 20, 1000
 	s := Start(t, Config{})
@@ -269,7 +269,7 @@ func TestSlotsOfSlowClients(t *testing.T) {
 		slotReader
 		protocol Protocol
 		user     string
-		most     int // values still to be sent
+		most     int // highest number of pending values
 		err      error
 	}
 	freed := make(chan struct{})

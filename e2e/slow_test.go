@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// readers are followers of every protocol, beside which others are slow.
+// readers are followers of every protocol that read at full speed.
 func readers(t *testing.T, s *Server) []*Follower {
 	t.Helper()
 	var followers []*Follower
@@ -17,9 +17,9 @@ func readers(t *testing.T, s *Server) []*Follower {
 	return followers
 }
 
-// TestPromise5NobodyWaitsForTheSlow holds clients that read nothing against
-// others that do: those get everything meanwhile, the server's memory is bounded
-// by history, and whoever reads again too late is told of the gap.
+// TestPromise5NobodyWaitsForTheSlow opens clients that read nothing beside readers. The readers
+// get everything, the memory of the server is bounded by history, and clients that read again
+// too late are told of the gap.
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	const historySize = 4 << 20
 	s := Start(t, Config{Hub: "history 1000\n history_size 4MiB"})
@@ -27,7 +27,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	others := readers(t, s)
 	stalled, users := stall(t, s, p)
 
-	// The others get everything while the stalled ones get nothing.
+	// The readers get everything while the stalled clients get nothing.
 	const n = 200
 	for range n {
 		if err := p.Publish(t.Context(), Event{To: Everybody, Size: 100}); err != nil {
@@ -41,7 +41,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		}
 	}
 
-	// Events for the stalled ones, several times what history may hold.
+	// Events for the stalled clients, several times the size of the history.
 	before, resident := s.Heap(), s.Resident()
 	for range 4 {
 		batch := slices.Repeat([]Event{{To: To("user", users...), Size: 1 << 19}}, 8)
@@ -72,8 +72,8 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	}
 }
 
-// TestPromise5TheSlow is what becomes of the slow themselves: who reads again in
-// time catches up on the same stream, and who does not is dropped.
+// TestPromise5TheSlow: a slow client that reads again in time catches up on the same stream. One
+// that does not is dropped.
 func TestPromise5TheSlow(t *testing.T) {
 	s := Start(t, Config{Routes: `sse /impatient {
 		user {http.request.header.X-User}
@@ -86,7 +86,7 @@ func TestPromise5TheSlow(t *testing.T) {
 	for _, f := range dropped {
 		f.Hold()
 	}
-	// More than buffers on the way take, and less than history holds.
+	// More than the buffers of the connection, and less than the history.
 	batch := slices.Repeat([]Event{{To: To("user", users...), Size: 1 << 19}}, 10)
 	if err := p.Publish(t.Context(), batch...); err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func TestPromise5TheSlow(t *testing.T) {
 			t.Errorf("%s did not just catch up: streams ended with %q, gaps %q", f.client.Protocol, lost, f.Gaps())
 		}
 	}
-	// They come back with their position, and nothing is lost to them either.
+	// They reconnect with their position and lose nothing either.
 	for _, f := range dropped {
 		f.Release()
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/ea766355/caddy-sse/store/disk"
 )
 
-// TestPublishWhileStarting publishes from the moment in which the process starts:
-// as long as there is no config, and no hub, nothing is refused for good.
+// TestPublishWhileStarting publishes from the start of the process. As long as there is no config
+// and no hub, every refusal can be retried.
 func TestPublishWhileStarting(t *testing.T) {
 	s := Start(t, Config{})
 	p := s.Publisher()
@@ -34,13 +34,13 @@ func TestPublishWhileStarting(t *testing.T) {
 	}
 }
 
-// firstStreamWithin is how soon after the start of a process that has a hundred
-// thousand events on disk a client is served that comes back.
+// firstStreamWithin is the most time from the start of a process with a hundred thousand events on
+// disk until a returning client is served.
 var firstStreamWithin = 2 * time.Second
 
-// TestRestartWithLongHistory kills a server that retains a hundred thousand events
-// on disk. A client that had missed the last of them, and asks from the moment in
-// which the process starts, is soon served, and gets just these.
+// TestRestartWithLongHistory kills a server with a hundred thousand events on disk. A client that
+// missed the last of them requests a stream from the start of the process on. It is soon served,
+// and gets exactly the missed events.
 func TestRestartWithLongHistory(t *testing.T) {
 	const retained, missed = 100_000, 100
 	path := filepath.Join(t.TempDir(), "history.db")
@@ -85,8 +85,8 @@ func TestRestartWithLongHistory(t *testing.T) {
 	}
 }
 
-// writeHistory makes a file with n events for everybody, whose numbers are their
-// positions, and returns its epoch.
+// writeHistory creates a file with n events for everybody and returns its epoch. The numbers of
+// the events are their positions.
 func writeHistory(t *testing.T, path string, n int) (epoch string) {
 	t.Helper()
 	store, err := disk.Open(path)

@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// TestPromise8ExitIsQuickForStuckConnections ends the server when nothing more can
-// be written to connections: not to a stream alone, as when a client does not read
-// it, but to the socket below.
+// TestPromise8ExitIsQuickForStuckConnections ends the server when the sockets accept no more
+// data, not only a single stream of a connection.
 func TestPromise8ExitIsQuickForStuckConnections(t *testing.T) {
 	for _, protocol := range []Protocol{H1, H1TLS, H2} {
 		t.Run(string(protocol), func(t *testing.T) {
@@ -21,7 +20,7 @@ func TestPromise8ExitIsQuickForStuckConnections(t *testing.T) {
 			f := Follow(t, c, Identity{User: "stuck"})
 			AwaitOpen(t, []*Follower{f})
 			proxy.Hold()
-			// More than sockets and flow control let through.
+			// More than the buffers of sockets and flow control.
 			for range 20 {
 				if err := p.Publish(t.Context(), slices.Repeat([]Event{{Size: 1 << 19}}, 2)...); err != nil {
 					t.Fatal(err)
@@ -35,13 +34,13 @@ func TestPromise8ExitIsQuickForStuckConnections(t *testing.T) {
 	}
 }
 
-// TestPromise8ExitIsQuickForLateConnections ends the server while a client is in
-// its handshake, which ends after the shutdown has begun.
+// TestPromise8ExitIsQuickForLateConnections ends the server during the handshake of a client. The
+// handshake ends after the shutdown has begun.
 func TestPromise8ExitIsQuickForLateConnections(t *testing.T) {
 	for _, protocol := range []Protocol{H1TLS, H2} {
 		t.Run(string(protocol), func(t *testing.T) {
 			s := Start(t, Config{Stream: "retry 20ms 200ms"})
-			// Those that found out whether it serves are still going.
+			// The requests that check whether it serves are still running.
 			files, same := s.Files(), 0
 			Wait(t, Patience, "the server to be quiet", func() error {
 				before := files
@@ -75,7 +74,7 @@ func TestPromise8ExitIsQuickForLateConnections(t *testing.T) {
 	}
 }
 
-// proxyTo is a proxy in front of the port for a protocol.
+// proxyTo returns a proxy in front of the port of a protocol.
 func proxyTo(t *testing.T, s *Server, protocol Protocol) *Proxy {
 	t.Helper()
 	port := s.HTTPS

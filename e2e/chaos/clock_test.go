@@ -12,7 +12,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// serverTime is what the server takes for the time.
+// serverTime returns the server's time.
 func serverTime(t *testing.T, s *e2e.Server) time.Time {
 	t.Helper()
 	resp, err := http.Get("http://127.0.0.1:" + strconv.Itoa(s.HTTP) + "/ready")
@@ -27,7 +27,7 @@ func serverTime(t *testing.T, s *e2e.Server) time.Time {
 	return at
 }
 
-// TestSetClock: the clock of the server that is under test can be set while it runs.
+// TestSetClock: the clock of a running server can be set.
 func TestSetClock(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{})
 	for _, ahead := range []time.Duration{0, 3 * time.Hour, -10 * time.Minute, 0} {
@@ -38,8 +38,8 @@ func TestSetClock(t *testing.T) {
 	}
 }
 
-// post publishes an event for everybody with a key, and returns its position and
-// whether it was known.
+// post publishes an event for everybody with a key. It returns the position, and whether it was
+// a duplicate.
 func post(t *testing.T, s *e2e.Server, body string) (id string, duplicate bool) {
 	t.Helper()
 	resp, err := http.Post("http://127.0.0.1:"+strconv.Itoa(s.Admin)+"/sse/broadcast", "application/json", strings.NewReader(body))
@@ -57,8 +57,8 @@ func post(t *testing.T, s *e2e.Server, body string) (id string, duplicate bool) 
 	return receipt.ID, receipt.Duplicate
 }
 
-// A key is remembered for its two minutes, however the clock is set, while the server
-// runs and between two processes.
+// A key is remembered for its two minutes, no matter how the clock is set, while the server runs
+// and between two processes.
 func TestKeysWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "store disk"})
 	for i, step := range []struct {
@@ -86,8 +86,8 @@ func TestKeysWhenTheClockIsSet(t *testing.T) {
 	}
 }
 
-// Streams do not notice that the clock is set: they get what is published, and no gap,
-// and go on. Nor do events seem to have been on their way for hours.
+// Streams are not affected when the clock is set: they get all events and no gap, and do not end.
+// The measured delays of events stay short.
 func TestStreamsWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "history 10000 12h\n store disk", Stream: "heartbeat 300ms\n connection_timeout 5s\n max_lifetime 1h"})
 	p := s.Publisher()
@@ -110,7 +110,7 @@ func TestStreamsWhenTheClockIsSet(t *testing.T) {
 		for i := range 4 {
 			followers[2*i].Hold()
 		}
-		publish(100) // more than the sockets take
+		publish(100) // more than fit into the sockets
 		s.SetClock(ahead)
 		publish(5)
 		for i := range 4 {
@@ -132,8 +132,8 @@ func TestStreamsWhenTheClockIsSet(t *testing.T) {
 	}
 }
 
-// A login ends by the wall clock: within a heartbeat when that is set past its end,
-// and not before when it is set back.
+// A login ends by the wall clock: within a heartbeat when the clock is set past its end, and not
+// earlier when the clock is set back.
 func TestLoginsWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Stream: "heartbeat 1s\n expires {http.request.header.X-Session}"})
 	s.SetClock(time.Hour)
@@ -173,9 +173,9 @@ func TestLoginsWhenTheClockIsSet(t *testing.T) {
 	}
 }
 
-// When the clock is set past the age of what is retained, that is gone, as a gap says,
-// and what comes then is delivered. Nothing that was published comes again or is
-// missing when the clock is right again, also in another process.
+// When the clock is set past the age of the retained events, they are gone, which a gap reports.
+// New events are delivered. When the clock is right again, also in another process, no event
+// comes twice or is missing.
 func TestAgeWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "history 1000 1h\n store disk"})
 	p := s.Publisher()

@@ -8,13 +8,13 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestCourt shows the court all that it is to find.
+// TestCourt gives the court each kind of fault.
 func TestCourt(t *testing.T) {
 	const epoch = "abc"
 	began := time.Now()
 	after := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
 	at := func(seq uint64) e2e.Position { return e2e.Position{Epoch: epoch, Seq: seq} }
-	// Each second an event: those with odd numbers are for alice, the others for bob.
+	// One event per second: odd numbers are for alice, even ones for bob.
 	ledger := new(e2e.Ledger)
 	for n := range uint64(20) {
 		user := "alice"
@@ -44,7 +44,7 @@ func TestCourt(t *testing.T) {
 	for name, test := range map[string]struct {
 		bound    uint64
 		launched time.Time
-		last     uint64 // 0: it was there to the end
+		last     uint64 // 0: it stayed to the end
 		received []e2e.Received
 		want     verdict
 	}{
@@ -128,7 +128,7 @@ func TestCourt(t *testing.T) {
 	})
 }
 
-// TestDisconnects shows the court deliveries to who had been disconnected.
+// TestDisconnects gives the court deliveries to users that had been disconnected.
 func TestDisconnects(t *testing.T) {
 	began := time.Now()
 	after := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
@@ -167,8 +167,8 @@ func TestDisconnects(t *testing.T) {
 	}
 }
 
-// TestLives shows the court a history whose file was touched: epoch a was restored
-// to its position 3, and went on; then b began.
+// TestLives gives the court a history whose file was changed: epoch a was restored to its position
+// 3 and continued; then epoch b began.
 func TestLives(t *testing.T) {
 	at := func(epoch string, seq uint64, tag string) e2e.Position {
 		return e2e.Position{Epoch: epoch, Seq: seq, Tag: tag}
@@ -204,14 +204,14 @@ func TestLives(t *testing.T) {
 	branched := gap(at("a", 5, "55ff"), at("a", 0, ""))
 	another := event(9)
 	another.N = 2
-	copied := event(2) // as of a copy that began another epoch
+	copied := event(2) // from a copy that started another epoch
 	copied.Position = at("c", 1, "2222")
 	twice := new(e2e.Ledger)
 	twice.Add(e2e.Entry{Position: at("a", 1, "1111"), N: 1}, e2e.Entry{Position: at("a", 1, "1111"), N: 2})
 
 	for name, test := range map[string]struct {
 		received []e2e.Received
-		last     e2e.Position // none: it was there to the end
+		last     e2e.Position // none: it stayed to the end
 		want     verdict
 	}{
 		"all that can be": {

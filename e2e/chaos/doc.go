@@ -1,48 +1,46 @@
-// Package chaos tries to lose events. Around the real server, with its history on
-// disk, it puts publishers that retry until each event is acknowledged, and
-// clients that come, go, stop reading and are cut off at any byte. Meanwhile it
-// kills the server, restarts it, reloads it, and has it reload what fails. In the
-// end every acknowledged event must have reached every client that it was for,
-// once and in order, or the client was told of a gap where there was one; nobody
-// may have received anything else; and the server must not have grown.
+// Package chaos tries to lose events. It runs the real server with its history on disk,
+// publishers that retry until each event is acknowledged, and clients that come, go, stop
+// reading and are cut off at any byte. Meanwhile it kills, restarts and reloads the server,
+// also with configs that fail. In the end every client must have received every acknowledged
+// event for it, once and in order, or it was told of a real gap. No client may have received
+// other events, and the server must not have grown.
 //
-// There are four hubs. The first two retain everything, so on them any gap is a
-// failure. The third retains so little that clients which stay away, or are slow,
-// do miss events. The file of the fourth is copied, restored, cut, removed and
-// changed for another: there a gap is due, and silence means that nothing was
-// lost since the file was last touched. Other processes wait for all the files,
-// and have them for a moment.
+// There are four hubs. The first two retain everything, so any gap on them is a fault. The
+// third retains so little that clients that stay away, or are slow, miss events. The file of
+// the fourth is copied, restored, cut, removed and replaced: then a gap is required, and
+// without a gap no event may be missing since the last change of the file. Other processes
+// wait for all the files and hold them for a moment.
 //
-// The clock of the servers is set forward by hours, back by minutes, and back to right,
-// while they run and while they do not. That is no reason for anything.
+// The clocks of the servers are set forward by hours, back by minutes, and right again, while
+// they run and while they do not. This must have no effect.
 //
-// The topics of some users change while they have streams. From a change on they get
-// what they have the right to, and nothing else.
+// The topics of some users change while they have streams. From a change on they get the events
+// of their new topics only.
 //
-// A stream that was open when a disconnect was asked for gets nothing that was
-// sent after the answer, and no stream is told that its hub is closed.
+// A stream that was open when a disconnect was requested gets no event that was sent after the
+// answer. No stream is told that its hub is closed.
 //
-// The seed that is printed makes the same choices again. Their timing is the
-// machine's, so what a seed found once it finds again with luck.
+// The printed seed reproduces the random choices but not the timing, which depends on the
+// machine. So a seed that found a fault may not find it again.
 //
 // # Clients
 //
-// The follower of package e2e checks every byte, and curl is made to fetch
-// streams for it. Two clients are other people's, and keep and send their position
-// by themselves. What they promise, and are held to:
+// The follower of package e2e checks every byte. It also reads streams that curl fetches. Two
+// clients are third-party libraries that keep and send their positions themselves. This is
+// what the test expects of them:
 //
 //   - github.com/tmaxmax/go-sse 0.12 and github.com/launchdarkly/eventsource 1.11
-//     move their position when the blank line that ends a block has come, and
-//     dispatch that block next. So nothing may be missing or doubled. (A client
-//     that moves it when it has read the line with the id loses the event whose
-//     blank line alone was cut off. As the id is the last line of a block, that is
-//     one byte. Before 0.12, go-sse dispatched what a cut had left of a block.)
+//     move their position at the blank line that ends a block, and then dispatch
+//     the block. So no event may be missing or doubled. (A client that moves it at
+//     the line with the id loses the event if the connection is cut before the
+//     blank line. The id is the last line of a block, so this is one byte.
+//     go-sse before 0.12 dispatched blocks that were cut off.)
 //   - Both dispatch blocks without data, which only move the position, as empty
 //     events.
-//   - go-sse gives up for ever on any answer but 200 with an event stream, and an
-//     event must not be larger than its buffer, 64 KiB. It cannot begin with a
-//     position that survives its first reconnection without an event, so here it
-//     always begins at the head.
-//   - eventsource is ended by its request's context. Its Close may wait for ever
-//     while an event is under way.
+//   - go-sse gives up for ever after any answer but 200 with an event stream. An
+//     event must fit into its buffer of 64 KiB. It loses a position that it began
+//     with at its first reconnection without an event, so here it always begins at
+//     the head.
+//   - eventsource ends with the context of its request. Its Close may wait for
+//     ever during an event.
 package chaos

@@ -15,13 +15,13 @@ import (
 	"github.com/ea766355/caddy-sse/store/disk"
 )
 
-// files is the hub whose file is touched.
+// files is the index of the hub whose file is changed.
 func (w *world) files() *hub { return w.hubs[len(w.hubs)-1] }
 
 // older is the name of a copy of the file.
 const older = "older.db"
 
-// duplicate copies a file as cp does: one that is there keeps its inode.
+// duplicate copies a file like cp: an existing file keeps its inode.
 func duplicate(from, to string) error {
 	source, err := os.Open(from)
 	if err != nil {
@@ -43,16 +43,16 @@ func (w *world) copyFile() {
 	}
 }
 
-// needCopy makes a copy, if there is none yet.
+// needCopy makes a copy if there is none.
 func (w *world) needCopy() {
 	if _, err := os.Stat(w.server.Path(older)); errors.Is(err, fs.ErrNotExist) {
 		w.copyFile()
 	}
 }
 
-// touchFile does something to the file while the server runs, with a copy that is
-// not much older. It waits until the history has begun anew: if the process were
-// killed before it has noticed, the next one would find a file in order.
+// touchFile changes the file while the server runs, with a copy that is not much older. It waits
+// for the new epoch: if the process were killed before it noticed the change, the next process
+// would find an intact file.
 func (w *world) touchFile(touch func(path, older string) error) func(*rand.Rand) {
 	return func(*rand.Rand) {
 		h := w.files()
@@ -79,9 +79,8 @@ func (w *world) epochOfFiles() string {
 	return epoch
 }
 
-// changeFile reloads the server with the other file, which may be a copy of this
-// one, or what that was when it was last in use. Then the history must not have
-// gone on in a copy of it that the hub does not know of any more.
+// changeFile reloads the server with the other file, which may be a copy of this one or an older
+// file. If the hub does not know the events of that file, a new epoch must begin.
 func (w *world) changeFile(random *rand.Rand) {
 	l := w.files().lives
 	from, epoch := l.file, w.epochOfFiles()
@@ -99,7 +98,7 @@ func (w *world) changeFile(random *rand.Rand) {
 	}
 	l.touches++
 	if err := w.server.Reload(w.config(random)); err != nil {
-		w.t.Fatal(err) // what is in use is not known
+		w.t.Fatal(err) // it is not known which file is in use
 	}
 }
 
@@ -109,8 +108,8 @@ func (w *world) remove(file string) {
 	}
 }
 
-// restoreFile kills the server, and puts a copy back before it is started again.
-// The other file goes, since it may hold what is undone by that.
+// restoreFile kills the server and puts a copy back before it is started again. The other file is
+// removed, since it may have events that are undone now.
 func (w *world) restoreFile(*rand.Rand) {
 	w.needCopy()
 	h := w.files()
@@ -126,8 +125,7 @@ func (w *world) restoreFile(*rand.Rand) {
 	w.run()
 }
 
-// awaitRefusals waits, while no server runs, until no publisher has an answer that
-// it has not noted.
+// awaitRefusals waits until all publishers have recorded their answers. No server runs meanwhile.
 func (w *world) awaitRefusals(h *hub) {
 	var before []int64
 	for _, p := range h.publishers {
@@ -143,8 +141,8 @@ func (w *world) awaitRefusals(h *hub) {
 	})
 }
 
-// headOf opens a copy, as the server will. If it is damaged an empty one takes its
-// place.
+// headOf opens a copy as the server will, and returns its head. A damaged copy is replaced by an
+// empty history.
 func (w *world) headOf(path string) e2e.Position {
 	store, err := disk.Open(path)
 	if err != nil {
@@ -169,8 +167,8 @@ func (w *world) headOf(path string) e2e.Position {
 	return e2e.Position{Epoch: head.Epoch, Seq: head.Seq}
 }
 
-// rivals are other processes that wait for the files when the server dies, have
-// them for a moment, and leave them to the next one.
+// rivals starts other processes that wait for the files when the server dies, hold them for a
+// moment, and release them.
 func (w *world) rivals(random *rand.Rand) {
 	wait := func() { <-time.After(time.Duration(random.Int64N(int64(time.Second)))) }
 	for _, r := range w.others {

@@ -10,29 +10,29 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// verdict is what came of it all.
+// verdict is the result of judging.
 type verdict struct {
 	events, deliveries, streams, clients int
 	lost, doubled, disordered, foreign   int // deliveries
-	disconnected                         int // deliveries to who had been disconnected
-	gaps, inDoubt, falseGaps             int // told
-	other                                int // what the clients themselves found, and the ledgers
+	disconnected                         int // deliveries to users that had been disconnected
+	gaps, inDoubt, falseGaps             int // gaps that were told
+	other                                int // faults found by clients and ledgers
 	rights                               e2e.Rights
 	findings                             []string
-	of                                   *trace // the last of them
+	of                                   *trace // client of the last gap in doubt
 }
 
-// bad is how much of it must not be.
+// bad returns the number of faults.
 func (v *verdict) bad() int {
 	return v.lost + v.doubled + v.disordered + v.foreign + v.disconnected + v.falseGaps + v.other +
 		v.rights.Unlawful + v.rights.Withheld + v.rights.Untold
 }
 
-// enough is how many findings are told in full.
+// enough is how many faults are described.
 const enough = 10
 
-// find counts what was found with one client, or, if tr is nil, with a hub. Of a
-// client the first is told.
+// find counts a fault of a client, or of a hub if tr is nil. It describes the first fault of each
+// client.
 func (v *verdict) find(count *int, n int, tr *trace, format string, args ...any) {
 	*count += n
 	if len(v.findings) == enough || tr != nil && tr == v.of {
@@ -46,14 +46,13 @@ func (v *verdict) find(count *int, n int, tr *trace, format string, args ...any)
 	v.findings = append(v.findings, what)
 }
 
-// disconnect is one that was answered.
+// disconnect is an answered request to disconnect.
 type disconnect struct {
-	user         string // empty: all
+	user         string // empty: all users
 	began, ended time.Time
 }
 
-// concerns reports whether an event must not be delivered on a stream that was
-// opened then.
+// concerns reports whether an event must not be delivered on a stream that was open at that time.
 func (d disconnect) concerns(id e2e.Identity, e e2e.Entry, opened time.Time) bool {
 	return (d.user == "" || d.user == id.User) && opened.Before(d.began) && e.Sent.After(d.ended)
 }
@@ -67,14 +66,14 @@ type court struct {
 	epoch    string
 }
 
-// common judges what is the same for all hubs.
+// common judges the parts that are the same for all hubs.
 func (v *verdict) common(tr *trace) {
 	v.clients++
 	v.streams += tr.streams
 	if tr.err != nil {
 		v.find(&v.other, 1, tr, "%v\n%s", tr.err, tr.around(len(tr.received)))
 	}
-	// Each config has a route for each hub, or does not take effect.
+	// Each config has a route for each hub, or is refused.
 	if slices.Contains(tr.goodbyes, "hub_closed") {
 		v.find(&v.other, 1, tr, "it was told that the hub is closed: %q", tr.goodbyes)
 	}
@@ -83,7 +82,7 @@ func (v *verdict) common(tr *trace) {
 	}
 }
 
-// ended judges a delivery by the disconnects.
+// ended judges a delivery against the disconnects.
 func (v *verdict) ended(tr *trace, i int, e e2e.Entry) {
 	for _, d := range tr.hub.disconnects {
 		if d.concerns(tr.id, e, tr.received[i].Stream) {
@@ -115,8 +114,8 @@ func (w *world) judge() *verdict {
 	return v
 }
 
-// newCourt also judges the ledger: if there is something at a position that was
-// neither acknowledged nor is a command, an event was stored twice.
+// newCourt also judges the ledger: a position that is neither an acknowledged event nor a command
+// means that an event was stored twice.
 func newCourt(v *verdict, h *hub, launched []time.Time) *court {
 	c := &court{verdict: v, hub: h, launched: launched, entries: h.ledger.Entries()}
 	slices.SortFunc(c.entries, func(a, b e2e.Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
@@ -141,7 +140,7 @@ func newCourt(v *verdict, h *hub, launched []time.Time) *court {
 	return c
 }
 
-// between are the events for id after the position after, and before before.
+// between returns the events for the identity between two positions, exclusive.
 func (c *court) between(id e2e.Identity, after, before uint64) []e2e.Entry {
 	var found []e2e.Entry
 	from := sort.Search(len(c.entries), func(i int) bool { return c.entries[i].Position.Seq > after })
@@ -213,19 +212,18 @@ func (c *court) missing(tr *trace, i int, lost []e2e.Entry) {
 	}
 }
 
-// gap judges a gap that was told to a client which had received everything up to
-// at. It is a real one if the history had moved past the client's position, and
-// something for the client was lost with that. A process that was started since
-// cannot know that of what it did not load, and tells the gap in doubt.
+// gap judges a gap that was told to a client with everything up to at. The gap is real if the
+// history had passed the client's position and had lost an event for the client. A process that
+// was started since does not know events that it did not load, and tells a gap in doubt.
 func (c *court) gap(tr *trace, i int, at uint64) uint64 {
 	c.gaps++
 	g := tr.received[i]
-	// Up to its position it had all that was for it, or should have had.
+	// Up to its position the client has all its events, or a fault was found before.
 	c.missing(tr, i, c.between(tr.id, at, g.After.Seq+1))
 	at = max(at, g.After.Seq)
 	missed := c.between(tr.id, at, g.Position.Seq+1)
-	// The first one retained is the one after the gap. So many after it were needed
-	// to push the last one out that is not.
+	// The first retained event is the one after the gap. This many later events were needed to
+	// evict the one before it.
 	last, ok := c.entry(g.Position.Seq + c.hub.bound)
 	evicted := c.hub.bound > 0 && g.Gap == "evicted" && g.Position.Epoch == c.epoch && g.Position.Seq > at && ok && last.Sent.Before(g.At)
 	switch {
@@ -238,16 +236,16 @@ func (c *court) gap(tr *trace, i int, at uint64) uint64 {
 	return max(at, g.Position.Seq)
 }
 
-// doubtful reports whether a process that was started before then may not have
-// loaded the event after the position at: more were sent until it was started than
-// it loads at least. When the client received what led to its position says
-// nothing, as it may have been slow to read what a former process had sent.
+// doubtful reports whether a process that was started before then may not have loaded the event
+// after at: more events were sent before its start than it certainly loads. The time at which
+// the client received the events up to at proves nothing, since a slow client may have read
+// data of the process before.
 func (c *court) doubtful(at uint64, then time.Time) bool {
 	next, ok := c.entry(at + 1 + c.hub.bound)
 	return ok && slices.ContainsFunc(c.launched, func(t time.Time) bool { return next.Sent.Before(t) && t.Before(then) })
 }
 
-// around is what a client received about then, and how its streams ended.
+// around describes what a client received at about that time, and how its streams ended.
 func (tr *trace) around(i int) string {
 	const some = 8
 	var b strings.Builder

@@ -6,13 +6,13 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// lives is what happened to a hub whose file is copied, restored, cut and removed.
-// It is guarded by the test's goroutine.
+// lives is the record of a hub whose file is copied, restored, cut and removed. Only the
+// goroutine of the test uses it.
 type lives struct {
-	file     string // in use
-	copied   string // the epoch that it had when it was made from the other one; empty: it was not
+	file     string // path of the file in use
+	copied   string // epoch at the time when it was copied from the other file; empty: no copy
 	restores []restore
-	touches  int // after which a new epoch may begin
+	touches  int // changes after which a new epoch may begin
 }
 
 // other is the file that is not in use.
@@ -23,25 +23,24 @@ func (l *lives) other() string {
 	return "a.db"
 }
 
-// restore is a copy that was put back while no server ran. Events that were
-// acknowledged before are not in it.
+// restore is a copy that was put back while no server ran. Events that were acknowledged before
+// may not be in it.
 type restore struct {
-	acknowledged int // how many were, in all
+	acknowledged int // number of events acknowledged before
 	head         e2e.Position
 }
 
-// livesCourt judges the clients of such a hub. An epoch may have several branches,
-// which a restore parts. On a branch nothing may be missing in silence. From one
-// to another, or to another epoch, there is no way without a gap, which comes with
-// what is retained.
+// livesCourt judges the clients of such a hub. A restore starts a new branch of an epoch. On a
+// branch no event may be missing without a gap. Between branches and between epochs a gap is
+// required, after which come the retained events.
 type livesCourt struct {
 	*verdict
 	hub     *hub
-	at      map[e2e.Position]int // of what was acknowledged: its place in the ledger
+	at      map[e2e.Position]int // index in the ledger of each position
 	numbers map[int64]e2e.Entry
-	epochs  map[string][]int // places of an epoch's entries, by seq
+	epochs  map[string][]int // ledger indexes of an epoch's entries, by seq
 	entries []e2e.Entry
-	final   string // the epoch in the end
+	final   string // epoch at the end
 }
 
 func newLives(v *verdict, h *hub) *livesCourt {
@@ -68,20 +67,20 @@ func newLives(v *verdict, h *hub) *livesCourt {
 	return c
 }
 
-// undone reports whether a restore undid an event, before the event in another
-// place was acknowledged.
+// undone reports whether a restore undid an event before the event at another index was
+// acknowledged.
 func (l *lives) undone(place int, at e2e.Position, before int) bool {
 	return slices.ContainsFunc(l.restores, func(r restore) bool {
 		return place < r.acknowledged && r.acknowledged <= before && r.head.Epoch == at.Epoch && at.Seq > r.head.Seq
 	})
 }
 
-// between are the events for id after one position and before another one of the
-// same epoch, on the branch of the event in a place.
+// between returns the events for the identity between two positions of an epoch, on the branch of
+// the event at an index.
 func (c *livesCourt) between(id e2e.Identity, epoch string, after, before uint64, branch int) (found []e2e.Entry) {
 	for _, place := range c.epochs[epoch] {
 		e := c.entries[place]
-		// Events of a later branch than the one of that place are none of its own.
+		// Events of a later branch do not belong to the branch of that index.
 		if e.Position.Seq > after && e.Position.Seq < before && e.To.Matches(id) &&
 			!c.hub.lives.undone(place, e.Position, branch) && !c.hub.lives.undone(branch, e.Position, place) {
 			found = append(found, e)
@@ -96,8 +95,8 @@ func (c *livesCourt) try(tr *trace) {
 		return
 	}
 	at := tr.start
-	seen := make(map[int64]bool) // since the last gap
-	before := -1                 // the place of what it received before, since then; -1: not known
+	seen := make(map[int64]bool) // events since the last gap
+	before := -1                 // ledger index of the last event since then; -1: not known
 	for i, r := range tr.received {
 		if r.Gap != "" {
 			c.gap(tr, i)
@@ -123,7 +122,7 @@ func (c *livesCourt) try(tr *trace) {
 		default:
 			c.ended(tr, i, e)
 			before = -1
-			if here { // else it was acknowledged in another life, where it was sent again
+			if here { // else it was acknowledged after another restore, and sent again
 				c.missing(tr, i, c.between(tr.id, at.Epoch, at.Seq, r.Position.Seq, place))
 				before = place
 			}
@@ -149,7 +148,7 @@ func (c *livesCourt) missing(tr *trace, i int, lost []e2e.Entry) {
 	}
 }
 
-// gap judges a gap: the client was in another epoch, or on a branch that was left.
+// gap judges a gap: the client was in another epoch, or on an abandoned branch.
 func (c *livesCourt) gap(tr *trace, i int) {
 	c.gaps++
 	g := tr.received[i]
@@ -161,7 +160,7 @@ func (c *livesCourt) gap(tr *trace, i int) {
 	}
 }
 
-// behind reports whether a client has something to receive.
+// behind reports whether a client has events to receive.
 func (l *lives) behind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
 	entries := ledger.Entries()
 	if n := len(entries); n > 0 && entries[n-1].Position.Epoch != last.Epoch {
