@@ -13,10 +13,10 @@ import (
 // tickerBound is how many events the third hub retains at least.
 const tickerBound = 20
 
-// retryMax is how long clients wait before they come back, at most.
+// retryMax is the longest wait of clients before they reconnect.
 const retryMax = 200 * time.Millisecond
 
-// Who clients may be, and whom events are for.
+// The identities of clients and the targets of events.
 const (
 	users    = 8
 	sessions = 6
@@ -24,7 +24,7 @@ const (
 
 var topics = []string{"news/a", "news/b/c", "sport/a", "sport/b"}
 
-// someone is a new client's identity.
+// someone returns the identity of a new client.
 func someone(random *rand.Rand) (id e2e.Identity) {
 	if random.IntN(6) > 0 {
 		id.User = fmt.Sprintf("user %d", random.IntN(users))
@@ -38,7 +38,7 @@ func someone(random *rand.Rand) (id e2e.Identity) {
 	return id
 }
 
-// target is whom an event is for, unless it is for everybody.
+// target returns the target of an event that is not for everybody.
 func target(random *rand.Rand) e2e.Target {
 	names := make([]string, 1+random.IntN(6)/4*2)
 	var field string
@@ -57,8 +57,7 @@ func target(random *rand.Rand) e2e.Target {
 	return e2e.To(field, names...)
 }
 
-// request is what one request publishes: one event, or now and then a batch, of
-// which a few are large.
+// request returns the events of one request: one event, or now and then a batch. A few are large.
 func request(random *rand.Rand) []e2e.Event {
 	n := 1
 	switch random.IntN(150) {
@@ -81,19 +80,19 @@ func request(random *rand.Rand) []e2e.Event {
 	return events
 }
 
-// keyLimit is how long an event may take to be acknowledged, at most: before the
-// server forgets its key.
+// keyLimit is the most time until an event is acknowledged: the server must not forget its key
+// before.
 const keyLimit = 100 * time.Second
 
-// publish starts the publishers, which stop when the faults do.
+// publish starts the publishers, which stop when the faults stop.
 func (w *world) publish() {
-	const each = 4 // publishers a hub
+	const each = 4 // publishers per hub
 	ctx, stop := context.WithTimeout(context.Background(), *duration)
 	w.t.Cleanup(stop)
 	for i, h := range w.hubs {
 		for n := range each {
-			// The first publishes over a bad network, unless it must be known that no
-			// answer is under way.
+			// The first publisher uses a bad network, unless it must be certain that no answer is in
+			// flight.
 			addr := ""
 			if n == 0 && h.lives == nil {
 				addr = w.admin.Addr
@@ -115,7 +114,7 @@ func (w *world) publish() {
 						return
 					case <-tick.C:
 					}
-					// What was begun is acknowledged, also when the time is over.
+					// A request that was sent is acknowledged, also after the end.
 					within, done := context.WithTimeout(context.Background(), keyLimit)
 					if err := p.Publish(within, request(random)...); err != nil {
 						w.t.Errorf("publishing to %s: %v", h.name, err)

@@ -22,31 +22,31 @@ var (
 
 func TestMain(m *testing.M) { e2e.MainWithClock(m) }
 
-// hub is one under test.
+// hub is a hub under test.
 type hub struct {
 	name   string
 	path   string
-	bound  uint64 // events that it retains, at least; 0: all
-	share  int    // of the clients, in percent
-	load   int    // of what is published, likewise
+	bound  uint64 // events that it retains at least; 0: all
+	share  int    // percentage of the clients
+	load   int    // percentage of the events
 	ledger *e2e.Ledger
 
-	lives       *lives // not nil: its file is touched
+	lives       *lives // not nil: its file is changed
 	publishers  []*e2e.Publisher
-	disconnects []disconnect // of its streams
+	disconnects []disconnect // requests to disconnect that were answered
 
 	mu       sync.Mutex
-	members  []*e2e.Member       // whose topics change
-	commands map[uint64]struct{} // seqs of changes that were answered
-	failed   int                 // requests for a change that were not, but may have been stored
+	members  []*e2e.Member       // members whose topics change
+	commands map[uint64]struct{} // seqs of answered changes of topics
+	failed   int                 // unanswered requests for a change, which may have been stored
 }
 
-// world is the server with all that is around it. The test's goroutine has the
-// server; what is behind mu belongs to all.
+// world is the server and everything around it. The goroutine of the test owns the server. The
+// fields below mu are shared.
 type world struct {
 	t      testing.TB
 	server *e2e.Server
-	others []*e2e.Server // on the same files
+	others []*e2e.Server // with the same files
 	hubs   []*hub
 
 	admin   *e2e.Proxy // the bad network of some publishers
@@ -54,20 +54,20 @@ type world struct {
 	shared  map[string]*e2e.Client // by path: HTTP/2 connections with many streams
 
 	faults   map[string]int
-	launched []time.Time // when processes were started
+	launched []time.Time // start times of processes
 
-	quiet      chan struct{} // closed when all clients are to be there
+	quiet      chan struct{} // closed when all clients must stay
 	publishing sync.WaitGroup
 	living     sync.WaitGroup
 
 	mu          sync.Mutex
 	connections []*e2e.Client
-	traces      []*trace       // of clients that have gone
+	traces      []*trace       // of clients that have left
 	present     map[int]client // by seat
-	done        map[string]int // what clients did
+	done        map[string]int // counts of what clients did
 }
 
-// TestChaos is what makes of promises 1, 2, 3, 6, 7 and 10 that nothing is lost.
+// TestChaos checks that no event is lost, the sum of promises 1, 2, 3, 6, 7 and 10.
 func TestChaos(t *testing.T) {
 	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
 	t.Logf("seed %d", *seed)
@@ -142,18 +142,18 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// random is a source of its own for each use.
+// random returns a separate source for each use.
 func (w *world) random(use int) *rand.Rand { return rand.New(rand.NewPCG(*seed, uint64(use))) }
 
-// count notes that a client did something.
+// count counts an action of a client.
 func (w *world) count(what string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.done[what]++
 }
 
-// settle lets the storm end: everybody comes back, on a good network, and is
-// given the time to receive what is left.
+// settle ends the storm: all clients reconnect over a good network and get time to receive the
+// remaining events.
 func (w *world) settle() {
 	w.publishing.Wait()
 	w.server.SetClock(0)
@@ -176,7 +176,7 @@ func (w *world) settle() {
 	}
 }
 
-// caughtUp reports whether all have received the last event that is for them.
+// caughtUp reports whether all clients have received their last event.
 func (w *world) caughtUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

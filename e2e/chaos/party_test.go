@@ -17,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// party is a client of a third party. It is seen by what it dispatches, so all
-// that it does about lines, positions and reconnection is its own.
+// party is a third-party client. The test sees only the events that it dispatches. Lines,
+// positions and reconnections are handled by the client itself.
 type party struct {
 	k      *kind
 	of     *hub
@@ -38,7 +38,7 @@ type party struct {
 	err      error
 }
 
-// third starts one. run returns when ctx has ended, or when the client gives up.
+// third starts one. run returns when ctx ends, or when the client gives up.
 func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *party, c *http.Client, req *http.Request) error) client {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &party{k: k, of: h, id: b.id, cancel: cancel, done: make(chan struct{}), since: b.since, start: b.from, at: b.from}
@@ -55,7 +55,7 @@ func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context
 	return p
 }
 
-// firstRetry is before a client has been told one.
+// firstRetry is the wait before the server has sent one.
 const firstRetry = 20 * time.Millisecond
 
 func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
@@ -98,7 +98,7 @@ func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
 	})
 }
 
-// take is called with all that the client dispatches, in order.
+// take is called with each dispatched event, in order.
 func (p *party) take(typ, data, id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,7 +138,7 @@ func (p *party) read(typ, data, id string) error {
 		r.Gap, r.After = gap.Reason, p.at
 	case strings.HasPrefix(typ, "sse."):
 		return fmt.Errorf("unknown control event %s", typ)
-	case data == "": // it moves the position, no more
+	case data == "": // it changes only the position
 	default:
 		if r.N, err = e2e.ReadPayload(data); err != nil {
 			return err
@@ -174,7 +174,7 @@ func (p *party) connected(data, id string) error {
 	return nil // if it was not resumed, a gap follows
 }
 
-// lost is called when a stream has ended, or could not be had.
+// lost is called when a stream ended or could not be opened.
 func (p *party) lost(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// String is the table of totals.
+// String returns the table of totals.
 func (v *verdict) String() string {
 	var b strings.Builder
 	for _, row := range []struct {
@@ -42,7 +42,7 @@ func (v *verdict) String() string {
 	return b.String()
 }
 
-// reportTo logs the totals, and writes them to the file.
+// reportTo logs the totals and writes them to the file.
 func (w *world) reportTo(v *verdict, took time.Duration) {
 	var cuts, stalls, slow int64
 	for _, p := range []*e2e.Proxy{w.admin, w.proxies[e2e.H1], w.proxies[e2e.H1TLS], w.proxies[e2e.H2]} {
@@ -67,18 +67,18 @@ func (w *world) reportTo(v *verdict, took time.Duration) {
 	}
 }
 
-// reading is what must not grow.
+// reading is the measurements that must not grow.
 type reading struct {
 	files, goroutines int
 	heap, resident    int64
 }
 
-// idleTimeout is short, since Go's HTTP/2 server keeps a connection that has died
-// with streams open in memory for as long: it stops its timer for idle
-// connections, and then starts it again for each that has no stream any more.
+// idleTimeout is short. Go's HTTP/2 server keeps a connection in memory for this long if it
+// died with open streams: it stops its timer for idle connections, and starts it again for each
+// connection without streams.
 const idleTimeout = time.Second
 
-// reading reads it when nobody is connected, and nothing has shrunk for a while.
+// reading measures while no client is connected and the numbers do not shrink any more.
 func (w *world) reading() (least reading) {
 	w.t.Helper()
 	const little = 64 << 10 // bytes
@@ -101,8 +101,8 @@ func (w *world) reading() (least reading) {
 	return least
 }
 
-// touch has one client of each kind on each hub, since the first makes the server
-// take what it keeps.
+// touch opens a stream of each kind on each hub, since the first one makes the server allocate
+// what it keeps.
 func (w *world) touch() {
 	for _, h := range w.hubs {
 		for _, p := range e2e.Protocols {
@@ -121,14 +121,13 @@ func (w *world) touch() {
 	}
 }
 
-// checkGrowth compares the process that has been through the end of the storm
-// with the one before, in what has nothing to do with history, and with a new one
-// that has the same history.
+// checkGrowth compares the process at the end of the storm with the first process, in all that
+// does not depend on history. It compares the rest with a new process with the same history.
 func (w *world) checkGrowth(base reading) {
 	w.t.Helper()
 	const (
-		few   = 10      // connections of the admin endpoint and of the server's own come and go
-		slack = 4 << 20 // bytes, and a tenth: what pools and maps keep
+		few   = 10      // connections of the admin endpoint and of the server itself come and go
+		slack = 4 << 20 // bytes, plus a tenth, for pools and maps
 	)
 	var worn reading
 	// What a busy machine closes late goes in the end, and a leak does not.

@@ -12,16 +12,16 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// admit has members come to the hubs that retain everything: users whose topics
-// change all the time.
+// admit opens streams of members on the hubs that retain everything. Members are users whose
+// topics change all the time.
 func (w *world) admit() {
-	const each = 2 // members a hub
+	const each = 2 // members per hub
 	for i, h := range w.hubs {
 		if h.bound > 0 || h.lives != nil {
 			continue
 		}
 		for n := range each {
-			// The first topic is never taken away: no topic means all.
+			// The first topic is never removed, since no topics means all.
 			m := e2e.NewMember(fmt.Sprintf("member %d", n), topics[0], topics[1])
 			h.members = append(h.members, m)
 			use := 100_000 + 1000*i + 10*n
@@ -36,8 +36,7 @@ func (w *world) admit() {
 	}
 }
 
-// visit keeps a stream of a member going, with the topics that it has whenever it
-// comes back.
+// visit keeps a stream of a member open, with the member's current topics at each reconnection.
 func (w *world) visit(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	c.Path = h.path
@@ -63,7 +62,7 @@ func (w *world) visit(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
 	}
 }
 
-// changeTopics adds and removes a topic of the member in turn, some over a bad network.
+// changeTopics adds and removes a topic of the member in turn, sometimes over a bad network.
 func (w *world) changeTopics(m *e2e.Member, h *hub, random *rand.Rand) {
 	base := fmt.Sprintf("http://127.0.0.1:%d", w.server.Admin)
 	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{
@@ -98,7 +97,7 @@ func (w *world) changeTopics(m *e2e.Member, h *hub, random *rand.Rand) {
 	}
 }
 
-// untilQuiet is a context that ends when it is quiet.
+// untilQuiet returns a context that ends when all clients must stay.
 func (w *world) untilQuiet() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -111,7 +110,7 @@ func (w *world) untilQuiet() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// judgeMembers holds what members received against their rights.
+// judgeMembers compares what members received with their rights.
 func (v *verdict) judgeMembers(h *hub) {
 	entries := h.ledger.Entries()
 	for _, m := range h.members {

@@ -8,46 +8,45 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// client is one that is there, of whatever kind. Its methods may be called from
-// any goroutine.
+// client is a running client of any kind. Its methods may be called from any goroutine.
 type client interface {
 	hub() *hub
 	identity() e2e.Identity
 	last() e2e.Position
-	failure() error // it was sent what breaks a promise
-	stop() *trace   // and wait until it has
+	failure() error // the error if it received something that breaks a promise
+	stop() *trace   // stops it and waits for its end
 }
 
-// trace is what became of a client.
+// trace is the record of a client.
 type trace struct {
 	kind     string
 	hub      *hub
 	id       e2e.Identity
-	since    time.Time // when it was given its first position
+	since    time.Time // when it got its first position
 	start    e2e.Position
 	last     e2e.Position
-	final    bool // it was there in the end
+	final    bool // it stayed to the end
 	received []e2e.Received
 	streams  int
-	ends     []string // of streams
-	goodbyes []string // the reasons that the server gave
+	ends     []string // why its streams ended
+	goodbyes []string // reasons that the server gave
 	err      error
 }
 
-// begin is who a client is, and where it begins: at the head, or with a position
-// that it has had since then.
+// begin is the identity of a client and its start: at the head, or at a position that it got at
+// a given time.
 type begin struct {
 	id    e2e.Identity
 	from  e2e.Position
 	since time.Time
 }
 
-// kind is how a client reaches the server, and what it is.
+// kind is a kind of client.
 type kind struct {
 	name    string
 	connect func(w *world, h *hub) *e2e.Client
 	join    func(w *world, k *kind, c *e2e.Client, h *hub, b begin) client
-	returns bool // it can begin with a position
+	returns bool // it can start with a position
 }
 
 func direct(p e2e.Protocol) func(*world, *hub) *e2e.Client {
@@ -68,7 +67,7 @@ func curl(p e2e.Protocol) func(*world, *hub) *e2e.Client {
 
 func shared(w *world, h *hub) *e2e.Client { return w.shared[h.path] }
 
-// kinds are in turn those of each hub's clients.
+// kinds are assigned in turn to the clients of each hub.
 var kinds = []*kind{
 	{"follower, h1, bad network", proxied(e2e.H1), follow, true},
 	{"go-sse, h1, bad network", proxied(e2e.H1), goSSE, false},
@@ -87,7 +86,7 @@ var kinds = []*kind{
 	{"follower, h3", direct(e2e.H3), follow, true},
 }
 
-// populate has clients come, and come and go, until it is quiet.
+// populate starts clients, and replaces them now and then until the end of the storm.
 func (w *world) populate() {
 	for i, h := range w.hubs {
 		for n := range *clients * h.share / 100 {
@@ -97,8 +96,7 @@ func (w *world) populate() {
 	}
 }
 
-// live is what happens on one seat: clients take it one after the other, or one
-// that was away comes back.
+// live runs one seat: clients take it one after the other, or a client that left comes back.
 func (w *world) live(seat int, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	if c != w.shared[h.path] {
@@ -124,12 +122,12 @@ func (w *world) live(seat int, k *kind, h *hub, random *rand.Rand) {
 			b = begin{id: someone(random), since: time.Now()}
 			w.count("clients that were replaced by others")
 		}
-		// On the third hub some miss something, as they should.
+		// On the third hub some clients must miss events.
 		w.wait(time.Duration(random.Int64N(int64(5*time.Second)) << random.IntN(3)))
 	}
 }
 
-// wait reports whether it is quiet; if not, that much time has passed.
+// wait waits for a time, or until clients must stay, and reports whether they must.
 func (w *world) wait(d time.Duration) bool {
 	select {
 	case <-w.quiet:
@@ -139,8 +137,8 @@ func (w *world) wait(d time.Duration) bool {
 	}
 }
 
-// stay lets a client be there for a while, in which it may stop reading now and
-// then, and reports whether it is quiet.
+// stay keeps a client for a while, in which it may stop reading, and reports whether clients must
+// stay.
 func (w *world) stay(c client, random *rand.Rand) bool {
 	for range random.IntN(12) {
 		if w.wait(time.Duration(random.Int64N(int64(5 * time.Second)))) {
@@ -164,7 +162,7 @@ func (w *world) stay(c client, random *rand.Rand) bool {
 	}
 }
 
-// leave makes a client go, and keeps its trace.
+// leave stops a client and keeps its trace.
 func (w *world) leave(seat int, c client, final bool) *trace {
 	tr := c.stop()
 	tr.final = final
@@ -175,7 +173,7 @@ func (w *world) leave(seat int, c client, final bool) *trace {
 	return tr
 }
 
-// follower is the strict client.
+// follower is a client that checks every byte.
 type follower struct {
 	*e2e.Follower
 	k     *kind

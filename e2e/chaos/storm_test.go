@@ -12,7 +12,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// config is one of those under which nothing may be lost.
+// config returns a config under which no event may be lost.
 func (w *world) config(random *rand.Rand) e2e.Config {
 	pick := func(options ...string) string { return options[random.IntN(len(options))] }
 	stream := "\n retry 20ms " + retryMax.String() +
@@ -58,13 +58,12 @@ func (w *world) config(random *rand.Rand) e2e.Config {
 	}
 }
 
-// failing is a config that is refused. If it took effect nonetheless, almost
-// everything would be lost.
+// failing returns a config that is refused. If it took effect, most events would be lost.
 func (w *world) failing(random *rand.Rand) e2e.Config {
 	c := w.config(random)
 	c.Hub, c.Global = "history 1\n store disk", "sse chat {\n history 1\n }"
 	switch random.IntN(3) {
-	case 0: // early
+	case 0: // early, when it is adapted
 		c.Stream, c.Routes = "retry 5s 1s", ""
 	case 1: // in Provision
 		c.Routes = "sse /other {\n hub nowhere\n }"
@@ -77,11 +76,10 @@ func (w *world) failing(random *rand.Rand) e2e.Config {
 
 const kill = "kill -9"
 
-// clocks are how far the clock of the servers may be ahead. No history is so short that
-// an event is too old by that.
+// clocks are offsets of the servers' clock. The histories are so long that no event gets too old.
 var clocks = []time.Duration{3 * time.Hour, time.Hour, -10 * time.Minute, -time.Second, 0, 0}
 
-// storm lets faults happen for a while.
+// storm causes faults for a while.
 func (w *world) storm(d time.Duration, restarts bool) {
 	random := w.random(1)
 	if !restarts {
@@ -138,7 +136,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 			fault{"older copy written into the file", 1, w.touchFile(func(path, older string) error { return duplicate(older, path) })},
 		)
 	}
-	if restarts { // the first is not left to chance
+	if restarts { // the first one is not random
 		w.server.Kill()
 		w.run()
 		w.faults[kill]++
@@ -148,7 +146,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 		weights += f.weight
 	}
 	for end := time.Now().Add(d); time.Now().Before(end) && w.sound(); {
-		// Faults may follow each other at once, or after a while.
+		// Faults follow each other at once, or after a while.
 		<-time.After(min(time.Until(end), time.Duration(random.Int64N(int64(3*time.Second)))))
 		n := random.IntN(weights)
 		for _, f := range faults {
@@ -166,7 +164,7 @@ func (w *world) run() {
 	w.server.Run()
 }
 
-// killInReload kills the server at any moment of a reload.
+// killInReload kills the server at a random moment of a reload.
 func (w *world) killInReload(random *rand.Rand) {
 	next := w.config(random)
 	reloaded := make(chan error)
@@ -179,11 +177,11 @@ func (w *world) killInReload(random *rand.Rand) {
 	case err = <-reloaded:
 		w.server.Kill()
 	}
-	_ = err // the command may have been answered, or not
+	_ = err // the command may have been answered or not
 	w.run()
 }
 
-// disconnect ends the streams of a user, or all of a hub.
+// disconnect ends the streams of a user, or all streams of a hub.
 func (w *world) disconnect(random *rand.Rand) {
 	h := w.hubs[random.IntN(len(w.hubs))]
 	d := disconnect{began: time.Now()}
@@ -212,8 +210,8 @@ func (w *world) disconnect(random *rand.Rand) {
 	h.disconnects = append(h.disconnects, d)
 }
 
-// sound reports whether no client has seen anything that breaks a promise by
-// itself, after which there is no use in going on.
+// sound reports whether no client has found a broken promise by itself. After that the test ends
+// early.
 func (w *world) sound() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -22,10 +22,10 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// jobVariable is set in the environment of the process of an attacker.
+// jobVariable is set in the environment of an attacker's process.
 const jobVariable = "CADDY_SSE_ATTACK"
 
-// job is what the process of an attacker is told.
+// job is the instructions for an attacker's process.
 type job struct {
 	Attack             string
 	Full               bool
@@ -33,8 +33,8 @@ type job struct {
 	Root, Config       string // files
 }
 
-// hired is the process of an attacker, as the test has it. It is told a word a line,
-// and answers with one.
+// hired is an attacker's process, as seen by the test. The test sends one word per line, and it
+// answers each with a line.
 type hired struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -42,10 +42,9 @@ type hired struct {
 	hears *bufio.Reader
 }
 
-// hire starts the process of an attacker. Where times are measured it gets those that
-// the server and the innocent leave (SCHED_IDLE), since an attacker brings its own CPUs:
-// it matters what the server does under attack, and not who gets the CPU. Elsewhere the
-// machine may be so busy that it would get none.
+// hire starts an attacker's process. For measurements of time it gets only idle CPU time
+// (SCHED_IDLE). A real attacker has its own CPUs, so only the work of the server matters, and not
+// who gets the CPU. Otherwise its priority is only low, since a busy machine may have no idle time.
 func hire(t *testing.T, s *e2e.Server, attack string) *hired {
 	t.Helper()
 	told, err := json.Marshal(job{attack, *full, s.Admin, s.HTTP, s.HTTPS, s.RootFile(), s.ConfigFile()})
@@ -101,7 +100,7 @@ func (h *hired) ready()  { h.t.Helper(); h.hear("ready") }
 func (h *hired) strike() { h.t.Helper(); h.say("strike") }
 func (h *hired) stop()   { h.t.Helper(); h.say("stop"); h.hear("stopped") }
 
-// did returns what it has done so far.
+// did returns the counts of its actions so far.
 func (h *hired) did() (did map[string]int64) {
 	h.t.Helper()
 	h.say("tell")
@@ -111,18 +110,18 @@ func (h *hired) did() (did map[string]int64) {
 	return did
 }
 
-// leave ends the process, and returns what it did.
+// leave ends the process and returns the counts of its actions.
 func (h *hired) leave() (did map[string]int64) {
 	h.t.Helper()
 	did = h.did()
-	h.tell.Close() // which ends it
+	h.tell.Close() // its input ends, and so does the process
 	if err := h.cmd.Wait(); err != nil {
 		h.t.Fatalf("the attacker: %v", err)
 	}
 	return did
 }
 
-// attacker is the same in its own process.
+// attacker is the state within the attacker's process.
 type attacker struct {
 	job
 	security *tls.Config
@@ -131,10 +130,10 @@ type attacker struct {
 	did map[string]int64
 }
 
-// longest is how long an attack lasts at most, should nobody tell it to stop.
+// longest is the most time of an attack, if the test does not stop it.
 const longest = 2 * time.Minute
 
-// attackAsTold is the main function of an attacker. It ends with its input.
+// attackAsTold is the main function of an attacker's process. It returns when its input ends.
 func attackAsTold(text string) (code int) {
 	a := &attacker{did: make(map[string]int64)}
 	if err := json.Unmarshal([]byte(text), &a.job); err != nil {
@@ -179,7 +178,7 @@ func attackAsTold(text string) (code int) {
 	return 0
 }
 
-// count notes what the attacker did.
+// count counts an action of the attacker.
 func (a *attacker) count(what string, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

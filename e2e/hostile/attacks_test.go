@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// attack is one kind of misuse, by clients or by publishers.
+// attack is one kind of attack, by clients or by publishers.
 type attack struct {
 	name    string
 	hub     string   // options of the hub
 	stream  string   // options of the route
-	files   uint64   // that the server may have open; 0: many
-	size    int64    // of the history, in bytes
-	held    int64    // what its streams take of the server's heap at most, in bytes
-	does    []string // what it must have done to mean anything
-	floor   bool     // it is for a page that answers with a word: Caddy's part of the attack above it
+	files   uint64   // open files that the server may have; 0: many
+	size    int64    // bytes of the history
+	held    int64    // most bytes of the server's heap for its streams
+	does    []string // actions that must have happened, else the attack proves nothing
+	floor   bool     // the target is a page without streams: the part of the attack above that is due to Caddy
 	prepare func(a *attacker)
-	strike  func(ctx context.Context, a *attacker) // until ctx ends
+	strike  func(ctx context.Context, a *attacker) // runs until ctx ends
 }
 
 const (
 	mib = 1 << 20
 
-	// prefilled is a hub for what prefill publishes.
+	// prefilled is a hub for the events of prefill.
 	prefilled = "history 100000\n history_size 64MiB"
 )
 
@@ -105,7 +105,7 @@ func prefill(a *attacker) {
 	}
 }
 
-// fillUp publishes events of 1 KB until history is full.
+// fillUp publishes events of 1 KB until the history is full.
 func fillUp(a *attacker) {
 	pad := strings.Repeat("x", 1000)
 	lines := make([]string, 1000)
@@ -117,7 +117,7 @@ func fillUp(a *attacker) {
 	}
 }
 
-// lagAndLeave opens streams with much to replay, takes nothing of it, and leaves.
+// lagAndLeave opens streams with much to replay, reads nothing, and leaves.
 func lagAndLeave(ctx context.Context, a *attacker) {
 	var clients sync.WaitGroup
 	for range 40 {
@@ -134,7 +134,7 @@ func lagAndLeave(ctx context.Context, a *attacker) {
 	clients.Wait()
 }
 
-// lagBehind opens streams with much to replay, and takes nothing of it.
+// lagBehind opens streams with much to replay, and reads nothing.
 func lagBehind(ctx context.Context, a *attacker) {
 	var clients sync.WaitGroup
 	for range 20 {
@@ -150,7 +150,7 @@ func lagBehind(ctx context.Context, a *attacker) {
 	clients.Wait()
 }
 
-// replayAll has many clients read all of the history, as fast as they can.
+// replayAll has many clients that read the whole history at full speed.
 func replayAll(ctx context.Context, a *attacker) {
 	var clients sync.WaitGroup
 	for range scale(40, 500) {
@@ -169,8 +169,8 @@ func replayAll(ctx context.Context, a *attacker) {
 	clients.Wait()
 }
 
-// subscribe has many streams of the same topics, each in an order of its own, and
-// publishes to lists of them.
+// subscribe opens many streams with the same topics, each in another order, and publishes to lists
+// of these topics.
 func subscribe(ctx context.Context, a *attacker) {
 	topics := names(100)
 	var clients sync.WaitGroup
@@ -200,8 +200,8 @@ func subscribe(ctx context.Context, a *attacker) {
 	clients.Wait()
 }
 
-// stall opens streams that read nothing, and sends each an event that it gets stuck
-// in.
+// stall opens streams that read nothing, and sends each of them an event that does not fit into the
+// socket.
 func stall(ctx context.Context, a *attacker) {
 	pad := strings.Repeat("x", 900_000)
 	var open []net.Conn
@@ -221,8 +221,7 @@ func stall(ctx context.Context, a *attacker) {
 	}
 }
 
-// publishHugeNames publishes to names of megabytes, and to lists of the longest that
-// are allowed.
+// publishHugeNames publishes to names of megabytes, and to lists of the longest allowed names.
 func publishHugeNames(ctx context.Context, a *attacker) {
 	huge := fmt.Sprintf(`{"user":"%s","data":1}`, strings.Repeat("n", 7_000_000))
 	var publishers sync.WaitGroup
@@ -259,7 +258,7 @@ func publishHugeBatches(ctx context.Context, a *attacker) {
 	}
 }
 
-// takeFiles opens streams without end, and keeps all that the server keeps.
+// takeFiles opens as many streams as possible, and keeps all that the server keeps.
 func takeFiles(ctx context.Context, a *attacker) {
 	var mu sync.Mutex
 	var open []net.Conn

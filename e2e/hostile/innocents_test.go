@@ -13,25 +13,24 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// innocents is how many innocent streams there are.
+// innocents is the number of innocent streams.
 const innocents = 20
 
-// every is how often the innocent publisher publishes, however long each takes: who
-// waited for the last answer would publish less while it is slow.
+// every is the interval of the innocent publisher. It does not wait for answers, else it would publish
+// less while the server is slow.
 const every = 20 * time.Millisecond
 
-// When an event was published.
+// Phases of the measurement.
 type phase int
 
 const (
-	between phase = iota // it does not count
+	between phase = iota // not measured
 	quiet
 	attacked
 	phases
 )
 
-// innocent are those who must not suffer: a user's streams, and who publishes to the
-// user.
+// innocent is the clients that must not suffer: the streams of a user, and the publisher for this user.
 type innocent struct {
 	t         *testing.T
 	server    *e2e.Server
@@ -42,18 +41,18 @@ type innocent struct {
 
 	mu      sync.Mutex
 	now     phase
-	answers [phases][]time.Duration // how long publishing took
+	answers [phases][]time.Duration // times from a publish to its answer
 	phaseOf []span
 }
 
-// span is a time that belongs to a phase.
+// span is a duration in a phase.
 type span struct {
 	phase    phase
 	from, to time.Time
 }
 
-// newInnocents returns them when all streams are open. fresh: the publisher has a
-// new connection for each event.
+// newInnocents returns when all streams are open. If fresh, the publisher uses a new connection for each
+// event.
 func newInnocents(t *testing.T, s *e2e.Server, fresh bool) *innocent {
 	in := &innocent{t: t, server: s, publisher: s.Publisher()}
 	for _, p := range e2e.Protocols {
@@ -106,7 +105,7 @@ func (in *innocent) publish(ctx context.Context, fresh bool) {
 	}
 }
 
-// observe lets what is published from now on belong to a phase, for a while.
+// observe assigns the events of the next while to a phase.
 func (in *innocent) observe(p phase, d time.Duration) {
 	from := time.Now()
 	in.enter(p)
@@ -126,7 +125,7 @@ func (in *innocent) enter(p phase) {
 	in.now = p
 }
 
-// awaitAlone waits until no other stream is left.
+// awaitAlone waits until there are no other streams.
 func (in *innocent) awaitAlone() {
 	in.t.Helper()
 	e2e.Wait(in.t, e2e.Patience, "the attacker's streams to end", func() error {
@@ -137,8 +136,8 @@ func (in *innocent) awaitAlone() {
 	})
 }
 
-// finish checks that all streams got everything, once and in order, without a gap,
-// and that none was ended.
+// finish checks that all streams got everything, once and in order, without a gap, and that none was
+// ended.
 func (in *innocent) finish() {
 	in.t.Helper()
 	in.stop()
@@ -155,7 +154,7 @@ func (in *innocent) finish() {
 	}
 }
 
-// deliveries are the times from the request to publish until a stream had the event.
+// deliveries returns the times from a publish until a stream had the event.
 func (in *innocent) deliveries() (times [phases][]time.Duration) {
 	sent := make(map[int64]time.Time)
 	for _, e := range in.publisher.Ledger.Entries() {

@@ -20,7 +20,7 @@ var (
 	results = flag.String("results", "", "a file for the figures")
 )
 
-// TestMain is also where the process of an attacker begins.
+// TestMain is also the start of an attacker's process.
 func TestMain(m *testing.M) {
 	if job := os.Getenv(jobVariable); job != "" {
 		os.Exit(attackAsTold(job))
@@ -28,19 +28,19 @@ func TestMain(m *testing.M) {
 	e2e.Main(m)
 }
 
-// How long the innocent are observed, quiet and under attack, and how often.
+// Durations and numbers of observations, without and under attack.
 const (
 	quietFor  = 4 * time.Second
 	attackFor = 6 * time.Second
 	rounds    = 3
-	shortFor  = 1500 * time.Millisecond // without -full, once, and under attack alone
+	shortFor  = 1500 * time.Millisecond // without -full: one observation, under attack only
 )
 
-// few is how many goroutines and files may come and go beside an attack: those of
-// the admin endpoint and of the server's own.
+// few is how many goroutines and files may come and go beside an attack: those of the admin endpoint and
+// of the server itself.
 const few = 8
 
-// TestHostile runs one attack after the other, each on a server of its own.
+// TestHostile runs the attacks one after the other, each on its own server.
 func TestHostile(t *testing.T) {
 	var table strings.Builder
 	for _, a := range attacks {
@@ -52,7 +52,7 @@ func TestHostile(t *testing.T) {
 	report(t, table.String(), exit)
 }
 
-// reading is what an attack must not leave behind.
+// reading is the measurements that must not grow by an attack.
 type reading struct {
 	files, goroutines int
 	heap              int64
@@ -60,7 +60,7 @@ type reading struct {
 
 func read(s *e2e.Server) reading { return reading{s.Files(), s.Goroutines(), s.Heap()} }
 
-// run returns the row of the attack for the table of results.
+// run runs the attack and returns its row in the table of results.
 func run(t *testing.T, a attack) string {
 	s := e2e.Start(t, e2e.Config{Hub: a.hub, Stream: a.stream})
 	if a.files > 0 {
@@ -108,8 +108,8 @@ func run(t *testing.T, a attack) string {
 		}
 	}
 
-	// What the streams of the attack hold in the middle of events is bounded by another
-	// history, and the rest is what a stream takes.
+	// Events that are partly written hold at most the size of one more history. The rest is the
+	// size of the streams.
 	const slack = 8 << 20
 	if most := before.heap + 2*a.size*23/20 + a.held + slack; held > most {
 		t.Errorf("under attack the heap has %d MiB, more than %d", held>>20, most>>20)
@@ -151,10 +151,10 @@ func exitWhileStreamsLag(t *testing.T) (took time.Duration) {
 	return took
 }
 
-// lagging is how many streams lag when the server is told to end.
+// lagging is the number of streams that lag when the server is told to end.
 func lagging() int { return scale(300, 3000) }
 
-// scale is how much of something there is without and with -full.
+// scale is a number without and with -full.
 func scale(short, long int) int {
 	if *full {
 		return long

@@ -13,13 +13,13 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// The bar: what an attack may make of a p99.
+// Limits for the effect of an attack on a p99.
 const (
-	worse    = 5                     // times what it is when all is quiet
-	tolerate = 20 * time.Millisecond // if that is more
+	worse    = 5                     // factor over the quiet value
+	tolerate = 20 * time.Millisecond // allowed anyway
 )
 
-// quantile is the time that a part of them does not exceed. It sorts them.
+// quantile returns a quantile of the times. It sorts them.
 func quantile(times []time.Duration, part float64) time.Duration {
 	if len(times) == 0 {
 		return 0
@@ -63,7 +63,7 @@ func (in *innocent) row(a attack, did map[string]int64, atRest, peak int64) stri
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
 
-// report writes the table into the file, if there is one.
+// report writes the table to the file, if there is one.
 func report(t *testing.T, table string, exit time.Duration) {
 	t.Helper()
 	if *results == "" || t.Failed() {

@@ -22,11 +22,11 @@ import (
 type opening struct {
 	user   string
 	topics []string
-	all    bool // that is retained
-	small  bool // the client takes little that it does not read
+	all    bool // replay everything that is retained
+	small  bool // small buffers: an unread stream blocks soon
 }
 
-// dial opens a connection and asks for a stream.
+// dial opens a connection and sends the request.
 func (a *attacker) dial(ctx context.Context, o opening) (net.Conn, error) {
 	var d net.Dialer
 	if o.small {
@@ -55,7 +55,7 @@ func (a *attacker) dial(ctx context.Context, o opening) (net.Conn, error) {
 	return c, nil
 }
 
-// begin is dial up to the first block, and reports whether the stream was admitted.
+// begin is dial and reads the first block. It reports whether the stream was admitted.
 func (a *attacker) begin(ctx context.Context, o opening) (c net.Conn, admitted bool, err error) {
 	if c, err = a.dial(ctx, o); err != nil {
 		return nil, false, err
@@ -73,21 +73,21 @@ func (a *attacker) begin(ctx context.Context, o opening) (c net.Conn, admitted b
 	return c, bytes.Contains(got, []byte("event: sse.connected")), nil
 }
 
-// gulp reads until the connection ends, or ctx, or most bytes have come.
+// gulp reads until the connection or ctx ends, or until it has read most bytes.
 func gulp(ctx context.Context, c net.Conn, most int64) int64 {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.LimitReader(c, most), make([]byte, 64<<10))
 	return n
 }
 
-// post makes a request to the admin endpoint.
+// post sends a request to the admin endpoint.
 func (a *attacker) post(ctx context.Context, path, contentType string, body []byte) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d%s", a.Admin, path), bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
 	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("Cache-Control", "must-revalidate") // a config is loaded though it is the same
+	req.Header.Set("Cache-Control", "must-revalidate") // so that Caddy loads an unchanged config too
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err
@@ -97,7 +97,7 @@ func (a *attacker) post(ctx context.Context, path, contentType string, body []by
 	return resp.StatusCode, err
 }
 
-// publish publishes a batch, or one event.
+// publish publishes a batch or one event.
 func (a *attacker) publish(ctx context.Context, lines ...string) {
 	contentType := "application/json"
 	if len(lines) > 1 {
@@ -112,7 +112,7 @@ func (a *attacker) publish(ctx context.Context, lines ...string) {
 	}
 }
 
-// names are n names of topics that all clients may ask for, in an order of their own.
+// names returns n allowed topics in a random order.
 func names(n int) []string {
 	topics := make([]string, n)
 	for i, at := range rand.Perm(n) {
@@ -121,10 +121,10 @@ func names(n int) []string {
 	return topics
 }
 
-// list is a list in JSON.
+// list returns a list as JSON.
 func list(names []string) string { return `["` + strings.Join(names, `","`) + `"]` }
 
-// config is that of the server.
+// config returns the config of the server.
 func (a *attacker) config() []byte {
 	text, err := os.ReadFile(a.Config)
 	if err != nil {
@@ -133,7 +133,7 @@ func (a *attacker) config() []byte {
 	return text
 }
 
-// abort closes a connection with a reset, now and then.
+// abort closes a connection, now and then with a reset.
 func abort(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok && rand.N(2) == 0 {
 		_ = tcp.SetLinger(0)
@@ -141,7 +141,7 @@ func abort(c net.Conn) {
 	c.Close()
 }
 
-// sleep waits, and reports whether ctx goes on.
+// sleep waits, and reports whether ctx has not ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -153,7 +153,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// reversed is a copy in the opposite order.
+// reversed returns a copy in reverse order.
 func reversed[T any](s []T) []T {
 	s = slices.Clone(s)
 	slices.Reverse(s)
