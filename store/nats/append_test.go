@@ -18,8 +18,8 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestUncertainAnswer loses the server's answer: the same events again tell what
-// became of them, and do not double them.
+// TestUncertainAnswer loses the server's answer. Appending the same events again tells whether
+// they were stored, and does not store them twice.
 func TestUncertainAnswer(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -29,7 +29,7 @@ func TestUncertainAnswer(t *testing.T) {
 		"one":   {entry("one", "")},
 		"batch": {entry("batch", ""), entry("batch", "k"), entry("batch", "")},
 	} {
-		// A node of its own: what a mute server did not send is missing in its tail.
+		// Another node, since this one's tail misses what the muted server did not send.
 		proxy := natstest.NewProxy(t, servers.URLs()[0])
 		n := startNode(t, stream, 1, someOptions, proxy.URL())
 		n.publish("first")
@@ -72,7 +72,7 @@ func TestUncertainAnswer(t *testing.T) {
 	}
 }
 
-// TestWhatMayBeStored: some errors say for certain that nothing was stored.
+// TestWhatMayBeStored: some errors rule out that anything was stored.
 func TestWhatMayBeStored(t *testing.T) {
 	for err, uncertain := range map[error]bool{
 		context.DeadlineExceeded: true,
@@ -91,7 +91,7 @@ func TestWhatMayBeStored(t *testing.T) {
 	}
 }
 
-// TestBatchOfTheLargestSize is stored as one, on one server and on three.
+// TestBatchOfTheLargestSize is stored as one batch, on one server and on three.
 func TestBatchOfTheLargestSize(t *testing.T) {
 	for _, replicas := range []int{1, 3} {
 		t.Run(strconv.Itoa(replicas), func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestBatchOfTheLargestSize(t *testing.T) {
 	}
 }
 
-// TestBatchesAreRefusedByAServerThatCannot: nothing is stored, rather than a part.
+// TestBatchesAreRefusedByAServerThatCannot: nothing is stored, not even a part.
 func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
@@ -132,7 +132,7 @@ func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "2.12.1") {
 		t.Errorf("Append fails with %v", err)
 	}
-	// A batch of one event, and its duplicate, needs nothing.
+	// A batch of one event and its duplicate needs no atomic batch.
 	if _, err = n.Append(t.Context(), []hub.Entry{entry("c", "c"), entry("c", "c")}); err != nil {
 		t.Error(err)
 	}
@@ -141,9 +141,9 @@ func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	}
 }
 
-// TestLeaderIsKilled kills the server that leads the stream again and again, while
-// publishers on two nodes repeat what was not acknowledged, one event or three at
-// once. What was acknowledged is there once, in order, on both nodes.
+// TestLeaderIsKilled kills the leader of the stream again and again. Publishers on two nodes repeat
+// unacknowledged events, one event or three at once. Each acknowledged event is delivered once and in
+// order on both nodes.
 func TestLeaderIsKilled(t *testing.T) {
 	t.Parallel()
 	const publishers, kills = 8, 3
@@ -195,7 +195,7 @@ func TestLeaderIsKilled(t *testing.T) {
 	for range kills {
 		leader := servers.AwaitLeader(stream)
 		servers.Kill(leader)
-		// Writing goes on without it, and with it again.
+		// Publishing succeeds without the killed server, and after its restart.
 		nodes[0].publish("without")
 		servers.Start(leader)
 		servers.AwaitReplicas(stream)
@@ -208,7 +208,7 @@ func TestLeaderIsKilled(t *testing.T) {
 	for i, n := range nodes {
 		l := n.upTo(last)
 		at := make(map[string]uint64)
-		next := make(map[string]int) // of each publisher
+		next := make(map[string]int) // by publisher
 		for _, r := range l.records {
 			text := string(r.Data)
 			if before, again := at[text]; again && strings.Count(text, " ") == 2 {

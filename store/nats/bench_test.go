@@ -12,7 +12,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// BenchmarkOtherNode measures from Append on one node to the delivery on another.
+// BenchmarkOtherNode measures the time from Append on one node to the delivery on another.
 func BenchmarkOtherNode(b *testing.B) {
 	for _, replicas := range []int{1, 3} {
 		servers := natstest.Start(b, replicas)
@@ -34,8 +34,8 @@ func BenchmarkOtherNode(b *testing.B) {
 	}
 }
 
-// BenchmarkAppend stores events of 256 bytes, on one server and on three, alone
-// or in batches of 100, from 1 and from 64 goroutines.
+// BenchmarkAppend stores events of 256 bytes, on one server and on three, alone or in batches of 100,
+// from 1 and from 64 goroutines.
 func BenchmarkAppend(b *testing.B) {
 	for _, replicas := range []int{1, 3} {
 		servers := natstest.Start(b, replicas)

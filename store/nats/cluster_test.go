@@ -13,7 +13,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// join opens a store that answers other nodes, until the test ends.
+// join opens a store that answers other nodes. It is closed at the end of the test.
 func join(t *testing.T, name, stream, url string) *store {
 	t.Helper()
 	s := openStore(t, stream, 1, url)
@@ -39,21 +39,21 @@ func join(t *testing.T, name, stream, url string) *store {
 	return s
 }
 
-// count is how many other nodes are known.
+// count returns the number of known other nodes.
 func (p *peers) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.others)
 }
 
-// rounds lets time pass.
+// rounds runs n rounds.
 func (p *peers) rounds(n int) {
 	for range n {
 		p.nextRound(p.conn.IsConnected())
 	}
 }
 
-// ask asks all other nodes, and takes every answer.
+// ask asks all other nodes and accepts every answer.
 func (p *peers) ask(t *testing.T, request string) (answers, missing []string, took time.Duration) {
 	start := time.Now()
 	missing = p.Ask(t.Context(), []byte(request), func(answer []byte) bool {
@@ -89,7 +89,7 @@ func TestNodesAnswerEachOther(t *testing.T) {
 		t.Errorf("all answered, and it took %v", took)
 	}
 
-	// One that is cut off is missing, and all others are for it.
+	// A node that is cut off is missing for the others, and the others are missing for it.
 	proxy.Cut()
 	if took := ask(a, []string{"b got hello"}, []string{"c"}); took < askTimeout || took > 2*askTimeout {
 		t.Errorf("one did not answer, and it took %v", took)
@@ -97,14 +97,14 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	servers.Eventually("the cut is not noticed", func(context.Context) bool { return !c.conn.IsConnected() })
 	ask(c, nil, []string{"a", "b"})
 
-	// Nobody waits for it any longer when it was silent for a while.
+	// After some silent rounds no node waits for it any more.
 	a.rounds(silentAfter + 1)
 	servers.Eventually("the other one is not heard", func(context.Context) bool {
 		answers, missing, took := a.ask(t, "hello")
 		return slices.Equal(answers, []string{"b got hello"}) && slices.Equal(missing, []string{"c"}) && took < askTimeout
 	})
 
-	// It does not forget anybody, however long that takes.
+	// The cut-off node forgets no other node, however long the cut is.
 	c.rounds(10 * forgetAfter)
 	ask(c, nil, []string{"a", "b"})
 	proxy.Mend()
@@ -117,7 +117,7 @@ func TestNodesAnswerEachOther(t *testing.T) {
 		return len(missing) == 0
 	})
 
-	// One that has left is not missing.
+	// A node that has left is not missing.
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -146,8 +146,7 @@ func TestNodeThatHasJustConnected(t *testing.T) {
 	}
 }
 
-// TestNodeThatCannotAnswer: whatever a node is asked, it goes on, and is missing
-// for the one that asks.
+// TestNodeThatCannotAnswer: no request ends a node. A node that cannot answer is missing.
 func TestNodeThatCannotAnswer(t *testing.T) {
 	servers := natstest.New(t, 1, "max_payload: 20KB")
 	servers.Start(0)
@@ -167,7 +166,7 @@ func TestNodeThatCannotAnswer(t *testing.T) {
 		t.Errorf("of the largest answer there is %.100q, missing %q", answers, missing)
 	}
 
-	// Nor does it mind what is no announcement.
+	// A node ignores invalid announcements.
 	for _, nonsense := range []string{"", "garbage", "[]", `{"id":7}`, `{"id":"x","name":[]}`, "null"} {
 		if err := a.conn.PublishMsg(&nats.Msg{Subject: a.nodes, Reply: a.nodes, Data: []byte(nonsense)}); err != nil {
 			t.Fatal(err)
@@ -178,8 +177,7 @@ func TestNodeThatCannotAnswer(t *testing.T) {
 	}
 }
 
-// TestManyNodesStartTogether: what they tell one another grows with the square of
-// their number.
+// TestManyNodesStartTogether: the number of messages grows with the square of the number of nodes.
 func TestManyNodesStartTogether(t *testing.T) {
 	const n = 50
 	servers := natstest.Start(t, 1)
@@ -202,7 +200,7 @@ func TestManyNodesStartTogether(t *testing.T) {
 			received += s.conn.Stats().InMsgs
 		}
 		t.Logf("%s: %d nodes know each other after %v, %d announcements and %d messages received", when, n, time.Since(start), rounds, received)
-		// Each announcement reaches all, and each node greets each other once.
+		// Each announcement reaches all nodes, and each node greets each other node once.
 		if most := (rounds+n)*n + 2*n*n; received > most {
 			t.Errorf("%s: %d messages were received, want at most %d", when, received, most)
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// TestConfigsInTheDocs: Caddy and nats-server take the configs of docs/scaling.md, and
-// those of compose.cluster.yaml.
+// TestConfigsInTheDocs: Caddy and nats-server accept the configs of docs/scaling.md and of
+// compose.cluster.yaml.
 func TestConfigsInTheDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
@@ -28,7 +28,7 @@ func TestConfigsInTheDocs(t *testing.T) {
 		}
 		text = fmt.Appendf(text, "```%s\n%s```\n", kind, config)
 	}
-	// What is validated may already look for the others.
+	// Validation may already connect to other servers.
 	doc := regexp.MustCompile(`\b(?:10\.0\.0\.|nats|node)(\d+:\d)`).ReplaceAllString(string(text), "127.0.0.$1")
 	t.Setenv("NATS_NAME", "nats1")
 	t.Setenv("NATS_PASSWORD", "secret")

@@ -21,12 +21,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// streams numbers them, so that tests on the same servers do not meet.
+// streams numbers the streams, so that tests on the same servers use different ones.
 var streams atomic.Int64
 
 func newStream() string { return "T" + strconv.FormatInt(streams.Add(1), 10) }
 
-// someOptions bound the histories of these tests.
+// someOptions are the bounds of the histories of these tests.
 var someOptions = hub.Options{MaxEvents: 100_000, MaxAge: time.Hour, MaxBytes: 64 << 20, MaxEventSize: 1 << 20}
 
 func openStore(t testing.TB, stream string, replicas int, urls ...string) *store {
@@ -38,25 +38,25 @@ func openStore(t testing.TB, stream string, replicas int, urls ...string) *store
 	return s
 }
 
-// node is an open store, with all that it has delivered.
+// node is an open store and a feed that keeps what is delivered.
 type node struct {
 	*store
 	t testing.TB
 
 	mu      sync.Mutex
-	hold    func() // not nil: called before something is delivered
+	hold    func() // not nil: called before each delivery
 	changed chan struct{}
 	lives   []life
-	end     hub.Position // of the history that the hub had before
+	end     hub.Position // end of the history that the hub had before
 	problem error
 	open    bool
 }
 
-// life is what was delivered after a Begin.
+// life is the records that were delivered after one Begin.
 type life struct {
 	epoch   string
 	oldest  uint64
-	head    uint64 // the last that was delivered
+	head    uint64 // last delivered seq
 	records []hub.Record
 }
 
@@ -66,7 +66,7 @@ func startNode(t testing.TB, stream string, replicas int, opts hub.Options, urls
 	return tailNode(t, openStore(t, stream, replicas, urls...), opts, hub.Position{})
 }
 
-// tailNode tails a store until the test ends. The hub has a history with this end.
+// tailNode tails a store until the test ends. end is the end of the hub's history.
 func tailNode(t testing.TB, s *store, opts hub.Options, end hub.Position) *node {
 	t.Helper()
 	n := &node{store: s, t: t, changed: make(chan struct{}), end: end, problem: errClosed}
@@ -134,8 +134,7 @@ func (n *node) ring() {
 	n.changed = make(chan struct{})
 }
 
-// await waits until what was delivered satisfies ready, which is called with mu
-// held.
+// await waits until ready returns true. ready is called with mu held.
 func (n *node) await(what string, ready func() bool) {
 	n.t.Helper()
 	timeout := time.NewTimer(30 * time.Second)
@@ -155,7 +154,7 @@ func (n *node) await(what string, ready func() bool) {
 	}
 }
 
-// newest is the life that goes on. mu is held.
+// newest returns the current life. mu is held.
 func (n *node) newest() life {
 	if len(n.lives) == 0 {
 		return life{}
@@ -163,7 +162,7 @@ func (n *node) newest() life {
 	return n.lives[len(n.lives)-1]
 }
 
-// upTo waits for the event at p, and returns the life that it is in.
+// upTo waits for the event at p, and returns its life.
 func (n *node) upTo(p hub.Position) (l life) {
 	n.t.Helper()
 	n.await(fmt.Sprint("event ", p), func() bool {
@@ -173,7 +172,7 @@ func (n *node) upTo(p hub.Position) (l life) {
 	return l
 }
 
-// texts are the data of the records that were delivered, in order.
+// texts returns the data of the delivered records, in order.
 func (l life) texts() (texts []string) {
 	for _, r := range l.records {
 		texts = append(texts, string(r.Data))
@@ -181,7 +180,7 @@ func (l life) texts() (texts []string) {
 	return texts
 }
 
-// at is the data of the record at seq.
+// at returns the data of the record at seq.
 func (l life) at(seq uint64) string {
 	for _, r := range l.records {
 		if r.Seq == seq {
@@ -193,8 +192,7 @@ func (l life) at(seq uint64) string {
 
 func entry(data, key string) hub.Entry { return hub.Entry{Data: []byte(data), Key: key} }
 
-// publish appends entries that must be stored, one by one, and returns the last
-// position.
+// publish appends entries one by one. All must be stored. It returns the last position.
 func (n *node) publish(texts ...string) (last hub.Position) {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -209,7 +207,7 @@ func (n *node) publish(texts ...string) (last hub.Position) {
 	return last
 }
 
-// numbered are n texts.
+// numbered returns n different texts.
 func numbered(prefix string, n int) []string {
 	texts := make([]string, n)
 	for i := range texts {

@@ -110,8 +110,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate for 127.0.0.1 that is its own authority, and
-// returns the files with it and its key.
+// certificate creates a self-signed certificate for 127.0.0.1. It returns the files of the certificate
+// and of its key.
 func certificate(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -143,7 +143,7 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 	return certFile, keyFile
 }
 
-// TestTLSAndPassword reaches a server that wants a certificate and a password.
+// TestTLSAndPassword connects to a server that requires a certificate and a password.
 func TestTLSAndPassword(t *testing.T) {
 	cert, key := certificate(t)
 	servers := natstest.New(t, 1, fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }\n"+
@@ -178,7 +178,7 @@ func TestTLSAndPassword(t *testing.T) {
 	}
 }
 
-// freeAddr is an address that nobody listens on.
+// freeAddr returns an address without a listener.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -189,14 +189,14 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// firstReceipt is of the first event of a history.
+// firstReceipt matches the receipt of the first event of a history.
 var firstReceipt = regexp.MustCompile(`"id":"[a-z0-9]{8}-1-[a-z0-9]{4}","connections":0[,}]`)
 
-// TestCaddyStartsWithoutNATS runs Caddy with a hub on NATS, and NATS later.
+// TestCaddyStartsWithoutNATS starts Caddy with a hub on NATS, and starts NATS later.
 func TestCaddyStartsWithoutNATS(t *testing.T) {
 	servers := natstest.New(t, 1, "")
 	admin := freeAddr(t)
-	name := strings.ToLower(newStream()) // of a hub that no other test has left open
+	name := strings.ToLower(newStream()) // no other test has this hub open
 	config := fmt.Sprintf("{\n admin %s\n persist_config off\n sse %s {\n store nats {\n url %s\n }\n }\n }\nhttp://%s {\n sse /events {\n hub %s\n }\n }\n",
 		admin, name, servers.URLs()[0], freeAddr(t), name)
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
@@ -251,8 +251,7 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 	}
 }
 
-// TestLowLimitsAreLoggedOnce: that the stream keeps too little, and cannot be made
-// to keep more.
+// TestLowLimitsAreLoggedOnce: limits that are too low and cannot be raised are logged once.
 func TestLowLimitsAreLoggedOnce(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"logging":{"logs":{"default":{"writer":{"output":"file","filename":%q}}}}}`, log)

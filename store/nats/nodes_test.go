@@ -59,7 +59,7 @@ func connect(t *testing.T, h *hub.Hub, user, position string) (c *client, leave 
 	return c, leave
 }
 
-// until waits for the text, and returns all that came.
+// until waits for the text, and returns everything that was received.
 func (c *client) until(text string) string {
 	c.t.Helper()
 	timeout := time.NewTimer(30 * time.Second)
@@ -81,14 +81,14 @@ func (c *client) until(text string) string {
 
 var lastID = regexp.MustCompile(`(?s).*\nid: (\S+)\n`)
 
-// position is the last id that the client was given.
+// position returns the last received id.
 func (c *client) position() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return lastID.FindStringSubmatch(c.text.String())[1]
 }
 
-// useStore opens a hub on the store, until the test ends.
+// useStore opens a hub with the store. It is closed at the end of the test.
 func useStore(t *testing.T, s *store) *hub.Hub {
 	t.Helper()
 	h := hub.New(someOptions)
@@ -115,8 +115,8 @@ func push(t *testing.T, h *hub.Hub, user, text string) {
 	}
 }
 
-// TestClientHopsBetweenNodes: what is pushed on one node reaches its user on the
-// other, and who is cut off from one resumes on the other and misses nothing.
+// TestClientHopsBetweenNodes: an event that is published on one node reaches its user on the other. A
+// client that is cut off from one node resumes on the other and misses nothing.
 func TestClientHopsBetweenNodes(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
@@ -157,8 +157,8 @@ func TestClientHopsBetweenNodes(t *testing.T) {
 	}
 }
 
-// TestStreamsOutliveTheLossOfNATS: a stream stays open and goes on when NATS is
-// back, and publishing is refused meanwhile.
+// TestStreamsOutliveTheLossOfNATS: a stream stays open while NATS is away, and continues after that.
+// Publishes are refused meanwhile.
 func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	s := openStore(t, newStream(), 1, servers.URLs()...)
@@ -186,8 +186,8 @@ func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
 	}
 }
 
-// TestGapIsToldWhenTheStreamIsMadeAnew: the client of an open stream, and one that
-// comes back with an old position.
+// TestGapIsToldWhenTheStreamIsMadeAnew: the gap is told to a client with an open stream, and to one that
+// reconnects with an old position.
 func TestGapIsToldWhenTheStreamIsMadeAnew(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()

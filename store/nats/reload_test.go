@@ -17,16 +17,15 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestReloadConnectsAnew changes address, user and password of NATS while events
-// are published: each is received once and in order by a stream that sees nothing
-// of the reload, and publishing has to be repeated only where the admin endpoint
-// itself was replaced.
+// TestReloadConnectsAnew changes address, user and password of NATS while events are published. An open
+// stream gets each event once and in order and does not notice the reload. Publishes are repeated only
+// where the admin endpoint itself was replaced.
 func TestReloadConnectsAnew(t *testing.T) {
 	servers := natstest.New(t, 1, `authorization { users: [ { user: one, password: first }, { user: two, password: second } ] }`)
 	servers.Start(0)
 	first, second := natstest.NewProxy(t, servers.URLs()[0]), natstest.NewProxy(t, servers.URLs()[0])
 	admin, site := freeAddr(t), freeAddr(t)
-	hub := strings.ToLower(newStream()) // one that no other test has left open
+	hub := strings.ToLower(newStream()) // no other test has this hub open
 	load := func(login string, proxy *natstest.Proxy) {
 		t.Helper()
 		config := fmt.Sprintf(`{
@@ -71,7 +70,7 @@ func TestReloadConnectsAnew(t *testing.T) {
 	defer response.Body.Close()
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	// publish sends again what the admin endpoint did not answer, as it is replaced.
+	// publish repeats requests that the admin endpoint did not answer while it was replaced.
 	publish := func(n int) {
 		body := fmt.Sprintf(`{"data":%d,"key":"%d"}`, n, n)
 		for ctx.Err() == nil {
@@ -125,7 +124,7 @@ func TestReloadConnectsAnew(t *testing.T) {
 	}
 	read(50)
 	load("two:second", second)
-	first.Cut() // nobody needs it any more
+	first.Cut() // it is not needed any more
 	read(next + 50)
 	load("one:first", second)
 	read(next + 50)

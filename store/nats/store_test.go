@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// kind is the store for storetest, each place a stream of its own.
+// kind is the store for storetest. Each place is a stream of its own.
 func kind(servers *natstest.Servers, replicas int) storetest.Kind {
 	return storetest.Kind{
 		New: func(*testing.T) func(*testing.T) hub.Store {
@@ -107,7 +107,7 @@ func TestStreamOfTooLowLimitsIsRaised(t *testing.T) {
 		t.Errorf("the stream has %+v", c)
 	}
 
-	// So it is when a reload asks for more.
+	// The same holds when a reload asks for more.
 	more := someOptions
 	more.MaxBytes *= 2
 	n.Retain(more, 0)
@@ -154,8 +154,8 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 	}
 }
 
-// TestTooLarge: for the servers, or for the stream, whose limit an operator may
-// lower at any time.
+// TestTooLarge: an event is too large for the servers, or for the stream. An operator may lower the limit
+// of the stream at any time.
 func TestTooLarge(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
@@ -187,7 +187,7 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// current is the config of the node's stream.
+// current returns the config of the node's stream.
 func (n *node) current(t *testing.T, js jetstream.JetStream) jetstream.StreamConfig {
 	t.Helper()
 	found, err := js.Stream(t.Context(), n.config.stream)
@@ -197,8 +197,8 @@ func (n *node) current(t *testing.T, js jetstream.JetStream) jetstream.StreamCon
 	return found.CachedInfo().Config
 }
 
-// TestStreamIsEdited while nodes run. All of them go on as it is now, or say why
-// they cannot.
+// TestStreamIsEdited edits the stream while nodes run. All nodes adapt to the change, or report why they
+// cannot.
 func TestStreamIsEdited(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -243,7 +243,7 @@ func TestStreamIsEdited(t *testing.T) {
 	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"another"} })
 	works("with another subject")
 
-	// Somebody gives the subject to another stream.
+	// An operator gives the subject to another stream.
 	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"a.third"} })
 	other, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: newStream(), Subjects: []string{"another", subject}, AllowAtomicPublish: true, FirstSeq: 1_000_000})
 	if err != nil {
@@ -274,7 +274,7 @@ func TestStreamIsEdited(t *testing.T) {
 		before := nodes[0].current(t, js)
 		edit(change)
 		for _, n := range nodes {
-			n.wake() // it would look within five seconds, as above
+			n.wake() // without this it would look within five seconds
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		if _, err := js.UpdateStream(t.Context(), before); err != nil {
@@ -287,7 +287,7 @@ func TestStreamIsEdited(t *testing.T) {
 	}
 }
 
-// TestKeysOutliveTheServer, and their events in the history.
+// TestKeysOutliveTheServer: keys also outlive their events in the history.
 func TestKeysOutliveTheServer(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	few := someOptions
@@ -315,7 +315,7 @@ func TestKeysOutliveTheServer(t *testing.T) {
 	}
 }
 
-// TestRefusalsSayWhy: what NATS does not allow is in the answer and in the status.
+// TestRefusalsSayWhy: an error of missing permissions is in the answer and in the status.
 func TestRefusalsSayWhy(t *testing.T) {
 	servers := natstest.New(t, 1, `accounts {
 		A {
@@ -357,7 +357,7 @@ func TestRefusalsSayWhy(t *testing.T) {
 		if user == "listener:p" {
 			n.await("the history", func() bool { return n.open })
 		} else {
-			n.wake() // it would look within five seconds, as above
+			n.wake() // without this it would look within five seconds
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*attemptTimeout)

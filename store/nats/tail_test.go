@@ -16,8 +16,8 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestStreamIsMadeAnew deletes the stream while events are published: whatever is
-// acknowledged is delivered at its position, and the new stream is a new epoch.
+// TestStreamIsMadeAnew deletes the stream while events are published. Every acknowledged event is
+// delivered at its position, and the new stream has a new epoch.
 func TestStreamIsMadeAnew(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
@@ -68,8 +68,8 @@ func TestStreamIsMadeAnew(t *testing.T) {
 	}
 }
 
-// TestStreamLosesEvents restores an old state of the server's files. Positions
-// that were in use mean other events then, so they are another epoch.
+// TestStreamLosesEvents restores an old state of the server's files. Positions then stand for other
+// events, so a new epoch starts.
 func TestStreamLosesEvents(t *testing.T) {
 	t.Parallel()
 	for name, more := range map[string]int{"and is idle": 0, "and has others in their place": 30} {
@@ -94,8 +94,8 @@ func TestStreamLosesEvents(t *testing.T) {
 	}
 }
 
-// TestNodesAgreeOnALife: all of them notice at once that the stream has lost events,
-// and one epoch comes of it.
+// TestNodesAgreeOnALife: all nodes notice at the same time that the stream has lost events, and end with
+// the same epoch.
 func TestNodesAgreeOnALife(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -137,9 +137,8 @@ func TestNodesAgreeOnALife(t *testing.T) {
 	}
 }
 
-// TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's
-// files while events are published. Whatever is acknowledged from then on is
-// delivered at the position that was answered, in its epoch.
+// TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's files while events are
+// published. Every event that is acknowledged after that is delivered at the answered position and epoch.
 func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -181,9 +180,8 @@ func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// TestPositionsAreUsedAgainUnnoticed: the tail is busy, so that publishing is the
-// first to meet a position that was used before, by a new event or by the
-// duplicate of one that another node has stored meanwhile.
+// TestPositionsAreUsedAgainUnnoticed: the tail is busy, so a publish is the first to find a position that
+// is used again: by a new event, or by the duplicate of an event that another node stored meanwhile.
 func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"new", "batch", "duplicate", "duplicates"} {
@@ -244,7 +242,7 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 	}
 }
 
-// TestNodeIsCutOffForTooLong: what it had no chance to receive is left out.
+// TestNodeIsCutOffForTooLong: the node skips events that are no longer in the stream.
 func TestNodeIsCutOffForTooLong(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	few := someOptions
@@ -279,8 +277,8 @@ func TestNodeIsCutOffForTooLong(t *testing.T) {
 	}
 }
 
-// TestMessagesAreDeleted in the middle and at the end: a node that starts leaves
-// them out, in one go. A node that had them before does not mind.
+// TestMessagesAreDeleted deletes messages in the middle and at the end. A node that starts skips them at
+// once. A node that has them is not affected.
 func TestMessagesAreDeleted(t *testing.T) {
 	const n, every = 1_000, 3
 	servers := natstest.Start(t, 1)
@@ -322,7 +320,7 @@ func TestMessagesAreDeleted(t *testing.T) {
 		t.Errorf("two nodes have %d consumers", info.State.Consumers)
 	}
 
-	// What a server that has yet to catch up leaves out is not deleted.
+	// A message that a lagging server skips is not deleted.
 	tl := &tail{store: had.store, last: mark{seq: 3*every - 1}, found: &stream{Stream: found}}
 	if err := tl.checkNext(t.Context(), 3*every+1); err != nil {
 		t.Errorf("a deleted message is missing: %v", err)
@@ -334,7 +332,7 @@ func TestMessagesAreDeleted(t *testing.T) {
 		}
 	}
 
-	// Those that are not delivered yet may be deleted as well.
+	// Messages that are not delivered yet can be deleted too.
 	last := other.publish(numbered("more ", 3)...)
 	had.upTo(last)
 	if l := other.upTo(last); l.records[len(l.records)-1].Seq != n+3 || len(other.lives)+len(had.lives) != 2 {
@@ -342,8 +340,8 @@ func TestMessagesAreDeleted(t *testing.T) {
 	}
 }
 
-// TestMessagesAreDeletedMeanwhile: the last ones of those that a node still waits
-// for. Its history is whole without them.
+// TestMessagesAreDeletedMeanwhile deletes the last messages that a node waits for. Its history is complete
+// without them.
 func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
@@ -373,7 +371,7 @@ func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestForeignMessages are records like others: what they say is the hub's concern.
+// TestForeignMessages: messages of others are records like all. The hub decides what they mean.
 func TestForeignMessages(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
@@ -399,7 +397,7 @@ func TestForeignMessages(t *testing.T) {
 	}
 }
 
-// TestNewLifeReachesAllNodes: also those that notice nothing by themselves.
+// TestNewLifeReachesAllNodes: also the nodes that notice no lost event themselves.
 func TestNewLifeReachesAllNodes(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -431,8 +429,8 @@ func TestNewLifeReachesAllNodes(t *testing.T) {
 	}
 }
 
-// TestLifeIsPutBack: two nodes have changed the stream at once, and one has put
-// back what the other had replaced. The positions of the life that ended stay so.
+// TestLifeIsPutBack: two nodes changed the stream at the same time, and one restored the epoch that the
+// other had replaced. That epoch stays ended.
 func TestLifeIsPutBack(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -470,8 +468,8 @@ func TestEpochIsTheStreams(t *testing.T) {
 	}
 }
 
-// TestClockIsSet: a record was stored when our clock says, and our clock or the
-// server's may be set at any time.
+// TestClockIsSet: the time of a record is by the clock of this node. This clock and that of the server can
+// be set at any time.
 func TestClockIsSet(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)

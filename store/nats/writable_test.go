@@ -10,9 +10,8 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestStoreWithoutQuorumIsNotWritable: two of three servers are killed, and the third
-// one goes on delivering, since it has the consumer. That is known also where nobody
-// publishes, and so is the end of it.
+// TestStoreWithoutQuorumIsNotWritable kills two of three servers. The third one has the consumer and still
+// delivers. The store reports the loss of the majority, and its return, also if nobody publishes.
 func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	servers := natstest.Start(t, 3)
 	stream := newStream()
@@ -85,8 +84,8 @@ func hasConsumer(t *testing.T, servers *natstest.Servers, stream, server string)
 	return has
 }
 
-// TestWritableByTheLastAppend: what fails tells, what its publisher is to blame for
-// does not, and what succeeds ends it.
+// TestWritableByTheLastAppend: an error of the stream makes the store not writable, an error of the
+// publisher does not, and a success makes it writable again.
 func TestWritableByTheLastAppend(t *testing.T) {
 	s := new(store)
 	canceled, cancel := context.WithCancel(t.Context())

@@ -13,7 +13,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// kinds are the stores to compare. Of NATS there are two nodes, of the others one.
+// kinds are the stores to compare: NATS with two nodes, the others with one.
 var kinds = []struct {
 	name    string
 	servers int
@@ -25,11 +25,10 @@ var kinds = []struct {
 	{"nats-3-servers", 3, "store nats {\n url %s\n replicas 3\n}"},
 }
 
-// padding makes events of about 256 bytes.
+// padding makes an event about 256 bytes long.
 const padding = 220
 
-// nodes starts what the kind needs, and returns the node to publish to and the one
-// that clients are on.
+// nodes starts the servers of a kind. It returns the node to publish to and the node of the clients.
 func nodes(b *testing.B, servers int, store string) (here, there *e2e.Server) {
 	b.Helper()
 	config := e2e.Config{Hub: "history 1000000\n history_size 1GiB\n" + store}
@@ -41,9 +40,8 @@ func nodes(b *testing.B, servers int, store string) (here, there *e2e.Server) {
 	return e2e.Start(b, config), e2e.Start(b, config)
 }
 
-// BenchmarkDelivery publishes one event after the other over HTTP, and measures
-// from the request to the receipt of the event by a client, on the other node if
-// there are two.
+// BenchmarkDelivery publishes one event after the other over HTTP. It measures the time from the request
+// until a client has the event, on the other node if there are two.
 func BenchmarkDelivery(b *testing.B) {
 	for _, kind := range kinds {
 		here, there := nodes(b, kind.servers, kind.store)
@@ -69,8 +67,7 @@ func BenchmarkDelivery(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish publishes over HTTP to one node, which nobody is connected to:
-// one event a request, or a batch.
+// BenchmarkPublish publishes over HTTP to a node without clients: one event per request, or a batch.
 func BenchmarkPublish(b *testing.B) {
 	for _, kind := range kinds {
 		here, _ := nodes(b, kind.servers, kind.store)
@@ -100,8 +97,7 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkReceive measures what an event costs a node that nobody is connected
-// to: its time of processors, and the bytes that NATS sends it.
+// BenchmarkReceive measures the cost of an event for a node without clients: CPU time, and bytes from NATS.
 func BenchmarkReceive(b *testing.B) {
 	const batch = 100
 	servers := natstest.Start(b, 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// guest is a user who is disconnected, and does not come back.
+// guest is a user who is disconnected and does not reconnect.
 type guest struct {
 	name    string
 	ended   time.Time // when the disconnect was answered
@@ -23,9 +23,8 @@ type guest struct {
 	got []int64 // numbers of events
 }
 
-// disconnect ends the streams that a user has on all nodes. One of the nodes may be
-// away from NATS meanwhile, and for a while: it is to catch up with the disconnect
-// when it is back, before it delivers what was published after it.
+// disconnect ends the streams of a user on all nodes. One of the nodes may be cut off from NATS meanwhile.
+// When it is back, it must apply the disconnect before it delivers later events.
 func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 	g := &guest{name: fmt.Sprintf("guest %d", len(w.guests))}
 	w.guests = append(w.guests, g)
@@ -70,13 +69,13 @@ func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 	})
 }
 
-// visit opens a stream on a node, if it can have one, and reads it to its end.
+// visit opens a stream on a node, if possible, and reads it to its end.
 func (g *guest) visit(ctx context.Context, n *node) {
-	// Its own client, so that nothing but the stream goes over the connection.
+	// With its own client, so that the connection has only this stream.
 	c := e2e.Roaming(n.addr())
 	s, err := c.Open(ctx, e2e.Identity{User: g.name}, "")
 	if err != nil {
-		return // as a node that is being started
+		return // the node is starting
 	}
 	if b, err := s.Next(); err != nil || b.Type != "sse.connected" {
 		s.Close()
@@ -98,8 +97,7 @@ func (g *guest) visit(ctx context.Context, n *node) {
 	})
 }
 
-// end disconnects the guest by one of the nodes, and repeats that until it is
-// answered.
+// end disconnects the guest through one of the nodes, and repeats the request until it is answered.
 func (w *world) end(g *guest, nodes []string) {
 	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	e2e.Wait(w.t, 3*e2e.Patience, "a disconnect", func() error {
@@ -126,8 +124,7 @@ func (w *world) end(g *guest, nodes []string) {
 	g.ended = time.Now()
 }
 
-// late counts what guests received although it was published after they had been
-// disconnected.
+// late counts events that guests received although they were published after the disconnect.
 func (w *world) late(entries []e2e.Entry) (late int) {
 	sent := make(map[int64]time.Time)
 	for _, e := range entries {

@@ -11,20 +11,20 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// verdict is what came of it all.
+// verdict is the result of judging.
 type verdict struct {
 	events, deliveries, streams        int
 	lost, doubled, disordered, foreign int // deliveries
-	gaps, falseGaps                    int // told
-	late                               int // received after a disconnect
-	unlawful, withheld                 int // received without the right, or not received with it
-	other                              int // what breaks a promise besides
+	gaps, falseGaps                    int // gaps that were told
+	late                               int // events received after a disconnect
+	unlawful, withheld                 int // events received without the right, or not received despite it
+	other                              int // other broken promises
 }
 
-// enough is how many findings are told in full.
+// enough is how many faults are described.
 const enough = 10
 
-// judge holds what each client received against what was acknowledged.
+// judge compares what each client received with the acknowledged events.
 func (w *world) judge() (v verdict) {
 	entries := w.ledger.Entries()
 	v.events = len(entries)
@@ -51,7 +51,7 @@ func (w *world) judge() (v verdict) {
 	return v
 }
 
-// lastGaps says which gaps a client was told in the end.
+// lastGaps describes the last gaps that a client was told.
 func lastGaps(f *e2e.Follower) (gaps []string) {
 	for _, r := range f.Received() {
 		if r.Gap != "" {
@@ -61,10 +61,10 @@ func lastGaps(f *e2e.Follower) (gaps []string) {
 	return gaps[max(0, len(gaps)-5):]
 }
 
-// unexplained counts the positions at which there is neither an acknowledged event
-// nor anything else that was stored: an event that was stored twice has one.
+// unexplained counts positions without an acknowledged event or another known record. An event that was
+// stored twice has such a position.
 func (w *world) unexplained(entries []e2e.Entry) (n int) {
-	at := make(map[string]map[uint64]int64) // by epoch and seq, the event's number
+	at := make(map[string]map[uint64]int64) // numbers of events by epoch and seq
 	last := make(map[string]uint64)
 	for _, e := range entries {
 		p := e.Position
@@ -88,7 +88,7 @@ func (w *world) unexplained(entries []e2e.Entry) (n int) {
 	return n
 }
 
-// count adds what one client received.
+// count adds the result of one client.
 func (v *verdict) count(f *e2e.Follower, w *world) {
 	last := f.Start()
 	due := make(map[e2e.Position]e2e.Entry)
@@ -138,12 +138,12 @@ func (v *verdict) count(f *e2e.Follower, w *world) {
 	v.lost += len(due)
 }
 
-// bad is how much of it must not be.
+// bad returns the number of faults.
 func (v *verdict) bad() int {
 	return v.lost + v.doubled + v.disordered + v.foreign + v.falseGaps + v.late + v.unlawful + v.withheld + v.other
 }
 
-// report logs the totals, and writes them to the file.
+// report logs the totals and writes them to the file.
 func (w *world) report(v verdict, took time.Duration) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s. Took %s, with three nodes, three NATS servers, %d clients and %d publish requests a second. "+

@@ -1,19 +1,16 @@
-// Package e2e_test tries to lose events in a cluster: three real nats-servers keep
-// one stream, three real Caddy nodes share it, clients hop between the nodes with
-// their last position, and publishers send to any node, and again with the same
-// key to any other, until they are acknowledged. Meanwhile servers and nodes are
-// killed, restarted, reloaded, cut off from one another and put back to an earlier
-// state, the stream is edited, users are disconnected, and topics of users change. In
-// the end every acknowledged event must have reached every client that it was for,
-// once and in order; nobody may have been told of a gap without a reason; who was
-// disconnected must not have received what was published after that was answered; and
-// who lost a topic nothing of it from then on.
+// Package e2e_test tries to lose events in a cluster. Three real nats-servers keep one stream, and three
+// real Caddy nodes share it. Clients hop between the nodes with their last position. Publishers repeat each
+// request on any node with the same key until it is acknowledged. Meanwhile servers and nodes are killed,
+// restarted, reloaded, cut off from one another and restored to an earlier state, the stream is edited, users
+// are disconnected, and the topics of users change. In the end every client must have received every
+// acknowledged event for it, once and in order. No client may have been told a gap without a reason. A user
+// who was disconnected must not have received an event that was published after the answer. A user who lost
+// a topic must not have received a later event of it.
 //
-// The seed that is printed makes the same choices again. Their timing is the
-// machine's.
+// The printed seed reproduces the random choices. Their timing depends on the machine.
 //
-// It is not with the other whole-system tests because it needs NATS, which the
-// module above must not depend on.
+// This package is apart from the other whole-system tests because it needs NATS, which the main module
+// must not depend on.
 package e2e_test
 
 import (
@@ -46,14 +43,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// size is how many NATS servers there are, and how many nodes.
+// size is the number of NATS servers, and of nodes.
 const size = 3
 
-// streamName is what the store calls the stream of the default hub.
+// streamName is the stream of the default hub.
 const streamName = "SSE_default"
 
-// world is the cluster with all that is around it. It is used by the test's
-// goroutine, but for what is behind mu.
+// world is the cluster and everything around it. Only the goroutine of the test uses it, except for the
+// fields below mu.
 type world struct {
 	t         testing.TB
 	servers   *natstest.Servers
@@ -64,27 +61,26 @@ type world struct {
 	guests    []*guest
 	members   []*member
 	commands  int // requests to disconnect, or to change topics
-	foreign   int // messages in the stream that are none of ours
-	restored  int // times
+	foreign   int // messages in the stream that no hub published
+	restored  int // number of restores
 	mending   sync.WaitGroup
 
 	quiet sync.RWMutex // read-locked by each request to publish
 
 	publishing sync.WaitGroup
 	mu         sync.Mutex
-	again      int64         // publish requests sent again
-	longest    time.Duration // until one was acknowledged
+	again      int64         // repeated requests
+	longest    time.Duration // longest time until an acknowledgment
 }
 
-// node is one Caddy, with what may be cut between it and the others.
+// node is one Caddy and its network connections, which can be cut.
 type node struct {
 	*e2e.Server
-	nats    []*natstest.Proxy // its ways to the NATS servers
+	nats    []*natstest.Proxy // to the NATS servers
 	clients *e2e.Proxy        // the bad network of some clients
 }
 
-// TestClusterLosesNothing is what makes of promises 1, 2, 3, 6 and 7 in a cluster
-// that nothing is lost.
+// TestClusterLosesNothing checks that no event is lost, the sum of promises 1, 2, 3, 6 and 7 in a cluster.
 func TestClusterLosesNothing(t *testing.T) {
 	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
 	t.Logf("seed %d", *seed)
@@ -108,7 +104,7 @@ func TestClusterLosesNothing(t *testing.T) {
 	}
 }
 
-// random is a source of its own for each use.
+// random returns a separate source for each use.
 func random(use uint64) *rand.Rand { return rand.New(rand.NewPCG(*seed, use)) }
 
 // start starts the servers and the nodes.
@@ -125,8 +121,8 @@ func (w *world) start() {
 	}
 }
 
-// config is one of those under which nothing may be lost. Each has its own order
-// of servers, so that another one makes the node connect anew.
+// config returns a config under which no event may be lost. Each has another order of servers, so that a
+// reload makes the node connect again.
 func (n *node) config(random *rand.Rand) e2e.Config {
 	var urls []string
 	for _, i := range random.Perm(size) {
@@ -140,7 +136,7 @@ func (n *node) config(random *rand.Rand) e2e.Config {
 	}
 }
 
-// addr is where clients and publishers reach it.
+// addr is the address for clients and publishers.
 func (n *node) addr() string { return fmt.Sprintf("127.0.0.1:%d", n.HTTP) }
 
 func (w *world) addrs() (addrs []string) {
@@ -150,8 +146,8 @@ func (w *world) addrs() (addrs []string) {
 	return addrs
 }
 
-// follow has all clients come. Each hops when its stream ends: by its lifetime, by
-// a fault, or cut off at any byte.
+// follow starts all clients. Each hops when its stream ends: by its lifetime, by a fault, or cut off at any
+// byte.
 func (w *world) follow() {
 	addrs := w.addrs()
 	for _, n := range w.nodes {
@@ -169,7 +165,7 @@ func (w *world) follow() {
 	e2e.AwaitOpen(w.t, w.followers)
 }
 
-// Who clients may be, and whom events are for.
+// The identities of clients and the targets of events.
 const users, sessions = 30, 10
 
 var topics = []string{"news/a", "news/b", "sport/a", "sport/b"}
@@ -177,7 +173,7 @@ var topics = []string{"news/a", "news/b", "sport/a", "sport/b"}
 func user(i int) string    { return fmt.Sprintf("user %d", i%users) }
 func session(i int) string { return fmt.Sprintf("session %d", i%sessions) }
 
-// request is what one request publishes: one event, or now and then a batch.
+// request returns the events of one request: one event, or now and then a batch.
 func request(random *rand.Rand) []e2e.Event {
 	events := make([]e2e.Event, 1+random.IntN(8)/7*random.IntN(20))
 	everybody := random.IntN(4) == 0
@@ -196,11 +192,10 @@ func request(random *rand.Rand) []e2e.Event {
 	return events
 }
 
-// keyLimit is how long an event may take to be acknowledged, at most: before the
-// servers forget its key.
+// keyLimit is the most time until an event is acknowledged: the servers must not forget its key before.
 const keyLimit = 100 * time.Second
 
-// publish starts the publishers, which stop when the faults do.
+// publish starts the publishers, which stop when the faults stop.
 func (w *world) publish() {
 	const publishers = 25
 	ctx, stop := context.WithTimeout(context.Background(), *duration)
@@ -214,7 +209,7 @@ func (w *world) publish() {
 			defer tick.Stop()
 			var longest time.Duration
 			for ctx.Err() == nil {
-				// What was begun is acknowledged, also when the time is over.
+				// A request that was sent is acknowledged, also after the end.
 				began := time.Now()
 				within, done := context.WithTimeout(context.Background(), keyLimit)
 				w.quiet.RLock()
@@ -237,7 +232,7 @@ func (w *world) publish() {
 	}
 }
 
-// settle lets the storm end, and gives everybody the time to receive what is left.
+// settle ends the storm, and gives all clients time to receive the remaining events.
 func (w *world) settle() {
 	w.publishing.Wait()
 	w.mending.Wait()
@@ -255,7 +250,7 @@ func (w *world) settle() {
 	}
 }
 
-// caughtUp reports whether all have received the last event that is for them.
+// caughtUp reports whether all clients have received their last event.
 func (w *world) caughtUp() bool {
 	for _, f := range w.followers {
 		if last := f.Last(); f.Err() == nil && len(w.ledger.Expected(f.Identity, last.Epoch, last.Seq)) > 0 {

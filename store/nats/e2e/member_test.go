@@ -11,32 +11,31 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// member is one that has a stream on each node. One topic is added, and then one is
-// removed. It does not come back when a stream ends.
+// member is a user with a stream on each node. One topic is added, and then one is removed. Streams that
+// end are not opened again.
 type member struct {
 	*e2e.Member
-	answered time.Time // when the removal was
-	away     *node     // from NATS while the topic was removed; nil: none
+	answered time.Time // when the removal was answered
+	away     *node     // cut off from NATS during the removal; nil: none
 	reading  sync.WaitGroup
-	nodes    []*node // of its visits
+	nodes    []*node // of its streams
 }
 
-// addedTopic and removedTopic are those of each member.
+// addedTopic and removedTopic are the changes of each member.
 const addedTopic, removedTopic = "sport/b", "news/a"
 
-// changeTopics changes the topics of a member on all nodes. One of them may be away
-// from NATS meanwhile: it is to apply the change before it delivers what was published
-// after it.
+// changeTopics changes the topics of a member on all nodes. One of them may be cut off from NATS meanwhile.
+// It must apply the change before it delivers later events.
 func (w *world) changeTopics(random *rand.Rand, away time.Duration) {
 	m := &member{Member: e2e.NewMember(fmt.Sprintf("member %d", len(w.members)), removedTopic)}
 	w.members = append(w.members, m)
 	ctx, leave := context.WithCancel(context.Background())
 	w.t.Cleanup(leave)
 	for _, n := range w.nodes {
-		// A node that is being started has no stream to give.
+		// A node that is starting has no streams.
 		if v, err := m.Open(ctx, e2e.Roaming(n.addr()), e2e.Position{}); err == nil {
 			m.nodes = append(m.nodes, n)
-			m.reading.Go(func() { _, _ = v.Read() }) // a violation is one of the followers', too
+			m.reading.Go(func() { _, _ = v.Read() }) // a violation is also found by the followers
 		}
 	}
 	w.change(m, w.addrs(), e2e.TopicChange{Added: []string{addedTopic}})
@@ -64,15 +63,15 @@ func (w *world) changeTopics(random *rand.Rand, away time.Duration) {
 				p.Mend()
 			}
 		}
-		// For as long as it takes to catch up, and to be sent what must not be. Streams end by their lifetime soon.
+		// Enough time to catch up, and to deliver what must not be delivered. Streams end soon by their lifetime.
 		<-time.After(6 * time.Second)
 		leave()
 		m.reading.Wait()
 	})
 }
 
-// change changes the member's topics by one of the nodes, repeats that until it is
-// answered, and returns the position of the change.
+// change changes the member's topics through one of the nodes, and repeats the request until it is
+// answered. It returns the position of the change.
 func (w *world) change(m *member, nodes []string, change e2e.TopicChange) e2e.Position {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*e2e.Patience)
 	defer cancel()
@@ -86,7 +85,7 @@ func (w *world) change(m *member, nodes []string, change e2e.TopicChange) e2e.Po
 	return at
 }
 
-// lastOfEpoch is the highest position that was acknowledged in the epoch of now.
+// lastOfEpoch returns the highest acknowledged position of the current epoch.
 func (w *world) lastOfEpoch() (last e2e.Position) {
 	epoch := w.epoch()
 	for _, e := range w.ledger.Entries() {
@@ -97,12 +96,12 @@ func (w *world) lastOfEpoch() (last e2e.Position) {
 	return last
 }
 
-// judgeMembers counts what members received without the right to it, and what they did
-// not receive though they had it.
+// judgeMembers counts events that members received without the right to them, and events that they did not
+// receive despite the right.
 func (w *world) judgeMembers(entries []e2e.Entry, v *verdict) {
 	var r e2e.Rights
 	told, back := 0, 0
-	var slowest time.Duration // where the node was not away
+	var slowest time.Duration // of members without a node that was cut off
 	for _, m := range w.members {
 		m.Judge(entries, &r)
 		for i, visit := range m.Visits() {

@@ -38,22 +38,22 @@ func (l *loser) read(s *e2e.Stream) {
 	}
 }
 
-// after is how long after a moment the stream was told, and whether it was.
+// after returns how long after a moment the stream was told of the change, and whether it was.
 func (l *loser) after(moment time.Time) (took time.Duration, told bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.told.Sub(moment), !l.told.IsZero()
 }
 
-// TestPromise11RevokedOnThreeNodes takes a topic away from a user with a stream on each of three nodes, of which
-// one is cut off from NATS. Nothing that is published after the answer reaches any of the streams, and the two
-// others are told within a second.
+// TestPromise11RevokedOnThreeNodes removes a topic of a user with a stream on each of three nodes. One of
+// them is cut off from NATS. No stream gets an event that is published after the answer. The other two are
+// told of the change within a second.
 func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 	const rounds = 5
 	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
 	w := &world{t: t, ledger: new(e2e.Ledger), faults: make(map[string]int)}
 	w.start()
-	w.publishOne(e2e.Everybody) // so that there is a stream, and an epoch
+	w.publishOne(e2e.Everybody) // creates the stream and its epoch
 	for i, n := range w.nodes {
 		c := n.config(random(uint64(i)))
 		c.Stream = strings.Replace(c.Stream, "max_lifetime 10s", "max_lifetime 0", 1)
@@ -62,7 +62,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 		}
 	}
 
-	// Events for the topic, all the time, by the nodes that are not cut off.
+	// Events for the topic all the time, through the nodes that are not cut off.
 	healthy := w.addrs()[:size-1]
 	publishing, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -153,7 +153,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 			}
 		}
 	}
-	// The machine may have other things to do: most of the times count.
+	// The median, since other load on the machine may delay some.
 	slices.Sort(took)
 	t.Logf("told after the answer: %s", took)
 	if median := took[len(took)/2]; median > time.Second {

@@ -8,7 +8,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// storm lets faults happen for a while: each kind once, and then any.
+// storm causes faults for a while: each kind once, and then random ones.
 func (w *world) storm() {
 	random := random(1)
 	type fault struct {
@@ -33,7 +33,7 @@ func (w *world) storm() {
 		{"a foreign message", w.publishForeign},
 		{"servers put back to an earlier state", w.restore},
 	}
-	w.publishOne(e2e.Everybody) // so that there is a stream, and an epoch
+	w.publishOne(e2e.Everybody) // creates the stream and its epoch
 	order := random.Perm(len(faults))
 	for end := time.Now().Add(*duration); time.Now().Before(end) && w.sound(); {
 		if len(order) == 0 {
@@ -43,13 +43,12 @@ func (w *world) storm() {
 		order = order[1:]
 		f.do(random)
 		w.faults[f.name]++
-		// Faults may follow each other at once, or after a while.
+		// Faults follow each other at once, or after a while.
 		pause(random, 3*time.Second)
 	}
 }
 
-// longAway is how long a node is away while a user is disconnected: longer than it
-// takes the others to forget it.
+// longAway is how long a node is cut off during a disconnect: longer than the others remember it.
 const longAway = 65 * time.Second
 
 func pause(random *rand.Rand, most time.Duration) {
@@ -58,7 +57,7 @@ func pause(random *rand.Rand, most time.Duration) {
 
 func (w *world) node(random *rand.Rand) *node { return w.nodes[random.IntN(size)] }
 
-// killLeader leaves a majority: all must have caught up before.
+// killLeader leaves a majority, so all servers must have caught up before.
 func (w *world) killLeader(random *rand.Rand) {
 	w.servers.AwaitReplicas(streamName)
 	leader := w.servers.AwaitLeader(streamName)
@@ -81,7 +80,7 @@ func (w *world) terminateNode(random *rand.Rand) {
 	n.Run()
 }
 
-// part parts a node from NATS, and lets other faults happen meanwhile.
+// part cuts a node off from NATS, and lets other faults happen meanwhile.
 func (w *world) part(random *rand.Rand, from func(*natstest.Proxy)) {
 	n := w.node(random)
 	for _, p := range n.nats {
@@ -115,8 +114,7 @@ func (w *world) startTogether(*rand.Rand) {
 	}
 }
 
-// sound reports whether no client has seen anything that breaks a promise by
-// itself, after which there is no use in going on.
+// sound reports whether no client has found a broken promise by itself. After that the test ends early.
 func (w *world) sound() bool {
 	for _, f := range w.followers {
 		if f.Err() != nil {

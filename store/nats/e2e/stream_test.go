@@ -15,10 +15,9 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// What operators and others do to the stream itself.
+// Actions of operators on the stream itself.
 
-// ask does something with the stream, again until it succeeds: it may have no
-// leader for a while.
+// ask repeats an action on the stream until it succeeds: the stream may have no leader for a while.
 func (w *world) ask(what string, do func(context.Context, jetstream.JetStream, jetstream.Stream) error) {
 	js, done := w.servers.JetStream()
 	defer done()
@@ -49,8 +48,8 @@ func (w *world) editSubject(random *rand.Rand) {
 	w.edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{fmt.Sprint("edited.", random.Uint64())} })
 }
 
-// lowerLimits drops the older half of the stream, and returns when the nodes have
-// raised the limits again. All nodes must have what is dropped.
+// lowerLimits drops the older half of the stream, and returns when the nodes have raised the limits again.
+// All nodes must already have the dropped events.
 func (w *world) lowerLimits(*rand.Rand) {
 	const least = 1000
 	w.mending.Wait()
@@ -78,7 +77,7 @@ func (w *world) lowerLimits(*rand.Rand) {
 	w.servers.AwaitReplicas(streamName)
 }
 
-// awaitWhole waits until all nodes have all that is in the stream.
+// awaitWhole waits until all nodes have the whole stream.
 func (w *world) awaitWhole() {
 	for _, n := range w.nodes {
 		e2e.Wait(w.t, e2e.Patience, "a node to have the whole history", func() error {
@@ -99,13 +98,13 @@ func (w *world) awaitWhole() {
 	}
 }
 
-// epoch is that of the last acknowledged event.
+// epoch returns the epoch of the last acknowledged event.
 func (w *world) epoch() string {
 	entries := w.ledger.Entries()
 	return entries[len(entries)-1].Position.Epoch
 }
 
-// deleteMessages deletes some that were for nobody.
+// deleteMessages deletes messages that are not for any client.
 func (w *world) deleteMessages(random *rand.Rand) {
 	decoy := e2e.To("user", fmt.Sprint("nobody ", random.Uint64()))
 	for range 2 + random.IntN(5) {
@@ -126,7 +125,7 @@ func (w *world) deleteMessages(random *rand.Rand) {
 	}
 }
 
-// publishForeign stores a message that is none of ours.
+// publishForeign stores a message that is not an event of a hub.
 func (w *world) publishForeign(random *rand.Rand) {
 	began, id := time.Now(), fmt.Sprint("foreign ", random.Uint64())
 	var seq uint64
@@ -141,10 +140,9 @@ func (w *world) publishForeign(random *rand.Rand) {
 	w.ledger.AddHole(e2e.Hole{Position: e2e.Position{Epoch: w.epoch(), Seq: seq}, At: began})
 }
 
-// restore puts all servers back to what they were some seconds ago. What was
-// published meanwhile is lost: that is another epoch, in which the events before it
-// have the same seq. Nothing is on its way when the files are copied, since who
-// publishes again after that what was stored before cannot be told by its key.
+// restore puts all servers back to their state of some seconds ago. Events of these seconds are lost, so a
+// new epoch starts, in which the older events keep their seq. No publish may be in flight when the files are
+// copied: a repeated publish of a lost event could not be recognized by its key.
 func (w *world) restore(random *rand.Rand) {
 	w.mending.Wait()
 	w.quiet.Lock()
@@ -184,7 +182,7 @@ func (w *world) restore(random *rand.Rand) {
 	}
 }
 
-// publishOne publishes an event, and returns when it is acknowledged.
+// publishOne publishes an event and waits until it is acknowledged.
 func (w *world) publishOne(to e2e.Target) {
 	p := e2e.RoamingPublisher(w.ledger, w.addrs()...)
 	defer p.Close()

@@ -1,5 +1,4 @@
-// Package natstest runs NATS servers with JetStream as processes of their own, so
-// that tests can kill and stop them.
+// Package natstest runs NATS servers with JetStream as processes, so that tests can kill and stop them.
 package natstest
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Servers is a server, or a cluster of them. It is used by one goroutine at a time.
+// Servers is a server or a cluster of servers. One goroutine at a time may use it.
 type Servers struct {
 	t    testing.TB
 	dir  string
@@ -37,7 +36,7 @@ type one struct {
 	route  int // port
 	config string
 	log    string
-	cmd    *exec.Cmd // nil while it does not run
+	cmd    *exec.Cmd // nil while it is stopped
 }
 
 const configuration = `
@@ -48,11 +47,11 @@ jetstream { store_dir: {{printf "%q" .Store}}, max_memory_store: 1GB, max_file_s
 {{.More}}
 `
 
-// built: build was called.
+// built reports whether build was called.
 var built atomic.Bool
 
-// build compiles the server once for all tests of a process. Without the race
-// detector, whatever the tests have, it is as quick as in production.
+// build compiles the server once per test process. It is always built without the race detector, so that
+// it is as fast as in production.
 var build = sync.OnceValues(func() (string, error) {
 	built.Store(true)
 	dir, err := os.MkdirTemp("", "natstest")
@@ -61,7 +60,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	binary := filepath.Join(dir, "server")
 	cmd := exec.Command("go", "build", "-o", binary, "./server")
-	_, source, _, _ := runtime.Caller(0) // its module has the server, whoever imports it
+	_, source, _, _ := runtime.Caller(0) // the module of this file has the server
 	cmd.Dir = filepath.Dir(source)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -69,17 +68,17 @@ var build = sync.OnceValues(func() (string, error) {
 	return binary, nil
 })
 
-// Clean removes what was compiled, if anything was. It is for TestMain.
+// Clean removes the compiled server, if there is one. Call it from TestMain.
 func Clean() {
 	if built.Load() {
 		if binary, err := build(); err == nil {
-			_ = os.RemoveAll(filepath.Dir(binary)) // below the system's folder for such files
+			_ = os.RemoveAll(filepath.Dir(binary)) // in the system's folder for temporary files
 		}
 	}
 }
 
-// New prepares n servers, a cluster if they are more than one, until the test
-// ends. more is added to the configuration of each.
+// New prepares n servers, which are a cluster if n > 1. They are removed at the end of the test. more is added
+// to the configuration of each.
 func New(t testing.TB, n int, more string) *Servers {
 	t.Helper()
 	s := &Servers{t: t, dir: t.TempDir()}
@@ -132,7 +131,7 @@ func Start(t testing.TB, n int) *Servers {
 	return s
 }
 
-// URLs are those of all servers.
+// URLs returns the URLs of all servers.
 func (s *Servers) URLs() []string {
 	urls := make([]string, len(s.each))
 	for i, server := range s.each {
@@ -141,10 +140,10 @@ func (s *Servers) URLs() []string {
 	return urls
 }
 
-// Files is the folder with all that a server keeps.
+// Files returns the data folder of a server.
 func (s *Servers) Files(i int) string { return filepath.Join(s.dir, s.each[i].name) }
 
-// Start starts a server that does not run. It does not wait for it.
+// Start starts a stopped server. It does not wait until it serves.
 func (s *Servers) Start(i int) {
 	s.t.Helper()
 	binary, err := build()
@@ -167,7 +166,7 @@ func (s *Servers) Start(i int) {
 	}
 }
 
-// Kill ends a server as a crash would, if it runs.
+// Kill kills a server, if it runs.
 func (s *Servers) Kill(i int) {
 	server := s.each[i]
 	if server.cmd == nil {
@@ -178,8 +177,8 @@ func (s *Servers) Kill(i int) {
 	server.cmd = nil
 }
 
-// Snapshot keeps the files of all servers as they are now, and returns a function
-// that puts them back. The servers are started again by both.
+// Snapshot copies the files of all servers, and returns a function that restores them. Both restart the
+// servers.
 func (s *Servers) Snapshot() (restore func()) {
 	s.t.Helper()
 	backup := s.t.TempDir()
@@ -194,7 +193,7 @@ func (s *Servers) Snapshot() (restore func()) {
 	}
 }
 
-// stopped does something with each server while none runs.
+// stopped calls do for each server while all are stopped.
 func (s *Servers) stopped(do func(i int) error) {
 	s.t.Helper()
 	for i := range s.each {
@@ -221,8 +220,7 @@ func (s *Servers) Ready() {
 	})
 }
 
-// Leader is the server that leads the stream, or a negative number if there is
-// none now.
+// Leader returns the server that leads the stream, or a negative number if there is none.
 func (s *Servers) Leader(stream string) int {
 	js, done := s.JetStream()
 	defer done()
@@ -240,7 +238,7 @@ func (s *Servers) Leader(stream string) int {
 	return -1
 }
 
-// AwaitLeader is Leader, once there is one.
+// AwaitLeader waits until there is a leader.
 func (s *Servers) AwaitLeader(stream string) (leader int) {
 	s.t.Helper()
 	s.Eventually("stream "+stream+" has no leader", func(context.Context) bool {
@@ -250,7 +248,7 @@ func (s *Servers) AwaitLeader(stream string) (leader int) {
 	return leader
 }
 
-// AwaitReplicas waits until all replicas of the stream are up to date.
+// AwaitReplicas waits until all replicas of the stream have caught up.
 func (s *Servers) AwaitReplicas(stream string) {
 	s.t.Helper()
 	js, done := s.JetStream()
@@ -269,7 +267,7 @@ func (s *Servers) AwaitReplicas(stream string) {
 	})
 }
 
-// JetStream connects to whichever server is there.
+// JetStream connects to any of the servers.
 func (s *Servers) JetStream() (js jetstream.JetStream, done func()) {
 	s.t.Helper()
 	conn, err := nats.Connect(strings.Join(s.URLs(), ","), nats.RetryOnFailedConnect(true),
@@ -284,7 +282,7 @@ func (s *Servers) JetStream() (js jetstream.JetStream, done func()) {
 	return js, conn.Close
 }
 
-// Eventually tries for half a minute.
+// Eventually retries for half a minute.
 func (s *Servers) Eventually(complaint string, ok func(context.Context) bool) {
 	s.t.Helper()
 	end, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -306,7 +304,7 @@ func (s *Servers) Eventually(complaint string, ok func(context.Context) bool) {
 	}
 }
 
-// freePorts are ports that nobody listens on.
+// freePorts returns ports without a listener.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
@@ -316,7 +314,7 @@ func freePorts(t testing.TB, n int) []int {
 		if failure != nil {
 			t.Fatal(failure)
 		}
-		// All at once, lest one is given twice.
+		// All listeners are open at once, so that no port is returned twice.
 		defer func() { err = errors.Join(err, l.Close()) }()
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Proxy stands between a client and a server, to cut the one off from the other.
-// Its methods may be called from any goroutine.
+// Proxy is between a client and a server and can cut the connection. Its methods may be called from any
+// goroutine.
 type Proxy struct {
 	Passed atomic.Int64 // bytes that the server sent
 
@@ -35,7 +35,7 @@ func NewProxy(t testing.TB, url string) *Proxy {
 	p.running.Go(p.accept)
 	t.Cleanup(func() {
 		p.Cut()
-		_ = l.Close() // nobody can mind
+		_ = l.Close() // an error has no effect here
 		p.running.Wait()
 	})
 	return p
@@ -44,7 +44,7 @@ func NewProxy(t testing.TB, url string) *Proxy {
 // URL is where clients connect.
 func (p *Proxy) URL() string { return "nats://" + p.listener.Addr().String() }
 
-// Cut ends all connections, and those to come.
+// Cut closes all connections, and new ones at once.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -54,14 +54,14 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Mend undoes Cut and Mute.
+// Mend ends Cut and Mute.
 func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut, p.muted = false, false
 }
 
-// Mute drops what the server sends from now on; what clients send gets through.
+// Mute drops what the server sends from now on. The client's data is still passed on.
 func (p *Proxy) Mute() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,7 +76,7 @@ func (p *Proxy) accept() {
 		}
 		server, err := net.Dial("tcp", p.server)
 		if err != nil || !p.add(client, server) {
-			_ = client.Close() // as a server that is not there
+			_ = client.Close() // like a server that is down
 			continue
 		}
 		p.running.Go(func() { p.pipe(server, client, false) })
@@ -97,7 +97,7 @@ func (p *Proxy) add(conns ...net.Conn) bool {
 	return !p.cut
 }
 
-// pipe copies until one of them ends, and ends the other.
+// pipe copies until one end closes, and then closes the other.
 func (p *Proxy) pipe(to io.WriteCloser, from io.Reader, fromServer bool) {
 	buf := make([]byte, 64<<10)
 	for {

@@ -1,5 +1,4 @@
-// Command server is a NATS server with a configuration file, for tests that kill
-// it.
+// Command server is a NATS server with a configuration file, for tests that kill it.
 package main
 
 import (
@@ -28,7 +27,7 @@ func run(configFile string) error {
 	}
 	s.ConfigureLogger()
 	go func() {
-		// It ends with whoever started it, also with a test that ran out of time.
+		// It ends with the process that started it, also when a test times out.
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
