@@ -122,18 +122,16 @@ func TestAppAnswers(t *testing.T) {
 	page := recipes(t, "apps.md")
 	var text strings.Builder
 	meters, ports := make(map[string]*meter), make(map[string]int)
-	var all []int
 	ways := map[string]string{"forward_auth": take(t, page, "forward_auth"), "handle_response": take(t, page, "handle_response")}
 	for name := range apps {
 		meters[name] = newMeter(t, startApp(t, name, take(t, page, name)))
 		for way, caddyfile := range ways {
 			port := e2e.FreePort(t)
 			ports[way+" "+name] = port
-			all = append(all, port)
 			text.WriteString(place(caddyfile, meters[name].addr(), port, ""))
 		}
 	}
-	server := serve(t, "", text.String(), all...)
+	server := serve(t, "", text.String())
 	publish := take(t, page, "publish")
 	for name := range apps {
 		for way := range ways {
@@ -249,7 +247,7 @@ func TestContract(t *testing.T) {
 	for way, port := range ports {
 		text.WriteString(place(take(t, page, way), app.addr(), port, ""))
 	}
-	server := serve(t, "", text.String(), ports["forward_auth"], ports["handle_response"])
+	server := serve(t, "", text.String())
 	for way, port := range ports {
 		t.Run(way, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
@@ -330,7 +328,7 @@ func TestRightsChange(t *testing.T) {
 	app := newStub(t)
 	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 	port := e2e.FreePort(t)
-	back := serve(t, "", place(take(t, page, "forward_auth"), app.addr(), port, ""), port)
+	back := serve(t, "", place(take(t, page, "forward_auth"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	laptop := visitor{t: t, base: site, cookie: "session=of-the-laptop; other=x"}.open("/events", "alice")
 	phone := visitor{t: t, base: site, cookie: "session=of-the-phone"}.open("/events", "alice")

@@ -52,37 +52,14 @@ func TestBesideAnApp(t *testing.T) {
 	}
 	var text strings.Builder
 	ports := make(map[string]int)
-	var all []int
 	for name := range tests {
 		ports[name] = e2e.FreePort(t)
-		all = append(all, ports[name])
 		text.WriteString(place(take(t, page, name), app.addr(), ports[name], files))
 	}
 
-	// Behind other proxies.
-	behind := take(t, page, "behind")
-	globals := global.FindStringSubmatch(behind)
-	if globals == nil {
-		t.Fatal("the Caddyfile behind a proxy has no global options")
-	}
-	back := e2e.FreePort(t)
-	text.WriteString(strings.ReplaceAll(place(strings.TrimPrefix(behind, globals[0]), app.addr(), 0, ""), ":8080", fmt.Sprintf(":%d", back)))
-	front := func(name, listens string) string {
-		ports[name] = e2e.FreePort(t)
-		text := strings.ReplaceAll(take(t, page, name), "localhost:8080", fmt.Sprintf("127.0.0.1:%d", back))
-		if !strings.Contains(text, listens) {
-			t.Fatalf("%s does not have %q", name, listens)
-		}
-		return text
-	}
-	text.WriteString(strings.Replace(front("caddy", "http://"), "http://", fmt.Sprintf("http://:%d", ports["caddy"]), 1))
-	nginx := strings.Replace(front("nginx", "listen 80;"), "80;", fmt.Sprintf("127.0.0.1:%d;", ports["nginx"]), 1)
-	haproxy := strings.Replace(front("haproxy", "bind :80\n"), ":80\n", fmt.Sprintf("127.0.0.1:%d\n", ports["haproxy"]), 1)
-	for name := range page {
-		t.Errorf("the recipe %s is not tested", name)
-	}
+	done(t, page)
 
-	server := serve(t, globals[1], text.String(), all...)
+	server := serve(t, "", text.String())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://%s:%d", test.host, ports[name])}
@@ -114,43 +91,6 @@ func TestBesideAnApp(t *testing.T) {
 				checkHosts(t, s, ports[name])
 			}
 			s.close()
-			b.wait(0)
-		})
-	}
-
-	dir := t.TempDir()
-	launch(t, ports["nginx"], "nginx", "-p", dir, "-e", "stderr", "-c", write(t, dir, "nginx.conf", `daemon off;
-master_process off;
-pid nginx.pid;
-events {}
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-`+nginx+"}\n"))
-	launch(t, ports["haproxy"], "haproxy", "-db", "-f", write(t, dir, "haproxy.cfg", haproxy))
-	for _, name := range []string{"nginx", "haproxy", "caddy"} {
-		t.Run("behind "+name, func(t *testing.T) {
-			b := server
-			b.t = t
-			v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", ports[name]), cookie: "session=of-alice", from: "127.0.0.2"}
-			stranger := v
-			stranger.cookie = ""
-			stranger.refused("/events", http.StatusUnauthorized)
-			if _, body := v.answer("/"); body != "/ from the app" {
-				t.Errorf("the rest of the site: %s", body)
-			}
-			// The limit is for a visitor's address, not for the proxy's.
-			other := v
-			other.from = "127.0.0.3"
-			streams := []*stream{v.open("/events", "alice"), v.open("/events", "alice"), other.open("/events", "alice")}
-			if _, body := v.answer("/events"); !strings.Contains(body, "event: sse.rejected") {
-				t.Errorf("a third stream of one address: %s", body)
-			}
-			b.send(`"topic":"room/1"`, "hello")
-			for _, s := range streams {
-				s.expect("", "hello")
-				s.close()
-			}
 			b.wait(0)
 		})
 	}

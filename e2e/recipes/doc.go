@@ -1,5 +1,6 @@
-// Package recipes tests docs/apps.md, docs/beside-an-app.md, docs/http-versions.md and
-// docs/monitoring.md: it takes the Caddyfiles, the configs of other programs, the commands
-// and the code of apps from their text, and runs them. It also tests the alerts and the
-// dashboard. It needs what `make test` installs.
+// Package recipes tests the pages of docs that have code: it takes the Caddyfiles, the
+// configs of other programs, the commands and the code of apps from their text, and runs
+// them. Before a block of code stands a comment: <!-- run: name -->, by which a test
+// takes it, or <!-- not run: reason -->. It also tests the alerts and the dashboard. It
+// needs what `make test` installs.
 package recipes

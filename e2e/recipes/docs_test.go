@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,14 +23,48 @@ import (
 
 func TestMain(m *testing.M) { e2e.Main(m) }
 
+// TestPages: each page with blocks of code that run is read by a test here.
+func TestPages(t *testing.T) {
+	var tests strings.Builder
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests.Write(text)
+	}
+	root := os.DirFS("../../docs")
+	err = fs.WalkDir(root, ".", func(page string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(page, ".md") {
+			return err
+		}
+		text, err := fs.ReadFile(root, page)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(text), "<!-- run: ") && !strings.Contains(tests.String(), `"`+page+`"`) {
+			t.Errorf("no test here reads the recipes of %s", page)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 var (
-	fence  = regexp.MustCompile("(?ms)^(?:<!-- run: (\\w+) -->\n)?```(\\w*)\n(.*?)^```$")
+	fence  = regexp.MustCompile("(?ms)^(?:<!-- (run|not run): ([^>]+) -->\n)?```(\\w*)\n(.*?)^```$")
 	sites  = regexp.MustCompile(`(?m)^((?:\w+\.)?example\.com) \{$`)
 	global = regexp.MustCompile(`(?s)^\{\n(.*?)\n\}\n`)
 )
 
 // recipes are the blocks of code of a page, by the names in the comments before
-// them. There is no block without a name, as it would not be tested.
+// them. There is no block without a name, as it would not be tested, but for those
+// that say why they cannot run here.
 func recipes(t *testing.T, page string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/" + page)
@@ -37,12 +73,52 @@ func recipes(t *testing.T, page string) map[string]string {
 	}
 	found := make(map[string]string)
 	for _, m := range fence.FindAllStringSubmatch(string(text), -1) {
-		if m[1] == "" || found[m[1]] != "" {
-			t.Errorf("%s: a block of %s needs a comment with a name of its own before it: <!-- run: name -->\n%s", page, m[2], m[3])
+		kind, name, language, code := m[1], m[2], m[3], m[4]
+		if kind == "not run" {
+			checkSyntax(t, page, language, code)
+			continue
 		}
-		found[m[1]] = m[3]
+		if name == "" || found[name] != "" {
+			t.Errorf("%s: a block of %s needs a comment with a name of its own before it: <!-- run: name -->, or <!-- not run: reason -->\n%s", page, language, code)
+		}
+		found[name] = code
 	}
 	return found
+}
+
+// parsers check the syntax of a file.
+var parsers = map[string]struct {
+	file string
+	run  []string
+}{
+	"php":  {"x.php", []string{"php", "-l"}},
+	"ruby": {"x.rb", []string{"ruby", "-c"}},
+	"js":   {"x.mjs", []string{"node", "--check"}},
+	"sh":   {"x.sh", []string{"sh", "-n"}},
+}
+
+// checkSyntax checks what can be checked of code that is not run.
+func checkSyntax(t *testing.T, page, language, code string) {
+	t.Helper()
+	parser, ok := parsers[language]
+	if !ok {
+		return
+	}
+	if language == "php" {
+		code = "<?php\n" + code
+	}
+	file := write(t, t.TempDir(), parser.file, code)
+	if out, err := exec.Command(parser.run[0], append(parser.run[1:], file)...).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v: %s\n%s", page, err, out, code)
+	}
+}
+
+// done checks that every recipe of a page was taken.
+func done(t *testing.T, left map[string]string) {
+	t.Helper()
+	for name := range left {
+		t.Errorf("the recipe %s is not tested", name)
+	}
 }
 
 // take removes a recipe from those that are left, so that in the end none is.
@@ -279,8 +355,11 @@ func (b back) wait(n int) {
 	})
 }
 
-// serve starts a Caddy with these sites, and waits until each of the ports answers.
-func serve(t *testing.T, globals, text string, ports ...int) back {
+// served are the sites that place has made.
+var served = regexp.MustCompile(`(?m)^(https://(?:\w+\.)?example\.com:\d+) \{$`)
+
+// serve starts a Caddy with these sites, and waits until each of them has its certificate.
+func serve(t *testing.T, globals, text string) back {
 	t.Helper()
 	s := e2e.Start(t, e2e.Config{Global: "local_certs\n" + globals, Sites: text})
 	t.Cleanup(func() {
@@ -288,17 +367,13 @@ func serve(t *testing.T, globals, text string, ports ...int) back {
 			t.Logf("the end of Caddy's log:\n%s", s.Tail())
 		}
 	})
-	for _, port := range ports {
-		e2e.Wait(t, e2e.Patience, fmt.Sprintf("port %d to answer", port), func() error {
-			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port)}
-			resp, err := v.get("/nothing")
-			if err != nil && !strings.Contains(err.Error(), "tls: ") {
-				return err
-			}
+	for _, m := range served.FindAllStringSubmatch(text, -1) {
+		e2e.Wait(t, e2e.Patience, m[1]+" to answer", func() error {
+			resp, err := visitor{t: t, base: m[1]}.get("/nothing")
 			if err == nil {
 				resp.Body.Close()
 			}
-			return nil
+			return err
 		})
 	}
 	return back{t, fmt.Sprintf("localhost:%d", s.Admin)}

@@ -1,0 +1,113 @@
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// TestProxies: behind each of the proxies events arrive, and the cap by address counts
+// visitors, whatever addresses they claim.
+func TestProxies(t *testing.T) {
+	page := recipes(t, "proxies.md")
+	app := newLogin(t)
+	behind, port := e2e.FreePort(t), make(map[string]int)
+	for _, name := range []string{"nginx", "haproxy", "caddy", "cloudflare"} {
+		port[name] = e2e.FreePort(t)
+	}
+	// local replaces what names this page's ports, or the networks of others.
+	local := func(name string, pairs ...string) string {
+		text := take(t, page, name)
+		for i := 0; i < len(pairs); i += 2 {
+			if !strings.Contains(text, pairs[i]) {
+				t.Fatalf("%s does not have %q", name, pairs[i])
+			}
+			text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+		}
+		return text
+	}
+	here := fmt.Sprintf("127.0.0.1:%d", behind)
+	nginx := local("nginx", "localhost:8080", here, "listen 80;", fmt.Sprintf("listen 127.0.0.1:%d;", port["nginx"]))
+	haproxy := local("haproxy", "localhost:8080", here, "bind :80\n", fmt.Sprintf("bind 127.0.0.1:%d\n", port["haproxy"]))
+	text := local("caddy", "localhost:8080", here, "http:// {", fmt.Sprintf("http://:%d {", port["caddy"]))
+	var globals []string
+	// The options are those of one address each, as all of these are in one server.
+	for name, pairs := range map[string][]string{
+		"behind":     {"localhost:3000", app.addr(), ":8080", fmt.Sprintf(":%d", behind), "servers {", "servers " + here + " {"},
+		"cloudflare": {"173.245.48.0/20 103.21.244.0/22", "127.0.0.1", "per_ip 50", "per_ip 2", ":8081", fmt.Sprintf(":%d", port["cloudflare"]), "servers {", fmt.Sprintf("servers 127.0.0.1:%d {", port["cloudflare"])},
+	} {
+		site := local(name, pairs...)
+		options := global.FindStringSubmatch(site)
+		if options == nil {
+			t.Fatalf("the Caddyfile %s has no global options", name)
+		}
+		globals = append(globals, options[1])
+		text += strings.TrimPrefix(site, options[0])
+	}
+	done(t, page)
+
+	server := serve(t, strings.Join(globals, "\n"), text)
+	dir := t.TempDir()
+	launch(t, port["nginx"], "nginx", "-p", dir, "-e", "stderr", "-c", write(t, dir, "nginx.conf", `daemon off;
+master_process off;
+pid nginx.pid;
+events {}
+http {
+	access_log off;
+	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+`+nginx+"}\n"))
+	launch(t, port["haproxy"], "haproxy", "-db", "-f", write(t, dir, "haproxy.cfg", haproxy))
+
+	for _, name := range []string{"nginx", "haproxy", "caddy"} {
+		t.Run(name, func(t *testing.T) {
+			b := server
+			b.t = t
+			v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", port[name]), cookie: "session=of-alice", from: "127.0.0.2"}
+			stranger := v
+			stranger.cookie = ""
+			stranger.refused("/events", http.StatusUnauthorized)
+			if _, body := v.answer("/"); body != "/ from the app" {
+				t.Errorf("the rest of the site: %s", body)
+			}
+			other := v
+			other.from = "127.0.0.3"
+			streams := []*stream{v.open("/events", "alice"), v.open("/events", "alice"), other.open("/events", "alice")}
+			for _, claimed := range []string{"", "203.0.113.9", "127.0.0.1", "203.0.113.9, 127.0.0.1"} {
+				var header []string
+				if claimed != "" {
+					header = []string{"X-Forwarded-For", claimed}
+				}
+				if _, body := v.answer("/events", header...); !strings.Contains(body, "event: sse.rejected") {
+					t.Errorf("a third stream of one address, which claims to be %q: %s", claimed, body)
+				}
+			}
+			list, err := b.connections("alice")
+			if err != nil || len(list) != 3 || list[0].Remote != "127.0.0.2" || list[2].Remote != "127.0.0.3" {
+				t.Errorf("listed are %v, %v", list, err)
+			}
+			b.send(`"topic":"room/1"`, "hello")
+			for _, s := range streams {
+				s.expect("", "hello")
+				s.close()
+			}
+			b.wait(0)
+		})
+	}
+	t.Run("cloudflare", func(t *testing.T) {
+		b := server
+		b.t = t
+		v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", port["cloudflare"])}
+		one, other := []string{"CF-Connecting-IP", "203.0.113.1"}, []string{"CF-Connecting-IP", "203.0.113.2"}
+		streams := []*stream{v.open("/events", "", one...), v.open("/events", "", one...), v.open("/events", "", other...)}
+		if _, body := v.answer("/events", one...); !strings.Contains(body, "event: sse.rejected") {
+			t.Errorf("a third stream of one address: %s", body)
+		}
+		for _, s := range streams {
+			s.close()
+		}
+		b.wait(0)
+	})
+}
