@@ -38,13 +38,6 @@ func TestRooms(t *testing.T) {
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
-	e2e.Wait(t, e2e.Patience, "the site to have its certificate", func() error {
-		resp, err := user("alice").get("/nothing")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err
-	})
 	t.Run("members", func(t *testing.T) { testMembers(t, page, back, user) })
 	back.wait(0)
 	t.Run("online", func(t *testing.T) { testOnline(t, page, back, user) })

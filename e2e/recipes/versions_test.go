@@ -143,13 +143,6 @@ func TestHTTPVersions(t *testing.T) {
 			}
 			b := serve(t, globals, text)
 			base := fmt.Sprintf("https://%s:%d", test.host, events)
-			e2e.Wait(t, e2e.Patience, "the certificate of "+test.host, func() error {
-				resp, err := visitor{t: t, base: base}.get("/nothing")
-				if err == nil {
-					resp.Body.Close()
-				}
-				return err
-			})
 			stream := func(f *follower) string {
 				t.Helper()
 				f.cookie = "session=of-alice"
