@@ -3,9 +3,6 @@ package recipes
 import (
 	"bufio"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -22,17 +19,7 @@ func TestCommandPage(t *testing.T) {
 	base := fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)
 	alice := visitor{t: t, base: base}.open("/events?topic=room/1", "alice", "X-User", "alice")
 
-	bin := t.TempDir()
-	if err := os.Symlink(s.SSE().Path, filepath.Join(bin, "caddy")); err != nil {
-		t.Fatal(err)
-	}
-	shell := func(name string) *exec.Cmd {
-		cmd := exec.Command("sh", "-ec", strings.ReplaceAll(take(t, left, name), "localhost:2019", fmt.Sprintf("localhost:%d", s.Admin)))
-		cmd.Dir = t.TempDir()
-		cmd.Env = append(s.SSE().Env, "PATH="+bin+":"+os.Getenv("PATH"), fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.Admin))
-		cmd.Stderr = os.Stderr
-		return cmd
-	}
+	shell := terminal(t, s, left)
 	run := func(name string) string {
 		t.Helper()
 		out, err := shell(name).Output()

@@ -220,10 +220,11 @@ type stream struct {
 	t     *testing.T
 	resp  *http.Response
 	lines *bufio.Scanner
+	last  string // the last id
 }
 
 func newStream(t *testing.T, resp *http.Response) *stream {
-	return &stream{t, resp, bufio.NewScanner(resp.Body)}
+	return &stream{t: t, resp: resp, lines: bufio.NewScanner(resp.Body)}
 }
 
 // open opens a stream and checks whose it is.
@@ -247,6 +248,13 @@ func (v visitor) open(path, user string, header ...string) *stream {
 	return s
 }
 
+// id is that of the next event.
+func (s *stream) id() string {
+	s.t.Helper()
+	s.next()
+	return s.last
+}
+
 // next is the next event.
 func (s *stream) next() (event, data string) {
 	s.t.Helper()
@@ -257,6 +265,9 @@ func (s *stream) next() (event, data string) {
 		}
 		if value, ok := strings.CutPrefix(line, "data: "); ok {
 			data = value
+		}
+		if value, ok := strings.CutPrefix(line, "id: "); ok {
+			s.last = value
 		}
 		if line == "" && data != "" {
 			return event, data
@@ -358,10 +369,17 @@ func (b back) wait(n int) {
 // served are the sites that place has made.
 var served = regexp.MustCompile(`(?m)^(https://(?:\w+\.)?example\.com:\d+) \{$`)
 
+// defaultHub are the options of the default hub in global options.
+var defaultHub = regexp.MustCompile(`(?ms)^\tsse \{\n(.*?)^\t\}`)
+
 // serve starts a Caddy with these sites, and waits until each of them has its certificate.
 func serve(t *testing.T, globals, text string) back {
 	t.Helper()
-	s := e2e.Start(t, e2e.Config{Global: "local_certs\n" + globals, Sites: text})
+	config := e2e.Config{Global: "local_certs\n" + globals, Sites: text}
+	if m := defaultHub.FindStringSubmatch(globals); m != nil { // the server has options of it already
+		config.Global, config.Hub = strings.Replace(config.Global, m[0], "", 1), m[1]
+	}
+	s := e2e.Start(t, config)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the end of Caddy's log:\n%s", s.Tail())
@@ -377,6 +395,26 @@ func serve(t *testing.T, globals, text string) back {
 		})
 	}
 	return back{t, fmt.Sprintf("localhost:%d", s.Admin)}
+}
+
+// terminal runs the commands of a page as on the machine of this server, with pairs of
+// what is to be replaced in them.
+func terminal(t *testing.T, s *e2e.Server, left map[string]string, pairs ...string) (shell func(name string) *exec.Cmd) {
+	t.Helper()
+	bin := t.TempDir()
+	if err := os.Symlink(s.SSE().Path, filepath.Join(bin, "caddy")); err != nil {
+		t.Fatal(err)
+	}
+	admin := fmt.Sprintf("localhost:%d", s.Admin)
+	replace := strings.NewReplacer(append(pairs, "localhost:2019", admin)...)
+	return func(name string) *exec.Cmd {
+		t.Helper()
+		cmd := exec.Command("sh", "-ec", replace.Replace(take(t, left, name)))
+		cmd.Dir = t.TempDir()
+		cmd.Env = append(s.SSE().Env, "PATH="+bin+":"+os.Getenv("PATH"), "CADDY_ADMIN="+admin)
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
 }
 
 // launch starts a program that listens on a port, and waits until it does.
