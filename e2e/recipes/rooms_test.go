@@ -1,11 +1,9 @@
 package recipes
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os/exec"
 	"reflect"
@@ -146,42 +144,11 @@ func testDashboard(t *testing.T, page map[string]string, back back, user func(st
 	defer s.close()
 	s.expect("price", `{"symbol":"AAPL","price":190.5}`)
 
-	// The page, in Node, where the site's name needs an address. Its EventSource has no cookie.
-	script := take(t, page, "dashboard") + take(t, page, "topics")
-	script = strings.ReplaceAll(script, `"/events`, `"`+site+`/events`)
-	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
-		const dns = require("node:dns"), lookup = dns.lookup;
-		dns.lookup = (host, ...rest) => lookup("127.0.0.1", ...rest);
+	expect, _ := script(t, site, `
 		const show = (prices) => console.log("prices", JSON.stringify([...prices]));
 		const closeRoom = (name) => console.log("close", name), openRoom = (name) => console.log("open", name);
 		const location = { reload: () => console.log("reload") };
-	`+script)
-	cmd.Env = append(cmd.Environ(), "NODE_TLS_REJECT_UNAUTHORIZED=0")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(io.LimitReader(out, 1<<20))
-	late := time.AfterFunc(2*e2e.Patience, func() { _ = cmd.Process.Kill() })
-	defer func() {
-		late.Stop()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			t.Logf("node said: %s", log.String())
-		}
-	}()
-	expect := func(want string) {
-		t.Helper()
-		if !lines.Scan() || lines.Text() != want {
-			t.Fatalf("the page says %q, want %q", lines.Text(), want)
-		}
-	}
+	`, take(t, page, "dashboard")+take(t, page, "topics"))
 	expect(`prices [["AAPL",190.5]]`)
 	back.run(strings.ReplaceAll(price, "AAPL", "MSFT"))
 	expect(`prices [["AAPL",190.5],["MSFT",190.5]]`)

@@ -1,0 +1,198 @@
+// What docs/guides has for browsers does what it says, from its text. The commands of these
+// pages are run by e2e/recipes.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { createServer } from "../../../client/node_modules/vite/dist/node/index.js";
+import { freePort, launch, profile, startCaddy } from "../harness.mjs";
+import { buildRecipe, typeCheck } from "../recipes.mjs";
+
+let caddy, browser, context, page;
+before(async () => {
+  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
+});
+after(async () => {
+  await browser?.close();
+  await caddy?.stop();
+});
+afterEach(async () => {
+  await context?.close();
+  await caddy.settled(0);
+});
+
+/** A block of a guide, by its name. */
+function recipe(guide, name) {
+  const file = fileURLToPath(new URL(`../../../docs/guides/${guide}.md`, import.meta.url));
+  const [, language, code] =
+    readFileSync(file, "utf8").match(
+      new RegExp(`^<!-- run: ${name} -->\n\`\`\`(\\w+)\n([\\s\\S]*?)^\`\`\`$`, "m"),
+    ) ?? assert.fail(`${guide}.md has no recipe ${name}`);
+  return { language, code };
+}
+
+let built = 0;
+/** Opens a page that is made of a recipe, and counts how often it is loaded. */
+async function open(recipe, options, prepare = async () => {}) {
+  const name = `guide-${++built}`;
+  await buildRecipe(caddy.www, name, recipe, options);
+  context = await profile(browser, caddy, "alice");
+  page = await context.newPage();
+  page.loads = 0;
+  page.on("load", () => page.loads++);
+  await page.route("**/orders", (route) =>
+    route.fulfill({ contentType: "text/html", body: "<li>all of them</li>" }),
+  );
+  await prepare();
+  await page.goto(`/recipes/${name}.html`);
+}
+const refuse = () => page.route("**/events*", (route) => route.fulfill({ status: 401 }));
+const order = (text) => caddy.send({ user: "alice", type: "order", text: `<li>${text}</li>` });
+const fragment = (text) =>
+  caddy.send({
+    user: "alice",
+    text: `<turbo-stream action="append" target="orders"><template><li id="${text}">${text}</li></template></turbo-stream>`,
+  });
+const listed = (text) => page.locator("#orders > li", { hasText: text }).waitFor();
+/** Waits until the page was loaded again. */
+async function loadedAgain() {
+  for (const end = Date.now() + 60_000; page.loads < 2; ) {
+    assert.ok(Date.now() < end, "the page was not loaded again");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+const list = 'document.body.insertAdjacentHTML("beforeend", \'<ul id="orders"></ul>\');\n';
+
+const extension = (head) => {
+  const { language, code } = recipe("htmx", "extension");
+  return { language, code: code.replace("{{ head }}", head) };
+};
+const htmx = { script: `import "./fixtures/htmx.js";\n${recipe("htmx", "lost").code}` };
+
+test("htmx, the extension: nothing is lost between rendering and connecting", async () => {
+  const head = await caddy.head();
+  await order("early");
+  await open(extension(head), htmx);
+  await listed("early");
+  await order("late");
+  await listed("late");
+});
+
+test("htmx, the extension: after a gap the list is loaded", async () => {
+  await open(extension("no-position"), htmx);
+  await listed("all of them");
+});
+
+test("htmx, the extension: when the login is over the page is loaded again", async () => {
+  await open(extension(await caddy.head()), htmx, refuse);
+  await loadedAgain();
+});
+
+test("htmx, the client: fragments, and the end of the login", async () => {
+  const { code } = recipe("htmx", "client");
+  const client = { language: "js", code: `import "./fixtures/htmx.js";\n${list}${code}` };
+  await open(client);
+  await caddy.settled(1);
+  await order("shipped");
+  await listed("shipped");
+  await context.close();
+  await open(client, {}, refuse);
+  await loadedAgain();
+});
+
+const element = (head) => {
+  const { language, code } = recipe("turbo", "element");
+  return { language, code: code.replace("{{ head }}", head) };
+};
+const turbo = {
+  script: `import * as Turbo from "@hotwired/turbo";\n${recipe("turbo", "gap").code}`,
+};
+
+test("Turbo: nothing is lost between rendering and connecting, nor shown twice", async () => {
+  const head = await caddy.head();
+  await fragment("early");
+  await open(element(head), turbo);
+  await listed("early");
+  await fragment("early");
+  await fragment("late");
+  await listed("late");
+  assert.equal(await page.locator("#orders > li").count(), 2);
+});
+
+for (const [name, head, prepare] of [
+  ["after a gap", "no-position", undefined],
+  ["when the login is over", "", refuse],
+]) {
+  test(`Turbo: ${name} the page is visited again`, async () => {
+    let visits = 0;
+    await open(element(head), turbo, async () => {
+      await prepare?.();
+      page.on("request", (request) => {
+        if (request.url().endsWith(".html")) visits++;
+      });
+    });
+    for (const end = Date.now() + 60_000; visits < 2; ) {
+      assert.ok(Date.now() < end, "the page was not visited again");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  });
+}
+
+test("Turbo, the client", async () => {
+  const { code } = recipe("turbo", "client");
+  await open({ language: "js", code: `import * as Turbo from "@hotwired/turbo";\n${list}${code}` });
+  await caddy.settled(1);
+  await fragment("shipped");
+  await listed("shipped");
+});
+
+test("React: the hook compiles strictly, shows events, and knows when the login is over", async () => {
+  const hook = recipe("react", "hook");
+  const dir = mkdtempSync(join(tmpdir(), "guides-"));
+  try {
+    assert.equal(typeCheck(dir, { hook: [hook] }), "");
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+  const component = {
+    language: "tsx",
+    code: `${hook.code.replace("export function", "function")}\nfunction App() { return <Notifications user="alice" />; }`,
+  };
+  await open(component);
+  await caddy.settled(1);
+  await caddy.send({ user: "alice", type: "notification", data: { id: 1, text: "shipped" } });
+  await page.locator("li", { hasText: "shipped" }).waitFor();
+  await context.close();
+  await open(component, {}, refuse);
+  await page.getByText("Sign in again").waitFor();
+});
+
+test("React: Vite passes the stream on", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "vite-"));
+  const port = await freePort();
+  const config = recipe("react", "vite").code;
+  assert.match(config, /"http:\/\/localhost:8080"/);
+  writeFileSync(
+    join(dir, "vite.config.mjs"),
+    config.replaceAll("http://localhost:8080", caddy.origin),
+  );
+  const server = await createServer({
+    root: dir,
+    configFile: join(dir, "vite.config.mjs"),
+    logLevel: "silent",
+    server: { host: "127.0.0.1", port, strictPort: true },
+  });
+  const end = new AbortController();
+  try {
+    await server.listen();
+    const response = await fetch(`http://127.0.0.1:${port}/events`, { signal: end.signal });
+    const { value } = await response.body.getReader().read();
+    assert.match(new TextDecoder().decode(value), /event: sse\.connected/);
+  } finally {
+    end.abort();
+    await server.close();
+    rmSync(dir, { recursive: true });
+  }
+});

@@ -1,0 +1,61 @@
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// TestExtending: the programs of the page run, and the store passes what stores must.
+func TestExtending(t *testing.T) {
+	page := recipes(t, "extending.md")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			t.Errorf("go %s: %v\n%s", args, err, out)
+		}
+	}
+	dir := t.TempDir()
+	run("run", write(t, dir, "publish.go", frame(t, "extending.go.txt", "// RECIPE\n", take(t, page, "publish"))))
+
+	// The store of this test is in memory.
+	contract := take(t, page, "contract")
+	if !strings.Contains(contract, "Durable: true") {
+		t.Errorf("the contract is not of a durable store:\n%s", contract)
+	}
+	contract = strings.Replace(contract, "Durable: true", "Local: true", 1)
+	run("test", write(t, dir, "module.go", take(t, page, "module")),
+		write(t, dir, "contract_test.go", contract+"\nfunc open(table, hubName string) (hub.Store, error) { return hub.NewMemory(), nil }\n"),
+	)
+
+	program := filepath.Join(dir, "alone")
+	run("build", "-o", program, write(t, dir, "alone.go", take(t, page, "alone")))
+	done(t, page)
+	port := e2e.FreePort(t)
+	launch(t, port, program, fmt.Sprintf("127.0.0.1:%d", port))
+	v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	hello := func() {
+		t.Helper()
+		resp, err := http.Post(v.base+"/hello?user=alice", "text/plain", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+	}
+	s := v.open("/events?user=alice", "alice")
+	hello()
+	id := s.id()
+	s.close()
+	hello()
+	s = v.open("/events?user=alice", "alice", "Last-Event-ID", id)
+	s.expect("", "hello")
+	s.close()
+}

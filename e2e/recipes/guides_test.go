@@ -1,0 +1,306 @@
+package recipes
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// frame puts code of the docs into a file of testdata, with pairs of what is replaced.
+func frame(t *testing.T, name string, pairs ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(string(text), pairs[i]) {
+			t.Fatalf("%s has no %q", name, pairs[i])
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(string(text))
+}
+
+// script runs the script of a page in Node, whose EventSource has no cookie, after a
+// prelude that says what a browser has. What it prints is compared by expect; ends
+// waits for its end.
+func script(t *testing.T, site, prelude, text string) (expect func(want string), ends func()) {
+	t.Helper()
+	for _, quote := range []string{`"`, "`"} {
+		text = strings.ReplaceAll(text, quote+"/events", quote+site+"/events")
+		text = strings.ReplaceAll(text, quote+"/runs", quote+site+"/runs")
+	}
+	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
+		const dns = require("node:dns"), lookup = dns.lookup;
+		dns.lookup = (host, ...rest) => lookup("127.0.0.1", ...rest);
+	`+prelude+text)
+	cmd.Env = append(cmd.Environ(), "NODE_TLS_REJECT_UNAUTHORIZED=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	lines := make(chan string)
+	go func() {
+		scanner := bufio.NewScanner(io.LimitReader(out, 1<<20))
+		for scanner.Scan() {
+			lines <- scanner.Text()
+		}
+		close(lines)
+		_ = cmd.Wait() // it may be killed
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		for range lines {
+		}
+		<-exited
+		if t.Failed() {
+			t.Logf("node said: %s", log.String())
+		}
+	})
+	next := func(want string) (line string, ok bool) {
+		t.Helper()
+		e2e.Wait(t, e2e.Patience, fmt.Sprintf("the page to say %q", want), func() error {
+			select {
+			case line, ok = <-lines:
+				return nil
+			default:
+				return fmt.Errorf("nothing yet")
+			}
+		})
+		return line, ok
+	}
+	expect = func(want string) {
+		t.Helper()
+		if line, ok := next(want); !ok || line != want {
+			t.Fatalf("the page says %q, want %q", line, want)
+		}
+	}
+	ends = func() {
+		t.Helper()
+		if line, ok := next("nothing more"); ok {
+			t.Errorf("the page says %q, and not nothing", line)
+		}
+	}
+	return expect, ends
+}
+
+// TestNotifications: what comes between rendering and connecting is not lost, what is
+// rendered is not shown twice, and what is read is read on all devices.
+func TestNotifications(t *testing.T) {
+	page := recipes(t, "guides/notifications.md")
+	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
+	app := fmt.Sprintf("127.0.0.1:%d", appPort)
+	back := serve(t, "", place(take(t, page, "site"), app, port, ""))
+	dir := t.TempDir()
+	write(t, dir, "page.html", take(t, page, "template"))
+	launch(t, appPort, "/usr/bin/python3", write(t, dir, "app.py", frame(t, "app_notifications.py",
+		"RECIPE\n", "\n"+strings.ReplaceAll(take(t, page, "app"), "localhost:2019", back.admin), "localhost:2019", back.admin)), fmt.Sprint(appPort))
+	site := fmt.Sprintf("https://example.com:%d", port)
+	alice := visitor{t: t, base: site, cookie: login(t, app, "alice")}
+	post := func(path string) {
+		t.Helper()
+		resp, err := http.Post("http://"+app+path, "text/plain", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%s: %s", path, resp.Status)
+		}
+	}
+	headOf := func(html string) string {
+		t.Helper()
+		_, after, _ := strings.Cut(html, `data-head="`)
+		head, _, ok := strings.Cut(after, `"`)
+		if !ok || head == "" {
+			t.Fatalf("the page has no head: %s", html)
+		}
+		return head
+	}
+
+	_, html := alice.answer("/")
+	post("/notify?to=alice&text=first")
+	post("/notify?to=bob&text=other")
+	stream := alice.open("/events?last_event_id="+headOf(html), "alice")
+	stream.expect("notification", `{"id":1,"text":"first"}`)
+
+	_, html = alice.answer("/")
+	if !strings.Contains(html, `<li id="n1">first</li>`) || strings.Contains(html, "other") {
+		t.Errorf("the page is %s", html)
+	}
+	expect, _ := script(t, site, fmt.Sprintf(`
+		const items = new Map([["n1", {}]]);
+		const document = {
+			getElementById: (id) => id === "notifications"
+				? { dataset: { head: %q }, prepend: (item) => { items.set(item.id, item); console.log("shows", item.textContent); } }
+				: items.has(id) ? { remove: () => { items.delete(id); console.log("removes", id); } } : null,
+			createElement: () => ({}),
+		};
+		const location = { reload: () => console.log("reload") };
+	`, headOf(html)), take(t, page, "page"))
+	back.wait(2)
+	back.send(`"user":"alice","type":"notification"`, `{"id":1,"text":"first"}`) // as if it came both ways
+	stream.expect("notification", `{"id":1,"text":"first"}`)
+	post("/notify?to=alice&text=second")
+	expect("shows second")
+	stream.expect("notification", `{"id":3,"text":"second"}`)
+	post("/read/1")
+	expect("removes n1")
+	stream.expect("read", `{"id":1}`)
+	if _, html = alice.answer("/"); strings.Contains(html, "first") || !strings.Contains(html, "second") {
+		t.Errorf("the page is %s", html)
+	}
+	stream.close()
+	done(t, page)
+}
+
+// TestAIStreams: who comes late gets the whole text, and who has lost its begin loads it.
+func TestAIStreams(t *testing.T) {
+	page := recipes(t, "guides/ai-streams.md")
+	app := newStub(t)
+	app.answer = func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("topic") != "run/42" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.Header().Set("X-SSE-User", "alice")
+		w.Header().Set("X-SSE-Topics", "run/42")
+		w.WriteHeader(http.StatusNoContent)
+	}
+	port := e2e.FreePort(t)
+	text := place(take(t, page, "site"), app.addr(), port, "")
+	options := global.FindStringSubmatch(text)
+	back := serve(t, options[1], strings.TrimPrefix(text, options[0]))
+	site := fmt.Sprintf("https://example.com:%d", port)
+	visitor{t: t, base: site}.refused("/runs?topic=run/43", http.StatusForbidden)
+
+	worker := exec.Command("/usr/bin/python3", "-c", strings.ReplaceAll(take(t, page, "worker"), "localhost:2019", back.admin)+`
+import itertools, sys
+time.monotonic = itertools.count().__next__  # each token is late enough for a chunk
+relay("run/42", iter(lambda: sys.stdin.readline().rstrip("\n"), ""))
+`)
+	worker.Stderr = os.Stderr
+	tokens, err := worker.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	const prelude = `
+		const show = (text) => console.log("shows", text), finished = (run) => console.log("finished", run);
+		const reload = (run) => console.log("loads", run);
+	`
+	follow := take(t, page, "page") + "\nfollow(\"run/42\");"
+	first, firstEnds := script(t, site, prelude, follow)
+	fmt.Fprintln(tokens, "one")
+	first("shows one")
+	fmt.Fprintln(tokens, "two")
+	first("shows two")
+	late, lateEnds := script(t, site, prelude, follow)
+	late("shows one")
+	late("shows two")
+	fmt.Fprintln(tokens)
+	if err := worker.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []struct {
+		expect func(string)
+		ends   func()
+	}{{first, firstEnds}, {late, lateEnds}} {
+		page.expect("shows ")
+		page.expect("finished run/42")
+		page.ends() // the stream is closed
+	}
+	back.run(`curl 'localhost:2019/sse/send?hub=runs' -H 'Content-Type: application/json' -d '{"topic":"run/42","type":"failed","data":null}'`)
+	done(t, page)
+}
+
+// TestFragments: the commands of the pages on htmx and Turbo. What they have for
+// browsers is tested by e2e/browser.
+func TestFragments(t *testing.T) {
+	htmx, turbo, react := recipes(t, "guides/htmx.md"), recipes(t, "guides/turbo.md"), recipes(t, "guides/react.md")
+	s := e2e.Start(t, e2e.Config{})
+	back := back{t, fmt.Sprintf("localhost:%d", s.Admin)}
+	resp, err := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}.get("/events", "X-User", "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	back.wait(1)
+	back.run(take(t, htmx, "publish"))
+	back.run(take(t, turbo, "publish"))
+	lines := bufio.NewScanner(resp.Body)
+	for _, want := range []string{
+		"event: order\ndata: <li>Order 7 is\ndata: shipped</li>\n",
+		"data: <turbo-stream action=\"append\" target=\"orders\"><template><li>Shipped</li></template></turbo-stream>\n",
+	} {
+		var got string
+		for !strings.Contains(got, want) {
+			if !lines.Scan() {
+				t.Fatalf("there is no %q in %q", want, got)
+			}
+			got += lines.Text() + "\n"
+		}
+	}
+	for page, names := range map[string][]string{"htmx": {"extension", "lost", "client"}, "turbo": {"element", "gap", "client"}, "react": {"hook", "vite"}} {
+		for _, name := range names {
+			take(t, map[string]map[string]string{"htmx": htmx, "turbo": turbo, "react": react}[page], name)
+		}
+	}
+	done(t, htmx)
+	done(t, turbo)
+	done(t, react)
+}
+
+// TestFrameworks: Django and Go say who the user is, and publish after the commit.
+func TestFrameworks(t *testing.T) {
+	page := recipes(t, "guides/frameworks.md")
+	site := take(t, page, "site")
+	ports := map[string]int{"django": e2e.FreePort(t), "go": e2e.FreePort(t)}
+	apps := map[string]int{"django": e2e.FreePort(t), "go": e2e.FreePort(t)}
+	var text strings.Builder
+	for name, port := range ports {
+		text.WriteString(place(site, fmt.Sprintf("127.0.0.1:%d", apps[name]), port, ""))
+	}
+	back := serve(t, "", text.String())
+	dir := t.TempDir()
+	launch(t, apps["django"], "/usr/bin/python3", write(t, dir, "app.py", frame(t, "frameworks_django.py",
+		"RECIPE\n", "\n"+take(t, page, "django"), "localhost:2019", back.admin)), fmt.Sprint(apps["django"]))
+	source, program := write(t, dir, "main.go", frame(t, "frameworks.go.txt", "// RECIPE\n", take(t, page, "go"), "// COMMIT\n", take(t, page, "go_commit"))), filepath.Join(dir, "app")
+	if out, err := exec.Command("go", "build", "-o", program, source).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	launch(t, apps["go"], program, fmt.Sprint(apps["go"]))
+	done(t, page)
+
+	v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["django"])}
+	s := v.open("/events", "7")
+	for path, status := range map[string]int{"/ship/0": http.StatusInternalServerError, "/ship/5": http.StatusNoContent} {
+		v.refused(path, status)
+	}
+	s.expect("order_update", `{"id":5,"status":"shipped"}`)
+	s.close()
+	v = visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["go"])}
+	v.refused("/events", http.StatusUnauthorized)
+	v.cookie = "session=of-alice"
+	s = v.open("/events", "alice")
+	back.send(`"topic":"room/1"`, "hello")
+	s.expect("", "hello")
+	s.close()
+}
