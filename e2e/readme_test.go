@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// TestReadmeCommands runs the commands of the README's first screen unchanged, on their ports,
-// and compares the output with that in the README.
+// TestReadmeCommands does what the README says for the first three minutes, as it
+// stands there, on the ports that it names, and expects the output that stands there.
 func TestReadmeCommands(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -31,18 +31,23 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		return string(m[1])
 	}
-	start := find(`(?m)^(go run \./cmd/caddy run --config Caddyfile\.example)\b`)
-	test := find(`(?m)^(make test)\b`)
+	build := find(`(?m)^(go build -o caddy \./cmd/caddy)$`)
+	caddyfile := find("(?s)\n```caddyfile\n(.*?)```\n")
+	start := find(`(?m)^(\./caddy run)$`)
 	push := find("(?m)^(curl localhost:2019/sse/send [^`]*?'\\{.*\\}')$")
 	receipt := find("(?m)^(\\{\"id\":.*\\})$")
-	arrives := find("(?s)\n```\n(event: .*?id: .*?)\n```")
-	read := find("`(curl -N -u [^`]*)`")
+	arrives := find("(?s)\n```text\n(event: .*?id: .*?)\n```")
+	read := find("(?m)^(curl -N -u .*)$")
+	page := find("<(http://localhost:8080/.*?)> shows the stream")
 
-	// This test runs in make test.
-	if out, err := shell(t, test+" --dry-run").CombinedOutput(); err != nil {
-		t.Errorf("%s: %v\n%s", test, err, out)
+	// The checkout stays as it is: the program and the Caddyfile are in a folder.
+	dir := t.TempDir()
+	if out, err := shell(t, "..", strings.Replace(build, "-o caddy", "-o "+filepath.Join(dir, "caddy"), 1)).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
-
+	if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, addr := range []string{"localhost:2019", "localhost:8080"} {
 		Wait(t, Patience, addr+", which the README names, to be free", func() error {
 			conn, err := net.Dial("tcp", addr)
@@ -53,7 +58,7 @@ func TestReadmeCommands(t *testing.T) {
 			return errors.New("something listens there")
 		})
 	}
-	server := shell(t, start)
+	server := shell(t, dir, "exec "+start)
 	var log bytes.Buffer
 	server.Stdout, server.Stderr = &log, &log
 	if err := server.Start(); err != nil {
@@ -62,16 +67,10 @@ func TestReadmeCommands(t *testing.T) {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = server.Wait()
+		_ = server.Wait() // the log says how
 	}()
 	defer func() {
-		// A signal to go would not end the process that go runs.
-		if resp, err := http.Post("http://localhost:2019/stop", "", nil); err != nil {
-			t.Error(err)
-			_ = server.Process.Kill()
-		} else {
-			resp.Body.Close()
-		}
+		_ = server.Process.Signal(os.Interrupt) // unless it has ended
 		<-exited
 		if t.Failed() {
 			t.Logf("%s", log.Bytes())
@@ -89,7 +88,7 @@ func TestReadmeCommands(t *testing.T) {
 		return nil
 	})
 
-	reader := shell(t, "exec "+read+" -sS")
+	reader := shell(t, dir, "exec "+read+" -sS")
 	out, err := reader.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +115,7 @@ func TestReadmeCommands(t *testing.T) {
 	if first := block(); !strings.Contains(first, `"user":"alice"`) {
 		t.Errorf("the stream begins with %s", first)
 	}
-	answer, err := shell(t, push+" -sS").Output()
+	answer, err := shell(t, dir, push+" -sS").Output()
 	if err != nil {
 		t.Fatalf("%s: %v", push, err)
 	}
@@ -136,19 +135,33 @@ func TestReadmeCommands(t *testing.T) {
 	if event := block(); event != arrives {
 		t.Errorf("what arrived is\n%s\nnot\n%s", event, arrives)
 	}
+	req, err := http.NewRequest(http.MethodGet, page, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("alice", "wonderland")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || !strings.HasSuffix(resp.Request.URL.Path, "/sse-test/") {
+		t.Errorf("%s: %s", page, resp.Status)
+	}
 }
 
-// shell returns a command of the README. It runs at the module's root and leaves no files.
-func shell(t *testing.T, command string) *exec.Cmd {
+// shell prepares a command of the README, to be run in a folder and to leave nothing
+// behind.
+func shell(t *testing.T, dir, command string) *exec.Cmd {
 	t.Helper()
 	goenv, err := exec.Command("go", "env", "GOENV").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	home := t.TempDir()
 	cmd := exec.Command("sh", "-c", command)
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+filepath.Join(dir, "data"),
-		"XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "GOENV="+strings.TrimSpace(string(goenv)))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+filepath.Join(home, "data"),
+		"XDG_CONFIG_HOME="+filepath.Join(home, "config"), "GOENV="+strings.TrimSpace(string(goenv)))
 	return cmd
 }
