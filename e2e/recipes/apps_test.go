@@ -119,10 +119,10 @@ func (m *meter) read(t *testing.T) (busy []time.Duration) {
 // TestAppAnswers: with each of the apps and both Caddyfiles the app says who gets a
 // stream and what of, and is free while streams are open.
 func TestAppAnswers(t *testing.T) {
-	page := recipes(t, "apps.md")
+	page, auth := recipes(t, "apps.md"), recipes(t, "auth.md")
 	var text strings.Builder
 	meters, ports := make(map[string]*meter), make(map[string]int)
-	ways := map[string]string{"forward_auth": take(t, page, "forward_auth"), "handle_response": take(t, page, "handle_response")}
+	ways := map[string]string{"forward_auth": take(t, auth, "forward_auth"), "handle_response": take(t, auth, "handle_response")}
 	for name := range apps {
 		meters[name] = newMeter(t, startApp(t, name, take(t, page, name)))
 		for way, caddyfile := range ways {
@@ -239,7 +239,7 @@ func (s *stub) addr() string { return s.Listener.Addr().String() }
 
 // TestContract: each line of the table of what the app answers.
 func TestContract(t *testing.T) {
-	page := recipes(t, "apps.md")
+	page := recipes(t, "auth.md")
 	app := newStub(t)
 	app.answers(http.StatusNotFound)
 	ports := map[string]int{"forward_auth": e2e.FreePort(t), "handle_response": e2e.FreePort(t)}
@@ -324,7 +324,7 @@ func TestContract(t *testing.T) {
 
 // TestRightsChange: the commands of the docs that change what open streams may have.
 func TestRightsChange(t *testing.T) {
-	page := recipes(t, "apps.md")
+	page := recipes(t, "auth.md")
 	app := newStub(t)
 	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 	port := e2e.FreePort(t)

@@ -1,0 +1,87 @@
+package recipes
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/e2e"
+)
+
+// TestLogins: what docs/auth.md says of each login. What the app answers, and how rights
+// change, is in TestContract and TestRightsChange.
+func TestLogins(t *testing.T) {
+	page := recipes(t, "auth.md")
+	for _, elsewhere := range []string{"logout", "ban", "move"} {
+		take(t, page, elsewhere)
+	}
+	app := newStub(t)
+	app.answers(http.StatusNotFound)
+	forward, hand := take(t, page, "forward_auth"), take(t, page, "handle_response")
+	replace := func(text, old, new string) string {
+		t.Helper()
+		if !strings.Contains(text, old) {
+			t.Fatalf("there is no %s in\n%s", old, text)
+		}
+		return strings.ReplaceAll(text, old, new)
+	}
+	configs := map[string]string{
+		"basic":     take(t, page, "basic"),
+		"server":    replace(take(t, page, "server"), "auth:9091", app.addr()),
+		"anonymous": take(t, page, "anonymous"),
+		"expires":   take(t, page, "expires"),
+		// The letter case of headers does not matter.
+		"small letters": replace(forward, "X-SSE-User", "x-sse-user"),
+		"short":         replace(hand, "{http.reverse_proxy.header.X-SSE-User}", "{rp.header.x-Sse-uSER}"),
+	}
+	done(t, page)
+	var text strings.Builder
+	sites := make(map[string]visitor)
+	for name, config := range configs {
+		port := e2e.FreePort(t)
+		sites[name] = visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port)}
+		text.WriteString(place(config, app.addr(), port, ""))
+	}
+	serve(t, "", text.String())
+	forged := []string{"X-SSE-User", "mallory", "Remote-User", "mallory"}
+
+	site := sites["basic"]
+	site.refused("/events", http.StatusUnauthorized, forged...)
+	site.open("/events", "alice", append(forged, "Authorization", "Basic YWxpY2U6d29uZGVybGFuZA==")...).close()
+
+	site = sites["server"]
+	app.answers(http.StatusOK, "Remote-User", "alice")
+	site.open("/events", "alice", forged...).close()
+	app.answers(http.StatusOK)
+	site.refused("/events", http.StatusUnauthorized, forged...)
+	app.answers(http.StatusFound, "Location", "https://auth.example.com/")
+	site.refused("/events", http.StatusFound, forged...)
+
+	site = sites["anonymous"]
+	site.open("/events?topic=news", "", forged...).close()
+	site.refused("/events?topic=other", http.StatusForbidden)
+
+	for _, name := range []string{"small letters", "short"} {
+		app.answers(http.StatusNoContent, "x-sse-USER", "alice")
+		sites[name].open("/events", "alice", forged...).close()
+	}
+
+	site = sites["expires"]
+	at := func(at time.Time) {
+		app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(at.Unix()))
+	}
+	at(time.Now().Add(-time.Second))
+	site.refused("/events", http.StatusUnauthorized)
+	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()))
+	site.refused("/events", http.StatusUnauthorized)
+	app.answers(http.StatusNoContent, "X-SSE-User", "alice")
+	site.refused("/events", http.StatusUnauthorized, "X-SSE-Expires", "4102444800")
+	at(time.Now().Add(e2e.Patience / 4))
+	s := site.open("/events", "alice")
+	if event, data := s.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"expired"`) {
+		t.Errorf("when the login ends, the stream has %s %s", event, data)
+	}
+	s.close()
+}
