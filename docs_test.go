@@ -275,6 +275,33 @@ func TestReferenceHasTheLimits(t *testing.T) {
 	}
 }
 
+// TestReferenceQuotesTheLog: what the log says in the page, and how refusals begin, is in
+// the code.
+func TestReferenceQuotesTheLog(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			all.WriteString(read(t, file))
+		}
+	}
+	page := reference(t, "errors.md")
+	quotes := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| .* \\|$").FindAllStringSubmatch(section(t, page, "## Errors of the config"), -1)
+	quotes = append(quotes, regexp.MustCompile("(?m)^\\| 40\\d `([^`…]*?)(?: …|…)` ").FindAllStringSubmatch(page, -1)...)
+	if len(quotes) < 9 {
+		t.Errorf("there are %d quotes", len(quotes))
+	}
+	for _, quote := range quotes {
+		text := strings.NewReplacer("topic 1 of the query", "topic %d of the query").Replace(strings.TrimSpace(quote[1]))
+		if !strings.Contains(all.String(), text) {
+			t.Errorf("the page quotes %q, which is not in the code", text)
+		}
+	}
+}
+
 // TestDocsLink: each link from a page to a file of the repository, or to a heading,
 // leads there.
 func TestDocsLink(t *testing.T) {

@@ -14,13 +14,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// TestConfigsInTheDocs: Caddy and nats-server accept the configs of docs/scaling.md and of
-// compose.cluster.yaml.
+// TestConfigsInTheDocs: Caddy and nats-server accept the configs of docs/scaling.md and
+// docs/reference/stores.md, and those of compose.cluster.yaml.
 func TestConfigsInTheDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	stores, err := os.ReadFile("../../docs/reference/stores.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, stores...)
 	for file, kind := range map[string]string{"nats.conf": "nats", "Caddyfile": "caddyfile", "balancer.Caddyfile": "caddyfile"} {
 		config, err := os.ReadFile("../../deploy/cluster/" + file)
 		if err != nil {
@@ -68,7 +73,7 @@ func TestConfigsInTheDocs(t *testing.T) {
 			t.Errorf("Caddy refuses\n%s\n%v", config, err)
 		}
 	}
-	if count["caddyfile"] != 4 || count["nats"] != 2 {
+	if count["caddyfile"] != 6 || count["nats"] != 2 {
 		t.Errorf("there are %v", count)
 	}
 }
