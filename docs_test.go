@@ -3,6 +3,8 @@ package caddysse
 import (
 	"fmt"
 	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"maps"
 	"os"
@@ -96,6 +98,59 @@ func TestReferenceHasAllOptions(t *testing.T) {
 	} {
 		text := section(t, "\n"+reference(t, at.page), at.heading)
 		same(t, at.page+" "+at.heading, names(text, "option"), options[receiver])
+	}
+}
+
+// TestReferenceHasTheDefaults: the tables have the defaults that the comments in the code
+// end with.
+func TestReferenceHasTheDefaults(t *testing.T) {
+	rows := make(map[string]string) // of options: the last cell
+	for page, heading := range map[string]string{"directives.md": "## sse", "hubs.md": "# Hubs"} {
+		text, _, _ := strings.Cut(section(t, "\n"+reference(t, page), heading), "\n### ")
+		for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)[^`]*` \\| .* \\| ([^|]*) \\|$").FindAllStringSubmatch(text, -1) {
+			rows[m[1]] = m[2]
+		}
+	}
+	// The Caddyfile has one option for two fields, and other words for sizes.
+	written := strings.NewReplacer("retry_min", "retry", "history_age", "history")
+	words := map[string]string{
+		"no limit": "none", "false, they are refused with status 401": "off: 401", "1s and 5s": "`1s 5s`",
+		"10000": "`10000 24h`", "24h": "`10000 24h`", "67108864 (64 MiB)": "`64MiB`", "1048576 (1 MiB)": "`1MiB`",
+		"nothing, the history is in memory": "`memory`", "none": "none",
+	}
+	checked := 0
+	for file, of := range map[string]string{"module.go": "Handler", "app.go": "HubConfig"} {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok || spec.Name.Name != of {
+				return true
+			}
+			for _, field := range spec.Type.(*ast.StructType).Fields.List {
+				_, def, documented := strings.Cut(strings.Join(strings.Fields(field.Doc.Text()), " "), "Default: ")
+				if field.Tag == nil || !documented {
+					continue
+				}
+				name, _, _ := strings.Cut(reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json"), ",")
+				name = written.Replace(name)
+				def = strings.TrimSuffix(def, ".")
+				want, ok := words[def]
+				if !ok {
+					want = "`" + strings.Trim(def, `"`) + "`"
+				}
+				if rows[name] != want {
+					t.Errorf("the default of %s is %s, and the page has %s", name, want, rows[name])
+				}
+				checked++
+			}
+			return false
+		})
+	}
+	if checked != 20 {
+		t.Errorf("%d fields have a default", checked)
 	}
 }
 
