@@ -262,7 +262,7 @@ func TestReferenceHasAllOfTheAPI(t *testing.T) {
 				continue
 			}
 			operation, _ := d.at(d.root, "paths", path, method)["operationId"].(string)
-			shown[operation] = section(t, page, "## "+strings.ToUpper(method)+" "+path)
+			shown[operation] = section(t, page, "## `"+strings.ToUpper(method)+" "+path+"`")
 		}
 	}
 	everything := "hub limit after next missing add remove topic user session id data type topic"
@@ -277,7 +277,7 @@ func TestReferenceHasAllOfTheAPI(t *testing.T) {
 			}
 		}
 	}
-	events := section(t, page, "## GET /sse/events")
+	events := section(t, page, "## `GET /sse/events`")
 	same(t, "events", names(events, "field"), tagsOf(reflect.TypeFor[eventShown](), false))
 	for _, field := range append(names(page, "field"), names(page, "field of a row")...) {
 		if !slices.Contains(strings.Fields(everything), field) && !strings.Contains(events, "`"+field+"`") &&
