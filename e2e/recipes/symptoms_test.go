@@ -79,7 +79,7 @@ func TestSymptoms(t *testing.T) {
 		{"403 for a stream", "GET", site + "/topics?topic=secret", "", "", "", 403, "secret"},
 		{"403 from `localhost:2019`", "POST", admin + "/sse/send", "application/json", event, "Sec-Fetch-Mode: cors", 403, ""},
 		{"403 from `sse_api`", "POST", site + "/internal/sse/send", "application/json", event, "Origin: https://evil.example", 403, ""},
-		{"404 from the API", "POST", admin + "/sse/send?hub=nothing", "application/json", event, "", 404, "available: default"},
+		{"404 from the API", "POST", admin + "/sse/send?hub=nothing", "application/json", event, "", 404, "there is default"},
 		{"404 from the API", "POST", admin + "/sse/sends", "application/json", event, "", 404, ""},
 		{"405", "POST", site + "/topics", plain, "x", "", 405, "GET"},
 		{"405", "GET", admin + "/sse/send", "", "", "", 405, ""},
