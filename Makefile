@@ -1,4 +1,4 @@
-.PHONY: test recipes test-go test-client test-browser check lint vuln build build-with page bench soak soak-cluster hostile release-dry-run
+.PHONY: test recipes test-go test-client test-browser check lint vuln build build-with page site bench soak soak-cluster hostile release-dry-run
 
 # All tests, with what they need installed or fetched.
 test: test-go test-client test-browser
@@ -35,6 +35,10 @@ test-browser: page e2e/browser/node_modules
 # The page of sse_test, which is embedded.
 page: client/node_modules
 	cd client && npm run build
+
+# The docs as a static site, into site/dist. It fails if a link in them leads nowhere.
+site: client/node_modules site/node_modules
+	cd site && npm run build
 
 # This module beside its peers, on a quiet machine: bench/README.md.
 bench:
