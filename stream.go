@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -23,6 +24,8 @@ type sink struct {
 	restore func()     // gives the response its own timeout back
 
 	w      http.ResponseWriter
+	guard  *time.Timer // cuts a write off of which the client takes nothing
+	limit  time.Duration
 	broken bool // a write has failed
 	logger *zap.Logger
 	tcp    *net.TCPConn // that the request came by, if it came by HTTP/2 and it is known
@@ -87,31 +90,35 @@ func (s *sink) abort() {
 // maxChunk is how much a client must take within its timeout not to be dropped.
 const maxChunk = 16 << 10
 
-// newSink lets Caddy's writer for idle timeouts watch over each write, with our
-// timeout in place of the server's: the one next to the connection wins. The
-// server's limit on the time of a whole response is lifted, as a stream has no
-// such time.
+// noDeadline takes the place of the controller by which Caddy's writer for idle timeouts
+// sets and clears a deadline for each write and each flush. Over HTTP/2 every change of
+// a deadline is a message to the connection's goroutine, and a new timer.
+var noDeadline = http.NewResponseController(undated{})
+
+type undated struct{ http.ResponseWriter }
+
+func (undated) SetWriteDeadline(time.Time) error { return nil }
+
+// newSink puts a guard of our own over each write, in place of Caddy's writer for idle
+// timeouts. The server's limit on the time of a whole response is lifted, as a stream
+// has no such time.
 func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sink {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	s := &sink{w: w, restore: func() {}}
+	s := &sink{w: w, limit: timeout, restore: func() {}, ctrl: http.NewResponseController(w)}
 	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 2 {
 		s.tcp = tcpOf(c)
 	}
 	if idle != nil {
 		idle.Deadline.HardDeadline = time.Time{}
-		s.restore = idle.Override(timeout, 0, maxChunk)
-	} else {
-		idle = &caddyhttp.IdleTimeoutWriter{
-			ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-			Ctrl:                  http.NewResponseController(w),
-			Deadline:              caddyhttp.IdleDeadline{Timeout: timeout},
-			MaxChunk:              maxChunk,
-			Logger:                zap.NewNop(),
-			ClearBetweenWrites:    r.ProtoMajor == 2,
+		restore := idle.Override(timeout, 0, maxChunk)
+		s.ctrl, idle.Ctrl = idle.Ctrl, noDeadline
+		ctrl := s.ctrl
+		s.restore = func() {
+			idle.Ctrl = ctrl
+			restore()
 		}
-		s.w = idle
 	}
-	s.ctrl = idle.Ctrl
+	s.guard = time.AfterFunc(math.MaxInt64, s.Cut)
 	// Not every writer has deadlines to clear; those that have none need nothing.
 	_ = s.ctrl.SetWriteDeadline(time.Time{})
 	return s
@@ -119,20 +126,29 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 
 // release is called before the handler returns.
 func (s *sink) release() {
+	s.guard.Stop()
 	s.mu.Lock()
 	s.ctrl = nil
 	s.mu.Unlock()
 	s.restore()
 }
 
-func (s *sink) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
+func (s *sink) Write(p []byte) (n int, err error) {
+	defer s.guard.Stop()
+	for n < len(p) && err == nil {
+		s.guard.Reset(s.limit)
+		var took int
+		took, err = s.w.Write(p[n:min(len(p), n+maxChunk)])
+		n += took
+	}
 	s.broken = s.broken || err != nil
 	return n, err
 }
 
 func (s *sink) Flush() error {
+	s.guard.Reset(s.limit)
 	err := http.NewResponseController(s.w).Flush()
+	s.guard.Stop()
 	if errors.Is(err, http.ErrNotSupported) { // hidden by a writer that seemed to
 		s.logger.Error("a handler before sse has a response writer that cannot flush: keep it away from the path of sse",
 			zap.String("writer", fmt.Sprintf("%T", s.w)), zap.Error(err))
