@@ -223,6 +223,13 @@ func validateTopic(topic string) error {
 // ServeHTTP answers with a stream, for as long as the client stays.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
+	if r.ProtoMajor == 1 && h.Takeover != "off" { // this goroutine ends soon
+		s, err := h.open(w, r)
+		if s != nil {
+			s.serve(r.Context())
+		}
+		return err
+	}
 	var s *sink
 	aside(func() { s, err = h.open(w, r) })
 	if s != nil {
@@ -296,6 +303,9 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	w.WriteHeader(http.StatusOK)
 	if name := bufferer(w); name != "" {
 		return nil, h.cannotStream(w, r, fmt.Errorf("a handler before sse buffers the response (%s): keep it away from the path of sse", name))
+	}
+	if chain != nil {
+		conn.Greet(w)
 	}
 	nc, tcp := takeOver(chain)
 	begun = true

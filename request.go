@@ -34,9 +34,9 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 		Previous: query.Get("previous"),
 		State:    query.Has("state"),
 		Poll:     query.Has("poll"),
-		Protocol: fmt.Sprintf("h%d", r.ProtoMajor),
+		Protocol: "h" + strconv.Itoa(r.ProtoMajor),
 	}
-	for _, name := range []string{"poll", "state"} {
+	for _, name := range [...]string{"poll", "state"} {
 		if value := query.Get(name); query.Has(name) && value != "1" {
 			return req, http.StatusBadRequest, fmt.Errorf("%s%s: it must be 1, or absent", name, shown(value))
 		}
@@ -50,9 +50,9 @@ func (h *Handler) request(r *http.Request) (req hub.Request, status int, err err
 			"set its option user to the placeholder that it fills, or allow anonymous")
 	}
 	session, _ := fill(repl, h.Session)
-	for name, value := range map[string]string{"user": req.User, "session": session} {
-		if len(value) > hub.MaxNameLength {
-			return req, http.StatusBadRequest, fmt.Errorf("%s is %d bytes long, at most %d are allowed", name, len(value), hub.MaxNameLength)
+	for _, name := range [...]struct{ of, value string }{{"user", req.User}, {"session", session}} {
+		if len(name.value) > hub.MaxNameLength {
+			return req, http.StatusBadRequest, fmt.Errorf("%s is %d bytes long, at most %d are allowed", name.of, len(name.value), hub.MaxNameLength)
 		}
 	}
 	if session != "" {
@@ -85,6 +85,9 @@ var errQuery = errors.New("invalid query string: percent-encode names and values
 // streamQuery reads a query strictly: what is misspelt would be more than was
 // asked for, without a word.
 func streamQuery(r *http.Request) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, errQuery
@@ -133,7 +136,7 @@ var harmless = regexp.MustCompile(`^[\w./:@,*\[\]-]{1,100}$`)
 // position is where the client wants to go on. The header wins, since a native
 // EventSource keeps its first URL for ever.
 func position(r *http.Request, query url.Values) string {
-	for _, s := range []string{r.Header.Get("Last-Event-ID"), query.Get("last_event_id"), query.Get("lastEventId"), query.Get("lastEventID")} {
+	for _, s := range [...]string{r.Header.Get("Last-Event-ID"), query.Get("last_event_id"), query.Get("lastEventId"), query.Get("lastEventID")} {
 		if s != "" {
 			return s
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -320,5 +321,26 @@ func TestStreamOfAClientThatIsGone(t *testing.T) {
 	eventually(t, "the request to end", func() bool { return !strings.Contains(stacks(), "testHold") })
 	if n := s.metric(`caddy_sse_connections_opened_total{hub="default"}`); n != 1 {
 		t.Errorf("%v streams were opened", n)
+	}
+}
+
+// TestStreamBeginsInOneWrite: a client over HTTP/1.1 gets the header and the first block
+// at once, since each write costs the server a system call.
+func TestStreamBeginsInOneWrite(t *testing.T) {
+	s := start(t, "", "sse /events {\n anonymous\n}")
+	for range 20 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.http, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 4<<10)
+		n, err := c.Read(buf)
+		if got := string(buf[:n]); err != nil || !strings.HasPrefix(got, "HTTP/1.1 200") || !strings.Contains(got, "event: sse.connected\n") {
+			t.Errorf("the first read brought %q, %v", got, err)
+		}
+		c.Close()
 	}
 }

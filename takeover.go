@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -55,11 +56,31 @@ func layerOf(v any) layer {
 	return layer{t.PkgPath(), t.Name()}
 }
 
+// unwrapsOf is layers by type, since the name of a type is dear to compare.
+var unwrapsOf sync.Map // reflect.Type: unwraps
+
+type unwraps struct {
+	unwrap func(any) any
+	known  bool
+}
+
+// unwrapOf is the entry of layers for v.
+func unwrapOf(v any) (unwrap func(any) any, known bool) {
+	t := reflect.TypeOf(v)
+	found, ok := unwrapsOf.Load(t)
+	if !ok {
+		unwrap, known = layers[layerOf(v)]
+		found, _ = unwrapsOf.LoadOrStore(t, unwraps{unwrap, known})
+	}
+	u := found.(unwraps)
+	return u.unwrap, u.known
+}
+
 // layersOf lists the layers from the outermost to the innermost, or nil if one of
 // them is not known.
 func layersOf(v any) (chain []any) {
 	for v != nil {
-		unwrap, known := layers[layerOf(v)]
+		unwrap, known := unwrapOf(v)
 		if !known {
 			return nil
 		}
@@ -130,14 +151,18 @@ func tcpOf(c net.Conn) *net.TCPConn {
 // connection below; or nil if it cannot be taken over. TLS must be the outermost
 // layer, and the stream is written to it: everything below it is in clear text.
 func writable(c net.Conn) (net.Conn, *net.TCPConn) {
-	tcp := tcpOf(c)
-	if tcp == nil {
+	chain := layersOf(c)
+	if chain == nil {
+		return nil, nil
+	}
+	tcp, ok := chain[len(chain)-1].(*net.TCPConn)
+	if !ok {
 		return nil, nil
 	}
 	if encrypted, ok := c.(*tls.Conn); ok {
 		return encrypted, tcp
 	}
-	for _, l := range layersOf(c) {
+	for _, l := range chain {
 		if _, encrypted := l.(*tls.Conn); encrypted {
 			return nil, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -335,3 +336,61 @@ type noBytes struct{ net.Conn }
 
 func (noBytes) Write(p []byte) (int, error)      { return len(p), nil }
 func (noBytes) SetWriteDeadline(time.Time) error { return nil }
+
+// The first block may go out with the header of the response. It is told once, and
+// what belongs to it comes with it or not at all.
+func TestGreet(t *testing.T) {
+	h := newHub(t, Options{MaxEvents: 4})
+	first := publish(t, h, "0")
+	for i := range 6 {
+		publish(t, h, fmt.Sprint(i+1))
+	}
+	last := publish(t, h, "7")
+	late := as("alice")
+	late.State = true
+	for name, try := range map[string]struct {
+		request Request
+		greets  bool
+		told    string
+	}{
+		"at the head":  {as("alice"), true, ""},
+		"up to date":   {as("alice").at(last.Position.String()), true, ""},
+		"resumes":      {as("alice").at(fmt.Sprint(last.Position.Epoch, "-", last.Position.Seq-1)), true, "7"},
+		"after a gap":  {as("alice").at(first.Position.String()), false, "4,5,6,7"},
+		"with a state": {late, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, kind way) {
+				c := connect(t, h, try.request)
+				var greeting bytes.Buffer
+				c.Greet(&greeting)
+				want(t, "greets", greeting.Len() > 0, try.greets)
+				if greeting.Len() > 0 {
+					_, bytes := c.Sent()
+					want(t, "counted", int(bytes), greeting.Len())
+				}
+				p := &peer{visit: &visit{Conn: c, ended: make(chan struct{})}}
+				p.reports()
+				near, conn, tcp := pair(t, kind)
+				defer near.Close()
+				p.use(near)
+				p.visit.TakeOver(conn, tcp)
+				h.finish(c, Disconnected)
+				<-p.ended
+				if _, err := io.Copy(io.Discard, p.in); err != nil {
+					t.Error(err)
+				}
+				all := greeting.String() + dechunk(p.raw.Bytes())
+				want(t, "openings", strings.Count(all, "event: sse.connected\n"), 1)
+				want(t, "opening", strings.HasPrefix(all, "retry: "), true)
+				var data []string
+				for line := range strings.Lines(all) {
+					if text, ok := strings.CutPrefix(line, "data: "); ok && !strings.HasPrefix(text, "{") {
+						data = append(data, strings.TrimSpace(text))
+					}
+				}
+				want(t, "events", strings.Join(data, ","), try.told)
+			})
+		})
+	}
+}
