@@ -145,7 +145,7 @@ func (s *watch) leave(ended context.Context, cancel func(), done <-chan struct{}
 		case <-done:
 			return
 		case <-late.C:
-			s.sink.Cut()
+			s.sink.Abort()
 			late.Reset(watchLeave / 8)
 		}
 	}

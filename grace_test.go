@@ -16,7 +16,7 @@ type nowhere struct{}
 
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) Flush() error                { return nil }
-func (nowhere) Cut()                        {}
+func (nowhere) Abort()                      {}
 
 // TestRouteGrace: a hub without a route ends its streams after ten seconds, unless
 // there is a route before that, or the process ends.

@@ -157,8 +157,8 @@ func (s *sink) Flush() error {
 	return err
 }
 
-// Cut resets the stream, and leaves others of its connection alone.
-func (s *sink) Cut() {
+// Abort resets the stream, and leaves others of its connection alone.
+func (s *sink) Abort() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctrl == nil {

@@ -304,11 +304,11 @@ func cameInWords(row *whyRow) string {
 	switch {
 	case row.Gap != "":
 		return fmt.Sprintf("with a position that could not be served in full: it was told by sse.gap (%s), and began at %s.", row.Gap, row.Start)
-	case row.Came == hub.CameState:
+	case row.StartedFrom == hub.StartedFromState:
 		return "for the newest state of each slot."
-	case row.Came == hub.CameFresh:
+	case row.StartedFrom == hub.StartedFromHead:
 		return "without a position: it began at the head. A client that sends Last-Event-ID gets what it missed; a page opened anew must load it."
-	case row.Came == hub.CameEarliest:
+	case row.StartedFrom == hub.StartedFromEarliest:
 		return "when history no longer had it."
 	}
 	return fmt.Sprintf("with the position %s, which is past the event: the client has had it, or said so.", row.Start)

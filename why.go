@@ -43,7 +43,7 @@ type whyEvent struct {
 type whyRow struct {
 	Summary string `json:"summary"`
 	Node    string `json:"node"`
-	hub.Visit
+	hub.ConnectionFate
 }
 
 // fateNoAnswer is the fate of a row for a node that does not answer.
@@ -144,7 +144,7 @@ func putTogether(answers []nodeAnswer, missing []string) *whyAnswer {
 			why.Fates[fate] += count
 		}
 		for _, visit := range n.Connections {
-			why.Answers = append(why.Answers, whyRow{Node: n.Node, Visit: visit})
+			why.Answers = append(why.Answers, whyRow{Node: n.Node, ConnectionFate: visit})
 		}
 		why.Nodes = append(why.Nodes, whyNode{n.Node, n.Began, n.Since, n.Head, n.Problem})
 		why.Repeats += n.Repeats
@@ -157,7 +157,7 @@ func putTogether(answers []nodeAnswer, missing []string) *whyAnswer {
 	})
 	why.Answers = why.Answers[:min(len(why.Answers), maxRows)]
 	for _, node := range missing {
-		why.Answers = append(why.Answers, whyRow{Node: node, Visit: hub.Visit{Fate: fateNoAnswer}})
+		why.Answers = append(why.Answers, whyRow{Node: node, ConnectionFate: hub.ConnectionFate{Fate: fateNoAnswer}})
 	}
 	return why
 }

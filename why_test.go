@@ -199,24 +199,24 @@ func TestWhyInWords(t *testing.T) {
 	room9 := []hub.TargetInfo{{Kind: "topic", Name: "room/9"}}
 	for name, c := range map[string]struct {
 		event  hub.EventInfo
-		visits []hub.Visit
+		visits []hub.ConnectionFate
 		since  time.Time
 		state  string
 		words  string
 	}{
 		"topic": {
 			event:  hub.EventInfo{Known: hub.KnownRetained, Targets: room9, Count: 1},
-			visits: []hub.Visit{{Fate: hub.FateNotAddressed, Connection: "X", Topics: []string{"room/1", "news/*"}}},
+			visits: []hub.ConnectionFate{{Fate: hub.FateNotAddressed, Connection: "X", Topics: []string{"room/1", "news/*"}}},
 			state:  "not_addressed", words: `Not for connection X: the event was for topic "room/9". It has the topics room/1, news/*.`,
 		},
 		"topic, removed": {
 			event:  hub.EventInfo{Known: hub.KnownRetained, Targets: room9, Count: 1},
-			visits: []hub.Visit{{Fate: hub.FateNotAddressed, Connection: "X", Removed: "3kq9x2mf-7-aaaa"}},
+			visits: []hub.ConnectionFate{{Fate: hub.FateNotAddressed, Connection: "X", Removed: "3kq9x2mf-7-aaaa"}},
 			state:  "not_addressed", words: `Not for connection X: the event was for topic "room/9". That topic was removed from it at 3kq9x2mf-7-aaaa.`,
 		},
 		"two, one of which has it": {
 			event: hub.EventInfo{Known: hub.KnownRetained, Targets: room9, Count: 1},
-			visits: []hub.Visit{
+			visits: []hub.ConnectionFate{
 				{Fate: hub.FateNotAddressed, Connection: "X"}, {Fate: hub.FateDelivered, Connection: "Y", By: noon}, {Fate: hub.FatePending, Connection: "Z", Lag: 17},
 			},
 			state: "delivered", words: "Delivered to connection Y: written to its socket by 2026-01-02 12:01:03.000 UTC. For 1 other it is still to be written.",
@@ -233,7 +233,7 @@ func TestWhyInWords(t *testing.T) {
 		},
 		"refused, after it had ended": {
 			event: hub.EventInfo{Known: hub.KnownRetained, Published: noon, Targets: []hub.TargetInfo{{Kind: "all"}}, Count: 1},
-			visits: []hub.Visit{
+			visits: []hub.ConnectionFate{
 				{Fate: hub.FateEndedEarlier, Connection: "X", Reason: hub.Gone, Ended: noon},
 				{Fate: hub.FateRefused, Since: noon, Reason: hub.TooManyPerUser},
 			},

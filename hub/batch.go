@@ -50,29 +50,29 @@ type item struct {
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
 func (b *batch) release() {
-	b.forget()
+	b.reset()
 	if cap(b.before)+cap(b.out)+cap(b.shared.joined) <= 4*batchBytes {
 		batches.Put(b)
 	}
 }
 
 // forget drops what was found, and all references to it.
-func (b *batch) forget() {
-	b.clear()
-	b.found()
+func (b *batch) reset() {
+	b.resetBlocks()
+	b.resetItems()
 	clear(b.heads[:cap(b.heads)])
 	clear(b.lanes[:cap(b.lanes)])
 	clear(b.shared.lanes[:cap(b.shared.lanes)])
 }
 
 // clear makes room for what concerns the next connection.
-func (b *batch) clear() {
+func (b *batch) resetBlocks() {
 	b.before, b.after = b.before[:0], b.after[:0]
 	b.moved, b.final = false, false
 }
 
 // found makes room for other events.
-func (b *batch) found() {
+func (b *batch) resetItems() {
 	clear(b.items)
 	b.items, b.size, b.skipped = b.items[:0], 0, 0
 	b.shared.in, b.shared.joinedFrom = nil, 0
@@ -90,7 +90,7 @@ func (b *batch) add(e *entry, seq uint64) bool {
 
 // pass takes an event off the heads that begin with it, and returns the first of what
 // is left.
-func (b *batch) pass(seq uint64) (next uint64) {
+func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	next = math.MaxUint64
 	for i := 0; i < len(b.heads); {
 		head := b.heads[i]
@@ -110,7 +110,7 @@ func (b *batch) pass(seq uint64) (next uint64) {
 }
 
 // pending reports whether there is anything to write.
-func (b *batch) pending() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
+func (b *batch) hasBlocks() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
 // writeTo sends the blocks in one write. An event alone, and one that is large, is
 // sent from where it is.
@@ -142,7 +142,7 @@ func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
 
 // wire is the same as HTTP/1.1 chunks [RFC 9112 7.1], and where in it the events
 // begin and end. What is shared is joined once.
-func (b *batch) wire() (p []byte, from, to int) {
+func (b *batch) chunks() (p []byte, from, to int) {
 	if len(b.before)+len(b.after) == 0 && !b.final {
 		if len(b.items) == 1 {
 			p = b.items[0].frame.bytes

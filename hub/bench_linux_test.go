@@ -51,7 +51,7 @@ func BenchmarkDeliverToSockets(b *testing.B) {
 	h := newHub(b, Options{})
 	for range sockets {
 		conn := accept()
-		connect(b, h, as("alice")).TakeOver(conn, conn)
+		connect(b, h, requestOf("alice")).TakeOver(conn, conn)
 	}
 	await := func() {
 		if _, err := io.ReadFull(received, make([]byte, 1)); err != nil {

@@ -25,7 +25,7 @@ func BenchmarkPublishBroadcast(b *testing.B) {
 		b.Run(fmt.Sprint("listeners=", listeners), func(b *testing.B) {
 			h := newHub(b, Options{})
 			for i := range listeners {
-				connect(b, h, as(fmt.Sprint(i)))
+				connect(b, h, requestOf(fmt.Sprint(i)))
 			}
 			b.ReportAllocs()
 			for b.Loop() {
@@ -41,7 +41,7 @@ func BenchmarkPublishToOneUser(b *testing.B) {
 		b.Run(fmt.Sprint("users=", users), func(b *testing.B) {
 			h := newHub(b, Options{})
 			for i := range users {
-				connect(b, h, as(fmt.Sprint(i)))
+				connect(b, h, requestOf(fmt.Sprint(i)))
 			}
 			runtime.GC() // what was opened is not to be marked while it is measured
 			b.ReportAllocs()
@@ -72,7 +72,7 @@ func BenchmarkReplay(b *testing.B) {
 				var w discard
 				b.ReportAllocs()
 				for b.Loop() {
-					c := connect(b, h, as("alice").at(start))
+					c := connect(b, h, requestOf("alice").at(start))
 					c.stream(gone, &w)
 					if n, _ := c.Sent(); n != uint64(missed) {
 						b.Fatalf("%d events", n)
@@ -87,7 +87,7 @@ func BenchmarkReplay(b *testing.B) {
 type discard struct{ flushed chan struct{} }
 
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
-func (d *discard) Cut()                        {}
+func (d *discard) Abort()                      {}
 func (d *discard) Flush() error {
 	if d.flushed != nil {
 		d.flushed <- struct{}{}
@@ -119,7 +119,7 @@ func BenchmarkCatchUp(b *testing.B) {
 }
 
 func BenchmarkAppendFull(b *testing.B) {
-	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
 	targets := make([]Event, 1000)
 	for i := range targets {
 		targets[i] = Event{At: time.Now(), Data: payload, Targets: []Target{user(fmt.Sprint(i))}}
@@ -141,7 +141,7 @@ func BenchmarkAppendFull(b *testing.B) {
 
 // deliverer is a stream that is being served.
 func deliverer(t testing.TB, h *Hub) (w *discard, stop func()) {
-	c := connect(t, h, as("alice"))
+	c := connect(t, h, requestOf("alice"))
 	w = &discard{flushed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -161,7 +161,7 @@ func catcher(t testing.TB, h *Hub) *Conn {
 	for range 10 {
 		mustPublish(t, h, Target{})
 	}
-	c := connect(t, h, as("alice"))
+	c := connect(t, h, requestOf("alice"))
 	c.catchUp(&discard{})
 	return c
 }
@@ -207,7 +207,7 @@ func BenchmarkGrants(b *testing.B) {
 		}
 		var conns []*Conn
 		for i := range 10_000 {
-			conns = append(conns, connect(b, h, as(fmt.Sprint("user-", i), granted(i)...)))
+			conns = append(conns, connect(b, h, requestOf(fmt.Sprint("user-", i), granted(i)...)))
 		}
 		b.Run(fmt.Sprint("publish, ", each, " topics each"), func(b *testing.B) {
 			b.ReportAllocs()
@@ -220,7 +220,7 @@ func BenchmarkGrants(b *testing.B) {
 			for n := range names {
 				names[n] = fmt.Sprint("room/", n)
 			}
-			r := as("newcomer", names...)
+			r := requestOf("newcomer", names...)
 			b.Run(fmt.Sprintf("connect with %d, %d topics each", own, each), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {

@@ -21,13 +21,13 @@ func TestClocksOfOtherNodes(t *testing.T) {
 				})
 				start := h.history.epoch + "-0"
 				time.Sleep(59 * time.Second)
-				want(t, "before the ttl is over", read(t, h, as("").at(start)).data(), "brief long")
+				want(t, "before the ttl is over", read(t, h, requestOf("").at(start)).data(), "brief long")
 				time.Sleep(time.Second)
-				want(t, "after it", read(t, h, as("").at(start)).data(), "long")
+				want(t, "after it", read(t, h, requestOf("").at(start)).data(), "long")
 				time.Sleep(9*time.Minute - 1)
-				want(t, "before it is too old", read(t, h, as("").at(start)).data(), "long")
+				want(t, "before it is too old", read(t, h, requestOf("").at(start)).data(), "long")
 				time.Sleep(time.Nanosecond)
-				want(t, "after that", read(t, h, as("").at(start)).data(), "")
+				want(t, "after that", read(t, h, requestOf("").at(start)).data(), "")
 			})
 		})
 	}
@@ -42,7 +42,7 @@ func TestClockThatWasSetBack(t *testing.T) {
 		r.At = time.Now().Add(time.Hour)
 		feed{h}.Deliver([]Record{r})
 		time.Sleep(time.Minute)
-		want(t, "after its age", read(t, h, as("").at(Earliest)).data(), "")
+		want(t, "after its age", read(t, h, requestOf("").at(Earliest)).data(), "")
 	})
 }
 
@@ -50,12 +50,12 @@ func TestClockThatWasSetBack(t *testing.T) {
 func TestStoredLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxAge: 10 * time.Second})
-		v := open(t, h, as(""))
+		v := open(t, h, requestOf(""))
 		late := recordOf(1, Event{Data: []byte("late"), At: time.Now().Add(-11 * time.Second), Targets: []Target{{}}})
 		feed{h}.Deliver([]Record{late})
 		synctest.Wait()
 		want(t, "got", v.client(t).data(), "late")
-		want(t, "told", v.client(t).told(), "")
+		want(t, "told", v.client(t).controlSummary(), "")
 	})
 }
 
@@ -82,10 +82,10 @@ func TestWheelWhenTheClockWasSet(t *testing.T) {
 			}
 			w.add(&conns[1], time.Now().Round(0).Add(20*time.Second))
 			due := time.Now().Add(20 * time.Second)
-			if early := w.due(began.Add(20*time.Second - 2*wheelTick)); len(early) > 0 {
+			if early := w.takeDue(began.Add(20*time.Second - 2*wheelTick)); len(early) > 0 {
 				t.Error("the alarm goes off too early")
 			}
-			if n := len(w.due(due.Add(2 * wheelTick))); n != 1 {
+			if n := len(w.takeDue(due.Add(2 * wheelTick))); n != 1 {
 				t.Errorf("%d alarms have gone off when one is due", n)
 			}
 		})

@@ -14,7 +14,7 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 		log := newSharedLog()
 		here, _ := log.join(t, Options{})
 		there, cutOff := log.join(t, Options{})
-		mallory, bob := open(t, there, as("mallory")), open(t, there, as("bob"))
+		mallory, bob := open(t, there, requestOf("mallory")), open(t, there, requestOf("bob"))
 		publish(t, here, "before")
 		synctest.Wait()
 		cutOff.set(true)
@@ -29,11 +29,11 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 		synctest.Wait()
 		want(t, "bob got", bob.client(t).data(), "before still after")
 		want(t, "mallory got", mallory.client(t).data(), "before still")
-		want(t, "mallory was told", mallory.client(t).told(), "sse.closing disconnected")
-		want(t, "mallory ended", mallory.ending(t), Disconnected)
+		want(t, "mallory was told", mallory.client(t).controlSummary(), "sse.closing disconnected")
+		want(t, "mallory ended", mallory.endedBy(t), Disconnected)
 
 		// The command concerns those who were there.
-		again := open(t, there, as("mallory"))
+		again := open(t, there, requestOf("mallory"))
 		publish(t, here, "anew")
 		synctest.Wait()
 		want(t, "mallory, who came back, got", again.client(t).data(), "anew")
@@ -44,7 +44,7 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, n := newSharedLog().join(t, Options{})
-		v := open(t, h, as("mallory"))
+		v := open(t, h, requestOf("mallory"))
 		synctest.Wait()
 		n.set(true)
 		ended, err := h.Disconnect(t.Context(), Filter{Users: []string{"mallory"}})
@@ -52,7 +52,7 @@ func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 		if !errors.Is(err, ErrNotStored) || !errors.Is(err, errAway) {
 			t.Errorf("the error is %v, want ErrNotStored, and why", err)
 		}
-		want(t, "it ended", v.ending(t), Disconnected)
+		want(t, "it ended", v.endedBy(t), Disconnected)
 	})
 }
 
@@ -61,17 +61,17 @@ func TestCommandOfALaterVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
 		h, n := log.join(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		for _, body := range []string{`{"disconnect":{"users":["x"],"tenants":["y"]}}`, `{"rename":{}}`, `{`, ``} {
 			if _, err := n.Append(t.Context(), []Entry{{Data: append([]byte{recordCommand}, body...)}}); err != nil {
 				t.Fatal(err)
 			}
 			publish(t, h, "after", user("alice"))
-			want(t, "for "+body+" it ended", v.ending(t), Lifetime)
+			want(t, "for "+body+" it ended", v.endedBy(t), Lifetime)
 			want(t, "for "+body+" it got", v.client(t).data(), "")
-			want(t, "for "+body+" it was told", v.client(t).told(), "sse.closing lifetime")
-			v = open(t, h, as("alice"))
+			want(t, "for "+body+" it was told", v.client(t).controlSummary(), "sse.closing lifetime")
+			v = open(t, h, requestOf("alice"))
 			synctest.Wait()
 		}
 	})
@@ -81,7 +81,7 @@ func TestCommandOfALaterVersion(t *testing.T) {
 func TestCommandsAreNoEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := newSharedLog().join(t, Options{MaxEvents: 3})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		publish(t, h, "a")
 		synctest.Wait()
 		position := v.client(t).position
@@ -93,10 +93,10 @@ func TestCommandsAreNoEvents(t *testing.T) {
 		publish(t, h, "b")
 		synctest.Wait()
 		want(t, "she got", v.client(t).data(), "a b")
-		want(t, "and was told", v.client(t).told(), "")
-		c := read(t, h, as("alice").at(position))
+		want(t, "and was told", v.client(t).controlSummary(), "")
+		c := read(t, h, requestOf("alice").at(position))
 		want(t, "who comes back gets", c.data(), "b")
-		want(t, "and is told", c.told(), "")
+		want(t, "and is told", c.controlSummary(), "")
 		want(t, "events counted", h.Stats().Events, 3)
 	})
 }
@@ -105,12 +105,12 @@ func TestCommandsAreNoEvents(t *testing.T) {
 func TestCommandConcernsEarlierConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		earlier := open(t, h, as("alice"))
+		earlier := open(t, h, requestOf("alice"))
 		publish(t, h, "1")
-		later := open(t, h, as("alice"))
+		later := open(t, h, requestOf("alice"))
 		synctest.Wait()
-		h.carryOut(&Command{Disconnect: &Filter{Users: []string{"alice"}}}, 1)
-		want(t, "the earlier one ended", earlier.ending(t), Disconnected)
+		h.execute(&Command{Disconnect: &Filter{Users: []string{"alice"}}}, 1)
+		want(t, "the earlier one ended", earlier.endedBy(t), Disconnected)
 		publish(t, h, "2")
 		synctest.Wait()
 		want(t, "the later one got", later.client(t).data(), "2")
@@ -122,16 +122,16 @@ func TestCommandConcernsEarlierConnections(t *testing.T) {
 func TestPromise11ChangesInAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		alice, bob := open(t, h, as("alice")), open(t, h, as("bob"))
+		alice, bob := open(t, h, requestOf("alice")), open(t, h, requestOf("bob"))
 		synctest.Wait()
-		other := newTape(NewEpoch(), false, nil)
+		other := newCopyableStore(NewEpoch(), false, nil)
 		other.add(encodeCommand(&Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"room/1"}}}))
-		use(t, h, other)
+		useStore(t, h, other)
 		publish(t, h, "secret", topic("room/1"))
 		publish(t, h, "for all")
 		synctest.Wait()
 		want(t, "alice got", alice.client(t).data(), "")
-		want(t, "alice ended", alice.ending(t), Lifetime)
+		want(t, "alice ended", alice.endedBy(t), Lifetime)
 		want(t, "bob got", bob.client(t).data(), "for all")
 
 		// What changes from now on is known to be newer.

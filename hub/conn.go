@@ -53,7 +53,7 @@ const (
 
 // told reports whether the client is sent what is pending, and sse.closing unless
 // it was a poll.
-func (r Reason) told() bool { return r != Gone && r != Timeout && r != Replaced }
+func (r Reason) isGraceful() bool { return r != Gone && r != Timeout && r != Replaced }
 
 // Why connections are not admitted.
 const (
@@ -75,21 +75,21 @@ var (
 // methods may be called from any goroutine.
 type Conn struct {
 	// Static after Connect.
-	hub      *Hub
-	id       string
-	identity Identity
-	settings *Settings
-	protocol string
-	addr     netip.Addr
-	network  netip.Addr
-	since    time.Time
-	gap      gapReason // known at Connect
-	given    Tag       // of the client's position
-	resumed  bool      // a position was given, and it is not known to be a gap
-	came     came      // how it began
-	poll     bool      // it ends once it has an answer
-	end      time.Time // zero: never
-	endsBy   Reason    // Lifetime or Expired
+	hub         *Hub
+	id          string
+	identity    Identity
+	settings    *Settings
+	protocol    string
+	addr        netip.Addr
+	network     netip.Addr
+	since       time.Time
+	gap         gapReason   // known at Connect
+	clientTag   Tag         // of the client's position
+	resumed     bool        // a position was given, and it is not known to be a gap
+	startedFrom startedFrom // how it began
+	poll        bool        // it ends once it has an answer
+	end         time.Time   // zero: never
+	endsBy      Reason      // Lifetime or Expired
 
 	// Static after Open or TakeOver, which is before anybody pokes it.
 	queue   queue
@@ -98,30 +98,30 @@ type Conn struct {
 	turn atomic.Uint32 // who writes for it
 
 	// Guarded by Hub.mu.
-	history *history // in which it has its seats
-	topics  []Target // distinct, and at first in order: see batch.shared
-	seats   []seat
-	joined  uint64 // head when it took them: commands up to it do not concern it
-	reason  Reason // not empty: it has ended, and is not in the hub any more
-	limit   uint64 // head when it ended: nothing after it is sent
-	cutter  Cutter
-	cut     *time.Timer
-	late    bool  // its farewell is over
-	stuckIn *byte // key of Hub.held; nil: it is not stuck in an event
-	former  *former
+	history       *history // in which it has its seats
+	topics        []Target // distinct, and at first in order: see batch.shared
+	subscriptions []subscription
+	subscribedAt  uint64 // head when it took them: commands up to it do not concern it
+	reason        Reason // not empty: it has ended, and is not in the hub any more
+	limit         uint64 // head when it ended: nothing after it is sent
+	aborter       Aborter
+	abortTimer    *time.Timer
+	graceOver     bool  // its farewell is over
+	pinnedEvent   *byte // key of Hub.held; nil: it is not stuck in an event
+	endedConn     *endedConn
 
 	// Written by look alone, in its turn, which holds Hub.mu for reading.
-	placed *history // in which the cursor is a place
-	epoch  string   // of the cursor
-	start  uint64   // cursor when it was placed
-	first  uint64   // head when it was placed: what is not after it is replayed
-	lost   uint64   // the client knows of what is lost up to here
-	state  uint64   // up to here it gets the newest of each slot alone
+	cursorHistory *history // in which the cursor is a place
+	epoch         string   // of the cursor
+	startCursor   uint64   // cursor when it was placed
+	replayEnd     uint64   // head when it was placed: what is not after it is replayed
+	knownLost     uint64   // the client knows of what is lost up to here
+	stateEnd      uint64   // up to here it gets the newest of each slot alone
 
 	// Used by whoever has the turn.
-	socket  *socket   // nil with Open
-	written time.Time // when the client last got anything; zero before the first block
-	told    uint64    // the position that the client was last given
+	socket       *socket   // nil with Open
+	written      time.Time // when the client last got anything; zero before the first block
+	sentPosition uint64    // the position that the client was last given
 
 	// Used by the sweeper.
 	alarmed    bool // it is in the wheel
@@ -141,79 +141,79 @@ type Conn struct {
 }
 
 // seat is the place of a connection among the listeners of a lane.
-type seat struct {
-	lane *lane
-	at   int    // index in lane.conns
-	from uint64 // events up to this position are not for the connection by this lane
+type subscription struct {
+	lane  *lane
+	index int    // index in lane.conns
+	from  uint64 // events up to this position are not for the connection by this lane
 }
 
 // last is how far events need not be looked for, if seq is how far they were.
-func (s seat) last(seq uint64) uint64 { return max(seq, s.from) }
+func (s subscription) skipTo(seq uint64) uint64 { return max(seq, s.from) }
 
 // sit makes c a listener of the lane, for events after a position. It must not be
 // one already. Hub.mu is held.
-func (c *Conn) sit(l *lane, from uint64) {
-	c.seats = append(c.seats, seat{l, len(l.conns), from})
-	l.conns = append(l.conns, listener{c, len(c.seats) - 1})
+func (c *Conn) subscribe(l *lane, from uint64) {
+	c.subscriptions = append(c.subscriptions, subscription{l, len(l.subscribers), from})
+	l.subscribers = append(l.subscribers, subscriber{c, len(c.subscriptions) - 1})
 }
 
 // takeSeats makes c a listener of all the lanes that its identity gives it.
 // Hub.mu is held.
-func (c *Conn) takeSeats(h *history) {
-	c.history, c.joined = h, h.head
-	c.seats = nil
-	c.sit(h.all, 0)
-	c.sit(h.lane(Target{Connection, c.id}), 0)
+func (c *Conn) subscribeAll(h *history) {
+	c.history, c.subscribedAt = h, h.head
+	c.subscriptions = nil
+	c.subscribe(h.all, 0)
+	c.subscribe(h.lane(Target{Connection, c.id}), 0)
 	if c.identity.User != "" {
-		c.sit(h.lane(Target{User, c.identity.User}), 0)
+		c.subscribe(h.lane(Target{User, c.identity.User}), 0)
 	}
 	if c.identity.Session != "" {
-		c.sit(h.lane(Target{Session, c.identity.Session}), 0)
+		c.subscribe(h.lane(Target{Session, c.identity.Session}), 0)
 	}
 	for _, t := range c.topics {
-		c.sit(h.lane(t), 0)
+		c.subscribe(h.lane(t), 0)
 	}
 }
 
 // leave takes c off the lists of its lanes. It keeps its seats, so that pending events
 // can still be written. Hub.mu is held.
-func (c *Conn) leave() {
-	for i := range c.seats {
-		c.unlist(i)
+func (c *Conn) unsubscribeAll() {
+	for i := range c.subscriptions {
+		c.removeSubscriber(i)
 	}
 }
 
 // unlist takes a seat off the list of its lane. The last listener takes the free
 // place. Hub.mu is held.
-func (c *Conn) unlist(i int) {
-	l, at := c.seats[i].lane, c.seats[i].at
-	n := len(l.conns) - 1
-	last := l.conns[n]
-	l.conns[at], l.conns[n] = last, listener{}
-	l.conns = l.conns[:n]
-	last.seats[last.seat].at = at
-	c.history.drop(l)
+func (c *Conn) removeSubscriber(i int) {
+	l, at := c.subscriptions[i].lane, c.subscriptions[i].index
+	n := len(l.subscribers) - 1
+	last := l.subscribers[n]
+	l.subscribers[at], l.subscribers[n] = last, subscriber{}
+	l.subscribers = l.subscribers[:n]
+	last.subscriptions[last.index].index = at
+	c.history.removeIfUnused(l)
 }
 
 // giveUp is unlist for a seat that c does not keep: its last seat takes the place.
 // Hub.mu is held.
-func (c *Conn) giveUp(i int) {
-	c.unlist(i)
-	n := len(c.seats) - 1
-	c.seats[i] = c.seats[n]
-	c.seats[n] = seat{}
-	c.seats = c.seats[:n]
+func (c *Conn) unsubscribe(i int) {
+	c.removeSubscriber(i)
+	n := len(c.subscriptions) - 1
+	c.subscriptions[i] = c.subscriptions[n]
+	c.subscriptions[n] = subscription{}
+	c.subscriptions = c.subscriptions[:n]
 	if i < n {
-		c.seats[i].lane.conns[c.seats[i].at].seat = i
+		c.subscriptions[i].lane.subscribers[c.subscriptions[i].index].index = i
 	}
 }
 
 // changeTopics adds and removes topics at a position, and reports whether that
 // changes anything. Hub.mu is held.
 func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64) (changed bool) {
-	for i := len(c.seats) - 1; i >= 0; i-- {
-		if _, ok := remove[c.seats[i].lane.target]; ok {
-			c.giveUp(i)
+	for i := len(c.subscriptions) - 1; i >= 0; i-- {
+		if _, ok := remove[c.subscriptions[i].lane.target]; ok {
+			c.unsubscribe(i)
 			changed = true
 		}
 	}
@@ -229,7 +229,7 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 		}
 		have[t] = struct{}{}
 		c.topics = append(c.topics, t)
-		c.sit(c.history.lane(t), seq)
+		c.subscribe(c.history.lane(t), seq)
 		changed = true
 	}
 	return changed
@@ -238,16 +238,16 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 // cutOff runs when an ended connection's farewell is over. It repeats itself,
 // since a write that began at that very moment may have set its own deadline
 // after the cut. For one whose writer has not begun it waits for that.
-func (c *Conn) cutOff() {
-	c.hub.lock()
-	c.late = true
-	cutter := c.cutter
+func (c *Conn) abortWrite() {
+	c.hub.lockQueued()
+	c.graceOver = true
+	cutter := c.aborter
 	if cutter != nil {
-		c.cut.Reset(farewell / 8)
+		c.abortTimer.Reset(closeGrace / 8)
 	}
-	c.hub.unlock()
+	c.hub.unlockQueued()
 	if cutter != nil {
-		cutter.Cut()
+		cutter.Abort()
 	}
 }
 
@@ -277,7 +277,7 @@ func (c *Conn) Info() Info {
 	for _, t := range c.topics {
 		info.Topics = append(info.Topics, t.Name)
 	}
-	info.Lag = lag(c.history, c.seats, cursor)
+	info.Lag = lag(c.history, c.subscriptions, cursor)
 	return info
 }
 
@@ -296,8 +296,8 @@ func (c *Conn) About() Info {
 
 // position is that of its cursor. Hub.mu is held.
 func (c *Conn) position(cursor uint64) Position {
-	if c.placed == c.hub.history {
-		return c.placed.position(cursor)
+	if c.cursorHistory == c.hub.history {
+		return c.cursorHistory.position(cursor)
 	}
 	return Position{Epoch: c.epoch, Seq: cursor}
 }
@@ -308,14 +308,14 @@ const lagLooks = 10_000
 // lag is at least how many events the seats' lanes have after the position seq, and
 // at most that for each lane. What is not delivered any more does not count, as far as
 // it looks.
-func lag(h *history, seats []seat, seq uint64) int {
+func lag(h *history, seats []subscription, seq uint64) int {
 	n, looks := 0, lagLooks
 	for _, s := range seats {
-		l, seq := s.lane, s.last(seq)
-		if !l.pending(seq) {
+		l, seq := s.lane, s.skipTo(seq)
+		if !l.hasAfter(seq) {
 			continue
 		}
-		pending := l.seqs[l.after(seq):]
+		pending := l.seqs[l.indexAfter(seq):]
 		n += len(pending)
 		pending = pending[:min(len(pending), looks)]
 		looks -= len(pending)
@@ -333,8 +333,8 @@ func lag(h *history, seats []seat, seq uint64) int {
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
 
 // closed tells that c has ended. Whoever ends the writing to c calls it once.
-func (c *Conn) closed(reason Reason) {
-	c.hub.formers.settle(c.former)
+func (c *Conn) reportClosed(reason Reason) {
+	c.hub.endedConns.finalize(c.endedConn)
 	if f := c.settings.Closed; f != nil {
 		f(c, reason)
 	}

@@ -17,7 +17,7 @@ const Earliest = "earliest"
 
 // farewell is how long an ended connection may take to be told so, before a
 // write that is stuck is cut off.
-const farewell = 2 * time.Second
+const closeGrace = 2 * time.Second
 
 // Request asks for a connection.
 type Request struct {
@@ -65,7 +65,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	}
 
 	h.lockLearned(r.Topics)
-	defer h.unlock()
+	defer h.unlockQueued()
 	if p := h.connection(r.Previous); p != nil && p.identity.User == r.User && p.identity.Session == r.Session {
 		h.detach(p, Replaced)
 	}
@@ -74,7 +74,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 		return nil, err
 	}
 	h.attach(c)
-	h.place(c, r.Position, r.State)
+	h.setCursor(c, r.Position, r.State)
 	return c, nil
 }
 
@@ -90,11 +90,11 @@ func (h *Hub) lockLearned(topics []Target) {
 	for {
 		h.learnShapes(topics) // of what is about to go, too, so that it knows who loses it
 		h.trimAll(time.Now())
-		h.lock()
-		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.knows(t) }) {
+		h.lockQueued()
+		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.hasLearned(t) }) {
 			return
 		}
-		h.unlock() // a new history has just begun
+		h.unlockQueued() // a new history has just begun
 	}
 }
 
@@ -106,7 +106,7 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	p, given := ParsePosition(position)
 	arrived := func() bool {
 		switch {
-		case h.ending != "":
+		case h.endReason != "":
 			return true
 		case !h.source.open:
 			return false
@@ -117,12 +117,12 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 		}
 		return p.Seq <= h.history.head
 	}
-	if h.holds(arrived) { // as always, but for the beginning
+	if h.check(arrived) { // as always, but for the beginning
 		return nil
 	}
 	wait, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if h.await(wait, arrived) != nil && ctx.Err() == nil && !h.holds(h.isWhole) {
+	if h.await(wait, arrived) != nil && ctx.Err() == nil && !h.check(h.isWhole) {
 		return &Refusal{Starting, between(time.Second, 5*time.Second)}
 	}
 	return ctx.Err()
@@ -138,11 +138,11 @@ func (h *Hub) admit(r Request) *Refusal {
 	// Those turned away stay away for long, and do not come back together.
 	retry := between(30*time.Second, 90*time.Second)
 	switch {
-	case h.ending != "":
-		return &Refusal{h.ending, between(r.RetryMin, r.RetryMax)}
-	case r.Full, over(r.MaxConnections, h.listeners(Target{})):
+	case h.endReason != "":
+		return &Refusal{h.endReason, between(r.RetryMin, r.RetryMax)}
+	case r.Full, over(r.MaxConnections, h.countSubscribers(Target{})):
 		return &Refusal{TooMany, retry}
-	case over(r.MaxPerUser, h.listeners(Target{User, r.User})):
+	case over(r.MaxPerUser, h.countSubscribers(Target{User, r.User})):
 		return &Refusal{TooManyPerUser, retry}
 	case r.Network.IsValid() && over(r.MaxPerAddr, h.networks[r.Network]):
 		return &Refusal{TooManyPerAddr, retry}
@@ -157,10 +157,10 @@ func (h *Hub) attach(c *Conn) {
 	}
 	h.stats.opened.Add(1)
 	h.stats.connections.add(c.protocol, 1)
-	if u := c.identity.User; u != "" && h.listeners(Target{User, u}) == 0 {
+	if u := c.identity.User; u != "" && h.countSubscribers(Target{User, u}) == 0 {
 		h.users++
 	}
-	c.takeSeats(h.history)
+	c.subscribeAll(h.history)
 }
 
 // detach ends c: from here on it counts no more, and what is published is not
@@ -171,36 +171,36 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 		return
 	}
 	c.reason, c.limit = reason, h.history.head
-	c.former = c.remember()
-	h.formers.add(c.former)
+	c.endedConn = c.snapshot()
+	h.endedConns.add(c.endedConn)
 	if h.networks[c.network]--; h.networks[c.network] <= 0 {
 		delete(h.networks, c.network)
 	}
 	h.stats.closed.add(string(reason), 1)
 	h.stats.connections.add(c.protocol, -1)
-	c.leave()
-	if u := c.identity.User; u != "" && h.listeners(Target{User, u}) == 0 {
+	c.unsubscribeAll()
+	if u := c.identity.User; u != "" && h.countSubscribers(Target{User, u}) == 0 {
 		h.users--
 	}
-	c.poke()
-	c.cut = time.AfterFunc(farewell, c.cutOff)
+	c.wake()
+	c.abortTimer = time.AfterFunc(closeGrace, c.abortWrite)
 }
 
 // Leave ends c as if its client had gone, for whoever cannot come to Open or
 // TakeOver.
-func (c *Conn) Leave() { c.closed(c.hub.finish(c, Gone)) }
+func (c *Conn) Leave() { c.reportClosed(c.hub.finish(c, Gone)) }
 
 // place sets where c begins: after the position that the client gave, or with a
 // gap at what is left. mu is held.
-func (h *Hub) place(c *Conn, position string, state bool) {
+func (h *Hub) setCursor(c *Conn, position string, state bool) {
 	hi := h.history
 	hi.evict(time.Now())
-	c.placed, c.epoch, c.first = hi, hi.epoch, hi.head
+	c.cursorHistory, c.epoch, c.replayEnd = hi, hi.epoch, hi.head
 	var cursor uint64
 	p, ok := ParsePosition(position)
-	switch c.given = p.Tag; {
+	switch c.clientTag = p.Tag; {
 	case position == "" && state:
-		cursor, c.state = hi.oldest-1, hi.head
+		cursor, c.stateEnd = hi.oldest-1, hi.head
 	case position == "":
 		cursor = hi.head
 	case position == Earliest:
@@ -208,12 +208,12 @@ func (h *Hub) place(c *Conn, position string, state bool) {
 	case !ok:
 		cursor, c.gap = hi.oldest-1, gapInvalid
 	default:
-		cursor, c.gap = hi.resume(p, c.seats)
+		cursor, c.gap = hi.resume(p, c.subscriptions)
 		c.resumed = c.gap == noGap
 	}
 	c.cursor.Store(cursor)
-	c.came, c.start = cameBy(position, state), cursor
-	c.told, c.lost = cursor, hi.lost(c.seats)
+	c.startedFrom, c.startCursor = startedFromOf(position, state), cursor
+	c.sentPosition, c.knownLost = cursor, hi.lastLostTo(c.subscriptions)
 }
 
 // newID is a UUID of version 7, so that ids sort by the time of opening.

@@ -22,9 +22,9 @@ func refusedBy(t *testing.T, h *Hub, r Request) *Refusal {
 
 func TestCaps(t *testing.T) {
 	capped := func(user, addr string, all, perUser, perAddr int) Request {
-		s := *usual
+		s := *defaultSettings
 		s.MaxConnections, s.MaxPerUser, s.MaxPerAddr = all, perUser, perAddr
-		r := as(user).with(s)
+		r := requestOf(user).with(s)
 		r.Network, _ = netip.ParseAddr(addr)
 		return r
 	}
@@ -45,7 +45,7 @@ func TestCaps(t *testing.T) {
 	for range 5 {
 		connect(t, h, capped("", "no address", 0, 0, 1)) // they have nothing in common
 	}
-	full := as("bob")
+	full := requestOf("bob")
 	full.Full = true
 	want(t, "of the process", refusedBy(t, h, full).Reason, TooMany)
 	s := h.Stats()
@@ -59,17 +59,17 @@ func TestCaps(t *testing.T) {
 
 func TestRefusalBlock(t *testing.T) {
 	h := newHub(t, Options{})
-	one := *usual
+	one := *defaultSettings
 	one.MaxConnections = 1
-	connect(t, h, as("alice"))
+	connect(t, h, requestOf("alice"))
 	retries := make(map[time.Duration]bool)
 	for range 100 {
-		r := refusedBy(t, h, as("alice").with(one))
+		r := refusedBy(t, h, requestOf("alice").with(one))
 		if retries[r.Retry] = true; r.Retry < 30*time.Second || r.Retry > 90*time.Second {
 			t.Errorf("retry %v", r.Retry)
 		}
 		c := (&client{t: t}).read(string(r.Block()))
-		want(t, "told", c.told(), "sse.rejected max_connections")
+		want(t, "told", c.controlSummary(), "sse.rejected max_connections")
 		want(t, "retry", time.Duration(c.retry), r.Retry.Truncate(time.Millisecond)/time.Millisecond)
 		want(t, "data", c.control[0].data, fmt.Sprintf(`{"reason":"max_connections","retryMs":%d}`, c.retry))
 		want(t, "position", c.position, "")
@@ -78,17 +78,17 @@ func TestRefusalBlock(t *testing.T) {
 		t.Errorf("100 refusals have %d different delays", len(retries))
 	}
 	h.Shutdown()
-	r := refusedBy(t, h, as("alice"))
+	r := refusedBy(t, h, requestOf("alice"))
 	if !strings.Contains(string(r.Block()), "event: sse.closing\ndata: {\"reason\":\"shutdown\"") || r.Retry > 5*time.Second {
 		t.Errorf("on shutdown: %v, %s", r.Retry, r.Block())
 	}
 }
 
 func TestPrevious(t *testing.T) {
-	one := *usual
+	one := *defaultSettings
 	one.MaxPerUser = 1
 	request := func(user, session, previous string) Request {
-		r := as(user).with(one)
+		r := requestOf(user).with(one)
 		r.Session, r.Previous = session, previous
 		return r
 	}
@@ -112,8 +112,8 @@ func TestPrevious(t *testing.T) {
 		synctest.Wait()
 		want(t, "the new one", second.client(t).data(), "x")
 		want(t, "the old one", first.wait(), Replaced)
-		want(t, "is told nothing", first.client(t).told(), "")
-		want(t, "and is cut off after", time.Since(began), farewell)
+		want(t, "is told nothing", first.client(t).controlSummary(), "")
+		want(t, "and is cut off after", time.Since(began), closeGrace)
 		want(t, "counted", h.Stats().Closed["replaced"], 1)
 		refusedBy(t, h, request("alice", "s", first.ID())) // gone, and the second one counts
 
@@ -129,7 +129,7 @@ func TestPlace(t *testing.T) {
 	for i := range 8 {
 		publish(t, h, fmt.Sprint(i), user([]string{"alice", "bob"}[i%2]))
 	}
-	position := func(seq uint64) string { return at(h, seq) }
+	position := func(seq uint64) string { return positionAt(h, seq) }
 	for _, tt := range []struct {
 		position, data, told, begins string
 		resumed                      bool
@@ -145,12 +145,12 @@ func TestPlace(t *testing.T) {
 		{"zzzzzzzz-7", "4 6", "sse.gap epoch", position(3), false},
 		{"zzzzzzzz-99", "4 6", "sse.gap epoch", position(3), false},
 	} {
-		c := read(t, h, as("alice").at(tt.position))
+		c := read(t, h, requestOf("alice").at(tt.position))
 		want(t, tt.position+" gets", c.data(), tt.data)
-		want(t, tt.position+" is told", c.told(), tt.told)
+		want(t, tt.position+" is told", c.controlSummary(), tt.told)
 		want(t, tt.position+" is resumed", strings.Contains(c.control[0].data, `"resumed":true`), tt.resumed)
 		begins := c.control[0].id
-		if tt.told != "" && c.told() == tt.told {
+		if tt.told != "" && c.controlSummary() == tt.told {
 			want(t, tt.position+" has an id on sse.connected", begins, "")
 			begins = c.control[1].id
 		}
@@ -169,16 +169,16 @@ func TestCutRightAfterConnected(t *testing.T) {
 				if stale {
 					c.position = "abcdefgh-5"
 				}
-				v := open(t, h, as("alice").at(c.position))
+				v := open(t, h, requestOf("alice").at(c.position))
 				synctest.Wait()
 				// Up to the end of the first block, and the line is lost.
 				whole := v.received()
 				c.read(whole[:strings.Index(whole, "\n\n")+2])
-				v.leave()
+				v.goAway()
 				publish(t, h, "meanwhile", user("alice"))
-				c.resume(h, as("alice"))
+				c.resume(h, requestOf("alice"))
 				want(t, "got", c.data(), "meanwhile")
-				want(t, "told", c.told(), map[bool]string{true: "sse.gap epoch", false: ""}[stale])
+				want(t, "told", c.controlSummary(), map[bool]string{true: "sse.gap epoch", false: ""}[stale])
 			})
 		})
 	}
@@ -192,16 +192,16 @@ func TestEvictionBeforeTheFirstBlock(t *testing.T) {
 			if position == "0" {
 				position = h.Stats().Head.String()
 			}
-			alice, bob := connect(t, h, as("alice").at(position)), connect(t, h, as("bob").at(position))
+			alice, bob := connect(t, h, requestOf("alice").at(position)), connect(t, h, requestOf("bob").at(position))
 			publish(t, h, "lost", user("alice"))
 			publish(t, h, "1")
 			publish(t, h, "2")
-			a, b := serve(t, alice, newWire()), serve(t, bob, newWire())
+			a, b := serve(t, alice, newTestSink()), serve(t, bob, newTestSink())
 			synctest.Wait()
-			want(t, "alice is told", a.client(t).told(), "sse.gap evicted")
+			want(t, "alice is told", a.client(t).controlSummary(), "sse.gap evicted")
 			want(t, "alice resumed", strings.Contains(a.client(t).control[0].data, `"resumed":false`), true)
 			want(t, "alice", a.client(t).data(), "1 2")
-			want(t, "bob is told", b.client(t).told(), "")
+			want(t, "bob is told", b.client(t).controlSummary(), "")
 			want(t, "bob", b.client(t).data(), "1 2")
 		}
 	})

@@ -92,7 +92,7 @@ func (d *departures) wait() {
 			if c != nil && event.Events&unix.EPOLLERR != 0 {
 				// forget comes before the socket is closed, so it is still its own.
 				errno, _ := unix.GetsockoptInt(c.socket.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-				reason = reasonOf(unix.Errno(errno))
+				reason = reasonForError(unix.Errno(errno))
 			}
 			delete(d.conns, token)
 			d.mu.Unlock()

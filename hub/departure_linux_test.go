@@ -10,13 +10,13 @@ import (
 // again, the epoll does.
 func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 	h := newHub(t, Options{})
-	first, _, firstTCP := pair(t, overTCP)
-	second, _, secondTCP := pair(t, overTCP)
+	first, _, firstTCP := connPair(t, overTCP)
+	second, _, secondTCP := connPair(t, overTCP)
 	defer first.Close()
 	defer second.Close()
-	visit := func() *visit {
-		v := &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}
-		v.reports()
+	visit := func() *servedConn {
+		v := &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}
+		v.endOnClosed()
 		return v
 	}
 	one, two := visit(), visit()

@@ -13,21 +13,21 @@ import (
 
 // A client that leaves is noticed at once, however it leaves.
 func TestDeparture(t *testing.T) {
-	for name, leave := range map[string]func(p *peer){
-		"closes":      func(p *peer) { p.tcp.Close() },
-		"half-closes": func(p *peer) { p.tcp.CloseWrite() },
-		"resets": func(p *peer) {
+	for name, leave := range map[string]func(p *realClient){
+		"closes":      func(p *realClient) { p.tcp.Close() },
+		"half-closes": func(p *realClient) { p.tcp.CloseWrite() },
+		"resets": func(p *realClient) {
 			_ = p.tcp.SetLinger(0)
 			p.tcp.Close()
 		},
-		"says goodbye": func(p *peer) { p.Conn.Close() },
+		"says goodbye": func(p *realClient) { p.Conn.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachKind(t, func(t *testing.T, kind way) {
+			overEachTransport(t, func(t *testing.T, kind way) {
 				h := newHub(t, Options{})
-				stays, p := dial(t, h, as("stays"), kind), dial(t, h, as("alice"), kind)
+				stays, p := dial(t, h, requestOf("stays"), kind), dial(t, h, requestOf("alice"), kind)
 				publish(t, h, "1")
-				p.until(t, "data: 1")
+				p.readUntil(t, "data: 1")
 				began := time.Now()
 				leave(p)
 				want(t, "reason", p.wait(), Gone)
@@ -35,18 +35,18 @@ func TestDeparture(t *testing.T) {
 					t.Errorf("noticed after %v", took)
 				}
 				publish(t, h, "2")
-				stays.until(t, "data: 2")
+				stays.readUntil(t, "data: 2")
 				want(t, "open", h.Stats().Connections["h1"], 1)
 			})
 		})
 		t.Run(name+" before the take-over", func(t *testing.T) {
 			h := newHub(t, Options{})
-			p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
-			p.reports()
-			near, conn, tcp := pair(t, overTCP)
-			p.use(near)
+			p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+			p.endOnClosed()
+			near, conn, tcp := connPair(t, overTCP)
+			p.attach(near)
 			leave(p)
-			p.visit.TakeOver(conn, tcp)
+			p.servedConn.TakeOver(conn, tcp)
 			want(t, "reason", p.wait(), Gone)
 			near.Close()
 		})
@@ -55,7 +55,7 @@ func TestDeparture(t *testing.T) {
 
 // A client may leave while it is being written to.
 func TestDepartureDuringWrites(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
 		stop, publishing := make(chan struct{}), sync.WaitGroup{}
 		publishing.Go(func() {
@@ -69,7 +69,7 @@ func TestDepartureDuringWrites(t *testing.T) {
 			}
 		})
 		for i := range 50 {
-			p := dial(t, h, as("alice"), kind)
+			p := dial(t, h, requestOf("alice"), kind)
 			for range rand.N(4) {
 				_, _ = p.block()
 			}
@@ -90,13 +90,13 @@ func TestDepartureDuringWrites(t *testing.T) {
 func TestDepartureOfAReusedNumber(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 200 {
-		first := dial(t, h, as("first"), overTCP)
+		first := dial(t, h, requestOf("first"), overTCP)
 		go first.tcp.Close() // at the same time as the hub ends it
 		h.DisconnectHere(Filter{IDs: []string{first.ID()}})
-		second := dial(t, h, as("second"), overTCP)
+		second := dial(t, h, requestOf("second"), overTCP)
 		first.wait()
 		publish(t, h, "still there", user("second"))
-		second.until(t, "still there")
+		second.readUntil(t, "still there")
 		h.DisconnectHere(Filter{IDs: []string{second.ID()}})
 		want(t, "reason", second.wait(), Disconnected)
 		second.tcp.Close()
@@ -129,11 +129,11 @@ func TestChurn(t *testing.T) {
 					if rand.N(40) == 0 {
 						kind = overTLS
 					}
-					p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
-					p.reports()
-					near, conn, tcp := pair(t, kind)
-					p.use(near)
-					p.visit.TakeOver(conn, tcp)
+					p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+					p.endOnClosed()
+					near, conn, tcp := connPair(t, kind)
+					p.attach(near)
+					p.servedConn.TakeOver(conn, tcp)
 					for range rand.N(5) {
 						_, _ = p.block()
 					}

@@ -143,13 +143,13 @@ const headroom = 10
 
 // encoded is a record as far as it can be prepared without the hub's lock.
 type encoded struct {
-	seq     uint64
-	tag     Tag
-	stored  int64    // Unix nanoseconds
-	event   *Event   // nil: the record is a command or cannot be read
-	command *Command // nil: it is no command
-	said    []byte   // of a command: JSON, unless it is of a later version
-	buf     []byte   // what clients are sent: headroom, then the block up to its seq; nil: nothing
+	seq         uint64
+	tag         Tag
+	stored      int64    // Unix nanoseconds
+	event       *Event   // nil: the record is a command or cannot be read
+	command     *Command // nil: it is no command
+	commandJSON []byte   // of a command: JSON, unless it is of a later version
+	buf         []byte   // what clients are sent: headroom, then the block up to its seq; nil: nothing
 }
 
 // encode is the only place where a record becomes bytes for clients.
@@ -159,22 +159,22 @@ func encode(r Record, epoch string, now time.Time) encoded {
 	switch {
 	case err != nil:
 	case what.command != nil:
-		enc.command, enc.said = what.command, bytes.Clone(r.Data[1:])
+		enc.command, enc.commandJSON = what.command, bytes.Clone(r.Data[1:])
 		if c := what.command.Topics; c != nil {
-			enc.begin(EventTopics, topicsData(c), epoch)
+			enc.appendBlock(EventTopics, topicsData(c), epoch)
 		}
 	default:
 		enc.event = what.event
-		enc.event.trustClock(time.Unix(0, enc.stored))
-		enc.begin(enc.event.Type, enc.event.Data, epoch)
+		enc.event.correctClock(time.Unix(0, enc.stored))
+		enc.appendBlock(enc.event.Type, enc.event.Data, epoch)
 	}
 	return enc
 }
 
 // begin writes the block up to its seq.
-func (e *encoded) begin(name string, data []byte, epoch string) {
+func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
-	buf := sized(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
+	buf := makeBuffer(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
 		len("id: --\n\n\r\n") + len(epoch) + 20 + len(e.tag))[:headroom]
 	if name != "" {
 		buf = append(buf, "event: "...)
@@ -212,7 +212,7 @@ const (
 
 // trustClock corrects the times of an event if the clock of the node that accepted
 // it and ours differ.
-func (e *Event) trustClock(stored time.Time) {
+func (e *Event) correctClock(stored time.Time) {
 	if waited := stored.Sub(e.At); waited >= clockBefore && waited <= clockAfter {
 		return
 	}

@@ -24,16 +24,16 @@ type eviction struct {
 }
 
 // mostEvictions is how many runs are remembered.
-const mostEvictions = 32
+const maxEvictions = 32
 
 // noteEviction notes that the oldest record is evicted.
-func (h *history) noteEviction(bound Bound, now time.Time) {
+func (h *history) recordEviction(bound Bound, now time.Time) {
 	n := len(h.evictions)
 	if n > 0 && h.evictions[n-1].bound == bound {
 		h.evictions[n-1].last, h.evictions[n-1].at = h.oldest, now.UnixNano()
 		return
 	}
-	if n == mostEvictions {
+	if n == maxEvictions {
 		n = copy(h.evictions, h.evictions[1:])
 	}
 	h.evictions = append(h.evictions[:n], eviction{h.oldest, h.oldest, bound, now.UnixNano()})
@@ -56,5 +56,5 @@ func (h *history) lastLost(t Target) uint64 {
 		return max(l.lost(), h.floor)
 	}
 	sum := maphash.Comparable(h.seed, t)
-	return max(h.young[sum], h.old[sum], h.floor)
+	return max(h.recentEvicted[sum], h.olderEvicted[sum], h.floor)
 }

@@ -9,32 +9,32 @@ import (
 )
 
 // Came is how a connection came to its first position.
-type Came string
+type StartedFrom string
 
 // How connections come.
 const (
-	CameFresh    Came = "fresh"    // without a position: it began at the head
-	CameState    Came = "state"    // without one, for the newest event of each slot
-	CameEarliest Came = "earliest" // for all that is retained
-	CamePosition Came = "position" // with one that it had
+	StartedFromHead     StartedFrom = "fresh"    // without a position: it began at the head
+	StartedFromState    StartedFrom = "state"    // without one, for the newest event of each slot
+	StartedFromEarliest StartedFrom = "earliest" // for all that is retained
+	StartedFromPosition StartedFrom = "position" // with one that it had
 )
 
 // came is a Came as connections keep it, of which there are many: its place in cames.
-type came uint8
+type startedFrom uint8
 
-var cames = [...]Came{CameFresh, CameState, CameEarliest, CamePosition}
+var startedFromNames = [...]StartedFrom{StartedFromHead, StartedFromState, StartedFromEarliest, StartedFromPosition}
 
-func cameBy(position string, state bool) came {
-	how := CamePosition
+func startedFromOf(position string, state bool) startedFrom {
+	how := StartedFromPosition
 	switch {
 	case position == "" && state:
-		how = CameState
+		how = StartedFromState
 	case position == "":
-		how = CameFresh
+		how = StartedFromHead
 	case position == Earliest:
-		how = CameEarliest
+		how = StartedFromEarliest
 	}
-	return came(slices.Index(cames[:], how))
+	return startedFrom(slices.Index(startedFromNames[:], how))
 }
 
 // Fate is what became of an event for one connection.
@@ -65,7 +65,7 @@ var Fates = []Fate{
 
 // judge says what became of the event. lastLost is the last event that is lost to the
 // connection.
-func (f *former) judge(s *subject, lastLost func() uint64) Fate {
+func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 	open := f.ended.IsZero()
 	switch {
 	case f.id == "":
@@ -82,13 +82,13 @@ func (f *former) judge(s *subject, lastLost func() uint64) Fate {
 	case s.Known == KnownAhead || s.seq > f.limit:
 		return FateEndedEarlier
 	case s.Known == KnownEvicted:
-		return f.judgeEvicted(s, lastLost())
-	case !f.addressed(s):
+		return f.fateOfEvicted(s, lastLost())
+	case !f.isFor(s):
 		return FateNotAddressed
-	case s.seq <= f.state && !s.Slot:
+	case s.seq <= f.stateEnd && !s.Slot:
 		return FateCameLater
-	case f.cursor >= s.seq && f.partly != s.seq:
-		return f.judgePassed(s)
+	case f.cursor >= s.seq && f.partialSeq != s.seq:
+		return f.fateOfPassed(s)
 	case s.Known == KnownExpired:
 		return FateExpired
 	case s.Known == KnownReplaced:
@@ -101,7 +101,7 @@ func (f *former) judge(s *subject, lastLost func() uint64) Fate {
 
 // judgePassed is for an event that the connection has passed: it was written, or left
 // out since it was over already.
-func (f *former) judgePassed(s *subject) Fate {
+func (f *endedConn) fateOfPassed(s *subject) Fate {
 	switch {
 	case s.Known == KnownReplaced && f.since.After(s.Replaced):
 		return FateReplaced
@@ -118,7 +118,7 @@ func (f *former) judgePassed(s *subject) Fate {
 // judgeEvicted is for an event of which no more is known than the last one that is
 // lost to the connection. Events that were over when they were evicted do not count
 // there.
-func (f *former) judgeEvicted(s *subject, last uint64) Fate {
+func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 	switch {
 	case last < s.seq:
 		return FateNotAddressed
@@ -130,12 +130,12 @@ func (f *former) judgeEvicted(s *subject, last uint64) Fate {
 
 // addressed reports whether the event was for the connection, with the topics that it
 // had in the end.
-func (f *former) addressed(s *subject) bool {
-	return slices.ContainsFunc(f.targets(), func(t Target) bool { return s.isFor(t) && f.from(t) < s.seq })
+func (f *endedConn) isFor(s *subject) bool {
+	return slices.ContainsFunc(f.targets(), func(t Target) bool { return s.isFor(t) && f.addedAt(t) < s.seq })
 }
 
 // targets are all those by which the connection receives events.
-func (f *former) targets() []Target {
+func (f *endedConn) targets() []Target {
 	targets := append(make([]Target, 0, len(f.topics)+4), Target{}, Target{Connection, f.id})
 	if f.user != "" {
 		targets = append(targets, Target{User, f.user})
@@ -147,15 +147,15 @@ func (f *former) targets() []Target {
 }
 
 // from is where the connection was given the target; 0: it came with it.
-func (f *former) from(t Target) uint64 {
-	if i := slices.IndexFunc(f.late, func(l lateTopic) bool { return l.topic == t }); i >= 0 {
-		return f.late[i].from
+func (f *endedConn) addedAt(t Target) uint64 {
+	if i := slices.IndexFunc(f.addedTopics, func(l addedTopic) bool { return l.topic == t }); i >= 0 {
+		return f.addedTopics[i].from
 	}
 	return 0
 }
 
 // writtenBy is by when an event was written that was published at a time.
-func (f *former) writtenBy(published, now time.Time) time.Time {
+func (f *endedConn) writtenBy(published, now time.Time) time.Time {
 	if published.Before(f.since) {
 		published = f.since
 	}
@@ -167,7 +167,7 @@ func (f *former) writtenBy(published, now time.Time) time.Time {
 
 // lastLost is the last event that is lost to a connection, at least the floor. known
 // keeps what was looked up.
-func (h *Hub) lastLost(f *former, known map[Target]uint64) (last uint64) {
+func (h *Hub) lastLost(f *endedConn, known map[Target]uint64) (last uint64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, t := range f.targets() {
@@ -176,7 +176,7 @@ func (h *Hub) lastLost(f *former, known map[Target]uint64) (last uint64) {
 			lost = h.history.lastLost(t)
 			known[t] = lost
 		}
-		if lost > last && lost > f.from(t) {
+		if lost > last && lost > f.addedAt(t) {
 			last = lost
 		}
 	}
@@ -186,7 +186,7 @@ func (h *Hub) lastLost(f *former, known map[Target]uint64) (last uint64) {
 // explainTopics says where the connection was given, or lost, a topic of the event. If
 // it lost the topic after the event, this may have been written before.
 func (h *Hub) explainTopics(j *judged, s *subject) {
-	for _, l := range j.late {
+	for _, l := range j.addedTopics {
 		if s.isFor(l.topic) {
 			j.added = l.from
 		}
@@ -209,7 +209,7 @@ type change struct {
 }
 
 // mostChanges is how many of the last events for a connection alone are looked at.
-const mostChanges = 1000
+const maxChanges = 1000
 
 // changesOf lists the retained changes of a connection's topics, the last one first.
 func (h *Hub) changesOf(id string) (changes []change) {
@@ -220,7 +220,7 @@ func (h *Hub) changesOf(id string) (changes []change) {
 	var records []record
 	h.mu.RLock()
 	if l := h.history.lanes[Target{Connection, id}]; l != nil {
-		for _, seq := range slices.Backward(l.seqs[max(0, len(l.seqs)-mostChanges):]) {
+		for _, seq := range slices.Backward(l.seqs[max(0, len(l.seqs)-maxChanges):]) {
 			if f := h.history.entry(seq).frame; f.name() == EventTopics {
 				records = append(records, record{seq, f})
 			}

@@ -18,21 +18,21 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	if goesOn {
 		have = h.history.position(h.history.head)
 	} else {
-		h.ended = append(h.ended[max(0, len(h.ended)-rememberEnded):], h.history.position(h.history.head))
+		h.endedHistories = append(h.endedHistories[max(0, len(h.endedHistories)-maxEndedHistories):], h.history.position(h.history.head))
 		h.source.open = false
 		h.restart(epoch, oldest)
 	}
 	h.mu.Unlock()
-	h.moveOver()
+	h.moveConns()
 	if goesOn {
-		h.leaveOut(oldest)
+		h.fillHoles(oldest)
 	}
 	return have
 }
 
 // rememberEnded is of how many histories the end is remembered, beside the last one:
 // a publisher may learn late that it was answered.
-const rememberEnded = 15
+const maxEndedHistories = 15
 
 func (f feed) Status(problem error, behind uint64) {
 	h := f.h
@@ -49,7 +49,7 @@ func (f feed) Status(problem error, behind uint64) {
 	opened := problem == nil && behind == 0 && !h.source.open
 	h.source.open = h.source.open || opened
 	if recovered || opened {
-		h.notify()
+		h.notifyChange()
 	}
 }
 
@@ -66,11 +66,11 @@ func (f feed) Deliver(records []Record) {
 		encodings[i] = encode(r, epoch, now)
 	}
 	for len(encodings) > 0 {
-		h.leaveOut(encodings[0].seq)
+		h.fillHoles(encodings[0].seq)
 		n := sliceLength(encodings)
 		h.deliver(encodings[:n])
 		if last := encodings[n-1]; last.command != nil {
-			h.carryOut(last.command, last.seq)
+			h.execute(last.command, last.seq)
 		}
 		encodings = encodings[n:]
 	}
@@ -101,13 +101,13 @@ func (h *Hub) deliver(records []encoded) {
 	now := time.Now()
 	h.mu.Lock()
 	if last := records[len(records)-1]; last.command != nil {
-		h.command = last.seq
+		h.pendingCommand = last.seq
 	}
 	for _, r := range records {
 		h.append(r, now)
 	}
 	h.source.retain(h.history)
-	h.notify()
+	h.notifyChange()
 	trimmed := h.history.trimmed
 	h.mu.Unlock()
 	if !trimmed {
@@ -120,14 +120,14 @@ const holesAtOnce = 1000
 
 // leaveOut makes holes of the positions before next that the store does not have.
 // Where others append to the store, a hole may have been a command.
-func (h *Hub) leaveOut(next uint64) {
+func (h *Hub) fillHoles(next uint64) {
 	left := false
 	for h.addHoles(next) {
 		left = true
 	}
-	h.moveOver()
+	h.moveConns()
 	if left && h.sharesStore() {
-		h.carryOut(new(Command), next)
+		h.execute(new(Command), next)
 	}
 }
 
@@ -144,8 +144,8 @@ func (h *Hub) addHoles(next uint64) bool {
 		h.restart(h.history.epoch, next)
 	default:
 		h.history.addHoles(min(missing, holesAtOnce), time.Now())
-		h.mark(h.history.all)
-		h.notify()
+		h.markDirty(h.history.all)
+		h.notifyChange()
 	}
 	return true
 }
@@ -160,13 +160,13 @@ func (h *Hub) sharesStore() bool {
 // long as this runs. A command that says nothing stands for one that cannot be
 // read. Where it is not certain what a command means for a connection, that ends: the
 // client comes back, and is authenticated anew.
-func (h *Hub) carryOut(command *Command, seq uint64) {
+func (h *Hub) execute(command *Command, seq uint64) {
 	var changed []*lane
 	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
 	switch {
 	case command.Disconnect != nil:
 		filter, do = *command.Disconnect, func(c *Conn) { h.detach(c, Disconnected) }
-	case command.Topics != nil && !h.holds(func() bool { return h.source.open }):
+	case command.Topics != nil && !h.check(func() bool { return h.source.open }):
 		// Another history is being read. Its changes may be older than the connections
 		// that moved over, which may have lost since what is added here.
 		filter = command.Topics.Filter
@@ -184,20 +184,20 @@ func (h *Hub) carryOut(command *Command, seq uint64) {
 	}
 	for _, c := range h.matching(filter) {
 		h.mu.Lock()
-		if c.joined < seq && c.reason == "" {
+		if c.subscribedAt < seq && c.reason == "" {
 			do(c)
 		}
 		h.mu.Unlock()
 	}
 	h.mu.Lock()
-	h.command = 0
+	h.pendingCommand = 0
 	h.mu.Unlock()
-	for some := range slices.Chunk(changed, listenersAtOnce) { // none of them could pass the command before
+	for some := range slices.Chunk(changed, subscribersAtOnce) { // none of them could pass the command before
 		h.mu.Lock()
 		for _, own := range some {
-			h.mark(own)
+			h.markDirty(own)
 		}
-		h.notify()
+		h.notifyChange()
 		h.mu.Unlock()
 	}
 }

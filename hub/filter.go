@@ -68,7 +68,7 @@ func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	if !h.sharesStore() {
 		return n, nil
 	}
-	_, err := h.store(ctx, []Entry{{Data: encodeCommand(&Command{Disconnect: &f})}})
+	_, err := h.storeEntries(ctx, []Entry{{Data: encodeCommand(&Command{Disconnect: &f})}})
 	return n, err
 }
 
@@ -83,7 +83,7 @@ func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, e
 		}
 	}
 	record := encodeCommand(&Command{Topics: &change})
-	stored, err := h.store(ctx, []Entry{{Data: record}})
+	stored, err := h.storeEntries(ctx, []Entry{{Data: record}})
 	if err != nil {
 		return Position{}, err
 	}
@@ -117,18 +117,18 @@ func (h *Hub) matching(f Filter) []*Conn {
 		for i, name := range names {
 			targets[i] = Target{kind, name}
 		}
-		lanes, _ := h.lanesWithListeners(targets)
+		lanes, _ := h.lanesWithSubscribers(targets)
 		lists = append(lists, lanes)
 	}
 	if len(lists) == 0 {
-		lanes, _ := h.lanesWithListeners([]Target{{}})
+		lanes, _ := h.lanesWithSubscribers([]Target{{}})
 		lists = append(lists, lanes)
 	}
 	// Of every connection: how many of the lists it fits.
 	fits := make(map[*Conn]int)
 	for i, lanes := range lists {
 		for _, l := range lanes {
-			h.eachListener(l.lane, nil, func(c *Conn) {
+			h.eachSubscriber(l.lane, nil, func(c *Conn) {
 				if fits[c] == i {
 					fits[c]++
 				}

@@ -15,11 +15,11 @@ type history struct {
 	epoch string
 
 	// Sequence numbers are gapless, so two of them say what is in the ring.
-	ring   ring
-	oldest uint64 // the first retained; head+1 when there is none
-	head   uint64 // the last appended
-	before Tag    // of the record before the oldest, if it is known
-	bytes  int64
+	ring         ring
+	oldest       uint64 // the first retained; head+1 when there is none
+	head         uint64 // the last appended
+	beforeOldest Tag    // of the record before the oldest, if it is known
+	bytes        int64
 
 	trimmed bool // all bounds were met when evict was last called
 
@@ -28,16 +28,16 @@ type history struct {
 	lanes    map[Target]*lane
 	all      *lane // lanes[Target{All}], which is never dropped
 	shapes   []*shape
-	held     *held // is told what is evicted
+	pinned   *pinned // is told what is evicted
 
 	// What was evicted, for targets that have no lane: a target's hash to its
 	// highest evicted seq, in two generations. When the young one is full the old
 	// one goes, and the floor rises over what only it knew.
-	seed       maphash.Seed
-	young, old map[uint64]uint64
-	youngLast  uint64
-	oldLast    uint64
-	floor      uint64 // below it nothing is known, so every position is a gap
+	seed                        maphash.Seed
+	recentEvicted, olderEvicted map[uint64]uint64
+	recentLast                  uint64
+	olderLast                   uint64
+	floor                       uint64 // below it nothing is known, so every position is a gap
 
 	evictions []eviction // the last ones, oldest first
 }
@@ -62,24 +62,24 @@ const never = math.MaxInt64
 // How many targets one generation of evicted ones may hold: as many as take a
 // quarter of the history's bytes, but within these bounds.
 const (
-	mostEvicted   = 500_000
-	fewestEvicted = 1_000
+	maxEvictedTargets = 500_000
+	minEvictedTargets = 1_000
 )
 
 // newHistory is empty; the next event is oldest.
-func newHistory(opts Options, epoch string, oldest uint64, held *held) *history {
+func newHistory(opts Options, epoch string, oldest uint64, held *pinned) *history {
 	h := &history{
-		opts:     opts,
-		epoch:    epoch,
-		held:     held,
-		oldest:   oldest,
-		head:     oldest - 1,
-		floor:    oldest - 1,
-		slots:    make(map[uint64]uint64),
-		commands: make(map[uint64][]byte),
-		lanes:    make(map[Target]*lane),
-		seed:     maphash.MakeSeed(),
-		young:    make(map[uint64]uint64),
+		opts:          opts,
+		epoch:         epoch,
+		pinned:        held,
+		oldest:        oldest,
+		head:          oldest - 1,
+		floor:         oldest - 1,
+		slots:         make(map[uint64]uint64),
+		commands:      make(map[uint64][]byte),
+		lanes:         make(map[Target]*lane),
+		seed:          maphash.MakeSeed(),
+		recentEvicted: make(map[uint64]uint64),
 	}
 	h.all = h.lane(Target{})
 	return h
@@ -101,8 +101,8 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 	case enc.event != nil:
 		h.addEvent(e, enc.event)
 	case enc.command != nil:
-		h.commands[h.head] = enc.said
-		h.charge(e, commandBytes+int64(cap(enc.said)))
+		h.commands[h.head] = enc.commandJSON
+		h.charge(e, commandBytes+int64(cap(enc.commandJSON)))
 	default:
 		h.all.evicted = h.head // to everybody this is as if an event had been evicted
 	}
@@ -138,7 +138,7 @@ func (h *history) addEvent(e *entry, event *Event) {
 	e.lanes = make([]*lane, 0, len(event.Targets))
 	h.charge(e, pointerBytes*int64(cap(e.lanes)))
 	if e.slot = h.slotOf(event); e.slot != 0 {
-		h.fill(e.slot)
+		h.fillSlot(e.slot)
 	}
 	for _, t := range event.Targets {
 		h.index(e, h.head, t)
@@ -157,7 +157,7 @@ func (h *history) position(seq uint64) Position {
 	case seq >= h.oldest && seq <= h.head:
 		p.Tag = h.entry(seq).tag
 	case seq == h.oldest-1:
-		p.Tag = h.before
+		p.Tag = h.beforeOldest
 	}
 	return p
 }
@@ -183,7 +183,7 @@ func (h *history) evictSome(now time.Time) bool {
 			bound = BoundCount
 		case n > 1 && h.bytes > h.opts.MaxBytes:
 			bound = BoundSize
-		case !h.fresh(e, now):
+		case !h.isFresh(e, now):
 			bound = BoundAge
 		default:
 			return true
@@ -203,32 +203,32 @@ func (h *history) evictSome(now time.Time) bool {
 			if missed {
 				l.evicted = max(l.evicted, h.oldest)
 			}
-			h.drop(l)
+			h.removeIfUnused(l)
 		}
-		h.held.evict(e.frame)
-		h.vacate(e)
+		h.pinned.noteEvicted(e.frame)
+		h.freeSlot(e)
 		delete(h.commands, h.oldest)
 		h.bytes -= e.cost
-		h.before = e.tag
+		h.beforeOldest = e.tag
 		h.ring.drop(h.oldest)
-		h.noteEviction(bound, now)
+		h.recordEviction(bound, now)
 		h.oldest++
 	}
 	return true
 }
 
-func (h *history) fresh(e *entry, now time.Time) bool {
+func (h *history) isFresh(e *entry, now time.Time) bool {
 	return e.stored > now.Add(-h.opts.MaxAge).UnixNano()
 }
 
 // stale reports whether evict has something to do that only time did.
-func (h *history) stale(now time.Time) bool {
-	return h.oldest <= h.head && !h.fresh(h.entry(h.oldest), now)
+func (h *history) isStale(now time.Time) bool {
+	return h.oldest <= h.head && !h.isFresh(h.entry(h.oldest), now)
 }
 
 // lost is the last position whose record is lost to a connection with these seats;
 // 0: there is none.
-func (h *history) lost(seats []seat) (last uint64) {
+func (h *history) lastLostTo(seats []subscription) (last uint64) {
 	for _, s := range seats {
 		if lost := s.lane.lost(); lost > s.from {
 			last = max(last, lost)
@@ -239,14 +239,14 @@ func (h *history) lost(seats []seat) (last uint64) {
 
 // resume is where a client goes on that has everything up to p, and whether it
 // has missed something.
-func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
+func (h *history) resume(p Position, seats []subscription) (uint64, gapReason) {
 	known := h.position(p.Seq).Tag
 	switch {
 	case p.Epoch != h.epoch, p.Tag != (Tag{}) && known != (Tag{}) && p.Tag != known:
 		return h.oldest - 1, gapEpoch
 	case p.Seq > h.head:
 		return h.oldest - 1, gapInvalid
-	case p.Seq < h.floor || h.lost(seats) > p.Seq:
+	case p.Seq < h.floor || h.lastLostTo(seats) > p.Seq:
 		return max(p.Seq, h.oldest-1), gapEvicted
 	}
 	return p.Seq, noGap
@@ -256,11 +256,11 @@ func (h *history) resume(p Position, seats []seat) (uint64, gapReason) {
 // and each once, until b is full. Up to the position state it takes only the newest of
 // each slot. It returns the position up to which it looked. Its cost is what it finds,
 // not what is retained.
-func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
+func (h *history) since(seats []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
 	usual := seq >= state // what is found depends on seq and the lanes alone
 	b.lanes = b.lanes[:0]
 	for _, s := range seats {
-		if s.lane.pending(s.last(seq)) {
+		if s.lane.hasAfter(s.skipTo(seq)) {
 			b.lanes = append(b.lanes, s.lane)
 			usual = usual && s.from <= seq
 		}
@@ -268,12 +268,12 @@ func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b 
 	if usual && b.shared.in == h && b.shared.seq == seq && b.shared.last == last && slices.Equal(b.shared.lanes, b.lanes) {
 		return b.shared.reached
 	}
-	b.found()
+	b.resetItems()
 	b.heads = b.heads[:0]
 	next := uint64(math.MaxUint64)
 	for _, s := range seats {
-		if l, seq := s.lane, s.last(seq); l.pending(seq) {
-			head := l.seqs[l.after(seq):]
+		if l, seq := s.lane, s.skipTo(seq); l.hasAfter(seq) {
+			head := l.seqs[l.indexAfter(seq):]
 			b.heads = append(b.heads, head)
 			next = min(next, head[0])
 		}
@@ -291,7 +291,7 @@ func (h *history) since(seats []seat, seq, last, state uint64, now time.Time, b 
 		} else {
 			b.skipped = next
 		}
-		seq, next = next, b.pass(next)
+		seq, next = next, b.advanceHeads(next)
 	}
 	return max(seq, last)
 }

@@ -34,7 +34,7 @@ func TestEvictionBounds(t *testing.T) {
 	t.Run("the newest stays whatever its size", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{MaxBytes: 500})
-			v := open(t, h, as("alice"))
+			v := open(t, h, requestOf("alice"))
 			for range 3 {
 				publish(t, h, strings.Repeat("x", 1000))
 				synctest.Wait()
@@ -51,25 +51,25 @@ func TestEvictionBounds(t *testing.T) {
 			time.Sleep(30 * time.Minute)
 			publish(t, h, "new")
 			time.Sleep(30*time.Minute - 1)
-			want(t, "just before", read(t, h, as("alice").at(start)).data(), "old new")
+			want(t, "just before", read(t, h, requestOf("alice").at(start)).data(), "old new")
 			time.Sleep(time.Nanosecond)
-			c := read(t, h, as("alice").at(start))
-			want(t, "after an hour", c.data()+", "+c.told(), "new, sse.gap evicted")
-			c = read(t, h, as("bob").at(start))
-			want(t, "to another", c.data()+", "+c.told(), "new, ")
+			c := read(t, h, requestOf("alice").at(start))
+			want(t, "after an hour", c.data()+", "+c.controlSummary(), "new, sse.gap evicted")
+			c = read(t, h, requestOf("bob").at(start))
+			want(t, "to another", c.data()+", "+c.controlSummary(), "new, ")
 			time.Sleep(time.Hour)
-			c = read(t, h, as("bob").at(Earliest))
-			want(t, "all gone, which is no gap for who asks for what there is", c.data()+", "+c.told(), ", ")
+			c = read(t, h, requestOf("bob").at(Earliest))
+			want(t, "all gone, which is no gap for who asks for what there is", c.data()+", "+c.controlSummary(), ", ")
 			want(t, "retained", h.Stats().Events, 0)
 			want(t, "bytes", h.Stats().EventBytes, evictedBytes) // of alice, who has lost something
 			want(t, "oldest", h.Stats().Oldest.Seq, h.Stats().Head.Seq+1)
-			want(t, "resumes at the head", read(t, h, as("bob").at(h.Stats().Head.String())).told(), "")
+			want(t, "resumes at the head", read(t, h, requestOf("bob").at(h.Stats().Head.String())).controlSummary(), "")
 		})
 	})
 	t.Run("age, for an open stream", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{MaxAge: time.Minute})
-			v := open(t, h, as("alice").with(Settings{Heartbeat: time.Second, Timeout: time.Hour}))
+			v := open(t, h, requestOf("alice").with(Settings{Heartbeat: time.Second, Timeout: time.Hour}))
 			synctest.Wait()
 			resume := v.stall()
 			publish(t, h, "in the write")
@@ -78,7 +78,7 @@ func TestEvictionBounds(t *testing.T) {
 			time.Sleep(time.Minute)
 			resume()
 			synctest.Wait()
-			want(t, "got", v.client(t).data()+", "+v.client(t).told(), "in the write, sse.gap evicted")
+			want(t, "got", v.client(t).data()+", "+v.client(t).controlSummary(), "in the write, sse.gap evicted")
 		})
 	})
 }
@@ -93,20 +93,20 @@ func TestTimeToLive(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		v := open(t, h, as("alice").with(Settings{Heartbeat: time.Hour, Timeout: time.Hour}))
+		v := open(t, h, requestOf("alice").with(Settings{Heartbeat: time.Hour, Timeout: time.Hour}))
 		brief("brief")
 		publish(t, h, "long")
 		synctest.Wait()
 		want(t, "live", v.client(t).data(), "brief long")
 		time.Sleep(time.Minute - 1)
-		want(t, "just before", read(t, h, as("alice").at(start)).data(), "brief long")
+		want(t, "just before", read(t, h, requestOf("alice").at(start)).data(), "brief long")
 
 		resume := v.stall()
 		publish(t, h, "in the write")
 		synctest.Wait()
 		time.Sleep(time.Nanosecond)
-		c := read(t, h, as("alice").at(start))
-		want(t, "after it", c.data()+", "+c.told(), "long in the write, ")
+		c := read(t, h, requestOf("alice").at(start))
+		want(t, "after it", c.data()+", "+c.controlSummary(), "long in the write, ")
 
 		brief("brief, and stuck")
 		time.Sleep(time.Minute)
@@ -115,9 +115,9 @@ func TestTimeToLive(t *testing.T) {
 		}
 		resume()
 		synctest.Wait()
-		want(t, "to a stream that was stuck", v.client(t).data()+", "+v.client(t).told(), "brief long in the write, ")
-		want(t, "evicted after its time", read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).told(), "")
-		want(t, "others were lost", read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 1}.String())).told(), "sse.gap evicted")
+		want(t, "to a stream that was stuck", v.client(t).data()+", "+v.client(t).controlSummary(), "brief long in the write, ")
+		want(t, "evicted after its time", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
+		want(t, "others were lost", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 1}.String())).controlSummary(), "sse.gap evicted")
 	})
 }
 
@@ -125,27 +125,27 @@ func TestFloorRisesWithGenerations(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 1})
 	hi := h.history
 	almost := func() { // as if that many targets had been evicted
-		hi.young = make(map[uint64]uint64, mostEvicted)
-		for i := range uint64(mostEvicted - 1) {
-			hi.young[i] = 1
+		hi.recentEvicted = make(map[uint64]uint64, maxEvictedTargets)
+		for i := range uint64(maxEvictedTargets - 1) {
+			hi.recentEvicted[i] = 1
 		}
 	}
 	almost()
 	publish(t, h, "1", user("first"))
 	publish(t, h, "2", user("second")) // evicts 1
-	want(t, "young ones after a change", len(hi.young), 0)
+	want(t, "young ones after a change", len(hi.recentEvicted), 0)
 	want(t, "floor after one generation", hi.floor, 0)
-	want(t, "old ones are known", read(t, h, as("first").at(h.history.epoch+"-0")).told(), "sse.gap evicted")
-	want(t, "and nobody else concerned", read(t, h, as("other").at(h.history.epoch+"-0")).told(), "")
+	want(t, "old ones are known", read(t, h, requestOf("first").at(h.history.epoch+"-0")).controlSummary(), "sse.gap evicted")
+	want(t, "and nobody else concerned", read(t, h, requestOf("other").at(h.history.epoch+"-0")).controlSummary(), "")
 
 	almost()
 	publish(t, h, "3", user("third"))
 	want(t, "floor after two generations", hi.floor, 1)
 	for name, told := range map[string]string{"first": "sse.gap evicted", "other": "sse.gap evicted"} {
-		want(t, name+" below the floor", read(t, h, as(name).at(h.history.epoch+"-0")).told(), told)
+		want(t, name+" below the floor", read(t, h, requestOf(name).at(h.history.epoch+"-0")).controlSummary(), told)
 	}
 	for name, told := range map[string]string{"first": "", "second": "sse.gap evicted", "third": "", "other": ""} {
-		want(t, name+" at the floor", read(t, h, as(name).at(h.history.epoch+"-1")).told(), told)
+		want(t, name+" at the floor", read(t, h, requestOf(name).at(h.history.epoch+"-1")).controlSummary(), told)
 	}
 }
 
@@ -156,8 +156,8 @@ func TestShapeLearnedLate(t *testing.T) {
 	}
 	check := func(pattern string, seq uint64, expected string) {
 		t.Helper()
-		c := read(t, h, as("", pattern).at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
-		want(t, fmt.Sprintf("%s from %d", pattern, seq), c.data()+", "+c.told(), expected)
+		c := read(t, h, requestOf("", pattern).at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
+		want(t, fmt.Sprintf("%s from %d", pattern, seq), c.data()+", "+c.controlSummary(), expected)
 	}
 	check("a/*", 2, "a/2 a/3/x, ")
 	check("b/*", 2, "b/2, ")
@@ -172,7 +172,7 @@ func TestShapeLearnedLate(t *testing.T) {
 	want(t, "shapes", len(h.history.shapes), 3)
 
 	// Evicting what was indexed late takes no lane from those who listen.
-	c := connect(t, h, as("", "a/*"))
+	c := connect(t, h, requestOf("", "a/*"))
 	for i := range 10 {
 		publish(t, h, fmt.Sprint(i), user("bob"))
 	}
@@ -184,11 +184,11 @@ func TestLanesAreDropped(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 10})
 	for i := range 100 {
 		publish(t, h, "x", user(fmt.Sprint(i)), topic(fmt.Sprint("t/", i)), Target{Session, fmt.Sprint(i)}, Target{Connection, fmt.Sprint(i)})
-		read(t, h, as(fmt.Sprint("u", i), "t/*", fmt.Sprint("v/", i)))
+		read(t, h, requestOf(fmt.Sprint("u", i), "t/*", fmt.Sprint("v/", i)))
 	}
 	lanes := len(h.history.lanes)
 	want(t, "lanes of ten events, of a pattern and of all", lanes, 10*4+1+1)
-	want(t, "evicted users, topics and sessions", len(h.history.young), 90*3)
+	want(t, "evicted users, topics and sessions", len(h.history.recentEvicted), 90*3)
 }
 
 func TestLaneAfter(t *testing.T) {
@@ -199,11 +199,11 @@ func TestLaneAfter(t *testing.T) {
 		}
 		for seq := range uint64(3*n + 10) {
 			linear := slices.IndexFunc(l.seqs, func(s uint64) bool { return s > seq })
-			want(t, "pending", l.pending(seq), linear >= 0)
+			want(t, "pending", l.hasAfter(seq), linear >= 0)
 			if linear < 0 {
 				linear = n
 			}
-			want(t, fmt.Sprintf("after %d of %d", seq, n), l.after(seq), linear)
+			want(t, fmt.Sprintf("after %d of %d", seq, n), l.indexAfter(seq), linear)
 		}
 	}
 }
@@ -218,12 +218,12 @@ func TestReplayCostsWhatWasMissed(t *testing.T) {
 		for range others {
 			publish(t, h, "x", user("bob"))
 		}
-		c := connect(t, h, as("alice").at(h.history.epoch+"-0"))
+		c := connect(t, h, requestOf("alice").at(h.history.epoch+"-0"))
 		b, best := new(batch), time.Hour
 		for range 200 {
-			b.forget()
+			b.reset()
 			began := time.Now()
-			h.look(c, time.Now(), b)
+			h.lookUp(c, time.Now(), b)
 			best = min(best, time.Since(began))
 			want(t, "found", len(b.items), 1)
 		}
@@ -242,11 +242,11 @@ func TestBatchesAreBounded(t *testing.T) {
 	}
 	publish(t, h, strings.Repeat("x", 5*batchBytes))
 	publish(t, h, "end")
-	c := connect(t, h, as("alice").at(start))
+	c := connect(t, h, requestOf("alice").at(start))
 	b := new(batch)
 	for looks := 0; ; looks++ {
-		b.forget()
-		l := h.look(c, time.Now(), b)
+		b.reset()
+		l := h.lookUp(c, time.Now(), b)
 		if b.size > batchBytes && len(b.items) > 1 {
 			t.Errorf("%d events of %d bytes", len(b.items), b.size)
 		}
@@ -255,8 +255,8 @@ func TestBatchesAreBounded(t *testing.T) {
 			break
 		}
 	}
-	w := newWire()
-	got := (&client{t: t}).read(take(t, h, as("alice").at(start), w))
+	w := newTestSink()
+	got := (&client{t: t}).read(readOnce(t, h, requestOf("alice").at(start), w))
 	want(t, "events", len(got.events), 302)
-	want(t, "flushes", w.flushed, len(w.got))
+	want(t, "flushes", w.flushed, len(w.taken))
 }

@@ -10,11 +10,11 @@ import (
 // A record that was deleted, or that nobody can read, costs the history nothing
 // but itself. All who were not past it are told, once.
 func TestHoles(t *testing.T) {
-	for name, lose := range map[string]func(*sharedLog, *node){
-		"deleted": func(l *sharedLog, _ *node) {
+	for name, lose := range map[string]func(*sharedLog, *sharedLogNode){
+		"deleted": func(l *sharedLog, _ *sharedLogNode) {
 			l.change(func() { l.next += 3 })
 		},
-		"foreign": func(_ *sharedLog, n *node) {
+		"foreign": func(_ *sharedLog, n *sharedLogNode) {
 			entries := []Entry{{Data: []byte("hello")}, {Data: []byte{recordEvent}}, {Data: nil}}
 			if _, err := n.Append(t.Context(), entries); err != nil {
 				t.Fatal(err)
@@ -26,7 +26,7 @@ func TestHoles(t *testing.T) {
 				log := newSharedLog()
 				h, n := log.join(t, Options{})
 				publish(t, h, "1")
-				position := at(h, 1)
+				position := positionAt(h, 1)
 				lose(log, n)
 				for i := 5; i < 10; i++ {
 					publish(t, h, fmt.Sprint(i))
@@ -34,15 +34,15 @@ func TestHoles(t *testing.T) {
 				synctest.Wait()
 				want(t, "head", h.Stats().Head.Seq, 9)
 
-				c := read(t, h, as("").at(position))
+				c := read(t, h, requestOf("").at(position))
 				want(t, "who was before it gets", c.data(), "5 6 7 8 9")
-				want(t, "and is told", c.told(), "sse.gap evicted")
-				c = read(t, h, as("").at(at(h, 5)))
+				want(t, "and is told", c.controlSummary(), "sse.gap evicted")
+				c = read(t, h, requestOf("").at(positionAt(h, 5)))
 				want(t, "who was past it gets", c.data(), "6 7 8 9")
-				want(t, "and is told", c.told(), "")
-				c = read(t, h, as("").at(Earliest))
+				want(t, "and is told", c.controlSummary(), "")
+				c = read(t, h, requestOf("").at(Earliest))
 				want(t, "who wants all that there is gets", c.data(), "1 5 6 7 8 9")
-				want(t, "and is told", c.told(), "")
+				want(t, "and is told", c.controlSummary(), "")
 			})
 		})
 	}
@@ -56,7 +56,7 @@ func TestHoleIsToldOnce(t *testing.T) {
 		large := fmt.Sprintf("%0*d", batchBytes-1000, 0)
 		publish(t, h, large)
 		publish(t, h, large)
-		v := open(t, h, as(""))
+		v := open(t, h, requestOf(""))
 		synctest.Wait()
 		resume := v.stall()
 		publish(t, h, "3") // its write is stuck
@@ -72,7 +72,7 @@ func TestHoleIsToldOnce(t *testing.T) {
 		synctest.Wait()
 		c := v.client(t)
 		want(t, "events", len(c.events), 5)
-		want(t, "told", c.told(), "sse.gap evicted")
+		want(t, "told", c.controlSummary(), "sse.gap evicted")
 	})
 }
 
@@ -86,7 +86,7 @@ func TestMissedCommands(t *testing.T) {
 				there, cutOff := log.join(t, Options{MaxEvents: 100})
 				publish(t, here, "before")
 				synctest.Wait()
-				mallory := open(t, there, as("mallory"))
+				mallory := open(t, there, requestOf("mallory"))
 				synctest.Wait()
 				cutOff.set(true)
 				if _, err := here.Disconnect(t.Context(), Filter{Users: []string{"mallory"}}); err != nil {
@@ -100,10 +100,10 @@ func TestMissedCommands(t *testing.T) {
 				cutOff.set(false)
 				synctest.Wait()
 				want(t, "mallory got", mallory.client(t).data(), "")
-				want(t, "mallory ended", mallory.ending(t), Lifetime)
-				c := read(t, there, as("bob").at(at(here, 1)))
+				want(t, "mallory ended", mallory.endedBy(t), Lifetime)
+				c := read(t, there, requestOf("bob").at(positionAt(here, 1)))
 				want(t, "who comes back gets", c.data(), "after")
-				want(t, "and is told", c.told(), "sse.gap evicted")
+				want(t, "and is told", c.controlSummary(), "sse.gap evicted")
 			})
 		})
 	}
@@ -112,18 +112,18 @@ func TestMissedCommands(t *testing.T) {
 // Who listens is told of a hole at once, though nothing follows it.
 func TestHoleIsToldAtOnce(t *testing.T) {
 	for name, lose := range map[string]func(h *Hub){
-		"deleted": func(h *Hub) { h.leaveOut(5) },
+		"deleted": func(h *Hub) { h.fillHoles(5) },
 		"foreign": func(h *Hub) { feed{h}.Deliver([]Record{{2, time.Now(), []byte("hello")}}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
 				publish(t, h, "1")
-				v := open(t, h, as("alice"))
+				v := open(t, h, requestOf("alice"))
 				synctest.Wait()
 				lose(h)
 				synctest.Wait()
-				want(t, "told", v.client(t).told(), "sse.gap evicted")
+				want(t, "told", v.client(t).controlSummary(), "sse.gap evicted")
 			})
 		})
 	}
@@ -161,11 +161,11 @@ func TestForgedEvents(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
-				v := open(t, h, as("alice", "a/*"))
+				v := open(t, h, requestOf("alice", "a/*"))
 				feed{h}.Deliver([]Record{recordOf(1, e)})
 				synctest.Wait()
 				want(t, "got", v.client(t).data(), "")
-				want(t, "told", v.client(t).told(), "sse.gap evicted")
+				want(t, "told", v.client(t).controlSummary(), "sse.gap evicted")
 			})
 		})
 	}

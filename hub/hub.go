@@ -19,7 +19,7 @@ const (
 )
 
 // nudgeEvery is how often at most heartbeats come early.
-const nudgeEvery = 5 * time.Second
+const earlyHeartbeatEvery = 5 * time.Second
 
 // Options bound a hub's history. A field that is zero has its default. They may
 // change while the hub runs.
@@ -43,85 +43,85 @@ func (o Options) withDefaults() Options {
 // any goroutine.
 type Hub struct {
 	// Static after New.
-	signal  chan struct{} // one slot: there are dirty lanes
-	done    chan struct{} // closed by Close, at first
-	stopped chan struct{} // closed by Close, when no connection is left
-	closed  sync.Once
-	waker   sync.WaitGroup
+	wakerSignal chan struct{} // one slot: there are dirty lanes
+	done        chan struct{} // closed by Close, at first
+	stopped     chan struct{} // closed by Close, when no connection is left
+	closed      sync.Once
+	waker       sync.WaitGroup
 
 	// Guarded by using, which is held while one store takes another's place.
-	using    sync.Mutex
-	stopTail func()
+	storeSwitch sync.Mutex
+	stopTail    func()
 
 	learning sync.Mutex // held while a shape is learned; before mu
 
-	crowd sync.Mutex // before mu: see lock
+	muQueue sync.Mutex // before mu: see lock
 
 	// mu is never held during a write to a client, nor for work that grows with the
 	// number of connections, topics, targets or records.
-	mu       lock
-	history  *history
-	command  uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
-	leaving  *history   // from which connections move over to history, or nil
-	ended    []Position // the ends of the last histories, oldest first
-	source   source
-	networks map[netip.Addr]int // connections of each
-	users    int
-	dirty    []*lane // with news for their listeners
-	held     held
-	ending   Reason        // not empty: no connection is admitted any more, for this reason
-	closing  bool          // Close was called
-	changed  chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
+	mu             timedMutex
+	history        *history
+	pendingCommand uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
+	oldHistory     *history   // from which connections move over to history, or nil
+	endedHistories []Position // the ends of the last histories, oldest first
+	source         source
+	networks       map[netip.Addr]int // connections of each
+	users          int
+	dirty          []*lane // with news for their listeners
+	pinned         pinned
+	endReason      Reason        // not empty: no connection is admitted any more, for this reason
+	isClosing      bool          // Close was called
+	changed        chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
 
 	// Clients must not fall far behind history while nothing is sent to them, so
 	// each quarter of it all are nudged to move their position; but not more often
 	// than nudgeEvery, since what few are sent must not cost a write to all.
-	nudge      uint64
-	nudgeBytes int64
-	nudged     time.Time
+	earlyHeartbeatSeq   uint64
+	earlyHeartbeatBytes int64
+	earlyHeartbeatTime  time.Time
 
 	// Looking up what to replay takes a place in here, of which there are as many as
 	// CPUs. A publisher waits for all who have mu for reading, and for those who have
 	// come before it: no more than these.
-	looking chan struct{}
+	replaySlots chan struct{}
 
-	waiting   atomic.Int64 // goroutines that wait for changed
-	replaying atomic.Int64 // connections that get more than one batch
+	waiters atomic.Int64 // goroutines that wait for changed
+	replays atomic.Int64 // connections that get more than one batch
 
 	stats stats
 
 	// What is remembered for Why. They have locks of their own, which come after mu.
-	began   time.Time
-	formers formers // connections that have ended
-	refused formers // and those that were not admitted
-	repeats repeats // what was published again
+	began        time.Time
+	endedConns   endedConns // connections that have ended
+	refusedConns endedConns // and those that were not admitted
+	repeats      repeats    // what was published again
 
 	// What writes for connections that were taken over.
 	sweepers   []*sweeper
 	sweeping   sync.WaitGroup // the sweepers
 	writers    sync.WaitGroup // goroutines beside them
-	taken      sync.WaitGroup // connections
+	takenOver  sync.WaitGroup // connections
 	departures departures
 }
 
 // New starts a hub. It serves once Use has given it a store, and must be closed.
 func New(opts Options) *Hub {
 	h := &Hub{
-		signal:   make(chan struct{}, 1),
-		done:     make(chan struct{}),
-		stopped:  make(chan struct{}),
-		source:   source{problem: errOpening},
-		networks: make(map[netip.Addr]int),
-		changed:  make(chan struct{}),
-		looking:  make(chan struct{}, runtime.GOMAXPROCS(0)),
-		began:    time.Now(),
-		formers:  formers{most: mostFormers},
-		refused:  formers{most: mostRefused},
+		wakerSignal:  make(chan struct{}, 1),
+		done:         make(chan struct{}),
+		stopped:      make(chan struct{}),
+		source:       source{problem: errOpening},
+		networks:     make(map[netip.Addr]int),
+		changed:      make(chan struct{}),
+		replaySlots:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		began:        time.Now(),
+		endedConns:   endedConns{max: maxEndedConns},
+		refusedConns: endedConns{max: maxRefusedConns},
 	}
 	h.source.since = time.Now()
-	h.stats.begin()
-	h.history = newHistory(opts.withDefaults(), "", 1, &h.held)
-	h.waker.Go(h.wakeListeners)
+	h.stats.init()
+	h.history = newHistory(opts.withDefaults(), "", 1, &h.pinned)
+	h.waker.Go(h.wakeSubscribers)
 	for range runtime.GOMAXPROCS(0) {
 		s := newSweeper(h)
 		h.sweepers = append(h.sweepers, s)
@@ -143,19 +143,19 @@ func (h *Hub) SetOptions(opts Options) {
 // lock locks mu for those who may come in any number: connections that begin, end or
 // get stuck. They wait for each other before they wait for mu, and so a publisher
 // waits for one of them, and not for all.
-func (h *Hub) lock() {
-	h.crowd.Lock()
+func (h *Hub) lockQueued() {
+	h.muQueue.Lock()
 	h.mu.Lock()
 }
 
-func (h *Hub) unlock() {
+func (h *Hub) unlockQueued() {
 	h.mu.Unlock()
-	h.crowd.Unlock()
+	h.muQueue.Unlock()
 }
 
 // trimAll evicts what exceeds the bounds.
 func (h *Hub) trimAll(now time.Time) {
-	for h.holds(func() bool { return !h.history.trimmed || h.history.stale(now) }) {
+	for h.check(func() bool { return !h.history.trimmed || h.history.isStale(now) }) {
 		h.trim(now)
 	}
 }
@@ -199,19 +199,19 @@ func (h *Hub) Close() error {
 	var err error
 	h.closed.Do(func() {
 		h.mu.Lock()
-		h.closing = true
+		h.isClosing = true
 		h.mu.Unlock()
 		h.end(HubClosed, true)
 		close(h.done)
 		h.waker.Wait()
-		h.taken.Wait()
+		h.takenOver.Wait()
 		close(h.stopped)
 		h.sweeping.Wait()
 		h.departures.close()
 		h.writers.Wait()
-		h.using.Lock()
-		defer h.using.Unlock()
-		err = h.leaveStore(nil)
+		h.storeSwitch.Lock()
+		defer h.storeSwitch.Unlock()
+		err = h.replaceStore(nil)
 	})
 	return err
 }
@@ -224,20 +224,20 @@ const endAtOnce = 64
 func (h *Hub) end(reason Reason, forGood bool) {
 	h.mu.Lock()
 	if forGood {
-		h.ending = cmp.Or(h.ending, reason)
+		h.endReason = cmp.Or(h.endReason, reason)
 	}
-	reason = cmp.Or(h.ending, reason)
-	h.notify()
+	reason = cmp.Or(h.endReason, reason)
+	h.notifyChange()
 	h.mu.Unlock()
 	h.detachAll(reason, func(*Conn) bool { return true })
 }
 
 // detachAll ends the connections that there are and that match.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
-	lanes, _ := h.lanesWithListeners([]Target{{}})
+	lanes, _ := h.lanesWithSubscribers([]Target{{}})
 	var conns []*Conn
 	for _, all := range lanes {
-		h.eachListener(all.lane, nil, func(c *Conn) {
+		h.eachSubscriber(all.lane, nil, func(c *Conn) {
 			if match(c) {
 				conns = append(conns, c)
 			}

@@ -15,8 +15,8 @@ import (
 
 func TestPublishBatch(t *testing.T) {
 	h := newHub(t, Options{MaxEventSize: 4})
-	connect(t, h, as("alice"))
-	connect(t, h, as("alice", "t"))
+	connect(t, h, requestOf("alice"))
+	connect(t, h, requestOf("alice", "t"))
 	event := func(data string, targets ...Target) Event { return Event{Data: []byte(data), Targets: targets} }
 	receipts, err := h.Publish(t.Context(), event("1", user("alice")), event("2", topic("t")), event("3", topic("t"), user("alice"), user("bob")), event("4", user("bob")), event("5", Target{}))
 	if err != nil {
@@ -43,7 +43,7 @@ func TestKeys(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		send := func(events ...Event) (s string) {
 			t.Helper()
 			receipts, err := h.Publish(t.Context(), events...)
@@ -66,7 +66,7 @@ func TestKeys(t *testing.T) {
 		synctest.Wait()
 		want(t, "got", v.client(t).data(), "a c d f i")
 
-		v.leave()
+		v.goAway()
 		want(t, "connections are counted now", send(keyed("j", "k")), "5/0/true ")
 		want(t, "published", h.Stats().Published, 5)
 		time.Sleep(time.Hour)
@@ -104,9 +104,9 @@ func TestKeys(t *testing.T) {
 			want(t, "positions", seqs[p], seqs[0])
 		}
 		want(t, "stored", sum, 100)
-		c := read(t, h, as("alice").at(Earliest))
+		c := read(t, h, requestOf("alice").at(Earliest))
 		for i, m := range c.events {
-			want(t, "event "+m.data, m.id, at(h, seqs[0][i]))
+			want(t, "event "+m.data, m.id, positionAt(h, seqs[0][i]))
 		}
 		want(t, "delivered", len(c.events), 100)
 	})
@@ -123,7 +123,7 @@ func TestFilters(t *testing.T) {
 	setup := func(t *testing.T) (*Hub, map[*Conn]string) {
 		h, names := newHub(t, Options{}), make(map[*Conn]string)
 		for i, e := range entries {
-			r := as(e.user, e.topics...)
+			r := requestOf(e.user, e.topics...)
 			r.Session = e.session
 			names[connect(t, h, r)] = fmt.Sprint(i)
 		}
@@ -180,7 +180,7 @@ func TestConnectionsAreListedByOpening(t *testing.T) {
 	h := newHub(t, Options{})
 	var opened []*Conn
 	for range 1000 {
-		opened = append(opened, connect(t, h, as("alice")))
+		opened = append(opened, connect(t, h, requestOf("alice")))
 	}
 	want(t, "in order", slices.Equal(h.Connections(Filter{}), opened), true)
 }
@@ -188,15 +188,15 @@ func TestConnectionsAreListedByOpening(t *testing.T) {
 func TestDisconnectTellsTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		alice, bob := open(t, h, as("alice")), open(t, h, as("bob"))
+		alice, bob := open(t, h, requestOf("alice")), open(t, h, requestOf("bob"))
 		publish(t, h, "before")
 		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
 		publish(t, h, "after")
 		want(t, "reason", alice.wait(), Disconnected)
 		synctest.Wait()
-		want(t, "alice", alice.client(t).data()+", "+alice.client(t).told(), "before, sse.closing disconnected")
-		want(t, "bob", bob.client(t).data()+", "+bob.client(t).told(), "before after, ")
-		want(t, "nothing is lost for alice", alice.client(t).resume(h, as("alice")).data(), "before after")
+		want(t, "alice", alice.client(t).data()+", "+alice.client(t).controlSummary(), "before, sse.closing disconnected")
+		want(t, "bob", bob.client(t).data()+", "+bob.client(t).controlSummary(), "before after, ")
+		want(t, "nothing is lost for alice", alice.client(t).resume(h, requestOf("alice")).data(), "before after")
 	})
 }
 
@@ -207,9 +207,9 @@ func TestStats(t *testing.T) {
 		start := h.Stats().Head
 		publish(t, h, "missed", user("alice"))
 
-		h2 := as("bob")
+		h2 := requestOf("bob")
 		h2.Protocol = "h2"
-		visits := []*visit{open(t, h, as("alice").at(start.String())), open(t, h, as("alice").at("garbage")), open(t, h, h2), open(t, h, as(""))}
+		visits := []*servedConn{open(t, h, requestOf("alice").at(start.String())), open(t, h, requestOf("alice").at("garbage")), open(t, h, h2), open(t, h, requestOf(""))}
 		synctest.Wait()
 		resume := visits[2].stall()
 		publish(t, h, "live")
@@ -230,10 +230,10 @@ func TestStats(t *testing.T) {
 		want(t, "took", s.Latency.Sum, 0)
 		sent := 0
 		for _, v := range visits {
-			sent += len(v.all())
+			sent += len(v.allBytes())
 			events, bytes := v.Sent()
 			want(t, "events of one", int(events), len(v.client(t).events))
-			want(t, "bytes of one", int(bytes), len(v.all()))
+			want(t, "bytes of one", int(bytes), len(v.allBytes()))
 		}
 		want(t, "bytes", int(s.Bytes), sent)
 
@@ -243,13 +243,13 @@ func TestStats(t *testing.T) {
 		want(t, "after three seconds", s.Latency.Counts[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
 		want(t, "took", s.Latency.Sum, 3*time.Second)
 
-		want(t, "gone", visits[0].leave(), Gone)
+		want(t, "gone", visits[0].goAway(), Gone)
 		h.DisconnectHere(Filter{Users: []string{"bob"}})
 		h.Shutdown()
 		for _, v := range visits {
 			v.wait()
 		}
-		if _, err := h.Connect(t.Context(), as("alice")); err == nil {
+		if _, err := h.Connect(t.Context(), requestOf("alice")); err == nil {
 			t.Error("admitted after Shutdown")
 		}
 		s = h.Stats()
@@ -262,14 +262,14 @@ func TestStats(t *testing.T) {
 			want(t, "closed, "+string(reason), s.Closed[string(reason)], n)
 		}
 		want(t, "networks", len(h.networks), 0)
-		want(t, "listeners of all", len(h.history.all.conns), 0)
+		want(t, "listeners of all", len(h.history.all.subscribers), 0)
 	})
 }
 
 func TestInfo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		r := as("alice", "news", "a/*", "news")
+		r := requestOf("alice", "news", "a/*", "news")
 		r.Session, r.Addr = "s", netip.MustParseAddr("2001:db8::1")
 		v := open(t, h, r)
 		synctest.Wait()
@@ -289,14 +289,14 @@ func TestInfo(t *testing.T) {
 		resume()
 		synctest.Wait()
 		want(t, "lag", v.Info().Lag, 0)
-		want(t, "position", v.Info().Position, at(h, 5))
+		want(t, "position", v.Info().Position, positionAt(h, 5))
 	})
 }
 
 func TestDisconnectCountsEachOnce(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 2000 {
-		connect(t, h, as("alice"))
+		connect(t, h, requestOf("alice"))
 	}
 	var ended [4]int
 	var disconnecting sync.WaitGroup
@@ -315,13 +315,13 @@ func TestDisconnectCountsEachOnce(t *testing.T) {
 
 func TestCloseEndsAll(t *testing.T) {
 	h := New(Options{})
-	use(t, h, NewMemory())
-	v := open(t, h, as("alice"))
+	useStore(t, h, NewMemory())
+	v := open(t, h, requestOf("alice"))
 	h.Close()
 	want(t, "goroutines of the hub", strings.Count(stacks(), "wakeListeners"), 0)
 	want(t, "reason", v.wait(), HubClosed)
 	h.Close()
-	_, err := h.Connect(t.Context(), as("alice"))
+	_, err := h.Connect(t.Context(), requestOf("alice"))
 	want(t, "refused", err.Error(), "connection refused: hub_closed")
 }
 
@@ -333,9 +333,9 @@ func TestAudience(t *testing.T) {
 	pick := func(from ...string) string { return from[random.IntN(len(from))] }
 	var conns []*Conn
 	for range 60 {
-		r := as(pick("", "u", "v"))
+		r := requestOf(pick("", "u", "v"))
 		for range random.IntN(3) {
-			more := as("", pick(append(names, "*", "c/*")...))
+			more := requestOf("", pick(append(names, "*", "c/*")...))
 			r.Topics = append(r.Topics, more.Topics...)
 		}
 		conns = append(conns, connect(t, h, r))
@@ -392,7 +392,7 @@ func TestManyTargetsCount(t *testing.T) {
 // there are events.
 func TestLag(t *testing.T) {
 	h := newHub(t, Options{})
-	c := connect(t, h, as("alice", "news", "*"))
+	c := connect(t, h, requestOf("alice", "news", "*"))
 	publish(t, h, "1", topic("news"))
 	publish(t, h, "2", user("alice"))
 	publish(t, h, "3", topic("other"), user("alice"))
@@ -402,7 +402,7 @@ func TestLag(t *testing.T) {
 // Who comes for nothing has left nothing.
 func TestLeave(t *testing.T) {
 	h := newHub(t, Options{})
-	c := connect(t, h, as("alice"))
+	c := connect(t, h, requestOf("alice"))
 	c.Leave()
 	want(t, "open", h.Stats().Connections["h1"], 0)
 	want(t, "closed", h.Stats().Closed["gone"], 1)

@@ -16,7 +16,7 @@ func TestPromise6OnlyTheAddressed(t *testing.T) {
 	publish(t, h, "alice", user("alice"))
 	publish(t, h, "all")
 
-	alice, bob, anonymous := as("alice", "public/*", "alice/*"), as("bob", "secret/*"), as("")
+	alice, bob, anonymous := requestOf("alice", "public/*", "alice/*"), requestOf("bob", "secret/*"), requestOf("")
 	bob.Session = "s2"
 	for _, position := range []string{start, Earliest, "", "garbage", "abcdefgh-1"} {
 		whole := position != ""
@@ -30,9 +30,9 @@ func TestPromise6OnlyTheAddressed(t *testing.T) {
 		check("alice", alice, "alice all")
 		check("bob", bob, "bob s2 secret all")
 		check("anonymous", anonymous, "all")
-		check("alice who calls herself a session", Request{Identity: Identity{Session: "alice"}, Settings: usual}, "all")
-		check("alice who calls herself a topic", as("", "alice", "bob", "s2"), "all")
-		check("an id instead of a user", as("secret/bob"), "all")
+		check("alice who calls herself a session", Request{Identity: Identity{Session: "alice"}, Settings: defaultSettings}, "all")
+		check("alice who calls herself a topic", requestOf("", "alice", "bob", "s2"), "all")
+		check("an id instead of a user", requestOf("secret/bob"), "all")
 	}
 
 	t.Run("another identity with the old position", func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestPromise10HubsAreIslands(t *testing.T) {
 		if a.history.epoch == b.history.epoch {
 			t.Fatalf("both are %s", a.history.epoch)
 		}
-		inA, inB := open(t, a, as("alice", "*")), open(t, b, as("alice", "*"))
+		inA, inB := open(t, a, requestOf("alice", "*")), open(t, b, requestOf("alice", "*"))
 		key := func(data string) Event {
 			return Event{Data: []byte(data), Targets: []Target{{}, user("alice"), topic("x"), {Connection, inB.ID()}}, Key: "k"}
 		}
@@ -83,8 +83,8 @@ func TestPromise10HubsAreIslands(t *testing.T) {
 		synctest.Wait()
 		want(t, "in a", inA.client(t).data(), "a")
 		want(t, "in b", inB.client(t).data(), "b")
-		moved := inA.client(t).resume(b, as("alice"))
-		want(t, "a position of the other", moved.told()+": "+moved.data(), "sse.gap epoch: a b")
+		moved := inA.client(t).resume(b, requestOf("alice"))
+		want(t, "a position of the other", moved.controlSummary()+": "+moved.data(), "sse.gap epoch: a b")
 		want(t, "disconnected in a", a.DisconnectHere(Filter{IDs: []string{inB.ID()}}), 0)
 		a.Close()
 		publish(t, b, "still open")

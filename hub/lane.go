@@ -10,18 +10,18 @@ import (
 // order, and the connections that listen. It lives as long as it has either. It is
 // guarded by Hub.mu.
 type lane struct {
-	target  Target
-	shape   *shape   // of a pattern; nil for other targets
-	seqs    []uint64 // ascending
-	evicted uint64   // the highest seq evicted from it
-	conns   []listener
-	dirty   bool // in Hub.dirty
+	target      Target
+	shape       *shape   // of a pattern; nil for other targets
+	seqs        []uint64 // ascending
+	evicted     uint64   // the highest seq evicted from it
+	subscribers []subscriber
+	dirty       bool // in Hub.dirty
 }
 
 // listener is a connection that listens to a lane, and which of its seats is there.
-type listener struct {
+type subscriber struct {
 	*Conn
-	seat int
+	index int
 }
 
 // lane returns the target's lane and makes it if there is none.
@@ -33,9 +33,9 @@ func (h *history) lane(t Target) *lane {
 		if t.Kind == pattern {
 			l.shape = h.shape(t.Name)
 		}
-		if len(h.young)+len(h.old) > 0 {
+		if len(h.recentEvicted)+len(h.olderEvicted) > 0 {
 			sum := maphash.Comparable(h.seed, t)
-			l.evicted = max(h.young[sum], h.old[sum])
+			l.evicted = max(h.recentEvicted[sum], h.olderEvicted[sum])
 		}
 		h.lanes[t] = l
 	}
@@ -54,7 +54,7 @@ func (l *lane) lost() uint64 {
 // targets is for, each once.
 func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	add := func(t Target) {
-		if l := h.lanes[t]; l != nil && len(l.conns) > 0 {
+		if l := h.lanes[t]; l != nil && len(l.subscribers) > 0 {
 			lanes = append(lanes, l)
 		}
 	}
@@ -82,8 +82,8 @@ func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 
 // drop forgets a lane that has neither events nor connections, and keeps what
 // was evicted from it.
-func (h *history) drop(l *lane) {
-	if len(l.seqs) > 0 || len(l.conns) > 0 || l == h.all {
+func (h *history) removeIfUnused(l *lane) {
+	if len(l.seqs) > 0 || len(l.subscribers) > 0 || l == h.all {
 		return
 	}
 	delete(h.lanes, l.target)
@@ -92,22 +92,22 @@ func (h *history) drop(l *lane) {
 		return
 	}
 	sum := maphash.Comparable(h.seed, l.target)
-	if _, known := h.young[sum]; !known {
+	if _, known := h.recentEvicted[sum]; !known {
 		h.bytes += evictedBytes
 	}
-	h.young[sum] = l.evicted
-	h.youngLast = max(h.youngLast, l.evicted)
-	if int64(len(h.young)) >= min(mostEvicted, max(fewestEvicted, h.opts.MaxBytes/4/evictedBytes)) {
-		h.age()
+	h.recentEvicted[sum] = l.evicted
+	h.recentLast = max(h.recentLast, l.evicted)
+	if int64(len(h.recentEvicted)) >= min(maxEvictedTargets, max(minEvictedTargets, h.opts.MaxBytes/4/evictedBytes)) {
+		h.rotateEvicted()
 	}
 }
 
 // age forgets the old generation and begins a young one.
-func (h *history) age() {
-	h.floor = max(h.floor, h.oldLast)
-	h.bytes -= evictedBytes * int64(len(h.old))
-	h.old, h.oldLast = h.young, h.youngLast
-	h.young, h.youngLast = make(map[uint64]uint64), 0
+func (h *history) rotateEvicted() {
+	h.floor = max(h.floor, h.olderLast)
+	h.bytes -= evictedBytes * int64(len(h.olderEvicted))
+	h.olderEvicted, h.olderLast = h.recentEvicted, h.recentLast
+	h.recentEvicted, h.recentLast = make(map[uint64]uint64), 0
 }
 
 // index puts the event into the target's lane, once.
@@ -138,14 +138,14 @@ func (h *history) indexAs(s *shape, e *entry, seq uint64, t Target) {
 }
 
 // pending reports whether the lane has an event after the position seq.
-func (l *lane) pending(seq uint64) bool {
+func (l *lane) hasAfter(seq uint64) bool {
 	return len(l.seqs) > 0 && l.seqs[len(l.seqs)-1] > seq
 }
 
 // after is the index of the first event of the lane after the position seq.
 // A connection that is awake looks at the end of the lane, so the search begins
 // there and doubles its steps.
-func (l *lane) after(seq uint64) int {
+func (l *lane) indexAfter(seq uint64) int {
 	n, step := len(l.seqs), 1
 	for n-step > 0 && l.seqs[n-step-1] > seq {
 		step *= 2

@@ -9,13 +9,13 @@ import (
 
 // lock counts how long those who change the hub wait for it. When it is free, that
 // costs nothing.
-type lock struct {
+type timedMutex struct {
 	sync.RWMutex
-	waits latency
+	waits latencyCounts
 }
 
 // Lock locks for writing.
-func (l *lock) Lock() {
+func (l *timedMutex) Lock() {
 	if l.TryLock() {
 		return
 	}

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is the lock of a build that measures how long each call holds it. It goes by the
+// timedMutex is the lock of a build that measures how long each call holds it. It goes by the
 // CPU time of the thread, so that a busy machine does not count. A goroutine that has
 // changed its thread meanwhile is not measured.
-type lock struct {
+type timedMutex struct {
 	sync.RWMutex
-	waits latency
+	waits latencyCounts
 
 	written cpuTime // when Lock was called
 
@@ -36,7 +36,7 @@ func cpuNow() cpuTime {
 }
 
 // longest returns the longest hold since the last call.
-func (l *lock) longest() time.Duration {
+func (l *timedMutex) longest() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	most := l.most
@@ -45,13 +45,13 @@ func (l *lock) longest() time.Duration {
 }
 
 // Lock locks for writing.
-func (l *lock) Lock() {
+func (l *timedMutex) Lock() {
 	l.RWMutex.Lock()
 	l.written = cpuNow()
 }
 
 // TryLock locks for writing, or reports that it cannot.
-func (l *lock) TryLock() bool {
+func (l *timedMutex) TryLock() bool {
 	ok := l.RWMutex.TryLock()
 	if ok {
 		l.written = cpuNow()
@@ -60,7 +60,7 @@ func (l *lock) TryLock() bool {
 }
 
 // Unlock ends Lock.
-func (l *lock) Unlock() {
+func (l *timedMutex) Unlock() {
 	if now := cpuNow(); now.thread == l.written.thread {
 		l.mu.Lock()
 		l.most = max(l.most, now.at-l.written.at)
@@ -70,7 +70,7 @@ func (l *lock) Unlock() {
 }
 
 // RLock locks for reading.
-func (l *lock) RLock() {
+func (l *timedMutex) RLock() {
 	l.RWMutex.RLock()
 	now := cpuNow()
 	l.mu.Lock()
@@ -82,7 +82,7 @@ func (l *lock) RLock() {
 }
 
 // RUnlock ends RLock.
-func (l *lock) RUnlock() {
+func (l *timedMutex) RUnlock() {
 	now := cpuNow()
 	l.mu.Lock()
 	if began, ok := l.reads[now.thread]; ok {

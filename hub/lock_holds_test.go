@@ -48,7 +48,7 @@ func BenchmarkLongestHold(b *testing.B) {
 	}{
 		{"publish to 1,000 topics with 10,000 listeners on a pattern", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
-				connect(b, h, as("", "orders/*"))
+				connect(b, h, requestOf("", "orders/*"))
 			}
 			targets := topics("orders/", 1000)
 			return func(int) { publish(b, h, "x", targets...) }
@@ -58,18 +58,18 @@ func BenchmarkLongestHold(b *testing.B) {
 			asked := names(targets)
 			slices.Reverse(asked)
 			for range 10_000 {
-				connect(b, h, as("", asked...))
+				connect(b, h, requestOf("", asked...))
 			}
 			return func(int) { publish(b, h, "x", targets...) }
 		}},
 		{"first client of a new pattern with 500,000 retained events", roomy, func(b *testing.B, h *Hub) func(int) {
 			fill(b, h, 500_000, func(i int) Target { return topic(fmt.Sprint("a/", i, "/b/c")) })
 			shapes := []string{"*", "a/*", "*/*/b/c", "a/*/*", "a/*/b/*", "*/*/*", "*/*/*/*", "a/*/b/c", "*/*/b/*", "a/*/*/c"}
-			return func(i int) { connect(b, h, as("", shapes[i%len(shapes)])).Leave() }
+			return func(i int) { connect(b, h, requestOf("", shapes[i%len(shapes)])).Leave() }
 		}},
 		{"a page of a listing of 100,000 connections", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for i := range 100_000 {
-				connect(b, h, as(fmt.Sprint("user-", i)))
+				connect(b, h, requestOf(fmt.Sprint("user-", i)))
 			}
 			return func(int) {
 				for _, c := range h.Connections(Filter{})[:100] {
@@ -79,8 +79,8 @@ func BenchmarkLongestHold(b *testing.B) {
 		}},
 		{"why of a user with 10,000 connections and 10,000 that have ended", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
-				connect(b, h, as("alice", "news", "room/*"))
-				connect(b, h, as("alice", "news", "room/*")).Leave()
+				connect(b, h, requestOf("alice", "news", "room/*"))
+				connect(b, h, requestOf("alice", "news", "room/*")).Leave()
 			}
 			p := send(b, h, to(user("bob"), topic("room/9")))
 			return func(int) { why(h, p, "alice") }
@@ -100,15 +100,15 @@ func BenchmarkLongestHold(b *testing.B) {
 		{"waking 10,000 connections of 100 lanes", Options{}, func(b *testing.B, h *Hub) func(int) {
 			targets := topics("t/", 100)
 			for range 10_000 {
-				connect(b, h, as("", names(targets)...))
+				connect(b, h, requestOf("", names(targets)...))
 			}
 			return func(int) {
 				h.mu.Lock()
 				for _, t := range targets {
-					h.mark(h.history.lane(t))
+					h.markDirty(h.history.lane(t))
 				}
 				h.mu.Unlock()
-				h.wake()
+				h.signalWaker()
 				for {
 					h.mu.RLock()
 					left := len(h.dirty)
@@ -121,7 +121,7 @@ func BenchmarkLongestHold(b *testing.B) {
 		}},
 		{"a connection with 1,000 topics that begins and ends", Options{}, func(b *testing.B, h *Hub) func(int) {
 			all := names(topics("t/", 1000))
-			return func(int) { connect(b, h, as("", all...)).Leave() }
+			return func(int) { connect(b, h, requestOf("", all...)).Leave() }
 		}},
 		{"an event for a topic that has 1,000,000", roomy, func(b *testing.B, h *Hub) func(int) {
 			fill(b, h, 1_000_000, func(int) Target { return topic("t") })
@@ -129,7 +129,7 @@ func BenchmarkLongestHold(b *testing.B) {
 		}},
 		{"a new store with 10,000 connections of 10 topics", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
-				connect(b, h, as("", names(topics("t/", 10))...))
+				connect(b, h, requestOf("", names(topics("t/", 10))...))
 			}
 			return func(int) { feed{h}.Begin(NewEpoch(), 1) }
 		}},
@@ -145,7 +145,7 @@ func BenchmarkLongestHold(b *testing.B) {
 					fill(b, h, 1_000_000, func(i int) Target { return topic("t") })
 				case "5,000 lagging streams that end at once":
 					for range 5_000 {
-						connect(b, h, as("", names(topics("t/", 100))...))
+						connect(b, h, requestOf("", names(topics("t/", 100))...))
 					}
 					fill(b, h, 4_000, func(i int) Target { return topic(fmt.Sprint("t/", i%100)) })
 				}

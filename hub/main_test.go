@@ -19,7 +19,7 @@ import (
 // TestMain fails the run when a goroutine is left over after the tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if left := leftover(); code == 0 && left != "" {
+	if left := leftoverGoroutines(); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines left over after the tests:\n\n%s\n", left)
 		code = 1
 	}
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // leftover gives goroutines that are about to end a second to do so.
-func leftover() string {
+func leftoverGoroutines() string {
 	deadline := time.Now().Add(time.Second)
 	for {
 		left := strings.Split(stacks(), "\n\n")[1:] // not this one
@@ -46,34 +46,34 @@ func stacks() string {
 }
 
 // A wire is a Sink and what came out at the client's end.
-type wire struct {
+type testSink struct {
 	breakAt int           // bytes after which the connection breaks; 0: it never does
 	timeout time.Duration // as Settings.Timeout; 0: a minute
-	cut     chan struct{}
+	aborted chan struct{}
 
-	mu      sync.Mutex
-	got     []byte
-	last    *byte // where the bytes of the last Write began
-	writes  int
-	cuts    int
-	deaf    int           // as many cuts come too early for the write that they are for
-	flushed int           // how much of got has been flushed
-	chunked bool          // got is chunks
-	stalled chan struct{} // not nil: the client takes nothing until it is closed
+	mu            sync.Mutex
+	taken         []byte
+	last          *byte // where the bytes of the last Write began
+	writes        int
+	aborts        int
+	ignoredAborts int           // as many cuts come too early for the write that they are for
+	flushed       int           // how much of got has been flushed
+	chunked       bool          // got is chunks
+	stalled       chan struct{} // not nil: the client takes nothing until it is closed
 }
 
 var errBroken = errors.New("connection reset by peer")
 
-func newWire() *wire { return &wire{cut: make(chan struct{}), timeout: time.Minute} }
+func newTestSink() *testSink { return &testSink{aborted: make(chan struct{}), timeout: time.Minute} }
 
-func (w *wire) Write(p []byte) (int, error) {
+func (w *testSink) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	stalled := w.stalled
 	w.mu.Unlock()
 	if stalled != nil {
 		select {
 		case <-stalled:
-		case <-w.cut:
+		case <-w.aborted:
 			return 0, os.ErrDeadlineExceeded
 		case <-time.After(w.timeout):
 			return 0, os.ErrDeadlineExceeded
@@ -86,39 +86,39 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.chunked { // what is in the chunk
 		w.last = &p[min(bytes.IndexByte(p, '\n')+1, len(p)-1)]
 	}
-	if w.breakAt > 0 && len(w.got)+len(p) > w.breakAt {
-		n := w.breakAt - len(w.got)
-		w.got = append(w.got, p[:n]...)
+	if w.breakAt > 0 && len(w.taken)+len(p) > w.breakAt {
+		n := w.breakAt - len(w.taken)
+		w.taken = append(w.taken, p[:n]...)
 		return n, errBroken
 	}
-	w.got = append(w.got, p...)
+	w.taken = append(w.taken, p...)
 	return len(p), nil
 }
 
-func (w *wire) Flush() error {
+func (w *testSink) Flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.flushed = len(w.got)
+	w.flushed = len(w.taken)
 	return nil
 }
 
-// Cut ends the write that is under way, and no later one.
-func (w *wire) Cut() {
+// Abort ends the write that is under way, and no later one.
+func (w *testSink) Abort() {
 	w.mu.Lock()
-	w.cuts++
-	deaf := w.cuts <= w.deaf
+	w.aborts++
+	deaf := w.aborts <= w.ignoredAborts
 	w.mu.Unlock()
 	if deaf {
 		return
 	}
 	select {
-	case w.cut <- struct{}{}:
+	case w.aborted <- struct{}{}:
 	default:
 	}
 }
 
 // stall makes the client take no bytes any more until the returned func is called.
-func (w *wire) stall() (resume func()) {
+func (w *testSink) stall() (resume func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	gate := make(chan struct{})
@@ -132,20 +132,20 @@ func (w *wire) stall() (resume func()) {
 }
 
 // received is what the client has been sent and flushed so far.
-func (w *wire) received() string {
+func (w *testSink) received() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.body(w.got[:w.flushed])
+	return w.body(w.taken[:w.flushed])
 }
 
 // all is every byte that was taken, flushed or not.
-func (w *wire) all() string {
+func (w *testSink) allBytes() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.body(w.got)
+	return w.body(w.taken)
 }
 
-func (w *wire) body(p []byte) string {
+func (w *testSink) body(p []byte) string {
 	if w.chunked {
 		return dechunk(p)
 	}
@@ -158,14 +158,14 @@ type message struct{ event, data, id string }
 // client reads streams as the HTML standard says, and refuses what the engine
 // should never send. It outlives connections.
 type client struct {
-	t        testing.TB
-	position string    // lastEventId: what it would send on its next connection
-	retry    int       // milliseconds
-	events   []message // that back ends published
-	control  []message // of the hub itself
-	ordered  []message // events, and sse.topics among them
-	beats    int       // bare comments
-	moves    int       // blocks with nothing but an id
+	t             testing.TB
+	position      string    // lastEventId: what it would send on its next connection
+	retry         int       // milliseconds
+	events        []message // that back ends published
+	control       []message // of the hub itself
+	ordered       []message // events, and sse.topics among them
+	heartbeats    int       // bare comments
+	positionMoves int       // blocks with nothing but an id
 }
 
 // read takes the stream of one connection from its beginning. What follows the
@@ -178,7 +178,7 @@ func (c *client) read(stream string) *client {
 	for first := true; ; first = false {
 		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
 			stream = rest
-			c.beats++
+			c.heartbeats++
 			continue
 		}
 		text, rest, complete := strings.Cut(stream, "\n\n")
@@ -215,7 +215,7 @@ func (c *client) read(stream string) *client {
 		}
 		switch {
 		case !data:
-			c.moves++
+			c.positionMoves++
 		case strings.HasPrefix(m.event, "sse."):
 			c.control = append(c.control, m)
 			if m.event == EventTopics {
@@ -267,7 +267,7 @@ func (c *client) data() string { return payloads(c.events) }
 
 // told is the names of the control events with their reasons, but without
 // sse.connected, which always comes.
-func (c *client) told() string {
+func (c *client) controlSummary() string {
 	var told []string
 	for _, m := range c.control {
 		if m.event == "sse.connected" {
@@ -288,7 +288,7 @@ func payloads(events []message) string {
 	return strings.Join(data, " ")
 }
 
-var usual = &Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMin: time.Second, RetryMax: 5 * time.Second}
+var defaultSettings = &Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMin: time.Second, RetryMax: 5 * time.Second}
 
 func newHub(t testing.TB, opts Options) *Hub {
 	t.Helper()
@@ -301,12 +301,12 @@ func newHub(t testing.TB, opts Options) *Hub {
 			t.Error(err)
 		}
 	})
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	return h
 }
 
 // use gives h a store, and waits until it is open.
-func use(t testing.TB, h *Hub, store Store) {
+func useStore(t testing.TB, h *Hub, store Store) {
 	t.Helper()
 	if err := h.Use(store); err != nil {
 		t.Fatal(err)
@@ -317,8 +317,8 @@ func use(t testing.TB, h *Hub, store Store) {
 }
 
 // as is a request of a user, for topics of which each may be a pattern.
-func as(user string, topics ...string) Request {
-	r := Request{Identity: Identity{User: user}, Settings: usual, Protocol: "h1"}
+func requestOf(user string, topics ...string) Request {
+	r := Request{Identity: Identity{User: user}, Settings: defaultSettings, Protocol: "h1"}
 	for _, s := range topics {
 		topic, err := ParseTopic(s)
 		if err != nil {
@@ -349,23 +349,23 @@ func publish(t testing.TB, h *Hub, data string, targets ...Target) Receipt {
 }
 
 // visit is a connection that is being served.
-type visit struct {
+type servedConn struct {
 	*Conn
-	*wire
-	far    *far // of one that was taken over
+	*testSink
+	socket *fakeSocket // of one that was taken over
 	cancel context.CancelFunc
 	ended  chan struct{}
 	reason Reason // once ended is closed
 }
 
 // open connects and serves until the test ends or leave is called.
-func open(t testing.TB, h *Hub, r Request) *visit {
+func open(t testing.TB, h *Hub, r Request) *servedConn {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serve(t, c, newWire())
+	return serve(t, c, newTestSink())
 }
 
 // stream is all of a stream to w.
@@ -376,31 +376,31 @@ func (c *Conn) stream(ctx context.Context, w Sink) Reason {
 	return c.Serve(ctx, w)
 }
 
-func serve(t testing.TB, c *Conn, w *wire) *visit {
+func serve(t testing.TB, c *Conn, w *testSink) *servedConn {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.timeout = c.settings.Timeout
-	v := &visit{Conn: c, wire: w, cancel: cancel, ended: make(chan struct{})}
+	v := &servedConn{Conn: c, testSink: w, cancel: cancel, ended: make(chan struct{})}
 	if way := wayOf(t); way != served {
 		v.takeOver(ctx, way)
-		t.Cleanup(func() { v.leave() })
+		t.Cleanup(func() { v.goAway() })
 		return v
 	}
 	go func() {
 		defer close(v.ended)
 		v.reason = c.stream(ctx, w)
 	}()
-	t.Cleanup(func() { v.leave() })
+	t.Cleanup(func() { v.goAway() })
 	return v
 }
 
 // leave ends the visit as a client that goes away.
-func (v *visit) leave() Reason {
+func (v *servedConn) goAway() Reason {
 	v.cancel()
 	return v.wait()
 }
 
 // ending is why the visit has ended, as it must have by now.
-func (v *visit) ending(t testing.TB) Reason {
+func (v *servedConn) endedBy(t testing.TB) Reason {
 	t.Helper()
 	synctest.Wait()
 	select {
@@ -411,13 +411,13 @@ func (v *visit) ending(t testing.TB) Reason {
 	return v.reason
 }
 
-func (v *visit) wait() Reason {
+func (v *servedConn) wait() Reason {
 	<-v.ended
 	return v.reason
 }
 
 // client is a new one that has read the stream so far.
-func (v *visit) client(t testing.TB) *client {
+func (v *servedConn) client(t testing.TB) *client {
 	t.Helper()
 	return (&client{t: t}).read(v.received())
 }
@@ -426,17 +426,17 @@ func (v *visit) client(t testing.TB) *client {
 // takes to send it what there is.
 func (c *client) resume(h *Hub, r Request) *client {
 	c.t.Helper()
-	return c.read(take(c.t, h, r.at(c.position), newWire()))
+	return c.read(readOnce(c.t, h, r.at(c.position), newTestSink()))
 }
 
 // read is a new client that has resumed as r says.
 func read(t testing.TB, h *Hub, r Request) *client {
 	t.Helper()
-	return (&client{t: t}).read(take(t, h, r, newWire()))
+	return (&client{t: t}).read(readOnce(t, h, r, newTestSink()))
 }
 
 // take connects, is sent what there is, and goes.
-func take(t testing.TB, h *Hub, r Request, w *wire) string {
+func readOnce(t testing.TB, h *Hub, r Request, w *testSink) string {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
 	if err != nil {
@@ -448,7 +448,7 @@ func take(t testing.TB, h *Hub, r Request, w *wire) string {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	c.stream(gone, w)
-	return w.all()
+	return w.allBytes()
 }
 
 func want[T comparable](t testing.TB, what string, got, want T) {
@@ -498,7 +498,7 @@ func recordOf(seq uint64, e Event) Record {
 }
 
 // at is the position that has the seq, as a client knows it.
-func at(h *Hub, seq uint64) string {
+func positionAt(h *Hub, seq uint64) string {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.history.position(seq).String()

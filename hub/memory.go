@@ -63,7 +63,7 @@ func (m *Memory) awaitTail(ctx context.Context) error {
 }
 
 // memorySlice is about how many bytes of a batch are appended under one lock.
-const memorySlice = 32 << 10
+const appendBytesAtOnce = 32 << 10
 
 // appendSome appends the first of the entries, and their answers to stored. It fails
 // before the first or not at all, since Close waits for a batch that has begun.
@@ -78,7 +78,7 @@ func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) 
 	var records []Record
 	size := 0
 	for _, e := range entries {
-		if size >= memorySlice {
+		if size >= appendBytesAtOnce {
 			break
 		}
 		key := SumKey(e.Key)

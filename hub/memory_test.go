@@ -12,7 +12,7 @@ func TestBatchYieldsToOtherPublishers(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 100_000})
 	batch := make([]Event, 1000)
 	for i := range batch {
-		batch[i] = Event{Data: []byte(strings.Repeat("x", memorySlice)), Targets: []Target{{}}}
+		batch[i] = Event{Data: []byte(strings.Repeat("x", appendBytesAtOnce)), Targets: []Target{{}}}
 	}
 	began, over := make(chan struct{}), make(chan struct{})
 	var first, last uint64

@@ -46,16 +46,16 @@ func (l *sharedLog) remove(from, to uint64) {
 }
 
 // node is the log as one hub sees it.
-type node struct {
+type sharedLogNode struct {
 	*sharedLog
 	away bool // guarded by sharedLog.mu
 }
 
 var errAway = errors.New("the servers are away")
 
-func (n *node) set(away bool) { n.change(func() { n.away = away }) }
+func (n *sharedLogNode) set(away bool) { n.change(func() { n.away = away }) }
 
-func (n *node) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
+func (n *sharedLogNode) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
 	n.change(func() {
 		if n.away {
 			err = fmt.Errorf("%w: %w", ErrNotStored, errAway)
@@ -70,7 +70,7 @@ func (n *node) Append(_ context.Context, entries []Entry) (stored []Stored, err 
 	return stored, err
 }
 
-func (n *node) Tail(ctx context.Context, feed Feed) {
+func (n *sharedLogNode) Tail(ctx context.Context, feed Feed) {
 	feed.Begin(n.epoch, 1)
 	head := uint64(0)
 	for {
@@ -98,14 +98,14 @@ func (n *node) Tail(ctx context.Context, feed Feed) {
 	}
 }
 
-func (*node) Retain(Options, uint64) {}
-func (*node) Shared() bool           { return true }
-func (*node) Close() error           { return nil }
+func (*sharedLogNode) Retain(Options, uint64) {}
+func (*sharedLogNode) Shared() bool           { return true }
+func (*sharedLogNode) Close() error           { return nil }
 
 // join makes a hub of a node that shares the log.
-func (l *sharedLog) join(t testing.TB, opts Options) (*Hub, *node) {
+func (l *sharedLog) join(t testing.TB, opts Options) (*Hub, *sharedLogNode) {
 	t.Helper()
-	h, n := newHub(t, opts), &node{sharedLog: l}
-	use(t, h, n)
+	h, n := newHub(t, opts), &sharedLogNode{sharedLog: l}
+	useStore(t, h, n)
 	return h, n
 }

@@ -20,7 +20,7 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const batches, cost = 1000, 50 * time.Microsecond
 				h := new(Hub)
-				h.replaying.Add(int64(replays - 1))
+				h.replays.Add(int64(replays - 1))
 				var p pacer
 				began := time.Now()
 				for range batches {
@@ -30,10 +30,10 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 				// Time stands still but for the sleeps.
 				used, slept := batches*cost, time.Since(began)
 				all := float64(used) / float64(used+slept) * float64(replays)
-				if most := float64(runtime.GOMAXPROCS(0)) * paceShare / 100; all > 1.05*most {
+				if most := float64(runtime.GOMAXPROCS(0)) * replayShare / 100; all > 1.05*most {
 					t.Errorf("%d replays use %.2f CPUs, want at most %.2f", replays, all, most)
 				}
-				want(t, "replays that are left", h.replaying.Load(), int64(replays-1))
+				want(t, "replays that are left", h.replays.Load(), int64(replays-1))
 			})
 		})
 	}
@@ -44,14 +44,14 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 	for name, end := range map[string]func(c *Conn){
 		"gone":     func(c *Conn) { c.reason = Gone },
-		"cut off":  func(c *Conn) { c.reason, c.late = Shutdown, true },
+		"cut off":  func(c *Conn) { c.reason, c.graceOver = Shutdown, true },
 		"goes on":  func(*Conn) {},
 		"farewell": func(c *Conn) { c.reason = Shutdown },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := new(Hub)
-				h.replaying.Add(5000)
+				h.replays.Add(5000)
 				c := &Conn{hub: h}
 				time.AfterFunc(time.Second, func() {
 					h.mu.Lock()
@@ -60,9 +60,9 @@ func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 				})
 				var p pacer
 				began := time.Now()
-				p.pause(c, paceMost)
+				p.pause(c, maxBatchCost)
 				slept := time.Since(began)
-				if closed := c.closes(); closed != (slept < time.Second+2*paceSlice) || slept < time.Second {
+				if closed := c.mustClose(); closed != (slept < time.Second+2*pauseSlice) || slept < time.Second {
 					t.Errorf("it slept for %v (closed: %t)", slept, closed)
 				}
 			})
@@ -79,47 +79,47 @@ func TestReplayIsPaced(t *testing.T) {
 		for i := range events {
 			publish(t, h, fmt.Sprint(i, " ", strings.Repeat("x", batchBytes)))
 		}
-		want(t, "replays before", h.replaying.Load(), 0)
+		want(t, "replays before", h.replays.Load(), 0)
 		return h
 	}
 	begun := func(t *testing.T, h *Hub) {
 		t.Helper()
-		eventually(t, "the replay is known", func() bool { return h.replaying.Load() == 1 })
+		eventually(t, "the replay is known", func() bool { return h.replays.Load() == 1 })
 	}
 	over := func(t *testing.T, h *Hub) {
 		t.Helper()
-		eventually(t, "the replay is over", func() bool { return h.replaying.Load() == 0 })
+		eventually(t, "the replay is over", func() bool { return h.replays.Load() == 0 })
 	}
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := prepare(t)
-		p := dial(t, h, as("alice").at(Earliest), kind)
+		p := dial(t, h, requestOf("alice").at(Earliest), kind)
 		begun(t, h) // and the client reads nothing, so it is not over
-		p.until(t, fmt.Sprint("data: ", events-1, " "))
+		p.readUntil(t, fmt.Sprint("data: ", events-1, " "))
 		over(t, h)
-		dial(t, h, as("alice").at(Earliest), kind).Close() // one that leaves in the middle
+		dial(t, h, requestOf("alice").at(Earliest), kind).Close() // one that leaves in the middle
 		over(t, h)
 	})
 	t.Run("served", func(t *testing.T) {
 		h := prepare(t)
-		w := &gate{wire: newWire(), after: 3, open: make(chan struct{})}
+		w := &gate{testSink: newTestSink(), after: 3, open: make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			connect(t, h, as("alice").at(Earliest)).stream(ctx, w)
+			connect(t, h, requestOf("alice").at(Earliest)).stream(ctx, w)
 		}()
 		begun(t, h)
 		close(w.open)
 		over(t, h)
 		cancel()
 		<-ended
-		want(t, "whole", strings.Contains(w.all(), fmt.Sprint("data: ", events-1, " ")), true)
+		want(t, "whole", strings.Contains(w.allBytes(), fmt.Sprint("data: ", events-1, " ")), true)
 	})
 }
 
 // gate is a client that takes some writes, and then waits.
 type gate struct {
-	*wire
+	*testSink
 	after int
 	open  chan struct{}
 }
@@ -128,7 +128,7 @@ func (g *gate) Write(p []byte) (int, error) {
 	if g.after--; g.after < 0 {
 		<-g.open
 	}
-	return g.wire.Write(p)
+	return g.testSink.Write(p)
 }
 
 // However many replays there are, a publisher does not wait for all of them to look
@@ -141,17 +141,17 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 	const replays = 50
 	var conns []*Conn
 	for range replays {
-		conns = append(conns, connect(t, h, as("alice").at(Earliest)))
+		conns = append(conns, connect(t, h, requestOf("alice").at(Earliest)))
 	}
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	opened := make([]atomic.Bool, replays)
-	h.looking <- struct{}{} // so that one place is taken while the others come
+	h.replaySlots <- struct{}{} // so that one place is taken while the others come
 	h.mu.Lock()
 	for i, c := range conns {
 		serving.Go(func() {
 			b := new(batch)
-			h.look(c, time.Now(), b)
+			h.lookUp(c, time.Now(), b)
 			opened[i].Store(true)
 			c.Leave()
 		})
@@ -161,7 +161,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 	})
 	want(t, "wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
 	h.mu.Unlock()
-	<-h.looking
+	<-h.replaySlots
 	eventually(t, "all replays to go on", func() bool {
 		for i := range opened {
 			if !opened[i].Load() {

@@ -14,14 +14,14 @@ func polling(r Request) Request { r.Poll = true; return r }
 func TestPollEndsAfterTheFirstEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, polling(as("alice")))
+		v := open(t, h, polling(requestOf("alice")))
 		synctest.Wait()
-		want(t, "opening", strings.HasSuffix(v.received(), "\nid: "+at(h, 0)+"\n\n"), true)
+		want(t, "opening", strings.HasSuffix(v.received(), "\nid: "+positionAt(h, 0)+"\n\n"), true)
 		publish(t, h, "x", user("bob"))
 		time.Sleep(time.Second)
 		publish(t, h, "y", user("alice"))
-		want(t, "reason", v.ending(t), Polled)
-		want(t, "answer", strings.HasSuffix(v.received(), "\n\ndata: y\nid: "+at(h, 2)+"\n\n"), true)
+		want(t, "reason", v.endedBy(t), Polled)
+		want(t, "answer", strings.HasSuffix(v.received(), "\n\ndata: y\nid: "+positionAt(h, 2)+"\n\n"), true)
 		want(t, "closing", strings.Contains(v.received(), "sse.closing"), false)
 		want(t, "connections", h.Stats().Connections["h1"], 0)
 	})
@@ -33,11 +33,11 @@ func TestPollAnswersAtOnceIfItCan(t *testing.T) {
 		first := publish(t, h, "x").Position.String()
 		publish(t, h, "y")
 		publish(t, h, "z", user("bob"))
-		v := open(t, h, polling(as("alice").at(first)))
-		want(t, "reason", v.ending(t), Polled)
+		v := open(t, h, polling(requestOf("alice").at(first)))
+		want(t, "reason", v.endedBy(t), Polled)
 		want(t, "in one write", v.writes, 1)
 		// The position after what is for others, too: the next poll does not look at it again.
-		want(t, "answer", strings.HasSuffix(v.received(), "data: y\nid: "+at(h, 2)+"\n\nid: "+at(h, 3)+"\n\n"), true)
+		want(t, "answer", strings.HasSuffix(v.received(), "data: y\nid: "+positionAt(h, 2)+"\n\nid: "+positionAt(h, 3)+"\n\n"), true)
 	})
 }
 
@@ -45,24 +45,24 @@ func TestPollEndsAfterAHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		began := time.Now()
-		idle, moved := open(t, h, polling(as("alice"))), open(t, h, polling(as("alice")))
+		idle, moved := open(t, h, polling(requestOf("alice"))), open(t, h, polling(requestOf("alice")))
 		time.Sleep(time.Second)
 		publish(t, h, "x", user("bob"))
 		want(t, "reason", idle.wait(), Polled)
 		want(t, "reason", moved.wait(), Polled)
 		want(t, "after", time.Since(began), 15*time.Second)
-		want(t, "position", strings.HasSuffix(moved.received(), "\n\nid: "+at(h, 1)+"\n\n"), true)
+		want(t, "position", strings.HasSuffix(moved.received(), "\n\nid: "+positionAt(h, 1)+"\n\n"), true)
 	})
 }
 
 func TestPollTellsAGapAndWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, polling(as("alice").at("abcdefgh-1")))
+		v := open(t, h, polling(requestOf("alice").at("abcdefgh-1")))
 		synctest.Wait()
 		want(t, "gap", strings.Contains(v.received(), "event: sse.gap\n"), true)
 		publish(t, h, "x")
-		want(t, "reason", v.ending(t), Polled)
+		want(t, "reason", v.endedBy(t), Polled)
 	})
 }
 
@@ -83,7 +83,7 @@ func TestPollsLoseNothing(t *testing.T) {
 		position := Earliest
 		var got []string
 		for len(got) < events/2 {
-			v := open(t, h, polling(as("alice").at(position)))
+			v := open(t, h, polling(requestOf("alice").at(position)))
 			want(t, "reason", v.wait(), Polled)
 			c := v.client(t)
 			for _, e := range c.events {
@@ -100,10 +100,10 @@ func TestPollsLoseNothing(t *testing.T) {
 func TestPollIsToldOtherEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, polling(as("alice")))
+		v := open(t, h, polling(requestOf("alice")))
 		synctest.Wait()
 		h.DisconnectHere(Filter{})
-		want(t, "reason", v.ending(t), Disconnected)
+		want(t, "reason", v.endedBy(t), Disconnected)
 		want(t, "closing", strings.Contains(v.received(), "event: sse.closing\n"), true)
 	})
 }

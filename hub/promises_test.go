@@ -16,7 +16,7 @@ import (
 
 func TestPromise1OnceInOrder(t *testing.T) {
 	alice := func() Request {
-		r := as("alice", "news", "news/*")
+		r := requestOf("alice", "news", "news/*")
 		r.Session = "s1"
 		return r
 	}
@@ -36,10 +36,10 @@ func TestPromise1OnceInOrder(t *testing.T) {
 		}
 		want(t, "live", v.client(t).data(), strings.Join(all, " "))
 
-		v.leave()
+		v.goAway()
 		c := read(t, h, alice().at(Position{Epoch: h.history.epoch, Seq: 0}.String()))
 		want(t, "after the connection ended", c.data(), strings.Join(kept, " "))
-		want(t, "its events are no gap", c.told(), "")
+		want(t, "its events are no gap", c.controlSummary(), "")
 	})
 
 	t.Run("cut at every byte", func(t *testing.T) {
@@ -49,13 +49,13 @@ func TestPromise1OnceInOrder(t *testing.T) {
 			publish(t, h, fmt.Sprint(i), user("alice"))
 			publish(t, h, "not for her", user("bob"))
 		}
-		whole := take(t, h, alice().at(start), newWire())
+		whole := readOnce(t, h, alice().at(start), newTestSink())
 		for n := 1; n <= len(whole); n++ {
-			w := newWire()
+			w := newTestSink()
 			w.breakAt = n
-			c := (&client{t: t, position: start}).read(take(t, h, alice().at(start), w))
+			c := (&client{t: t, position: start}).read(readOnce(t, h, alice().at(start), w))
 			c.resume(h, alice()).resume(h, alice())
-			want(t, fmt.Sprint("cut after byte ", n), c.data()+c.told(), "0 1 2 3 4")
+			want(t, fmt.Sprint("cut after byte ", n), c.data()+c.controlSummary(), "0 1 2 3 4")
 		}
 	})
 
@@ -83,11 +83,11 @@ func TestPromise1OnceInOrder(t *testing.T) {
 						done = true // after one more look
 					default:
 					}
-					w := newWire()
+					w := newTestSink()
 					if !done {
 						w.breakAt = 1 + rand.IntN(3000)
 					}
-					c.read(take(t, h, alice().at(c.position), w))
+					c.read(readOnce(t, h, alice().at(c.position), w))
 				}
 			})
 		}
@@ -98,7 +98,7 @@ func TestPromise1OnceInOrder(t *testing.T) {
 			want(t, "events", len(c.events), publishers*each)
 			want(t, "distinct", len(slices.Compact(slices.Sorted(strings.SplitSeq(c.data(), " ")))), publishers*each)
 			want(t, "the same order for all", c.data(), clients[0].data())
-			want(t, "gaps", c.told(), "")
+			want(t, "gaps", c.controlSummary(), "")
 		}
 	})
 }
@@ -119,8 +119,8 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 
 	t.Run("epoch", func(t *testing.T) {
 		h := full(t, ten)
-		c := read(t, h, as("alice").at("abcdefgh-3"))
-		want(t, "told", c.told(), "sse.gap epoch")
+		c := read(t, h, requestOf("alice").at("abcdefgh-3"))
+		want(t, "told", c.controlSummary(), "sse.gap epoch")
 		want(t, "then what history holds", c.data(), "0 2 4 6 8")
 		want(t, "counted", h.Stats().Gaps["epoch"], 1)
 	})
@@ -132,16 +132,16 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 			strings.Repeat("9", 1<<16), "EARLIEST", "earliest-x",
 		}
 		for _, position := range garbage {
-			c := read(t, h, as("alice").at(position))
-			want(t, fmt.Sprintf("told for %.40q", position), c.told()+": "+c.data(), "sse.gap invalid: 0 2 4 6 8")
+			c := read(t, h, requestOf("alice").at(position))
+			want(t, fmt.Sprintf("told for %.40q", position), c.controlSummary()+": "+c.data(), "sse.gap invalid: 0 2 4 6 8")
 		}
 		want(t, "counted", h.Stats().Gaps["invalid"], uint64(len(garbage)))
 	})
 	t.Run("evicted", func(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(3) {
-			c := read(t, h, as("bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
-			want(t, "told", c.told()+": "+c.data(), "sse.gap evicted: 1 3 5 7 9")
+			c := read(t, h, requestOf("bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
+			want(t, "told", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1 3 5 7 9")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":false`), true)
 		}
 		want(t, "counted", h.Stats().Gaps["evicted"], 3)
@@ -149,29 +149,29 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 	t.Run("only to whom it concerns", func(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(4) {
-			c := read(t, h, as("alice", "bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
-			want(t, "alice is told", c.told(), "")
+			c := read(t, h, requestOf("alice", "bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
+			want(t, "alice is told", c.controlSummary(), "")
 			want(t, "and gets", c.data(), "0 2 4 6 8")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":true`), true)
 		}
-		want(t, "bob at the edge is told", read(t, h, as("bob").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).told(), "")
+		want(t, "bob at the edge is told", read(t, h, requestOf("bob").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
 	})
 	t.Run("again when the telling was cut", func(t *testing.T) {
 		h := full(t, ten)
 		const stale = "abcdefgh-3"
-		whole := take(t, h, as("alice").at(stale), newWire())
+		whole := readOnce(t, h, requestOf("alice").at(stale), newTestSink())
 		for n := 1; n <= len(whole); n++ {
-			w := newWire()
+			w := newTestSink()
 			w.breakAt = n
-			c := (&client{t: t, position: stale}).read(take(t, h, as("alice").at(stale), w))
-			c.resume(h, as("alice"))
-			want(t, fmt.Sprint("cut after byte ", n), c.told()+": "+c.data(), "sse.gap epoch: 0 2 4 6 8")
+			c := (&client{t: t, position: stale}).read(readOnce(t, h, requestOf("alice").at(stale), w))
+			c.resume(h, requestOf("alice"))
+			want(t, fmt.Sprint("cut after byte ", n), c.controlSummary()+": "+c.data(), "sse.gap epoch: 0 2 4 6 8")
 		}
 	})
 	t.Run("to an open stream that lags", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, ten)
-			alice, carol := open(t, h, as("alice")), open(t, h, as("carol"))
+			alice, carol := open(t, h, requestOf("alice")), open(t, h, requestOf("carol"))
 			synctest.Wait()
 			resumeAlice, resumeCarol := alice.stall(), carol.stall()
 			publish(t, h, "held") // what their writes are stuck with
@@ -184,8 +184,8 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 			resumeAlice()
 			resumeCarol()
 			synctest.Wait()
-			want(t, "alice", alice.client(t).data()+", "+alice.client(t).told(), "held end, sse.gap evicted")
-			want(t, "carol, who lost nothing", carol.client(t).data()+", "+carol.client(t).told(), "held end, ")
+			want(t, "alice", alice.client(t).data()+", "+alice.client(t).controlSummary(), "held end, sse.gap evicted")
+			want(t, "carol, who lost nothing", carol.client(t).data()+", "+carol.client(t).controlSummary(), "held end, ")
 		})
 	})
 	t.Run("below the floor in doubt", func(t *testing.T) {
@@ -194,13 +194,13 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 			publish(t, h, "d", user("dave"))
 		}
 		publish(t, h, "0", user("bob"))
-		h.history.age()
-		h.history.age() // forgets that the three were dave's
+		h.history.rotateEvicted()
+		h.history.rotateEvicted() // forgets that the three were dave's
 		publish(t, h, "1", user("alice"))
-		c := read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 2}.String()))
-		want(t, "told", c.told()+": "+c.data(), "sse.gap evicted: 1")
-		c = read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String()))
-		want(t, "at the floor", c.told()+": "+c.data(), ": 1")
+		c := read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 2}.String()))
+		want(t, "told", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1")
+		c = read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String()))
+		want(t, "at the floor", c.controlSummary()+": "+c.data(), ": 1")
 	})
 }
 
@@ -218,11 +218,11 @@ func TestPromise3AcknowledgedMeansKept(t *testing.T) {
 	}
 	want(t, "head after refusals", h.Stats().Head, before.Head)
 	want(t, "published after refusals", h.Stats().Published, 0)
-	want(t, "seen after refusals", read(t, h, as("alice").at(Earliest)).data(), "")
+	want(t, "seen after refusals", read(t, h, requestOf("alice").at(Earliest)).data(), "")
 
 	for i := range 20 {
 		r := publish(t, h, fmt.Sprint(i), user("alice"))
-		c := read(t, h, as("alice").at(Position{Epoch: h.history.epoch, Seq: r.Position.Seq - 1}.String()))
+		c := read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: r.Position.Seq - 1}.String()))
 		want(t, "kept", c.data(), fmt.Sprint(i))
 		want(t, "its position", c.events[0].id, r.Position.String())
 	}
@@ -239,9 +239,9 @@ func TestPromise3AcknowledgedMeansKept(t *testing.T) {
 func TestPromise4EncodedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		visits := make([]*visit, 20)
+		visits := make([]*servedConn, 20)
 		for i := range visits {
-			visits[i] = open(t, h, as(fmt.Sprint(i)))
+			visits[i] = open(t, h, requestOf(fmt.Sprint(i)))
 		}
 		synctest.Wait()
 		for range 3 {
@@ -258,7 +258,7 @@ func TestPromise4EncodedOnce(t *testing.T) {
 		allocs := func(n int) float64 {
 			h := newHub(t, Options{MaxEvents: 64})
 			for range n {
-				connect(t, h, as("alice", "news/*"))
+				connect(t, h, requestOf("alice", "news/*"))
 			}
 			event, news := Event{Targets: []Target{{}}}, Event{Targets: []Target{topic("news/x")}}
 			for range 200 { // fills history, and grows what grows
@@ -279,10 +279,10 @@ func TestPromise4EncodedOnce(t *testing.T) {
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 100})
-		slow := open(t, h, as("slow"))
-		w := newWire()
-		w.got = make([]byte, 0, 4<<20) // so that memory does not grow for what it keeps
-		quick := serve(t, connect(t, h, as("quick")), w)
+		slow := open(t, h, requestOf("slow"))
+		w := newTestSink()
+		w.taken = make([]byte, 0, 4<<20) // so that memory does not grow for what it keeps
+		quick := serve(t, connect(t, h, requestOf("quick")), w)
 		synctest.Wait()
 		resume := slow.stall()
 		began := time.Now()
@@ -313,7 +313,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		}
 		resume()
 		synctest.Wait()
-		want(t, "the slow one is told", slow.client(t).told(), "sse.gap evicted")
+		want(t, "the slow one is told", slow.client(t).controlSummary(), "sse.gap evicted")
 		want(t, "and gets what is left, after what it was stuck with", len(slow.client(t).events), 101)
 	})
 }
@@ -321,7 +321,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		keeps, lags := open(t, h, as("alice")), open(t, h, as("alice"))
+		keeps, lags := open(t, h, requestOf("alice")), open(t, h, requestOf("alice"))
 		synctest.Wait()
 		resume := lags.stall()
 		for i := range 40 {
@@ -334,27 +334,27 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 		synctest.Wait()
 		want(t, "retained", h.Stats().Events, 7)
 		want(t, "events", len(keeps.client(t).events), 40)
-		want(t, "told", keeps.client(t).told(), "")
+		want(t, "told", keeps.client(t).controlSummary(), "")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lags", lags.client(t).told(), "sse.gap evicted")
+		want(t, "the one that lags", lags.client(t).controlSummary(), "sse.gap evicted")
 
 		h.EndStreams()
 		want(t, "nothing serves the hub", keeps.wait(), HubClosed)
-		want(t, "told", keeps.client(t).told(), "sse.closing hub_closed")
+		want(t, "told", keeps.client(t).controlSummary(), "sse.closing hub_closed")
 		publish(t, h, "meanwhile")
-		want(t, "served again", keeps.client(t).resume(h, as("alice")).data(), keeps.client(t).data()+" meanwhile")
+		want(t, "served again", keeps.client(t).resume(h, requestOf("alice")).data(), keeps.client(t).data()+" meanwhile")
 	})
 }
 
 func TestPromise8ExitIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		var visits []*visit
+		var visits []*servedConn
 		for range 100 {
-			visits = append(visits, open(t, h, as("alice")))
+			visits = append(visits, open(t, h, requestOf("alice")))
 		}
-		slow := open(t, h, as("alice"))
+		slow := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		slow.stall()
 		began := time.Now()
@@ -364,7 +364,7 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 		for _, v := range visits {
 			want(t, "reason", v.wait(), Shutdown)
 			c := v.client(t)
-			want(t, "told", c.data()+", "+c.told(), "the last, sse.closing shutdown")
+			want(t, "told", c.data()+", "+c.controlSummary(), "the last, sse.closing shutdown")
 			want(t, "the delay is in the event, too", strings.Contains(c.control[1].data, fmt.Sprintf(`"retryMs":%d}`, c.retry)), true)
 			if c.retry < 1000 || c.retry > 5000 {
 				t.Errorf("delay of %d ms", c.retry)
@@ -379,7 +379,7 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("the stalled one was cut off after %v", took)
 		}
-		_, err := h.Connect(t.Context(), as("alice"))
+		_, err := h.Connect(t.Context(), requestOf("alice"))
 		want(t, "admission", err.Error(), "connection refused: shutdown")
 		publish(t, h, "goes on")
 		want(t, "connections", h.Stats().Connections["h1"], 0)

@@ -44,24 +44,24 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		e.At = now
 		entries[i] = Entry{e.Key, encodeEvent(e)}
 	}
-	stored, err := h.store(ctx, entries)
+	stored, err := h.storeEntries(ctx, entries)
 	if err != nil {
 		return nil, err
 	}
 
-	h.letSweep(time.Now())
+	h.yieldToSweepers(time.Now())
 	receipts := make([]Receipt, len(events))
 	connections := 0
 	for i, s := range stored {
 		if s.Duplicate {
-			s.Position = h.complete(s.Position)
+			s.Position = h.withTag(s.Position)
 			h.repeats.add(s.Position, time.Now())
 		} else {
 			s.Position.Tag = TagOf(entries[i].Data)
 			h.stats.published.Add(1)
 		}
 		if i == 0 || !slices.Equal(events[i].Targets, events[i-1].Targets) {
-			connections = h.audience(events[i].Targets)
+			connections = h.countReceivers(events[i].Targets)
 		}
 		receipts[i] = Receipt{s.Position, connections, s.Duplicate}
 	}
@@ -69,7 +69,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 }
 
 // complete adds the tag to a position, if the history still has it.
-func (h *Hub) complete(p Position) Position {
+func (h *Hub) withTag(p Position) Position {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if p.Epoch == h.history.epoch {
@@ -80,10 +80,10 @@ func (h *Hub) complete(p Position) Position {
 
 // store appends to the store, and waits until its tail has brought the entries.
 // Its errors are those of Publish.
-func (h *Hub) store(ctx context.Context, entries []Entry) ([]Stored, error) {
+func (h *Hub) storeEntries(ctx context.Context, entries []Entry) ([]Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
-	stored, err := h.tryStore(ctx, entries)
+	stored, err := h.appendAndWait(ctx, entries)
 	if errors.Is(err, ErrUncertain) {
 		keys := make([]string, len(entries))
 		for i, e := range entries {
@@ -94,13 +94,13 @@ func (h *Hub) store(ctx context.Context, entries []Entry) ([]Stored, error) {
 	return stored, err
 }
 
-func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, err error) {
+func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stored, err error) {
 	for {
 		var store Store
 		var closed bool
 		var problem error
 		if h.await(ctx, func() bool {
-			store, closed, problem = h.source.Store, h.closing, h.source.problem
+			store, closed, problem = h.source.Store, h.isClosing, h.source.problem
 			return h.source.open || closed
 		}) != nil {
 			if problem == nil {
@@ -116,14 +116,14 @@ func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, e
 			h.stats.commits.observe(int64(time.Since(begun)))
 			break
 		}
-		if !errors.Is(err, ErrNotStored) || !h.holds(func() bool { return h.source.Store != store }) {
+		if !errors.Is(err, ErrNotStored) || !h.check(func() bool { return h.source.Store != store }) {
 			return nil, err
 		}
 	}
 	var lost bool
 	if h.await(ctx, func() bool {
-		lost = slices.ContainsFunc(stored, h.lost)
-		return lost || h.reached(stored)
+		lost = slices.ContainsFunc(stored, h.isLost)
+		return lost || h.isInHistory(stored)
 	}) != nil {
 		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
 	}
@@ -134,7 +134,7 @@ func (h *Hub) tryStore(ctx context.Context, entries []Entry) (stored []Stored, e
 }
 
 // reached reports whether all that was stored is in history, or was. mu is held.
-func (h *Hub) reached(stored []Stored) bool {
+func (h *Hub) isInHistory(stored []Stored) bool {
 	return !slices.ContainsFunc(stored, func(s Stored) bool {
 		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
 	})
@@ -142,14 +142,14 @@ func (h *Hub) reached(stored []Stored) bool {
 
 // lost reports whether what was stored belongs to a history that ended before it
 // was in there. mu is held.
-func (h *Hub) lost(s Stored) bool {
-	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.ended, func(end Position) bool {
+func (h *Hub) isLost(s Stored) bool {
+	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.endedHistories, func(end Position) bool {
 		return s.Position.Epoch == end.Epoch && s.Position.Seq <= end.Seq
 	})
 }
 
 // holds calls ready with mu held.
-func (h *Hub) holds(ready func() bool) bool {
+func (h *Hub) check(ready func() bool) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return ready()
@@ -157,11 +157,11 @@ func (h *Hub) holds(ready func() bool) bool {
 
 // await waits until ready, which is called with mu held, or ctx ends.
 func (h *Hub) await(ctx context.Context, ready func() bool) error {
-	h.waiting.Add(1) // before it looks, so that no change is missed
-	defer h.waiting.Add(-1)
+	h.waiters.Add(1) // before it looks, so that no change is missed
+	defer h.waiters.Add(-1)
 	for {
 		var changed chan struct{}
-		if h.holds(func() bool { changed = h.changed; return ready() }) {
+		if h.check(func() bool { changed = h.changed; return ready() }) {
 			return nil
 		}
 		select {

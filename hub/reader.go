@@ -40,18 +40,18 @@ type Reader struct {
 	hub    *Hub
 	filter EventFilter
 
-	placed *history // in which the cursor is a place
-	cursor Position
-	gap    gapReason // to be told
-	from   Position
-	ended  Reason
+	history *history // in which the cursor is a place
+	cursor  Position
+	gap     gapReason // to be told
+	from    Position
+	ended   Reason
 
-	found []kept // of one look; empty between two calls
+	copied []copiedEntry // of one look; empty between two calls
 }
 
 // kept is what a Reader copies of an entry while it holds the lock. An entry's lanes
 // are only ever appended to, and their targets do not change.
-type kept struct {
+type copiedEntry struct {
 	frame    frame
 	lanes    []*lane
 	position Position
@@ -70,7 +70,7 @@ func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*R
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	hi := h.history
-	r.placed = hi
+	r.history = hi
 	p, ok := ParsePosition(position)
 	switch {
 	case position == "":
@@ -78,7 +78,7 @@ func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*R
 	case position == Earliest:
 		r.cursor = hi.position(hi.oldest - 1)
 	case !ok:
-		r.tell(gapInvalid)
+		r.reportGap(gapInvalid)
 	default:
 		r.cursor = p
 		r.resume()
@@ -97,15 +97,15 @@ func (r *Reader) Position() Position { return r.cursor }
 func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	for {
 		more := false
-		r.hub.holds(func() bool { more = r.look(); return true })
+		r.hub.check(func() bool { more = r.copyNext(); return true })
 		out := Lines{Position: r.cursor}
-		for _, k := range r.found {
+		for _, k := range r.copied {
 			if line, ok := r.filter.line(k); ok {
 				out.Lines = append(out.Lines, line)
 			}
 		}
-		clear(r.found)
-		r.found = r.found[:0]
+		clear(r.copied)
+		r.copied = r.copied[:0]
 		if r.gap != noGap {
 			out.Gap, out.From = gapNames[r.gap], r.from
 			r.gap = noGap
@@ -121,7 +121,7 @@ func (r *Reader) Next(ctx context.Context) (Lines, error) {
 			continue
 		}
 		if err := r.hub.await(ctx, func() bool {
-			return r.hub.history != r.placed || r.hub.history.head > r.cursor.Seq || r.hub.ending != ""
+			return r.hub.history != r.history || r.hub.history.head > r.cursor.Seq || r.hub.endReason != ""
 		}); err != nil {
 			return out, err
 		}
@@ -134,34 +134,34 @@ const linesAtOnce = 256
 // look copies what comes next, and reports whether there is more. It takes no more at
 // once than a batch of a connection does, since that is held while a slow client takes
 // it. mu is held for reading.
-func (r *Reader) look() (more bool) {
+func (r *Reader) copyNext() (more bool) {
 	hi := r.hub.history
-	r.ended = r.hub.ending
-	if hi != r.placed {
-		r.placed = hi
+	r.ended = r.hub.endReason
+	if hi != r.history {
+		r.history = hi
 		r.resume()
 	}
 	if r.cursor.Seq+1 < hi.oldest {
-		r.tell(gapEvicted)
+		r.reportGap(gapEvicted)
 	}
 	size, targets := 0, 0
 	seq := r.cursor.Seq + 1
-	for ; seq <= hi.head && len(r.found) < linesAtOnce && size < batchBytes && targets < MaxTargets; seq++ {
+	for ; seq <= hi.head && len(r.copied) < linesAtOnce && size < batchBytes && targets < MaxTargets; seq++ {
 		e := hi.entry(seq)
 		command := hi.commands[seq]
 		if e.frame.bytes == nil && len(e.lanes) == 0 && command == nil { // a hole
-			if len(r.found) > 0 {
+			if len(r.copied) > 0 {
 				break // it is told before what comes after it
 			}
 			r.cursor = hi.position(seq)
 			r.gap, r.from = gapEvicted, r.cursor
 			continue
 		}
-		k := kept{e.frame, e.lanes, hi.position(seq), e.stored, e.expires, command}
+		k := copiedEntry{e.frame, e.lanes, hi.position(seq), e.stored, e.expires, command}
 		if command != nil {
 			k.frame, k.lanes = frame{}, nil
 		}
-		r.found = append(r.found, k)
+		r.copied = append(r.copied, k)
 		size += len(k.frame.bytes) + len(command)
 		targets += len(k.lanes)
 		r.cursor = k.position
@@ -171,26 +171,26 @@ func (r *Reader) look() (more bool) {
 
 // resume places the cursor in another history. mu is held for reading.
 func (r *Reader) resume() {
-	from, gap := r.placed.resume(r.cursor, nil)
+	from, gap := r.history.resume(r.cursor, nil)
 	switch {
 	case gap != noGap:
-		r.tell(gap)
-	case from+1 < r.placed.oldest:
-		r.tell(gapEvicted)
+		r.reportGap(gap)
+	case from+1 < r.history.oldest:
+		r.reportGap(gapEvicted)
 	}
 }
 
 // tell goes on with all that is retained, after a gap. mu is held for reading.
-func (r *Reader) tell(gap gapReason) {
-	r.cursor = r.placed.position(max(r.cursor.Seq, r.placed.oldest-1))
+func (r *Reader) reportGap(gap gapReason) {
+	r.cursor = r.history.position(max(r.cursor.Seq, r.history.oldest-1))
 	if gap != gapEvicted {
-		r.cursor = r.placed.position(r.placed.oldest - 1)
+		r.cursor = r.history.position(r.history.oldest - 1)
 	}
 	r.gap, r.from = gap, r.cursor
 }
 
 // line reads an entry, and reports whether it is chosen. Commands are, if all is.
-func (f *EventFilter) line(k kept) (Line, bool) {
+func (f *EventFilter) line(k copiedEntry) (Line, bool) {
 	line := Line{Position: k.position, Stored: time.Unix(0, k.stored)}
 	if k.command != nil {
 		line.Command = k.command

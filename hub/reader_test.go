@@ -61,7 +61,7 @@ func TestReaderSeesAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := open(t, h, as("alice", "room/*"))
+		v := open(t, h, requestOf("alice", "room/*"))
 		ttl := time.Now().Add(time.Minute)
 		var receipts []Receipt
 		for _, e := range []Event{
@@ -132,7 +132,7 @@ func TestReaderFilters(t *testing.T) {
 		if _, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"x"}}); err != nil {
 			t.Fatal(err)
 		}
-		topics := as("", "room/*", "none").Topics
+		topics := requestOf("", "room/*", "none").Topics
 		for _, c := range []struct {
 			filter EventFilter
 			want   string
@@ -155,7 +155,7 @@ func TestReaderIsToldOfGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 3})
 		publish(t, h, "1")
-		first := at(h, 1)
+		first := positionAt(h, 1)
 		r, err := h.Read(t.Context(), first, EventFilter{})
 		if err != nil {
 			t.Fatal(err)
@@ -171,8 +171,8 @@ func TestReaderIsToldOfGaps(t *testing.T) {
 		want(t, "too slow", told, "!evicted 3 4 5")
 		want(t, "all there is", follow(t, h, Earliest, EventFilter{}), "3 4 5")
 		want(t, "nonsense", follow(t, h, "nonsense", EventFilter{}), "!invalid 3 4 5")
-		want(t, "the future", follow(t, h, strings.Replace(at(h, 5)[:11], "-5-", "-9", 1), EventFilter{}), "!invalid 3 4 5")
-		want(t, "another tag", follow(t, h, at(h, 4)[:11]+"0000", EventFilter{}), "!epoch 3 4 5")
+		want(t, "the future", follow(t, h, strings.Replace(positionAt(h, 5)[:11], "-5-", "-9", 1), EventFilter{}), "!invalid 3 4 5")
+		want(t, "another tag", follow(t, h, positionAt(h, 4)[:11]+"0000", EventFilter{}), "!epoch 3 4 5")
 		want(t, "another epoch", follow(t, h, "aaaaaaaa-4", EventFilter{}), "!epoch 3 4 5")
 
 		// A filter hides no gap, and the position goes on.
@@ -183,13 +183,13 @@ func TestReaderIsToldOfGaps(t *testing.T) {
 		want(t, "resumed", r.Resumed(), false)
 		told, _ = drain(r)
 		want(t, "filtered", told, "!evicted")
-		want(t, "position", r.Position().String(), at(h, 5))
+		want(t, "position", r.Position().String(), positionAt(h, 5))
 
-		use(t, h, NewMemory())
+		useStore(t, h, NewMemory())
 		publish(t, h, "anew")
 		told, _ = drain(r)
 		want(t, "another history", told, "!epoch")
-		want(t, "position", r.Position().String(), at(h, 1))
+		want(t, "position", r.Position().String(), positionAt(h, 1))
 	})
 }
 
@@ -293,7 +293,7 @@ func TestReaderTakesALittleAtOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			sizes = append(sizes, len(lines.Lines))
-			for _, k := range r.found[:cap(r.found)] {
+			for _, k := range r.copied[:cap(r.copied)] {
 				want(t, "it holds an event", k.frame.bytes != nil, false)
 			}
 		}
@@ -305,7 +305,7 @@ func TestReaderTakesALittleAtOnce(t *testing.T) {
 // order, or a gap.
 func TestReaderBesidePublishers(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 500})
-	open(t, h, as("alice"))
+	open(t, h, requestOf("alice"))
 	const events = 5000
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

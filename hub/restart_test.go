@@ -13,41 +13,41 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 	begin := func(t *testing.T) (h *Hub, conns []*Conn) {
 		h = newHub(t, Options{})
 		for i := range streams {
-			conns = append(conns, connect(t, h, as(fmt.Sprint("user-", i/2), "news")))
+			conns = append(conns, connect(t, h, requestOf(fmt.Sprint("user-", i/2), "news")))
 		}
 		publish(t, h, "before")
 		h.mu.Lock()
 		h.restart(NewEpoch(), 1)
 		h.mu.Unlock()
-		want(t, "some are left", h.moveSome(), true)
+		want(t, "some are left", h.moveSomeConns(), true)
 		h.mu.RLock()
-		moved, left := len(h.history.all.conns), len(h.leaving.all.conns)
+		moved, left := len(h.history.all.subscribers), len(h.oldHistory.all.subscribers)
 		h.mu.RUnlock()
 		want(t, "all are there", moved+left, streams)
-		want(t, "but few have moved", moved > 0 && moved <= 1+seatsAtOnce/4, true)
+		want(t, "but few have moved", moved > 0 && moved <= 1+subscriptionsAtOnce/4, true)
 		return h, conns
 	}
 	seen := func(t *testing.T, h *Hub, n int) {
 		t.Helper()
 		want(t, "listed", len(h.Connections(Filter{})), n)
-		want(t, "of the topic", h.audience([]Target{topic("news")}), n)
-		want(t, "of several targets", h.audience([]Target{topic("news"), user("user-0"), {}}), n)
+		want(t, "of the topic", h.countReceivers([]Target{topic("news")}), n)
+		want(t, "of several targets", h.countReceivers([]Target{topic("news"), user("user-0"), {}}), n)
 	}
 	t.Run("all are known", func(t *testing.T) {
 		h, conns := begin(t)
 		seen(t, h, streams)
 		want(t, "users", h.Stats().Users, streams/2)
-		r := as("user-0", "news").with(Settings{MaxPerUser: 2})
+		r := requestOf("user-0", "news").with(Settings{MaxPerUser: 2})
 		if _, err := h.Connect(t.Context(), r); err == nil {
 			t.Error("a user has one connection too many")
 		}
 		r.Previous = conns[0].ID() // which has not moved
 		connect(t, h, r)
-		want(t, "the previous one has ended", conns[0].reasonNow(), Replaced)
+		want(t, "the previous one has ended", conns[0].currentReason(), Replaced)
 		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"user-1"}}), 2)
 		want(t, "users after that", h.Stats().Users, streams/2-1)
 		seen(t, h, streams-2)
-		h.moveOver()
+		h.moveConns()
 		seen(t, h, streams-2)
 		want(t, "users in the end", h.Stats().Users, streams/2-1)
 		h.EndStreams()
@@ -57,17 +57,17 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 		h, _ := begin(t)
 		h.EndStreams()
 		seen(t, h, 0)
-		h.moveOver()
+		h.moveConns()
 		seen(t, h, 0)
 		want(t, "users", h.Stats().Users, 0)
 	})
 	t.Run("nothing is looked up before", func(t *testing.T) {
 		h, conns := begin(t)
 		b := new(batch)
-		l := h.look(conns[0], time.Now(), b)
+		l := h.lookUp(conns[0], time.Now(), b)
 		want(t, "before", fmt.Sprint(l.gap == noGap, l.more, len(b.items)), "true false 0")
-		h.moveOver()
-		l = h.look(conns[0], time.Now(), b)
+		h.moveConns()
+		l = h.lookUp(conns[0], time.Now(), b)
 		want(t, "after", l.gap, gapEpoch)
 	})
 }

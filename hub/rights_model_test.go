@@ -16,7 +16,7 @@ type rightsModel struct {
 	*testing.T
 	random  *rand.Rand
 	hub     *Hub
-	tape    *tape
+	tape    *copyableStore
 	records []modelRecord // by seq - 1
 	most    int           // retained records
 	oldest  uint64        // of those
@@ -65,7 +65,7 @@ func (h *holder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 func (*holder) Flush() error { return nil }
-func (*holder) Cut()         {}
+func (*holder) Abort()       {}
 
 const modelPattern = "room/*"
 
@@ -177,7 +177,7 @@ func (h *holder) change(change *TopicChange, seq uint64) {
 }
 
 func (m *rightsModel) end(h *holder, reason Reason) {
-	h.ended, h.limit, h.late = reason, m.head(), time.Now().Add(farewell)
+	h.ended, h.limit, h.late = reason, m.head(), time.Now().Add(closeGrace)
 }
 
 // catchUp has a connection look for all there is, and checks what it is sent.
@@ -199,7 +199,7 @@ func (m *rightsModel) catchUp(i int) {
 		m.counts[what]++
 	}
 	if h.ended != "" {
-		h.setCutter(nil)
+		h.setAborter(nil)
 		m.connect(i)
 	}
 }

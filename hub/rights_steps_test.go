@@ -119,7 +119,7 @@ func (m *rightsModel) connect(i int) {
 	if m.random.IntN(2) == 0 {
 		topics = append(topics, modelPattern)
 	}
-	r := as(h.user, topics...)
+	r := requestOf(h.user, topics...)
 	r.Session = h.session
 	switch n := m.random.IntN(10); {
 	case n < 6 && before != nil:
@@ -127,13 +127,13 @@ func (m *rightsModel) connect(i int) {
 	case n < 7:
 		r.Position = Earliest
 	case n < 8 && m.head() > 0:
-		r.Position = at(m.hub, m.random.Uint64N(m.head()+1))
+		r.Position = positionAt(m.hub, m.random.Uint64N(m.head()+1))
 	case n < 9:
 		r.State = true
 	}
 	if before != nil {
 		m.hub.finish(before.Conn, Gone)
-		before.setCutter(nil)
+		before.setAborter(nil)
 	}
 	for _, to := range append([]Target{{}, user(h.user)}, r.Topics...) {
 		h.rights[to] = 0
@@ -180,7 +180,7 @@ func (m *rightsModel) bound() {
 // switchStore puts a copy of the store in its place: one that reaches what the hub has,
 // and perhaps has more, or one that does not.
 func (m *rightsModel) switchStore() {
-	next := newTape(m.tape.epoch, m.tape.shared, m.tape.records)
+	next := newCopyableStore(m.tape.epoch, m.tape.shared, m.tape.records)
 	reaches := m.random.IntN(2) == 0 || len(next.records) == 0
 	kept := m.records
 	if !reaches {
@@ -202,7 +202,7 @@ func (m *rightsModel) switchStore() {
 		}
 	}
 	// One that ends where the hub's history does has another record there.
-	use(m.T, m.hub, next)
+	useStore(m.T, m.hub, next)
 	<-next.tailed
 	m.tape = next
 	if !reaches {
@@ -268,8 +268,8 @@ func TestPromise11RightsAgainstModel(t *testing.T) {
 				T: t, random: rand.New(rand.NewPCG(seed, run)), hub: newHub(t, Options{}),
 				oldest: 1, slots: make(map[string]uint64), holders: make([]*holder, 4), counts: counts,
 			}
-			m.tape = newTape(NewEpoch(), run%2 == 0, nil)
-			use(t, m.hub, m.tape)
+			m.tape = newCopyableStore(NewEpoch(), run%2 == 0, nil)
+			useStore(t, m.hub, m.tape)
 			<-m.tape.tailed
 			m.bound()
 			for i := range m.holders {

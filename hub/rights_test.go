@@ -17,7 +17,7 @@ func TestPromise11TopicsOnOtherNodes(t *testing.T) {
 		log := newSharedLog()
 		here, _ := log.join(t, Options{})
 		there, cutOff := log.join(t, Options{})
-		alice := open(t, there, as("alice", "room/1"))
+		alice := open(t, there, requestOf("alice", "room/1"))
 		publish(t, here, "before", topic("room/1"))
 		synctest.Wait()
 		cutOff.set(true)
@@ -52,7 +52,7 @@ func TestSlots(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		start := v.client(t).position
 		for i := range 10 {
@@ -62,22 +62,22 @@ func TestSlots(t *testing.T) {
 			publish(t, h, fmt.Sprint(i))
 		}
 		synctest.Wait()
-		c := read(t, h, as("alice").at(start))
+		c := read(t, h, requestOf("alice").at(start))
 		want(t, "who comes back gets", c.data(), "0 1 2 3 4 5 6 7 8 a9 b9 9")
-		want(t, "and is told", c.told(), "")
-		r := as("alice")
+		want(t, "and is told", c.controlSummary(), "")
+		r := requestOf("alice")
 		r.State = true
 		c = read(t, h, r)
 		want(t, "a newcomer gets", c.data(), "a9 b9")
 		want(t, "without an id before it", c.control[0].id, "")
-		want(t, "and ends at", c.position, at(h, 38)) // that of b9
+		want(t, "and ends at", c.position, positionAt(h, 38)) // that of b9
 		checkBytes(t, h.history)
 
-		empty := as("carol", "x")
+		empty := requestOf("carol", "x")
 		empty.State = true
 		h.SetOptions(Options{MaxEvents: 1})
 		c = read(t, h, empty)
-		want(t, "without a state", c.control[0].id, at(h, 40))
+		want(t, "without a state", c.control[0].id, positionAt(h, 40))
 		want(t, "slots that are left", len(h.history.slots), 0)
 		checkBytes(t, h.history)
 	})
@@ -92,7 +92,7 @@ func TestReplacedIsNotPending(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := connect(t, h, as("alice", "a", "*"))
+	c := connect(t, h, requestOf("alice", "a", "*"))
 	publish(t, h, "first", topic("a"))
 	for range 500 {
 		put("x", "x", topic("a"), user("alice"))
@@ -131,7 +131,7 @@ func TestReplacedWhileAShapeIsLearned(t *testing.T) {
 	}
 	h.mu.Unlock()
 	checkBytes(t, h.history)
-	want(t, "data", read(t, h, as("alice", "a/*").at(Earliest)).data(), "new")
+	want(t, "data", read(t, h, requestOf("alice", "a/*").at(Earliest)).data(), "new")
 }
 
 // A newcomer is sent the state of the moment when it is sent, though some of the history
@@ -146,16 +146,16 @@ func TestStateOfNow(t *testing.T) {
 		}
 		publish(t, h, "no state")
 		put("a", "a1")
-		r := as("alice")
+		r := requestOf("alice")
 		r.State = true
 		v := serve(t, func() *Conn {
 			c := connect(t, h, r)
 			put("b", "b1")
 			put("b", "b2")
 			return c
-		}(), newWire())
+		}(), newTestSink())
 		synctest.Wait()
-		want(t, "told", v.client(t).told(), "")
+		want(t, "told", v.client(t).controlSummary(), "")
 		want(t, "data", v.client(t).data(), "a1 b2")
 	})
 }
@@ -175,10 +175,10 @@ func TestSlotsAgainstModel(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r := as("alice").at(position)
+			r := requestOf("alice").at(position)
 			r.State = position == ""
 			c := read(t, h, r)
-			want(t, "told", c.told(), "")
+			want(t, "told", c.controlSummary(), "")
 			if c.position != "" {
 				position = c.position
 			}
@@ -202,7 +202,7 @@ func TestSlotsAgainstModel(t *testing.T) {
 func TestTopicsChangeWhileOneLooks(t *testing.T) {
 	h := newHub(t, Options{})
 	mustPublish(t, h, Target{})
-	c := connect(t, h, as("alice"))
+	c := connect(t, h, requestOf("alice"))
 	var w copied
 	c.catchUp(&w)
 	change := &Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"news"}}}
@@ -210,7 +210,7 @@ func TestTopicsChangeWhileOneLooks(t *testing.T) {
 	h.deliver([]encoded{enc})
 	c.catchUp(&w)
 	want(t, "told before it is made", strings.Count(w.String(), "sse.topics"), 0)
-	h.carryOut(enc.command, enc.seq)
+	h.execute(enc.command, enc.seq)
 	c.catchUp(&w)
 	want(t, "told", strings.Count(w.String(), "sse.topics"), 1)
 	want(t, "cursor", c.cursor.Load(), 2)
@@ -219,5 +219,5 @@ func TestTopicsChangeWhileOneLooks(t *testing.T) {
 // copied is a client that keeps what it is sent.
 type copied struct{ strings.Builder }
 
-func (*copied) Cut()         {}
+func (*copied) Abort()       {}
 func (*copied) Flush() error { return nil }

@@ -16,80 +16,80 @@ type Sink interface {
 	// Flush sends what Write took on its way.
 	Flush() error
 
-	Cutter
+	Aborter
 }
 
 // Cutter cuts a write off.
-type Cutter interface {
+type Aborter interface {
 	// Cut makes a write that is under way fail. It is called from any goroutine,
 	// also while one writes, or when the stream has just ended, and does not wait.
-	Cut()
+	Abort()
 }
 
 // waiter is the queue of one connection, whose goroutine waits for it.
-type waiter struct {
-	wake  chan struct{} // one slot
+type goroutineQueue struct {
+	woken chan struct{} // one slot
 	alarm *time.Timer
 }
 
-func (w *waiter) push(*Conn) { w.wake <- struct{}{} }
+func (w *goroutineQueue) push(*Conn) { w.woken <- struct{}{} }
 
 // onAlarm wakes the goroutine of c. It may be in a write that takes long, so the
 // alarm goes off again when the time of c is over, which cuts the write off.
 func (c *Conn) onAlarm() {
 	now := time.Now()
 	c.expire(now)
-	c.hub.lock()
+	c.hub.lockQueued()
 	if c.reason == "" && !c.end.IsZero() {
-		c.queue.(*waiter).alarm.Reset(c.end.Sub(now))
+		c.queue.(*goroutineQueue).alarm.Reset(c.end.Sub(now))
 	}
-	c.hub.unlock()
-	c.poke()
+	c.hub.unlockQueued()
+	c.wake()
 }
 
 // Open begins the stream to w, from the calling goroutine, with all that is due
 // by now. It returns why the stream has ended already or, if Serve is to go on
 // with it, "".
 func (c *Conn) Open(w Sink) (reason Reason) {
-	wait := &waiter{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
+	wait := &goroutineQueue{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
 	c.queue = wait
 	if !c.end.IsZero() {
 		wait.alarm.Reset(time.Until(c.end))
 	}
-	c.setCutter(w)
+	c.setAborter(w)
 	reason = Gone // if w panics
 	defer func() {
 		if reason != "" {
-			c.release(reason)
+			c.endServing(reason)
 		}
 	}()
 	return c.catchUp(w)
 }
 
 // release ends c, if nothing else has, and what Open has begun.
-func (c *Conn) release(reason Reason) {
+func (c *Conn) endServing(reason Reason) {
 	reason = c.hub.finish(c, reason)
-	c.setCutter(nil)
-	c.queue.(*waiter).alarm.Stop()
-	c.closed(reason)
+	c.setAborter(nil)
+	c.queue.(*goroutineQueue).alarm.Stop()
+	c.reportClosed(reason)
 }
 
 // Serve goes on with the stream to w, from the calling goroutine, until it ends,
 // or until ctx does, which says that the client is gone. It needs less of a stack
 // than Open.
 func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
-	defer c.release(Gone) // if w panics
-	wait := c.queue.(*waiter)
+	defer c.endServing(Gone) // if w panics
+	wait := c.queue.(*goroutineQueue)
 	for {
 		wait.alarm.Reset(time.Until(c.nextAlarm()))
-		if c.yield() {
+		if c.releaseTurn() {
 			select {
-			case <-wait.wake:
+			case <-wait.woken:
 			case <-ctx.Done():
 				return c.hub.finish(c, Gone)
 			}
 		}
-		c.take()
+		c.takeTurn()
 		if reason := c.catchUp(w); reason != "" {
 			return reason
 		}
@@ -106,22 +106,22 @@ func (c *Conn) catchUp(w Sink) Reason {
 	for {
 		now := time.Now()
 		l := c.compose(now, b)
-		if l.closes() {
+		if l.mustClose() {
 			return l.reason
 		}
-		if b.pending() {
+		if b.hasBlocks() {
 			n, err := b.writeTo(w)
 			if err == nil && !l.more {
 				err = w.Flush()
 			}
-			c.count(n)
+			c.countBytes(n)
 			if err != nil {
 				if time.Since(now) >= c.settings.Timeout {
 					return c.hub.finish(c, Timeout)
 				}
 				return c.hub.finish(c, Gone)
 			}
-			c.wrote(b, l, len(b.items), true)
+			c.account(b, l, len(b.items), true)
 		} else {
 			c.cursor.Store(l.cursor)
 		}
@@ -133,19 +133,19 @@ func (c *Conn) catchUp(w Sink) Reason {
 }
 
 // setCutter says what to cut, should c end while a write is stuck.
-func (c *Conn) setCutter(w Cutter) {
-	c.hub.lock()
-	defer c.hub.unlock()
-	c.cutBy(w)
+func (c *Conn) setAborter(w Aborter) {
+	c.hub.lockQueued()
+	defer c.hub.unlockQueued()
+	c.setAborterLocked(w)
 }
 
 // cutBy is setCutter with the lock.
-func (c *Conn) cutBy(w Cutter) {
-	c.cutter = w
+func (c *Conn) setAborterLocked(w Aborter) {
+	c.aborter = w
 	switch {
-	case w == nil && c.cut != nil:
-		c.cut.Stop()
-	case c.late:
-		c.cut.Reset(farewell / 8)
+	case w == nil && c.abortTimer != nil:
+		c.abortTimer.Stop()
+	case c.graceOver:
+		c.abortTimer.Reset(closeGrace / 8)
 	}
 }

@@ -115,7 +115,7 @@ func form(p Target) string {
 type lagging struct {
 	Request
 	*Conn
-	wire   *wire
+	wire   *testSink
 	cursor uint64
 	data   []string
 	told   []string
@@ -143,8 +143,8 @@ var (
 	askers = func() []Request {
 		session := func(r Request, s string) Request { r.Session = s; return r }
 		return []Request{
-			as("alice"), session(as("bob"), "s1"), as("", "a/*"), as("", "a/b", "*"),
-			session(as("alice", "*/b", "a/*/c"), "s1"), session(as("", "x", "a/*", "a/b"), "s2"),
+			requestOf("alice"), session(requestOf("bob"), "s1"), requestOf("", "a/*"), requestOf("", "a/b", "*"),
+			session(requestOf("alice", "*/b", "a/*/c"), "s1"), session(requestOf("", "x", "a/*", "a/b"), "s2"),
 		}
 	}()
 	addressees = []Target{
@@ -175,7 +175,7 @@ func (p *program) run() {
 			p.hub.SetOptions(p.model.opts)
 			p.model.evict(p.hub.history)
 		case 8:
-			p.hub.history.age()
+			p.hub.history.rotateEvicted()
 			p.model.aged = [2]uint64{p.model.oldest - 1, p.model.aged[0]}
 			if floor := p.hub.history.floor; floor > p.model.aged[1] {
 				p.Fatalf("floor %d, though only %d had been evicted when the last generation ended", floor, p.model.aged[1])
@@ -239,7 +239,7 @@ func (p *program) check() {
 
 // store stores a record that is no event.
 func (p *program) store(data []byte, hole bool) {
-	if _, err := p.hub.store(p.Context(), []Entry{{Data: data}}); err != nil {
+	if _, err := p.hub.storeEntries(p.Context(), []Entry{{Data: data}}); err != nil {
 		p.Fatal(err)
 	}
 	m := &p.model
@@ -254,7 +254,7 @@ func (p *program) connect(i int) {
 	p.model.learn(who)
 	c := connect(p.T, p.hub, who)
 	p.model.evict(p.hub.history)
-	w := newWire()
+	w := newTestSink()
 	p.open[i] = &lagging{Request: who, wire: w, Conn: c, cursor: p.model.head()}
 }
 
@@ -280,9 +280,9 @@ func (p *program) catchUp(i int) {
 	if reason := o.catchUp(o.wire); reason != "" {
 		p.Fatalf("open stream ended: %s", reason)
 	}
-	c := (&client{t: p.T}).read(o.wire.all())
+	c := (&client{t: p.T}).read(o.wire.allBytes())
 	want(p.T, "an open stream got", c.data(), strings.Join(o.data, " "))
-	want(p.T, "and was told", c.told(), strings.Join(o.told, ", "))
+	want(p.T, "and was told", c.controlSummary(), strings.Join(o.told, ", "))
 	want(p.T, "lag", o.Info().Lag, 0)
 }
 
@@ -298,7 +298,7 @@ func (p *program) resume(who Request, position int) {
 		told = "sse.gap evicted"
 	}
 	want(p.T, fmt.Sprintf("%v at %d of %d got", who.Identity, position, m.head()), c.data(), data)
-	want(p.T, fmt.Sprintf("%v at %d of %d, retained from %d, was told", who.Identity, position, m.head(), m.oldest), c.told(), told)
+	want(p.T, fmt.Sprintf("%v at %d of %d, retained from %d, was told", who.Identity, position, m.head(), m.oldest), c.controlSummary(), told)
 }
 
 func play(t *testing.T, code []byte) {

@@ -35,4 +35,4 @@ func (l *lane) bytes() int64 { return laneBytes + int64(len(l.target.Name)+15)/1
 
 // sized returns an empty slice with room for n bytes and for what the allocator
 // gives beside them.
-func sized(n int) []byte { return append([]byte(nil), make([]byte, n)...)[:0] }
+func makeBuffer(n int) []byte { return append([]byte(nil), make([]byte, n)...)[:0] }

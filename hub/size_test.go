@@ -115,7 +115,7 @@ func liveHeap() int64 {
 // checkBytes counts the bytes of a history anew, and compares its lanes with its entries.
 func checkBytes(t testing.TB, h *history) {
 	t.Helper()
-	sum := evictedBytes*int64(len(h.young)+len(h.old)) + slotBytes*int64(len(h.slots))
+	sum := evictedBytes*int64(len(h.recentEvicted)+len(h.olderEvicted)) + slotBytes*int64(len(h.slots))
 	places := 0
 	for seq := h.oldest; seq <= h.head; seq++ {
 		e := h.entry(seq)

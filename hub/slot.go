@@ -30,10 +30,10 @@ func compareTargets(a, b Target) int {
 
 // fill makes the newest event the one of its slot. The one before is not delivered any
 // more, which nobody misses.
-func (h *history) fill(slot uint64) {
+func (h *history) fillSlot(slot uint64) {
 	before, known := h.slots[slot]
 	if known {
-		h.replace(h.entry(before))
+		h.dropContent(h.entry(before))
 	} else {
 		h.bytes += slotBytes
 	}
@@ -41,14 +41,14 @@ func (h *history) fill(slot uint64) {
 }
 
 // replace gives up what an entry holds, but for its position.
-func (h *history) replace(e *entry) {
-	h.held.evict(e.frame)
+func (h *history) dropContent(e *entry) {
+	h.pinned.noteEvicted(e.frame)
 	h.charge(e, -e.frameBytes())
 	e.frame, e.expires = frame{}, math.MinInt64
 }
 
 // vacate forgets the slot of the oldest entry, which is evicted.
-func (h *history) vacate(e *entry) {
+func (h *history) freeSlot(e *entry) {
 	if e.slot != 0 && h.slots[e.slot] == h.oldest {
 		delete(h.slots, e.slot)
 		h.bytes -= slotBytes

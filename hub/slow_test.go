@@ -19,15 +19,15 @@ import (
 // One that takes nothing has one goroutine, and delays nobody. Later it gets what
 // history still holds.
 func TestStalledAmongMany(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		const events, size = 60, 16 << 10
 		for name, opts := range map[string]Options{"catches up": {}, "has lost some": {MaxEvents: 5}} {
 			t.Run(name, func(t *testing.T) {
 				h := newHub(t, opts)
-				stalled := dial(t, h, as("stalled"), kind)
-				var others []*peer
+				stalled := dial(t, h, requestOf("stalled"), kind)
+				var others []*realClient
 				for range 4 {
-					others = append(others, dial(t, h, as("other"), kind))
+					others = append(others, dial(t, h, requestOf("other"), kind))
 				}
 				for i := range events {
 					data := strings.Repeat("x", size)
@@ -36,7 +36,7 @@ func TestStalledAmongMany(t *testing.T) {
 					}
 					publish(t, h, fmt.Sprint(i, ";", data))
 					for _, p := range others {
-						p.until(t, fmt.Sprint("data: ", i, ";"))
+						p.readUntil(t, fmt.Sprint("data: ", i, ";"))
 						p.raw.Reset()
 					}
 				}
@@ -45,18 +45,18 @@ func TestStalledAmongMany(t *testing.T) {
 					t.Errorf("lag %d", lag)
 				}
 				publish(t, h, "the end")
-				stalled.until(t, "data: the end")
+				stalled.readUntil(t, "data: the end")
 				if opts.MaxEvents > 0 {
 					h.Shutdown()
-					c := stalled.rest(t)
+					c := stalled.readRest(t)
 					// It may lose more while it catches up.
-					told, gaps := strings.CutSuffix(c.told(), ", sse.closing shutdown")
+					told, gaps := strings.CutSuffix(c.controlSummary(), ", sse.closing shutdown")
 					if !gaps || strings.ReplaceAll(told+", ", "sse.gap evicted, ", "") != "" {
-						t.Errorf("told %s, want gaps and a farewell", c.told())
+						t.Errorf("told %s, want gaps and a farewell", c.controlSummary())
 					}
 				}
 				for _, p := range others {
-					p.until(t, "data: the end")
+					p.readUntil(t, "data: the end")
 				}
 				if opts.MaxEvents == 0 {
 					want(t, "events", len((&client{t: t}).read(dechunk(stalled.raw.Bytes())).events), events+1)
@@ -86,34 +86,34 @@ func (r trickle) Read(p []byte) (int, error) {
 // A client that reads a byte a second delays nobody, and when it reads faster it
 // has missed nothing.
 func TestByteASecond(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		const events, size = 40, 16 << 10
 		h := newHub(t, Options{})
-		slow, other := dial(t, h, as("slow"), kind), dial(t, h, as("other"), kind)
+		slow, other := dial(t, h, requestOf("slow"), kind), dial(t, h, requestOf("other"), kind)
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		faster := make(chan struct{})
 		source := trickle{io.TeeReader(slow.Conn, &slow.raw), tick.C, faster}
 		for i := range events {
 			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", size)))
-			other.until(t, fmt.Sprint("data: ", i, ";"))
+			other.readUntil(t, fmt.Sprint("data: ", i, ";"))
 		}
 		var some [3]byte
 		if _, err := io.ReadFull(source, some[:]); err != nil {
 			t.Fatal(err)
 		}
 		publish(t, h, "the end")
-		other.until(t, "data: the end")
+		other.readUntil(t, "data: the end")
 		if lag := slow.Info().Lag; lag == 0 {
 			t.Error("it was not slow")
 		}
 		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
 		close(faster)
 		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(some[:]), source))))
-		slow.until(t, "data: the end")
+		slow.readUntil(t, "data: the end")
 		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
 		want(t, "events", len(c.events), events+1)
-		want(t, "told", c.told(), "")
+		want(t, "told", c.controlSummary(), "")
 	})
 }
 
@@ -125,7 +125,7 @@ func (c *Conn) left() int {
 	n, cursor := 0, c.cursor.Load()
 	for cursor < h.history.head {
 		var b batch
-		cursor = h.history.since(c.seats, cursor, h.history.head, 0, time.Now(), &b)
+		cursor = h.history.since(c.subscriptions, cursor, h.history.head, 0, time.Now(), &b)
 		n += len(b.items)
 	}
 	return n
@@ -134,10 +134,10 @@ func (c *Conn) left() int {
 // A client that takes 1 KB while 1,000 values of 100 slots are published, as one does that takes 1 KB/s, has
 // never more than these 100 still to be sent. In the end it has the newest of each, and is told no gap.
 func TestSlotsOfSlow(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		const slots, updates, second = 100, 5000, 1000
 		h := newHub(t, Options{})
-		slow := dial(t, h, as("slow"), kind)
+		slow := dial(t, h, requestOf("slow"), kind)
 		state := make(map[string]string)
 		most := 0
 		for i := range updates {
@@ -161,9 +161,9 @@ func TestSlotsOfSlow(t *testing.T) {
 			t.Errorf("it was not slow: it never had more than %d values still to be sent", most)
 		}
 		publish(t, h, "the end")
-		slow.until(t, "data: the end")
+		slow.readUntil(t, "data: the end")
 		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
-		want(t, "told", c.told(), "")
+		want(t, "told", c.controlSummary(), "")
 		seen := make(map[string]string)
 		for _, e := range c.events {
 			if slot, _, ok := strings.Cut(e.data, "="); ok {
@@ -178,11 +178,11 @@ func TestSlotsOfSlow(t *testing.T) {
 }
 
 func TestTimeoutOfStalled(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		hasty := *usual
+		hasty := *defaultSettings
 		hasty.Timeout = 200 * time.Millisecond
-		p, other := dial(t, h, as("stalled").with(hasty), kind), dial(t, h, as("other").with(hasty), kind)
+		p, other := dial(t, h, requestOf("stalled").with(hasty), kind), dial(t, h, requestOf("other").with(hasty), kind)
 		go io.Copy(io.Discard, other.in)
 		began := time.Now()
 		for range 40 {
@@ -206,12 +206,12 @@ func TestCutEndsDrain(t *testing.T) {
 	for range 10 {
 		near, tcp := tcpPair(t)
 		s := newSocket(tcp, tcp)
-		s.rest = make([]byte, 64<<20)
+		s.unsent = make([]byte, 64<<20)
 		drained := make(chan error, 1)
 		go func() {
 			var err error
 			for err == nil {
-				_, err = s.drain(time.Minute)
+				_, err = s.writePiece(time.Minute)
 			}
 			drained <- err
 		}()
@@ -224,7 +224,7 @@ func TestCutEndsDrain(t *testing.T) {
 		// has just taken a piece and the next one sets its own deadline.
 		var err error
 		eventually(t, "it is cut off", func() bool {
-			s.Cut()
+			s.Abort()
 			select {
 			case err = <-drained:
 				return true
@@ -240,21 +240,21 @@ func TestCutEndsDrain(t *testing.T) {
 
 func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
 	h := New(Options{})
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	var reading sync.WaitGroup
-	var stalled []*peer
+	var stalled []*realClient
 	for i := range 500 {
 		kind := overTCP
 		if i%10 == 1 {
 			kind = overTLS
 		}
-		p := dial(t, h, as(fmt.Sprint("u", i)), kind)
+		p := dial(t, h, requestOf(fmt.Sprint("u", i)), kind)
 		if i%100 < 2 {
 			stalled = append(stalled, p)
 			continue
 		}
 		reading.Go(func() {
-			if told := p.rest(t).told(); told != "sse.closing hub_closed" {
+			if told := p.readRest(t).controlSummary(); told != "sse.closing hub_closed" {
 				t.Errorf("told %q", told)
 			}
 		})
@@ -268,7 +268,7 @@ func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 2*farewell {
+	if took := time.Since(began); took > 2*closeGrace {
 		t.Errorf("took %v", took)
 	}
 	for _, s := range []string{"hub.(*Conn).drain", "hub.(*sweeper).run", "departures", "wakeListeners"} {

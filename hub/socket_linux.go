@@ -32,13 +32,13 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 }
 
 // try writes what the kernel takes without waiting.
-func (s *socket) try(p []byte) (int, error) {
+func (s *socket) tryWrite(p []byte) (int, error) {
 	if s.fd < 0 {
 		return 0, nil
 	}
 	if s.conn != net.Conn(s.tcp) {
 		// TLS would wait until all of it is written, so it is given what fits.
-		n := min(len(p), s.room())
+		n := min(len(p), s.freeSpace())
 		if n <= 0 {
 			return 0, nil
 		}
@@ -70,7 +70,7 @@ const (
 
 // room is how many bytes a TLS connection can write without waiting: the kernel
 // waits only when what is queued, with its own overhead, exceeds the buffer.
-func (s *socket) room() int {
+func (s *socket) freeSpace() int {
 	var info [memInfoLength]uint32
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
@@ -87,8 +87,8 @@ func (s *socket) room() int {
 // gone. Whatever the client sent is read, since the kernel answers bytes that
 // were not with a reset, which could overtake the end.
 func (s *socket) close() {
-	if s.last && len(s.rest) == 0 {
-		if c, ok := s.conn.(*tls.Conn); ok && s.room() > 0 {
+	if s.isFinal && len(s.unsent) == 0 {
+		if c, ok := s.conn.(*tls.Conn); ok && s.freeSpace() > 0 {
 			_ = c.CloseWrite() // a close_notify
 		}
 		_ = s.tcp.CloseWrite()

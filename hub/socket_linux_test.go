@@ -16,20 +16,20 @@ func TestFullAtEveryByte(t *testing.T) {
 	eight := strings.Repeat("8", 300)
 	stream := func(first int) []byte {
 		h := New(Options{})
-		use(t, h, NewMemory())
+		useStore(t, h, NewMemory())
 		defer h.Close()
 		for i := range 5 {
 			publish(t, h, fmt.Sprint(i+1))
 		}
-		v := &visit{Conn: connect(t, h, as("alice").at("abcdefgh-1")), wire: newWire(), ended: make(chan struct{})}
-		v.reports()
+		v := &servedConn{Conn: connect(t, h, requestOf("alice").at("abcdefgh-1")), testSink: newTestSink(), ended: make(chan struct{})}
+		v.endOnClosed()
 		v.chunked = true
 		c, b, left := v.Conn, new(batch), 0
-		c.socket = newSocket(&far{wire: v.wire, ended: v.ended, atMost: func() int { n := left; left = 0; return n }}, idleTCP())
+		c.socket = newSocket(&fakeSocket{testSink: v.testSink, ended: v.ended, maxWrite: func() int { n := left; left = 0; return n }}, idleTCP())
 		step := func() {
-			for left = first; c.step(b) == full; left = small {
-				if rest := string(c.socket.rest); c.told > c.cursor.Load() || len(rest) == 0 {
-					t.Fatalf("told %d, at %d, %q left", c.told, c.cursor.Load(), rest)
+			for left = first; c.step(b) == stepBlocked; left = small {
+				if rest := string(c.socket.unsent); c.sentPosition > c.cursor.Load() || len(rest) == 0 {
+					t.Fatalf("told %d, at %d, %q left", c.sentPosition, c.cursor.Load(), rest)
 				}
 			}
 		}
@@ -42,22 +42,22 @@ func TestFullAtEveryByte(t *testing.T) {
 		c.written = time.Now().Add(-time.Hour) // a heartbeat is due
 		step()
 		h.DisconnectHere(Filter{})
-		c.sweeper = h.anySweeper()
-		h.taken.Add(1)
+		c.sweeper = h.randomSweeper()
+		h.takenOver.Add(1)
 		step()
 		<-v.ended
 		_, sent := v.Sent()
-		want(t, "bytes", sent, uint64(len(v.got)))
+		want(t, "bytes", sent, uint64(len(v.taken)))
 		want(t, "deliveries", h.Stats().Deliveries, 7)
-		return v.got
+		return v.taken
 	}
 	for first := range len(stream(1 << 20)) {
 		got := stream(first)
 		c := (&client{t: t}).read(dechunk(got))
 		want(t, "final chunk", final(got), true)
-		want(t, fmt.Sprint("full at byte ", first, ": told"), c.told(), "sse.gap epoch, sse.closing disconnected")
+		want(t, fmt.Sprint("full at byte ", first, ": told"), c.controlSummary(), "sse.gap epoch, sse.closing disconnected")
 		want(t, fmt.Sprint("full at byte ", first, ": got"), c.data(), "1 2 3 4 5 6 "+eight)
-		want(t, "heartbeats", c.moves, 1)
+		want(t, "heartbeats", c.positionMoves, 1)
 		if t.Failed() {
 			return
 		}
@@ -68,7 +68,7 @@ func TestFullAtEveryByte(t *testing.T) {
 // takes, for sockets that are told to keep little unsent as well.
 func TestSweeperDoesNotWaitForTLS(t *testing.T) {
 	for _, lowat := range []int{0, 4 << 10} {
-		near, conn, tcp := pair(t, overTLS)
+		near, conn, tcp := connPair(t, overTLS)
 		defer near.Close()
 		if lowat > 0 {
 			raw, err := tcp.SyscallConn()
@@ -89,7 +89,7 @@ func TestSweeperDoesNotWaitForTLS(t *testing.T) {
 			sent := 0
 			p := make([]byte, 300)
 			for misses := 0; misses < 5; {
-				n, err := s.try(p)
+				n, err := s.tryWrite(p)
 				if err != nil {
 					t.Error(err)
 				}

@@ -85,21 +85,21 @@ func TestTakenOver(t *testing.T) {
 func TestSwitchOfStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v, lags := open(t, h, as("alice")), open(t, h, as("alice"))
+		v, lags := open(t, h, requestOf("alice")), open(t, h, requestOf("alice"))
 		synctest.Wait()
 		publish(t, h, "1")
 		synctest.Wait()
 		resume := lags.stall()
 		publish(t, h, "2")
 		synctest.Wait()
-		use(t, h, NewMemory())
+		useStore(t, h, NewMemory())
 		publish(t, h, "3")
 		synctest.Wait()
-		want(t, "got", v.client(t).data()+", "+v.client(t).told(), "1 2 3, sse.gap epoch")
+		want(t, "got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3, sse.gap epoch")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).told(), "1 2 3, sse.gap epoch")
-		want(t, "its position", lags.client(t).position, at(h, 1))
+		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3, sse.gap epoch")
+		want(t, "its position", lags.client(t).position, positionAt(h, 1))
 	})
 }
 
@@ -111,7 +111,7 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 		record := func(seq uint64) Record {
 			return recordOf(seq, Event{Data: fmt.Append(nil, seq), Targets: []Target{{}}})
 		}
-		v, lags := open(t, h, as("alice")), open(t, h, as("alice"))
+		v, lags := open(t, h, requestOf("alice")), open(t, h, requestOf("alice"))
 		synctest.Wait()
 		resume := lags.stall()
 		for i := range 5 {
@@ -124,15 +124,15 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 		feed{h}.Begin(h.history.epoch, 7)
 		feed{h}.Deliver([]Record{record(7)})
 		synctest.Wait()
-		want(t, "got", v.client(t).data()+", "+v.client(t).told(), "1 2 3 4 5 6 7, ")
+		want(t, "got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).told(), "1 2 3 4 5 6 7, ")
+		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
 
 		feed{h}.Begin(h.history.epoch, 9)
 		feed{h}.Deliver([]Record{record(9)})
 		synctest.Wait()
-		want(t, "without number 8, got", v.client(t).data()+", "+v.client(t).told(), "1 2 3 4 5 6 7 9, sse.gap evicted")
+		want(t, "without number 8, got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7 9, sse.gap evicted")
 	})
 }
 
@@ -149,14 +149,14 @@ func TestBatchOnTheWire(t *testing.T) {
 				}
 				b.after = append(b.after, strings.Repeat(":\n", min(after, 1))...)
 				b.final = after == 2
-				if !b.pending() {
+				if !b.hasBlocks() {
 					continue
 				}
 				var plain bytes.Buffer
 				if _, err := b.writeTo(&plain); err != nil {
 					t.Fatal(err)
 				}
-				p, from, to := b.wire()
+				p, from, to := b.chunks()
 				name := fmt.Sprint(before, items, after)
 				want(t, name, dechunk(p) == plain.String(), true)
 				want(t, name+" is final", final(p), b.final)
@@ -169,16 +169,16 @@ func TestBatchOnTheWire(t *testing.T) {
 }
 
 func TestStreamEndsWithFinalChunk(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := dial(t, h, as("alice"), kind)
+		p := dial(t, h, requestOf("alice"), kind)
 		publish(t, h, "1")
-		p.until(t, "data: 1")
+		p.readUntil(t, "data: 1")
 		publish(t, h, "2")
 		h.DisconnectHere(Filter{})
 		want(t, "reason", p.wait(), Disconnected)
-		c := p.rest(t)
-		want(t, "got", c.data()+", "+c.told(), "1 2, sse.closing disconnected")
+		c := p.readRest(t)
+		want(t, "got", c.data()+", "+c.controlSummary(), "1 2, sse.closing disconnected")
 		events, sent := p.Sent()
 		want(t, "events", events, 2)
 		want(t, "bytes", sent, uint64(p.raw.Len()))
@@ -188,61 +188,61 @@ func TestStreamEndsWithFinalChunk(t *testing.T) {
 // Bytes that the client sends are of no interest, and do not turn the end into a
 // reset.
 func TestClientThatTalks(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := dial(t, h, as("alice"), kind)
+		p := dial(t, h, requestOf("alice"), kind)
 		for range 20 {
 			if _, err := p.Conn.Write(make([]byte, 1000)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		publish(t, h, "1")
-		p.until(t, "data: 1")
+		p.readUntil(t, "data: 1")
 		want(t, "open", h.Stats().Connections["h1"], 1)
 		if _, err := p.Conn.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
 		h.Shutdown()
-		want(t, "told", p.rest(t).told(), "sse.closing shutdown")
+		want(t, "told", p.readRest(t).controlSummary(), "sse.closing shutdown")
 	})
 }
 
 func TestTakeOverAfterClose(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := New(Options{})
-		use(t, h, NewMemory())
-		p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
-		p.reports()
-		near, conn, tcp := pair(t, kind)
+		useStore(t, h, NewMemory())
+		p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+		p.endOnClosed()
+		near, conn, tcp := connPair(t, kind)
 		defer near.Close()
-		p.use(near)
+		p.attach(near)
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
-		p.visit.TakeOver(conn, tcp)
+		p.servedConn.TakeOver(conn, tcp)
 		select {
 		case <-p.ended:
 		default:
 			t.Error("it is not over when TakeOver returns")
 		}
 		want(t, "reason", p.reason, HubClosed)
-		want(t, "told", p.rest(t).told(), "sse.closing hub_closed")
+		want(t, "told", p.readRest(t).controlSummary(), "sse.closing hub_closed")
 	})
 }
 
 // Where there is no write that does not wait, goroutines write.
 func TestTakeOverWithoutTry(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := &peer{visit: &visit{Conn: connect(t, h, as("alice")), ended: make(chan struct{})}}
-		p.reports()
-		near, conn, tcp := pair(t, kind)
+		p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+		p.endOnClosed()
+		near, conn, tcp := connPair(t, kind)
 		defer near.Close()
-		p.use(near)
-		p.visit.Conn.takeOver(&socket{conn: conn, tcp: tcp, fd: -1})
+		p.attach(near)
+		p.servedConn.Conn.takeOver(&socket{conn: conn, tcp: tcp, fd: -1})
 		for i := range 20 {
 			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", 100_000)))
-			p.until(t, fmt.Sprint("data: ", i, ";"))
+			p.readUntil(t, fmt.Sprint("data: ", i, ";"))
 		}
 		near.Close()
 		want(t, "reason", p.wait(), Gone)
@@ -254,7 +254,7 @@ func TestBatchIsShared(t *testing.T) {
 	h := newHub(t, Options{})
 	var conns []*Conn
 	for _, name := range []string{"alice", "bob", "carol", "alice"} {
-		c := connect(t, h, as(name))
+		c := connect(t, h, requestOf(name))
 		c.written = time.Now()
 		conns = append(conns, c)
 	}
@@ -264,23 +264,23 @@ func TestBatchIsShared(t *testing.T) {
 	b := new(batch)
 	bytesFor := func(c *Conn) string {
 		c.compose(time.Now(), b)
-		p, _, _ := b.wire()
+		p, _, _ := b.chunks()
 		return dechunk(p)
 	}
 	address := func(c *Conn) *byte {
 		c.compose(time.Now(), b)
-		p, _, _ := b.wire()
+		p, _, _ := b.chunks()
 		return unsafe.SliceData(p)
 	}
 	first := address(conns[0])
 	b.shared.joined[0] = '!' // so that one that is joined again tells
 	c := conns[1].compose(time.Now(), b)
-	p, _, _ := b.wire()
+	p, _, _ := b.chunks()
 	want(t, "the same bytes", unsafe.SliceData(p) == first && p[0] == '!', true)
 	want(t, "looked up to", c.cursor, 3)
 	want(t, "carol gets her own", strings.Count(bytesFor(conns[2]), "data: "), 3)
 	want(t, "and alice does not get hers", strings.Contains(bytesFor(conns[3]), "carol"), false)
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	publish(t, h, "3")
 	want(t, "of another history", strings.Contains(bytesFor(conns[3]), "data: 2"), false)
 }
@@ -294,7 +294,7 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 	for i := range 300 {
 		asked := slices.Clone(names)
 		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
-		c := connect(t, h, as("", asked[:2+i%3]...))
+		c := connect(t, h, requestOf("", asked[:2+i%3]...))
 		c.written = time.Now()
 		conns = append(conns, c)
 		if i%3 == 0 { // what comes later is for some of them from here on
@@ -315,12 +315,12 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 		slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.cursor.Load(), b.cursor.Load()) })
 		for _, c := range conns {
 			b.shared.joinedFrom = -1
-			h.look(c, time.Now(), b)
+			h.lookUp(c, time.Now(), b)
 			if b.shared.joinedFrom == -1 {
 				shared++
 			}
 			var alone batch
-			h.look(c, time.Now(), &alone)
+			h.lookUp(c, time.Now(), &alone)
 			if again++; !slices.EqualFunc(b.items, alone.items, func(a, b item) bool { return a.seq == b.seq }) {
 				t.Fatalf("a connection to %v gets %d events, and alone %d", c.topics, len(b.items), len(alone.items))
 			}

@@ -12,14 +12,14 @@ type stats struct {
 	opened, published, deliveries, bytes, replayed atomic.Uint64
 
 	gaps    [gapReasons]atomic.Uint64
-	latency latency // from publish to written
-	commits latency // of the store
+	latency latencyCounts // from publish to written
+	commits latencyCounts // of the store
 
-	connections, closed, rejected tally
+	connections, closed, rejected labelCounts
 }
 
 // begin counts none of each, so that a counter is there before it rises.
-func (s *stats) begin() {
+func (s *stats) init() {
 	for _, reason := range closeReasons {
 		s.closed.add(string(reason), 0)
 	}
@@ -29,12 +29,12 @@ func (s *stats) begin() {
 }
 
 // tally counts by label what does not happen often.
-type tally struct {
+type labelCounts struct {
 	mu sync.Mutex
 	n  map[string]int64
 }
 
-func (t *tally) add(label string, n int64) {
+func (t *labelCounts) add(label string, n int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.n == nil {
@@ -43,7 +43,7 @@ func (t *tally) add(label string, n int64) {
 	t.n[label] += n
 }
 
-func (t *tally) read() map[string]int64 {
+func (t *labelCounts) read() map[string]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := make(map[string]int64, len(t.n))
@@ -61,7 +61,7 @@ var LatencyBuckets = [...]time.Duration{
 }
 
 // latency is a histogram that is counted.
-type latency struct {
+type latencyCounts struct {
 	counts [len(LatencyBuckets) + 1]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds
 }
@@ -75,7 +75,7 @@ func monotonic(t time.Time) int64 { return int64(t.Sub(processBegan)) }
 // atMonotonic is the time of the clock, as it is set now, at which monotonic was n.
 func atMonotonic(n int64, now time.Time) time.Time { return now.Add(time.Duration(n - monotonic(now))) }
 
-func (l *latency) observe(nanoseconds int64) {
+func (l *latencyCounts) observe(nanoseconds int64) {
 	nanoseconds = max(nanoseconds, 0) // another node's clock may be ahead
 	i := 0
 	for i < len(LatencyBuckets) && nanoseconds > int64(LatencyBuckets[i]) {
@@ -86,7 +86,7 @@ func (l *latency) observe(nanoseconds int64) {
 }
 
 // read is what was counted so far.
-func (l *latency) read() (h Histogram) {
+func (l *latencyCounts) read() (h Histogram) {
 	h.Sum = time.Duration(l.sum.Load())
 	for i := range h.Counts {
 		h.Counts[i] = l.counts[i].Load()

@@ -66,7 +66,7 @@ func TestStatsCountFromZero(t *testing.T) {
 }
 
 func TestLockCountsWaits(t *testing.T) {
-	var l lock
+	var l timedMutex
 	l.Lock()
 	want(t, "waits for a lock that is free", l.waits.read(), Histogram{})
 	l.Unlock()

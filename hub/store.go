@@ -142,9 +142,9 @@ func (s *source) retain(h *history) {
 // served; if the store turns out to be another history, the connections are told.
 // Its error is of closing the store before.
 func (h *Hub) Use(store Store) error {
-	h.using.Lock()
-	defer h.using.Unlock()
-	err := h.leaveStore(store)
+	h.storeSwitch.Lock()
+	defer h.storeSwitch.Unlock()
+	err := h.replaceStore(store)
 	ctx, cancel := context.WithCancel(context.Background())
 	var tail sync.WaitGroup
 	tail.Go(func() { store.Tail(ctx, feed{h}) })
@@ -157,7 +157,7 @@ func (h *Hub) Use(store Store) error {
 
 // leaveStore stops and closes the store, if there is one. Unless next is nil, what
 // is published from then on goes there. using is held.
-func (h *Hub) leaveStore(next Store) error {
+func (h *Hub) replaceStore(next Store) error {
 	if h.stopTail != nil {
 		h.stopTail()
 		h.stopTail = nil

@@ -97,7 +97,7 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h, s := newHub(t, Options{}), newShelf()
-				use(t, h, s)
+				useStore(t, h, s)
 				synctest.Wait()
 				feed{h}.Begin("one", 1)
 				feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}}), recordOf(2, Event{Targets: []Target{{}}})})
@@ -125,7 +125,7 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newShelf()
-		use(t, h, s)
+		useStore(t, h, s)
 		synctest.Wait()
 		published := make(chan error, 1)
 		go func() {
@@ -133,7 +133,7 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 			published <- err
 		}()
 		synctest.Wait()
-		use(t, h, NewMemory())
+		useStore(t, h, NewMemory())
 		s.answers <- func() ([]Stored, error) { return nil, fmt.Errorf("%w: closed", ErrNotStored) }
 		if err := <-published; err != nil {
 			t.Error(err)
@@ -162,7 +162,7 @@ func TestPositionThatOthersGave(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h, s := newHub(t, Options{}), newShelf()
-				use(t, h, s)
+				useStore(t, h, s)
 				synctest.Wait()
 				epoch := h.Stats().Head.Epoch
 				if c.other {
@@ -173,7 +173,7 @@ func TestPositionThatOthersGave(t *testing.T) {
 					go feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
 				}
 				began := time.Now()
-				v, err := h.Connect(t.Context(), as("alice").at(Position{Epoch: epoch, Seq: 1}.String()))
+				v, err := h.Connect(t.Context(), requestOf("alice").at(Position{Epoch: epoch, Seq: 1}.String()))
 				got := "resumed"
 				if err != nil {
 					got = err.Error()
@@ -207,7 +207,7 @@ func TestPublishOverSwitches(t *testing.T) {
 		})
 	}
 	for range 200 {
-		use(t, h, NewMemory())
+		useStore(t, h, NewMemory())
 	}
 	close(stop)
 	publishing.Wait()

@@ -15,8 +15,8 @@ func TestOpening(t *testing.T) {
 		h := newHub(t, Options{})
 		fixed := Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMin: 2137 * time.Millisecond}
 		position := publish(t, h, "x").Position.String()
-		fresh, resumed := open(t, h, as("").with(fixed)), open(t, h, as("a\"\n\xff").with(fixed).at(position))
-		stale := open(t, h, as("alice").with(fixed).at("abcdefgh-1"))
+		fresh, resumed := open(t, h, requestOf("").with(fixed)), open(t, h, requestOf("a\"\n\xff").with(fixed).at(position))
+		stale := open(t, h, requestOf("alice").with(fixed).at("abcdefgh-1"))
 		synctest.Wait()
 		want(t, "fresh", fresh.received(), "retry: 2137\nevent: sse.connected\n"+
 			`data: {"connectionId":"`+fresh.ID()+`","user":"","heartbeat":15000,"protocol":"h1","resumed":false}`+"\nid: "+position+"\n\n")
@@ -36,7 +36,7 @@ func TestRetryIsDrawnForEach(t *testing.T) {
 	h := newHub(t, Options{})
 	drawn := make(map[int]bool)
 	for range 200 {
-		c := read(t, h, as("alice"))
+		c := read(t, h, requestOf("alice"))
 		if drawn[c.retry] = true; c.retry < 1000 || c.retry > 5000 {
 			t.Errorf("retry %d", c.retry)
 		}
@@ -47,7 +47,7 @@ func TestRetryIsDrawnForEach(t *testing.T) {
 }
 
 // sending is what the stream got beyond what it had before.
-func sending(v *visit, had *int) string {
+func sending(v *servedConn, had *int) string {
 	synctest.Wait()
 	all := v.received()
 	news := all[*had:]
@@ -59,14 +59,14 @@ func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		had := 0
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		sending(v, &had)
 		sent := func(after time.Duration, expected string) {
 			t.Helper()
 			time.Sleep(after)
 			want(t, fmt.Sprint("sent after ", after), sending(v, &had), expected)
 		}
-		id := func(seq uint64) string { return "id: " + at(h, seq) + "\n\n" }
+		id := func(seq uint64) string { return "id: " + positionAt(h, seq) + "\n\n" }
 
 		for range 3 {
 			sent(15*time.Second-1, "")
@@ -82,7 +82,7 @@ func TestHeartbeat(t *testing.T) {
 		sent(0, "data: y\n"+id(2))
 		sent(15*time.Second-1, "")
 		sent(1, ":\n")
-		want(t, "where it would resume", v.client(t).position, at(h, 2))
+		want(t, "where it would resume", v.client(t).position, positionAt(h, 2))
 	})
 }
 
@@ -91,7 +91,7 @@ func TestHeartbeat(t *testing.T) {
 func TestHeartbeatSkipsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		publish(t, h, "x", user("bob"))
 		resume := v.stall()
@@ -99,31 +99,31 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 		synctest.Wait()
 		publish(t, h, "y", user("alice"))
 		v.cancel()
-		v.breakAt = len(v.all()) + len("id: abcdefgh-1-x7d2\n\n") // it is the last that she gets
+		v.breakAt = len(v.allBytes()) + len("id: abcdefgh-1-x7d2\n\n") // it is the last that she gets
 		resume()
 		v.wait()
 		c := v.client(t)
-		want(t, "moved to", c.position, at(h, 1))
+		want(t, "moved to", c.position, positionAt(h, 1))
 		want(t, "got", c.data(), "")
-		want(t, "on resuming", c.resume(h, as("alice")).data(), "y")
+		want(t, "on resuming", c.resume(h, requestOf("alice")).data(), "y")
 	})
 
 	t.Run("between look-up and writing", func(t *testing.T) {
 		h := newHub(t, Options{})
-		c := connect(t, h, as("alice").with(Settings{}))
+		c := connect(t, h, requestOf("alice").with(Settings{}))
 		c.written = time.Now()
 		publish(t, h, "x", user("bob"))
 		b := new(batch)
 		l := c.compose(time.Now(), b)
 		publish(t, h, "y", user("alice"))
-		want(t, "heartbeat", string(b.after), "id: "+at(h, 1)+"\n\n")
+		want(t, "heartbeat", string(b.after), "id: "+positionAt(h, 1)+"\n\n")
 		want(t, "cursor", l.cursor, 1)
 	})
 
 	// The head moves all the time, and the position is the one of the look-up.
 	t.Run("while events are published", func(t *testing.T) {
 		h := newHub(t, Options{})
-		c := connect(t, h, as("alice").with(Settings{}))
+		c := connect(t, h, requestOf("alice").with(Settings{}))
 		c.written = time.Now()
 		stop := make(chan struct{})
 		var publishing sync.WaitGroup
@@ -150,17 +150,17 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 			if p, _ := ParsePosition(id); p.Seq != l.cursor {
 				t.Fatalf("the heartbeat says %s, and events were looked up to %d", id, l.cursor)
 			}
-			c.wrote(b, l, 0, true)
+			c.account(b, l, 0, true)
 		}
 	})
 
 	t.Run("at any moment", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{})
-			var visits []*visit
+			var visits []*servedConn
 			for i := range 50 {
 				beat := Settings{Heartbeat: time.Duration(1+i) * time.Millisecond, Timeout: time.Minute}
-				visits = append(visits, open(t, h, as("alice").with(beat)))
+				visits = append(visits, open(t, h, requestOf("alice").with(beat)))
 			}
 			synctest.Wait()
 			for i := range 100 {
@@ -169,9 +169,9 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 			for _, v := range visits {
-				v.leave()
+				v.goAway()
 				want(t, "events", len(v.client(t).events), 100)
-				want(t, "the position is never past what was sent", v.client(t).resume(h, as("alice")).told(), "")
+				want(t, "the position is never past what was sent", v.client(t).resume(h, requestOf("alice")).controlSummary(), "")
 			}
 		})
 	})
@@ -184,9 +184,9 @@ func TestHeartbeatComesEarly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, opts)
-				v := open(t, h, as("alice"))
+				v := open(t, h, requestOf("alice"))
 				for range 500 {
-					time.Sleep(nudgeEvery / 10)
+					time.Sleep(earlyHeartbeatEvery / 10)
 					publish(t, h, strings.Repeat("x", 300-50), user("bob"))
 					synctest.Wait()
 					position, _ := ParsePosition(v.client(t).position)
@@ -195,16 +195,16 @@ func TestHeartbeatComesEarly(t *testing.T) {
 					}
 				}
 				c := v.client(t)
-				if c.moves < 15 || c.moves > 25 {
-					t.Errorf("%d moves in five times the history", c.moves)
+				if c.positionMoves < 15 || c.positionMoves > 25 {
+					t.Errorf("%d moves in five times the history", c.positionMoves)
 				}
-				want(t, "bare heartbeats", c.beats, 0)
+				want(t, "bare heartbeats", c.heartbeats, 0)
 
 				for range 500 {
 					publish(t, h, strings.Repeat("x", 300-50), user("bob"))
 				}
 				synctest.Wait()
-				if moves := v.client(t).moves - c.moves; moves > 1 {
+				if moves := v.client(t).positionMoves - c.positionMoves; moves > 1 {
 					t.Errorf("%d moves at once", moves)
 				}
 			})
@@ -215,12 +215,12 @@ func TestHeartbeatComesEarly(t *testing.T) {
 func TestLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		hour := *usual
+		hour := *defaultSettings
 		hour.MaxLifetime = time.Hour
 		began := time.Now()
-		var visits []*visit
+		var visits []*servedConn
 		for range 100 {
-			visits = append(visits, open(t, h, as("alice").with(hour)))
+			visits = append(visits, open(t, h, requestOf("alice").with(hour)))
 		}
 		time.Sleep(54*time.Minute - 1)
 		want(t, "open before nine tenths", h.Stats().Connections["h1"], 100)
@@ -230,7 +230,7 @@ func TestLifetime(t *testing.T) {
 		}
 		for _, v := range visits {
 			want(t, "reason", v.wait(), Lifetime)
-			want(t, "told", v.client(t).told(), "sse.closing lifetime")
+			want(t, "told", v.client(t).controlSummary(), "sse.closing lifetime")
 		}
 		if took := time.Since(began); took < 59*time.Minute || took > time.Hour {
 			t.Errorf("the last one ended after %v", took)
@@ -244,10 +244,10 @@ func TestLifetime(t *testing.T) {
 func TestLifetimeOfCenturies(t *testing.T) {
 	h := newHub(t, Options{})
 	for _, lifetime := range []time.Duration{33 * 365 * 24 * time.Hour, 100 * 365 * 24 * time.Hour, math.MaxInt64} {
-		s := *usual
+		s := *defaultSettings
 		s.MaxLifetime = lifetime
 		for range 100 {
-			c, err := h.Connect(t.Context(), as("alice").with(s))
+			c, err := h.Connect(t.Context(), requestOf("alice").with(s))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -262,17 +262,17 @@ func TestLifetimeOfCenturies(t *testing.T) {
 func TestExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		hour := *usual
+		hour := *defaultSettings
 		hour.MaxLifetime = time.Hour
 		login := func(d time.Duration) Request {
-			r := as("alice").with(hour)
+			r := requestOf("alice").with(hour)
 			r.Expires = time.Now().Add(d)
 			return r
 		}
 		long, short, over := open(t, h, login(2*time.Hour)), open(t, h, login(10*time.Second)), open(t, h, login(0))
 		synctest.Wait()
 		want(t, "already over", over.wait(), Expired)
-		want(t, "and told", over.client(t).told(), "sse.closing expired")
+		want(t, "and told", over.client(t).controlSummary(), "sse.closing expired")
 		time.Sleep(10*time.Second - 1)
 		publish(t, h, "in time")
 		synctest.Wait()
@@ -281,7 +281,7 @@ func TestExpires(t *testing.T) {
 		synctest.Wait()
 		publish(t, h, "too late")
 		want(t, "reason", short.wait(), Expired)
-		want(t, "got", short.client(t).data()+", "+short.client(t).told(), "in time, sse.closing expired")
+		want(t, "got", short.client(t).data()+", "+short.client(t).controlSummary(), "in time, sse.closing expired")
 		want(t, "the lifetime is shorter than the login", long.wait(), Lifetime)
 	})
 }
@@ -289,7 +289,7 @@ func TestExpires(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		v.stall()
 		publish(t, h, "x")
@@ -297,21 +297,21 @@ func TestTimeout(t *testing.T) {
 		want(t, "open", h.Stats().Connections["h1"], 1)
 		time.Sleep(time.Nanosecond)
 		want(t, "reason", v.wait(), Timeout)
-		want(t, "told", v.client(t).told(), "")
+		want(t, "told", v.client(t).controlSummary(), "")
 		want(t, "counted", h.Stats().Closed["timeout"], 1)
-		want(t, "nothing is lost", v.client(t).resume(h, as("alice")).data(), "x")
+		want(t, "nothing is lost", v.client(t).resume(h, requestOf("alice")).data(), "x")
 	})
 }
 
 func TestGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
-		want(t, "context", v.leave(), Gone)
-		w := newWire()
+		want(t, "context", v.goAway(), Gone)
+		w := newTestSink()
 		w.breakAt = 1
-		v = serve(t, connect(t, h, as("alice")), w)
+		v = serve(t, connect(t, h, requestOf("alice")), w)
 		want(t, "write", v.wait(), Gone)
 		want(t, "counted", h.Stats().Closed["gone"], 2)
 		want(t, "open", h.Stats().Connections["h1"], 0)
@@ -322,14 +322,14 @@ func TestGone(t *testing.T) {
 func TestFarewellIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		v.stall()
 		publish(t, h, "x")
 		synctest.Wait()
 		began := time.Now()
 		h.DisconnectHere(Filter{})
-		time.Sleep(farewell - 1)
+		time.Sleep(closeGrace - 1)
 		synctest.Wait()
 		select {
 		case <-v.ended:
@@ -337,21 +337,21 @@ func TestFarewellIsCutOff(t *testing.T) {
 		default:
 		}
 		want(t, "reason", v.wait(), Disconnected)
-		want(t, "after", time.Since(began), farewell)
-		cuts := v.cuts
-		time.Sleep(10 * farewell)
-		want(t, "cuts after the end", v.cuts, cuts)
+		want(t, "after", time.Since(began), closeGrace)
+		cuts := v.aborts
+		time.Sleep(10 * closeGrace)
+		want(t, "cuts after the end", v.aborts, cuts)
 
-		w := newWire()
+		w := newTestSink()
 		resume := w.stall()
-		c := connect(t, h, as("alice"))
-		c.setCutter(w)
+		c := connect(t, h, requestOf("alice"))
+		c.setAborter(w)
 		h.DisconnectHere(Filter{})
-		time.Sleep(farewell + 1) // the first cut finds no write
+		time.Sleep(closeGrace + 1) // the first cut finds no write
 		v = serve(t, c, w)
 		began = time.Now()
 		want(t, "reason", v.wait(), Disconnected)
-		if took := time.Since(began); took > farewell/4 {
+		if took := time.Since(began); took > closeGrace/4 {
 			t.Errorf("a later write was cut off after %v", took)
 		}
 		resume()
@@ -362,7 +362,7 @@ func TestFarewellIsCutOff(t *testing.T) {
 func TestFarewellComesAfterWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		resume := v.stall()
 		for i := range 100 {
@@ -375,37 +375,37 @@ func TestFarewellComesAfterWhatIsDue(t *testing.T) {
 		want(t, "reason", v.wait(), Shutdown)
 		c := v.client(t)
 		want(t, "events", len(c.events), 100)
-		want(t, "told", c.told(), "sse.closing shutdown")
-		want(t, "flushed", v.all(), v.received())
+		want(t, "told", c.controlSummary(), "sse.closing shutdown")
+		want(t, "flushed", v.allBytes(), v.received())
 	})
 }
 
 // A stream ends when its time is over, also while a write is under way of which
 // the client takes little.
 func TestLifetimeOfTheSlow(t *testing.T) {
-	hour := *usual
+	hour := *defaultSettings
 	hour.MaxLifetime, hour.Timeout = 10*time.Second, time.Hour
 	t.Run("served", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{})
 			began := time.Now()
-			v, fresh := open(t, h, as("alice").with(hour)), newWire()
+			v, fresh := open(t, h, requestOf("alice").with(hour)), newTestSink()
 			synctest.Wait()
 			v.stall()
 			fresh.stall()
-			late := serve(t, connect(t, h, as("bob").with(hour)), fresh)
+			late := serve(t, connect(t, h, requestOf("bob").with(hour)), fresh)
 			publish(t, h, "x")
 			want(t, "reason", v.wait(), Lifetime)
 			want(t, "reason of one whose first write is stuck", late.wait(), Lifetime)
-			if took := time.Since(began); took > hour.MaxLifetime+2*farewell {
+			if took := time.Since(began); took > hour.MaxLifetime+2*closeGrace {
 				t.Errorf("after %v", took)
 			}
 		})
 	})
 	hour.MaxLifetime = time.Second
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := dial(t, h, as("alice").with(hour), kind)
+		p := dial(t, h, requestOf("alice").with(hour), kind)
 		publish(t, h, strings.Repeat("x", 1<<20-10))
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
@@ -423,7 +423,7 @@ func TestLargeEventIsNotCopied(t *testing.T) {
 	h := newHub(t, Options{})
 	start := h.Stats().Head.String()
 	publish(t, h, strings.Repeat("x", 2*batchBytes))
-	c, w := connect(t, h, as("alice").at(start)), newWire()
+	c, w := connect(t, h, requestOf("alice").at(start)), newTestSink()
 	serve(t, c, w)
 	eventually(t, "it comes", func() bool { n, _ := c.Sent(); return n == 1 })
 	w.mu.Lock()

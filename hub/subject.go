@@ -69,7 +69,7 @@ func (s *subject) concernsConnections() bool {
 }
 
 func (h *Hub) subject(p Position) subject {
-	s, targets := h.lookUp(p, time.Now())
+	s, targets := h.describePosition(p, time.Now())
 	s.targets = make(map[Target]struct{}, len(targets))
 	for _, t := range targets {
 		s.targets[t] = struct{}{}
@@ -80,7 +80,7 @@ func (h *Hub) subject(p Position) subject {
 		if t.Kind == pattern {
 			continue
 		}
-		if s.Count++; s.Count <= mostNames {
+		if s.Count++; s.Count <= maxNames {
 			s.Targets = append(s.Targets, TargetInfo{kindNames[t.Kind], t.Name})
 		}
 	}
@@ -88,7 +88,7 @@ func (h *Hub) subject(p Position) subject {
 }
 
 // lookUp finds what history knows of a position. The targets have patterns among them.
-func (h *Hub) lookUp(p Position, now time.Time) (s subject, targets []Target) {
+func (h *Hub) describePosition(p Position, now time.Time) (s subject, targets []Target) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	hi := h.history
@@ -97,7 +97,7 @@ func (h *Hub) lookUp(p Position, now time.Time) (s subject, targets []Target) {
 	switch {
 	case p.Epoch != hi.epoch:
 		s.Known = KnownEpoch
-		if slices.ContainsFunc(h.ended, func(end Position) bool { return end.Epoch == p.Epoch }) {
+		if slices.ContainsFunc(h.endedHistories, func(end Position) bool { return end.Epoch == p.Epoch }) {
 			s.Known = KnownEnded
 		}
 	case p.Seq == 0:

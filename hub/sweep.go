@@ -26,7 +26,7 @@ type sweeper struct {
 }
 
 // pauseEvery is how long connections are served before others have the CPU.
-const pauseEvery = 500 * time.Microsecond
+const yieldEvery = 500 * time.Microsecond
 
 func newSweeper(h *Hub) *sweeper {
 	return &sweeper{hub: h, signal: make(chan struct{}, 1)}
@@ -48,7 +48,7 @@ func (s *sweeper) push(c *Conn) {
 
 // requeue passes the turn on to the sweeper, with whatever news there is.
 func (s *sweeper) requeue(c *Conn) {
-	c.turn.Store(queued)
+	c.turn.Store(turnQueued)
 	s.push(c)
 }
 
@@ -58,7 +58,7 @@ func (s *sweeper) run() {
 	defer tick.Stop()
 	ticking := true
 	b := new(batch)
-	var p pause
+	var p netYielder
 	defer p.close()
 	for {
 		select {
@@ -67,9 +67,9 @@ func (s *sweeper) run() {
 		case <-s.signal:
 		case <-tick.C:
 			ticking = false
-			due := s.wheel.due(time.Now())
+			due := s.wheel.takeDue(time.Now())
 			for _, c := range due {
-				c.poke()
+				c.wake()
 			}
 			clear(due)
 		}
@@ -81,16 +81,16 @@ func (s *sweeper) run() {
 			s.began.Store(paused.UnixNano())
 		}
 		for _, c := range s.sweep {
-			c.take()
+			c.takeTurn()
 			s.serve(c, b)
-			if time.Since(paused) >= pauseEvery {
-				p.take()
+			if time.Since(paused) >= yieldEvery {
+				p.yield()
 				paused = time.Now()
 			}
 		}
 		s.began.Store(0)
 		clear(s.sweep)
-		b.forget()
+		b.reset()
 		if s.wheel.n > 0 && !ticking {
 			tick.Reset(time.Until(s.wheel.next()))
 			ticking = true
@@ -105,20 +105,20 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 		return
 	}
 	switch c.step(b) {
-	case full:
-		s.hub.writers.Go(c.drain)
+	case stepBlocked:
+		s.hub.writers.Go(c.writeBlocking)
 		return
-	case more:
+	case stepMore:
 		s.requeue(c) // behind the others, which may have waited for as long
 		return
-	case ended:
+	case stepClosed:
 		s.wheel.remove(c)
 		return
 	}
 	if !c.alarmed {
 		s.wheel.add(c, c.nextAlarm())
 	}
-	if !c.yield() {
+	if !c.releaseTurn() {
 		s.requeue(c) // behind the others, who may have waited for as long
 	}
 }
@@ -177,7 +177,7 @@ func (w *wheel) remove(c *Conn) {
 
 // due empties the slots up to now. What it returns is to be cleared, and valid until
 // the next call.
-func (w *wheel) due(now time.Time) []*Conn {
+func (w *wheel) takeDue(now time.Time) []*Conn {
 	w.spare = w.spare[:0]
 	for until := w.ticks(now); w.now < until && w.n > 0; {
 		w.now++
@@ -193,13 +193,13 @@ func (w *wheel) due(now time.Time) []*Conn {
 }
 
 // sweepsWell is how long a sweep may take before publishers let it go on.
-const sweepsWell = 10 * time.Millisecond
+const longSweep = 10 * time.Millisecond
 
 // letSweep yields if a sweep takes long: what is published faster than it can be
 // written only waits longer.
-func (h *Hub) letSweep(now time.Time) {
+func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
-		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(sweepsWell) {
+		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(longSweep) {
 			runtime.Gosched()
 			return
 		}
@@ -207,4 +207,4 @@ func (h *Hub) letSweep(now time.Time) {
 }
 
 // anySweeper spreads the connections.
-func (h *Hub) anySweeper() *sweeper { return h.sweepers[rand.N(len(h.sweepers))] }
+func (h *Hub) randomSweeper() *sweeper { return h.sweepers[rand.N(len(h.sweepers))] }

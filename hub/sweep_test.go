@@ -16,22 +16,22 @@ func TestHeartbeatOfTakenOver(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
 				withoutEpoll(h)
-				var visits []*visit
+				var visits []*servedConn
 				beats := []time.Duration{300 * time.Millisecond, time.Second, 15 * time.Second, time.Minute, 5 * time.Minute} // some beyond the wheel
 				for i := range 20 {
 					time.Sleep(37 * time.Millisecond)
 					beat := Settings{Heartbeat: beats[i%len(beats)], Timeout: time.Minute}
-					visits = append(visits, visiting(t, h, as("alice").with(beat), w))
+					visits = append(visits, visiting(t, h, requestOf("alice").with(beat), w))
 				}
 				time.Sleep(11 * time.Minute)
 				for _, v := range visits {
 					beat := v.settings.Heartbeat
-					want(t, fmt.Sprint("heartbeats of ", beat), v.leave(), Gone)
-					if n := len(v.far.times); n < 1+int(11*time.Minute/(beat+wheelTick)) {
+					want(t, fmt.Sprint("heartbeats of ", beat), v.goAway(), Gone)
+					if n := len(v.socket.times); n < 1+int(11*time.Minute/(beat+wheelTick)) {
 						t.Errorf("%d writes with a heartbeat of %v", n, beat)
 					}
-					for i, at := range v.far.times[1:] {
-						if after := at.Sub(v.far.times[i]); after < beat || after > beat+wheelTick {
+					for i, at := range v.socket.times[1:] {
+						if after := at.Sub(v.socket.times[i]); after < beat || after > beat+wheelTick {
 							t.Fatalf("a heartbeat of %v comes after %v", beat, after)
 						}
 					}
@@ -42,9 +42,9 @@ func TestHeartbeatOfTakenOver(t *testing.T) {
 }
 
 // visiting serves a connection that was taken over, whatever the test's name.
-func visiting(t testing.TB, h *Hub, r Request, w way) *visit {
-	v := &visit{Conn: connect(t, h, r), wire: newWire(), ended: make(chan struct{})}
-	v.wire.timeout = r.Timeout
+func visiting(t testing.TB, h *Hub, r Request, w way) *servedConn {
+	v := &servedConn{Conn: connect(t, h, r), testSink: newTestSink(), ended: make(chan struct{})}
+	v.testSink.timeout = r.Timeout
 	gone := make(chan struct{})
 	left := false
 	v.cancel = func() {
@@ -54,7 +54,7 @@ func visiting(t testing.TB, h *Hub, r Request, w way) *visit {
 		}
 	}
 	v.takeOver(untilClosed(gone), w)
-	t.Cleanup(func() { v.leave() })
+	t.Cleanup(func() { v.goAway() })
 	return v
 }
 
@@ -62,12 +62,12 @@ func TestLifetimeOfTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		withoutEpoll(h)
-		hour := *usual
+		hour := *defaultSettings
 		hour.MaxLifetime = time.Hour
 		began := time.Now()
-		var visits []*visit
+		var visits []*servedConn
 		for i := range 50 {
-			r := as("alice").with(hour)
+			r := requestOf("alice").with(hour)
 			if i%2 == 0 {
 				r.Expires = began.Add(10 * time.Minute)
 			}
@@ -79,8 +79,8 @@ func TestLifetimeOfTakenOver(t *testing.T) {
 				reason, earliest, latest = Expired, 10*time.Minute, 10*time.Minute
 			}
 			want(t, "reason", v.wait(), reason)
-			want(t, "told", v.client(t).told(), "sse.closing "+string(reason))
-			want(t, "final chunk", final(v.got), true)
+			want(t, "told", v.client(t).controlSummary(), "sse.closing "+string(reason))
+			want(t, "final chunk", final(v.taken), true)
 			if took := v.written.Sub(began); took < earliest || took > latest+wheelTick {
 				t.Errorf("%s after %v", reason, took)
 			}
@@ -104,7 +104,7 @@ func TestWheelStaysSmall(t *testing.T) {
 		// Two are due at other times, so that the wheel is never empty.
 		for i := range 900 {
 			time.Sleep(5 * time.Second)
-			for _, c := range w.due(time.Now()) {
+			for _, c := range w.takeDue(time.Now()) {
 				switch c {
 				case &conns[0], &conns[1]:
 					w.add(c, time.Now().Add(24*time.Second))
@@ -142,7 +142,7 @@ func TestWheelFindsEachOnce(t *testing.T) {
 		}
 		for len(at) > 0 {
 			time.Sleep(time.Until(w.next()))
-			for _, c := range w.due(time.Now()) {
+			for _, c := range w.takeDue(time.Now()) {
 				due, ok := at[c]
 				if late := time.Since(due); !ok || late < 0 || late > wheelTick && time.Until(due) > 0 {
 					t.Errorf("due %v ago", late)
@@ -158,15 +158,15 @@ func TestWheelFindsEachOnce(t *testing.T) {
 // One with news all the time does not keep its sweeper from the others.
 func TestSweeperIsFair(t *testing.T) {
 	h := New(Options{})
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	defer h.Close()
 	s := newSweeper(h) // that nobody runs
 	var busy, other Conn
 	for _, c := range []*Conn{&busy, &other} {
-		*c = Conn{hub: h, settings: usual, sweeper: s, queue: s, id: newID()}
+		*c = Conn{hub: h, settings: defaultSettings, sweeper: s, queue: s, id: newID()}
 		h.mu.Lock()
 		h.attach(c)
-		h.place(c, "", false)
+		h.setCursor(c, "", false)
 		h.mu.Unlock()
 		c.socket = newSocket(noBytes{}, idleTCP())
 		c.alarmed = true
@@ -175,7 +175,7 @@ func TestSweeperIsFair(t *testing.T) {
 	busy.socket.conn = chatty{told: func() { // news comes while it is written to
 		if n, _ := busy.Sent(); n < 50 {
 			publish(t, h, "x", Target{Connection, busy.id})
-			busy.turn.Store(again)
+			busy.turn.Store(turnTakenAndNews)
 		}
 	}}
 	s.push(&busy)
@@ -183,15 +183,15 @@ func TestSweeperIsFair(t *testing.T) {
 	for range 2 {
 		c := s.ready[0]
 		s.ready = s.ready[1:]
-		c.take()
+		c.takeTurn()
 		s.serve(c, new(batch))
 	}
 	if n, _ := busy.Sent(); n > 1 {
 		t.Errorf("the other waited for %d events", n)
 	}
-	want(t, "the other has its opening", other.bytes.Load() > 0 || other.turn.Load() == idle, true)
-	busy.take() // so that nobody queues them
-	other.take()
+	want(t, "the other has its opening", other.bytes.Load() > 0 || other.turn.Load() == turnIdle, true)
+	busy.takeTurn() // so that nobody queues them
+	other.takeTurn()
 }
 
 // chatty is a connection that takes everything, and tells.
@@ -212,7 +212,7 @@ func TestSweepersShareTheConnections(t *testing.T) {
 	}
 	n := make(map[*sweeper]int)
 	for range 64 * 100 {
-		n[h.anySweeper()]++
+		n[h.randomSweeper()]++
 	}
 	for _, s := range h.sweepers {
 		if n[s] < 40 || n[s] > 200 {
@@ -225,10 +225,10 @@ func TestSweepersShareTheConnections(t *testing.T) {
 // others.
 func TestAlarmsUnderConstantTraffic(t *testing.T) {
 	h := newHub(t, Options{})
-	brief := *usual
+	brief := *defaultSettings
 	brief.Heartbeat = 100 * time.Millisecond
-	quiet := dial(t, h, as("quiet").with(brief), overTCP)
-	busy := dial(t, h, as("busy"), overTCP)
+	quiet := dial(t, h, requestOf("quiet").with(brief), overTCP)
+	busy := dial(t, h, requestOf("busy"), overTCP)
 	go func() {
 		for {
 			if _, err := busy.block(); err != nil {
@@ -264,14 +264,14 @@ func TestSweepAllocatesNothing(t *testing.T) {
 	for range 10 {
 		mustPublish(t, h, Target{})
 	}
-	c := connect(t, h, as("alice"))
+	c := connect(t, h, requestOf("alice"))
 	c.socket = newSocket(noBytes{}, idleTCP())
 	if c.socket.fd < 0 {
 		t.Skip("here all is written by goroutines")
 	}
 	defer c.socket.close()
-	defer c.take() // so that nobody queues it
-	c.sweeper = h.anySweeper()
+	defer c.takeTurn() // so that nobody queues it
+	c.sweeper = h.randomSweeper()
 	c.alarmed = true
 	b := new(batch)
 	c.step(b)
@@ -279,9 +279,9 @@ func TestSweepAllocatesNothing(t *testing.T) {
 		before, _ := c.Sent()
 		if allocs := testing.AllocsPerRun(1000, func() {
 			c.cursor.Store(h.history.head - events)
-			c.take()
+			c.takeTurn()
 			c.sweeper.serve(c, b)
-			b.forget()
+			b.reset()
 		}); allocs > 0 {
 			t.Errorf("%v allocations to deliver %d events", allocs, events)
 		}
@@ -298,9 +298,9 @@ func TestEndedLeaveTheWheel(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
 				withoutEpoll(h)
-				var visits []*visit
+				var visits []*servedConn
 				for range 20 {
-					visits = append(visits, visiting(t, h, as("alice"), w))
+					visits = append(visits, visiting(t, h, requestOf("alice"), w))
 				}
 				inWheels := func() (n int) {
 					synctest.Wait()
@@ -315,7 +315,7 @@ func TestEndedLeaveTheWheel(t *testing.T) {
 					if i%2 == 0 {
 						h.DisconnectHere(Filter{IDs: []string{v.ID()}})
 					} else {
-						v.leave()
+						v.goAway()
 					}
 				}
 				want(t, "in the wheels after 15 have ended", inWheels(), 5)
@@ -330,22 +330,22 @@ func TestEndedLeaveTheWheel(t *testing.T) {
 // A connection with much to be written gets one batch of it at a time.
 func TestSweeperYieldsBetweenBatches(t *testing.T) {
 	h := New(Options{})
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	defer h.Close()
 	for range 20 {
 		publish(t, h, strings.Repeat("x", batchBytes/2), user("busy"))
 	}
 	s := newSweeper(h) // that nobody runs
-	c := Conn{hub: h, identity: Identity{User: "busy"}, settings: usual, sweeper: s, queue: s, id: newID()}
+	c := Conn{hub: h, identity: Identity{User: "busy"}, settings: defaultSettings, sweeper: s, queue: s, id: newID()}
 	h.mu.Lock()
 	h.attach(&c)
-	h.place(&c, Earliest, false)
+	h.setCursor(&c, Earliest, false)
 	h.mu.Unlock()
 	c.socket = newSocket(noBytes{}, idleTCP())
 	defer h.EndStreams()
-	defer c.take() // so that nobody queues it
+	defer c.takeTurn() // so that nobody queues it
 	for n := uint64(1); n <= 10; n++ {
-		c.take()
+		c.takeTurn()
 		s.serve(&c, new(batch))
 		if got, _ := c.Sent(); got > 2*n {
 			t.Fatalf("%d events were written in %d turns", got, n)

@@ -44,7 +44,7 @@ func TestPromise2TagTellsAnotherHistory(t *testing.T) {
 				}
 				f.Deliver([]Record{r})
 				if life == "first" {
-					positions = append(positions, at(h, seq+1))
+					positions = append(positions, positionAt(h, seq+1))
 				}
 			}
 			f.Status(nil, 0)
@@ -56,11 +56,11 @@ func TestPromise2TagTellsAnotherHistory(t *testing.T) {
 				2: "sse.gap epoch", // its tag is known as long as it is the last one that was evicted
 				1: "sse.gap evicted",
 			} {
-				c := read(t, h, as("").at(positions[seq-1]))
-				want(t, fmt.Sprint("at ", seq, " is told"), c.told(), told)
+				c := read(t, h, requestOf("").at(positions[seq-1]))
+				want(t, fmt.Sprint("at ", seq, " is told"), c.controlSummary(), told)
 				want(t, fmt.Sprint("at ", seq, " gets"), len(c.events), 4)
 			}
-			want(t, "without a tag is told", read(t, h, as("").at("abcdefgh-5")).told(), "")
+			want(t, "without a tag is told", read(t, h, requestOf("").at("abcdefgh-5")).controlSummary(), "")
 		}
 	})
 }
@@ -70,13 +70,13 @@ func TestTagOfTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 2})
 		publish(t, h, "x", user("bob"))
-		position := at(h, 1)
+		position := positionAt(h, 1)
 		for range 5 {
 			publish(t, h, "x", user("bob"))
 		}
-		c := read(t, h, as("alice").at(position))
+		c := read(t, h, requestOf("alice").at(position))
 		want(t, "it begins at", c.position, position)
-		want(t, "told", c.told(), "")
+		want(t, "told", c.controlSummary(), "")
 	})
 }
 
@@ -101,20 +101,20 @@ func TestServedWhileAStoreOpens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		publish(t, h, "x")
-		position := at(h, 1)
+		position := positionAt(h, 1)
 		publish(t, h, "y")
 		next := &retainer{Memory: NewMemory(), begin: make(chan struct{})}
 		if err := h.Use(next); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		c := read(t, h, as("").at(position))
+		c := read(t, h, requestOf("").at(position))
 		want(t, "who comes back gets", c.data(), "y")
-		want(t, "and is told", c.told(), "")
+		want(t, "and is told", c.controlSummary(), "")
 		close(next.begin)
 		synctest.Wait()
-		c.resume(h, as(""))
-		want(t, "once it is open, is told", c.told(), "sse.gap epoch")
+		c.resume(h, requestOf(""))
+		want(t, "once it is open, is told", c.controlSummary(), "sse.gap epoch")
 	})
 }
 
@@ -125,11 +125,11 @@ func TestNotServedWhileAnEpochBegins(t *testing.T) {
 		f.Begin("abcdefgh", 1)
 		f.Deliver([]Record{text(1, "x")})
 		f.Status(nil, 1)
-		_, err := h.Connect(t.Context(), as(""))
+		_, err := h.Connect(t.Context(), requestOf(""))
 		if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Reason != Starting {
 			t.Errorf("a connection before it is whole: %v, want it to be told to come back", err)
 		}
 		f.Status(nil, 0)
-		read(t, h, as(""))
+		read(t, h, requestOf(""))
 	})
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // tape is a store in memory of which copies can be made.
-type tape struct {
+type copyableStore struct {
 	epoch  string
 	shared bool
 	tailed chan struct{} // closed when feed is set
@@ -18,18 +18,18 @@ type tape struct {
 	feed    Feed
 }
 
-func newTape(epoch string, shared bool, records []Record) *tape {
-	return &tape{epoch: epoch, shared: shared, tailed: make(chan struct{}), records: slices.Clone(records)}
+func newCopyableStore(epoch string, shared bool, records []Record) *copyableStore {
+	return &copyableStore{epoch: epoch, shared: shared, tailed: make(chan struct{}), records: slices.Clone(records)}
 }
 
 // add appends a record that a hub has yet to be given.
-func (s *tape) add(data []byte) Record {
+func (s *copyableStore) add(data []byte) Record {
 	r := Record{uint64(len(s.records) + 1), time.Now(), data}
 	s.records = append(s.records, r)
 	return r
 }
 
-func (s *tape) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
+func (s *copyableStore) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {
 	<-s.tailed
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +43,7 @@ func (s *tape) Append(_ context.Context, entries []Entry) (stored []Stored, err 
 	return stored, nil
 }
 
-func (s *tape) Tail(ctx context.Context, feed Feed) {
+func (s *copyableStore) Tail(ctx context.Context, feed Feed) {
 	s.mu.Lock()
 	have := feed.Begin(s.epoch, 1)
 	if n := have.Seq; n > uint64(len(s.records)) || n > 0 && TagOf(s.records[n-1].Data) != have.Tag {
@@ -58,6 +58,6 @@ func (s *tape) Tail(ctx context.Context, feed Feed) {
 	<-ctx.Done()
 }
 
-func (*tape) Retain(Options, uint64) {}
-func (s *tape) Shared() bool         { return s.shared }
-func (*tape) Close() error           { return nil }
+func (*copyableStore) Retain(Options, uint64) {}
+func (s *copyableStore) Shared() bool         { return s.shared }
+func (*copyableStore) Close() error           { return nil }

@@ -118,7 +118,7 @@ func (h *history) learn(s *shape, from uint64) (next uint64) {
 // learnShapes makes sure that the shapes of the topics are learned. mu is not held.
 func (h *Hub) learnShapes(topics []Target) {
 	for _, t := range topics {
-		if t.Kind == pattern && !h.holds(func() bool { return h.history.knows(t) }) {
+		if t.Kind == pattern && !h.check(func() bool { return h.history.hasLearned(t) }) {
 			h.learnShape(t.Name)
 		}
 	}
@@ -146,7 +146,7 @@ func (h *Hub) learnShape(name string) {
 }
 
 // knows reports whether the topic is no pattern, or one of a learned shape.
-func (h *history) knows(t Target) bool {
+func (h *history) hasLearned(t Target) bool {
 	if t.Kind != pattern {
 		return true
 	}

@@ -46,7 +46,7 @@ func checkTopic(t *testing.T, stream, name string) {
 
 	// And so it is for the index: for events that come later, and for those that
 	// came before the pattern was ever used.
-	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
 	put := func() bool {
 		e := h.append(encode(recordOf(h.head+1, event), "e", time.Now()), time.Now())
 		return slices.Contains(e.lanes, h.lanes[target])
@@ -94,9 +94,9 @@ func FuzzTopics(f *testing.F) {
 func TestPatternListenersAreWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		var visits []*visit
+		var visits []*servedConn
 		for _, p := range []string{"a/*", "*/b", "*", "a/*/c"} {
-			visits = append(visits, open(t, h, as("", p)))
+			visits = append(visits, open(t, h, requestOf("", p)))
 		}
 		synctest.Wait()
 		publish(t, h, "x", topic("a/b"))
@@ -117,7 +117,7 @@ func TestLearnWhileOthersPublish(t *testing.T) {
 		data, to := number(i)
 		publish(t, h, data, to)
 	}
-	start := at(h, before-500)
+	start := positionAt(h, before-500)
 	var publishing sync.WaitGroup
 	defer publishing.Wait()
 	publishing.Go(func() {
@@ -126,9 +126,9 @@ func TestLearnWhileOthersPublish(t *testing.T) {
 			publish(t, h, data, to)
 		}
 	})
-	var visits []*visit
+	var visits []*servedConn
 	for _, p := range []string{"a/*/*", "*", "a/3/*", "*/*/*"} {
-		visits = append(visits, open(t, h, as("", p).at(start)))
+		visits = append(visits, open(t, h, requestOf("", p).at(start)))
 	}
 	for i, every := range []int{1, 1, 7, 1} {
 		var expected []string
@@ -139,6 +139,6 @@ func TestLearnWhileOthersPublish(t *testing.T) {
 		}
 		eventually(t, "all events", func() bool { return len(visits[i].client(t).events) >= len(expected) })
 		want(t, fmt.Sprint("stream ", i, " got"), visits[i].client(t).data(), strings.Join(expected, " "))
-		want(t, fmt.Sprint("stream ", i, " was told"), visits[i].client(t).told(), "")
+		want(t, fmt.Sprint("stream ", i, " was told"), visits[i].client(t).controlSummary(), "")
 	}
 }

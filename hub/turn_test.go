@@ -45,19 +45,19 @@ func TestTurnLosesNoNews(t *testing.T) {
 	writing.Go(func() {
 		for { // it has the turn at first
 			write()
-			if !c.yield() {
+			if !c.releaseTurn() {
 				if rand.N(2) == 0 { // as by requeue
-					c.turn.Store(queued)
+					c.turn.Store(turnQueued)
 					w.push(c)
 				} else {
-					c.take()
+					c.takeTurn()
 					continue
 				}
 			}
 			select {
 			case <-w.ready:
 				w.n.Add(-1)
-				c.take()
+				c.takeTurn()
 			case <-over:
 				return
 			}
@@ -68,7 +68,7 @@ func TestTurnLosesNoNews(t *testing.T) {
 		poking.Go(func() {
 			for range each {
 				news.Add(1)
-				c.poke()
+				c.wake()
 				if rand.N(8) == 0 {
 					runtime.Gosched()
 				}
@@ -79,14 +79,14 @@ func TestTurnLosesNoNews(t *testing.T) {
 	eventually(t, "all news is seen", func() bool { return seen.Load() == pokers*each })
 	for range 3000 { // and each alone, with nothing after it that would cover for it
 		n := news.Add(1)
-		c.poke()
+		c.wake()
 		for began := time.Now(); seen.Load() < n; runtime.Gosched() {
 			if time.Since(began) > 5*time.Second {
 				t.Fatal("news is lost")
 			}
 		}
 	}
-	eventually(t, "the turn is given back", func() bool { return c.turn.Load() == idle })
+	eventually(t, "the turn is given back", func() bool { return c.turn.Load() == turnIdle })
 	want(t, "waits in the queue at a time", w.most.Load(), 1)
 	close(over)
 	writing.Wait()
@@ -95,13 +95,13 @@ func TestTurnLosesNoNews(t *testing.T) {
 // Whoever has ended keeps the turn, so that nobody queues it again.
 func TestPokeAfterTheEnd(t *testing.T) {
 	h := newHub(t, Options{})
-	p := dial(t, h, as("alice"), overTCP)
+	p := dial(t, h, requestOf("alice"), overTCP)
 	p.Close()
 	p.wait()
 	for range 3 {
-		p.poke()
+		p.wake()
 	}
-	want(t, "turn", p.turn.Load() == running || p.turn.Load() == again, true)
+	want(t, "turn", p.turn.Load() == turnTaken || p.turn.Load() == turnTakenAndNews, true)
 	for _, s := range h.sweepers {
 		s.mu.Lock()
 		want(t, "queued", len(s.ready), 0)

@@ -9,18 +9,18 @@ import (
 
 // notify tells whoever waits that the history has changed, and the waker that
 // there are dirty lanes. mu is held.
-func (h *Hub) notify() {
-	if h.waiting.Load() > 0 {
+func (h *Hub) notifyChange() {
+	if h.waiters.Load() > 0 {
 		close(h.changed)
 		h.changed = make(chan struct{})
 	}
-	h.wake()
+	h.signalWaker()
 }
 
 // wake wakes the waker.
-func (h *Hub) wake() {
+func (h *Hub) signalWaker() {
 	select {
-	case h.signal <- struct{}{}:
+	case h.wakerSignal <- struct{}{}:
 	default:
 	}
 }
@@ -29,21 +29,21 @@ func (h *Hub) wake() {
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	for _, l := range e.lanes {
-		h.mark(l)
+		h.markDirty(l)
 	}
 	if enc.event == nil && enc.command == nil {
-		h.mark(h.history.all) // a hole concerns everybody
+		h.markDirty(h.history.all) // a hole concerns everybody
 	}
-	h.nudgeBytes += e.cost
-	quarter := h.history.head-h.nudge >= uint64(h.history.opts.MaxEvents+3)/4 || h.nudgeBytes >= h.history.opts.MaxBytes/4
-	if quarter && now.Sub(h.nudged) >= nudgeEvery {
-		h.nudge, h.nudgeBytes, h.nudged = h.history.head, 0, now
-		h.mark(h.history.all)
+	h.earlyHeartbeatBytes += e.cost
+	quarter := h.history.head-h.earlyHeartbeatSeq >= uint64(h.history.opts.MaxEvents+3)/4 || h.earlyHeartbeatBytes >= h.history.opts.MaxBytes/4
+	if quarter && now.Sub(h.earlyHeartbeatTime) >= earlyHeartbeatEvery {
+		h.earlyHeartbeatSeq, h.earlyHeartbeatBytes, h.earlyHeartbeatTime = h.history.head, 0, now
+		h.markDirty(h.history.all)
 	}
 }
 
-func (h *Hub) mark(l *lane) {
-	if !l.dirty && len(l.conns) > 0 {
+func (h *Hub) markDirty(l *lane) {
+	if !l.dirty && len(l.subscribers) > 0 {
 		l.dirty = true
 		h.dirty = append(h.dirty, l)
 	}
@@ -52,18 +52,18 @@ func (h *Hub) mark(l *lane) {
 // wakeListeners wakes the listeners of dirty lanes. It runs beside the
 // publishers, so that publishing to many costs no more than publishing to one;
 // what is published meanwhile is woken for in one go.
-func (h *Hub) wakeListeners() {
-	conns := make([]*Conn, 0, listenersAtOnce)
+func (h *Hub) wakeSubscribers() {
+	conns := make([]*Conn, 0, subscribersAtOnce)
 	for {
 		select {
 		case <-h.done:
 			return
-		case <-h.signal:
+		case <-h.wakerSignal:
 		}
 		for l := h.nextDirty(); l != nil; l = h.nextDirty() {
-			h.eachListener(l, conns, (*Conn).poke)
+			h.eachSubscriber(l, conns, (*Conn).wake)
 		}
-		for h.letGo() {
+		for h.releaseEvicted() {
 		}
 	}
 }
@@ -84,22 +84,22 @@ func (h *Hub) nextDirty() *lane {
 }
 
 // listenersAtOnce is how many listeners are copied under one lock.
-const listenersAtOnce = 4096
+const subscribersAtOnce = 4096
 
 // eachListener calls f, without the lock, with all connections that listen to the
 // lane all the time. buf is used for copies. It goes from the end to the beginning:
 // when a listener leaves, the last one takes its place, and may be met twice, but
 // never be left out.
-func (h *Hub) eachListener(l *lane, buf []*Conn, f func(*Conn)) {
+func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	for n := -1; n != 0; {
 		h.mu.RLock()
-		end := len(l.conns)
+		end := len(l.subscribers)
 		if n >= 0 {
 			end = min(n, end)
 		}
-		n = max(0, end-listenersAtOnce)
+		n = max(0, end-subscribersAtOnce)
 		buf = buf[:0]
-		for _, listener := range l.conns[n:end] {
+		for _, listener := range l.subscribers[n:end] {
 			buf = append(buf, listener.Conn)
 		}
 		h.mu.RUnlock()
@@ -111,22 +111,22 @@ func (h *Hub) eachListener(l *lane, buf []*Conn, f func(*Conn)) {
 }
 
 // audience counts the connections that listen to one of the targets.
-func (h *Hub) audience(targets []Target) int {
-	lanes, total := h.lanesWithListeners(targets)
+func (h *Hub) countReceivers(targets []Target) int {
+	lanes, total := h.lanesWithSubscribers(targets)
 	if len(lanes) == 1 {
-		return lanes[0].listeners
+		return lanes[0].subscribers
 	}
-	slices.SortFunc(lanes, func(a, b laneSize) int { return cmp.Compare(b.listeners, a.listeners) })
+	slices.SortFunc(lanes, func(a, b laneSize) int { return cmp.Compare(b.subscribers, a.subscribers) })
 	if len(lanes) == 0 {
 		return 0
 	}
-	counted := make(map[*Conn]struct{}, lanes[0].listeners)
-	buf := make([]*Conn, 0, min(lanes[0].listeners, listenersAtOnce))
+	counted := make(map[*Conn]struct{}, lanes[0].subscribers)
+	buf := make([]*Conn, 0, min(lanes[0].subscribers, subscribersAtOnce))
 	for _, l := range lanes {
 		if len(counted) >= total {
 			break // the rest would be counted again
 		}
-		h.eachListener(l.lane, buf, func(c *Conn) { counted[c] = struct{}{} })
+		h.eachSubscriber(l.lane, buf, func(c *Conn) { counted[c] = struct{}{} })
 		runtime.Gosched() // this may take long
 	}
 	return len(counted)
@@ -134,22 +134,22 @@ func (h *Hub) audience(targets []Target) int {
 
 // laneSize is a lane with how many listeners it has.
 type laneSize struct {
-	lane      *lane
-	listeners int
+	lane        *lane
+	subscribers int
 }
 
 // lanesWithListeners returns the lanes of the targets that have listeners, and how
 // many connections there are.
-func (h *Hub) lanesWithListeners(targets []Target) (sizes []laneSize, connections int) {
+func (h *Hub) lanesWithSubscribers(targets []Target) (sizes []laneSize, connections int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	var few [4]*lane
 	found := few[:0]
-	if h.leaving != nil {
-		found = h.leaving.lanesFor(targets, found)
+	if h.oldHistory != nil {
+		found = h.oldHistory.lanesFor(targets, found)
 	}
 	for _, l := range h.history.lanesFor(targets, found) {
-		sizes = append(sizes, laneSize{l, len(l.conns)})
+		sizes = append(sizes, laneSize{l, len(l.subscribers)})
 	}
-	return sizes, h.listeners(Target{})
+	return sizes, h.countSubscribers(Target{})
 }

@@ -41,7 +41,7 @@ func wantTime(t *testing.T, what string, got, want time.Time) {
 func to(targets ...Target) Event { return Event{Targets: targets} }
 
 // stalledVisit is a visit whose client takes nothing, and has one event to take.
-func stalledVisit(t *testing.T, h *Hub, r Request) (v *visit, resume func()) {
+func stalledVisit(t *testing.T, h *Hub, r Request) (v *servedConn, resume func()) {
 	t.Helper()
 	v = open(t, h, r)
 	synctest.Wait()
@@ -53,7 +53,7 @@ func stalledVisit(t *testing.T, h *Hub, r Request) (v *visit, resume func()) {
 
 // TestWhy seeds one cause at a time, and asks.
 func TestWhy(t *testing.T) {
-	alice := as("alice")
+	alice := requestOf("alice")
 	for name, c := range map[string]struct {
 		opts  Options
 		seed  func(t *testing.T, h *Hub) Position
@@ -76,13 +76,13 @@ func TestWhy(t *testing.T) {
 			publish(t, h, "before")
 			p := send(t, h, to(user("alice")))
 			time.Sleep(time.Minute)
-			open(t, h, alice.at(at(h, 1)))
+			open(t, h, alice.at(positionAt(h, 1)))
 			return p
 		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
 			v := w.Connections[0]
 			wantTime(t, "written by", v.By, w.Event.Published.Add(time.Minute))
 			want(t, "replayed", v.Replayed, true)
-			want(t, "came", v.Came, CamePosition)
+			want(t, "came", v.StartedFrom, StartedFromPosition)
 		}},
 		"pending": {seed: func(t *testing.T, h *Hub) Position {
 			_, resume := stalledVisit(t, h, alice)
@@ -109,23 +109,23 @@ func TestWhy(t *testing.T) {
 			return send(t, h, to(user("bob")))
 		}, known: KnownRetained, fates: "not_addressed"},
 		"for a topic that it does not have": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, as("alice", "room/1", "news/*"))
+			open(t, h, requestOf("alice", "room/1", "news/*"))
 			return send(t, h, to(topic("room/9")))
 		}, known: KnownRetained, fates: "not_addressed", check: func(t *testing.T, w Why) {
 			want(t, "topics", strings.Join(w.Connections[0].Topics, " "), "news/* room/1")
 		}},
 		"for a topic that its pattern matches": {seed: func(t *testing.T, h *Hub) Position {
-			v := open(t, h, as("alice", "room/*"))
+			v := open(t, h, requestOf("alice", "room/*"))
 			p := send(t, h, to(topic("room/9")))
 			synctest.Wait()
-			v.leave()
+			v.goAway()
 			return p
 		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
 			want(t, "reason", w.Connections[0].Reason, Gone)
 			want(t, "targets", fmt.Sprint(w.Event.Targets, w.Event.Count), "[{topic room/9}] 1")
 		}},
 		"for a topic that was removed": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, as("alice", "room/9"))
+			open(t, h, requestOf("alice", "room/9"))
 			send(t, h, to(topic("room/9")))
 			changeOf(t, h, "alice", nil, []string{"room/9"})
 			return send(t, h, to(topic("room/9")))
@@ -134,7 +134,7 @@ func TestWhy(t *testing.T) {
 			want(t, "removed", p.Seq, 2)
 		}},
 		"for a topic that was removed later": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, as("alice", "room/9"))
+			open(t, h, requestOf("alice", "room/9"))
 			p := send(t, h, to(topic("room/9")))
 			changeOf(t, h, "alice", nil, []string{"room/9"})
 			return p
@@ -156,26 +156,26 @@ func TestWhy(t *testing.T) {
 			changeOf(t, h, "alice", []string{"room/9"}, nil)
 			p := send(t, h, to(topic("room/9")))
 			synctest.Wait()
-			v.leave()
+			v.goAway()
 			return p
 		}, known: KnownRetained, fates: "delivered"},
 		"never connected": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, as("bob"))
+			open(t, h, requestOf("bob"))
 			return send(t, h, to(user("alice")))
 		}, known: KnownRetained},
 		"left, and came back without a position": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, alice).leave()
+			open(t, h, alice).goAway()
 			p := send(t, h, to(user("alice")))
 			open(t, h, alice)
 			return p
 		}, known: KnownRetained, fates: "came_later ended_earlier", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].Came, CameFresh)
+			want(t, "came", w.Connections[0].StartedFrom, StartedFromHead)
 			want(t, "ended", w.Connections[1].Ended.IsZero(), false)
 		}},
 		"left, and came back with its position": {seed: func(t *testing.T, h *Hub) Position {
-			open(t, h, alice).leave()
+			open(t, h, alice).goAway()
 			p := send(t, h, to(user("alice")))
-			open(t, h, alice.at(at(h, 0)))
+			open(t, h, alice.at(positionAt(h, 0)))
 			return p
 		}, known: KnownRetained, fates: "delivered ended_earlier"},
 		"came back with a later position": {seed: func(t *testing.T, h *Hub) Position {
@@ -183,7 +183,7 @@ func TestWhy(t *testing.T) {
 			open(t, h, alice.at(p.String()))
 			return p
 		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].Came, CamePosition)
+			want(t, "came", w.Connections[0].StartedFrom, StartedFromPosition)
 			want(t, "start", w.Connections[0].Start, w.Event.ID)
 		}},
 		"came for the state": {seed: func(t *testing.T, h *Hub) Position {
@@ -193,19 +193,19 @@ func TestWhy(t *testing.T) {
 			open(t, h, r)
 			return p
 		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].Came, CameState)
+			want(t, "came", w.Connections[0].StartedFrom, StartedFromState)
 		}},
 		"ended before it was written": {seed: func(t *testing.T, h *Hub) Position {
 			v, _ := stalledVisit(t, h, alice)
 			p := send(t, h, to(user("alice")))
 			time.Sleep(2 * time.Minute)
-			want(t, "reason", v.ending(t), Timeout)
+			want(t, "reason", v.endedBy(t), Timeout)
 			return p
 		}, known: KnownRetained, fates: "cut", check: func(t *testing.T, w Why) {
 			want(t, "reason", w.Connections[0].Reason, Timeout)
 		}},
 		"refused": {seed: func(t *testing.T, h *Hub) Position {
-			one := *usual
+			one := *defaultSettings
 			one.MaxPerUser = 1
 			open(t, h, alice.with(one))
 			if _, err := h.Connect(t.Context(), alice.with(one)); err == nil {
@@ -274,7 +274,7 @@ func TestWhy(t *testing.T) {
 			p := send(t, h, e)
 			send(t, h, e)
 			time.Sleep(time.Second)
-			open(t, h, alice.at(at(h, 1)))
+			open(t, h, alice.at(positionAt(h, 1)))
 			return p
 		}, known: KnownReplaced, fates: "replaced"},
 		"evicted by count": {opts: Options{MaxEvents: 2}, seed: evictedOne(nil), known: KnownEvicted, fates: "passed", check: bound(BoundCount)},
@@ -302,7 +302,7 @@ func TestWhy(t *testing.T) {
 		}, known: KnownEpoch},
 		"of an epoch that has ended": {seed: func(t *testing.T, h *Hub) Position {
 			p := send(t, h, to(user("alice")))
-			use(t, h, NewMemory())
+			useStore(t, h, NewMemory())
 			return p
 		}, known: KnownEnded},
 		"never published": {seed: func(t *testing.T, h *Hub) Position {
@@ -321,7 +321,7 @@ func TestWhy(t *testing.T) {
 		}, known: KnownCommand},
 		"a hole": {seed: func(t *testing.T, h *Hub) Position {
 			p := send(t, h, to(user("alice")))
-			h.leaveOut(5)
+			h.fillHoles(5)
 			p.Seq, p.Tag = 3, Tag{}
 			return p
 		}, known: KnownHole},
@@ -359,7 +359,7 @@ func TestWhy(t *testing.T) {
 
 func evictedOne(wait func()) func(t *testing.T, h *Hub) Position {
 	return func(t *testing.T, h *Hub) Position {
-		open(t, h, as("alice"))
+		open(t, h, requestOf("alice"))
 		synctest.Wait()
 		p := send(t, h, to(user("alice")))
 		synctest.Wait()
@@ -398,7 +398,7 @@ func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position 
 
 // stuckAt publishes until the peer is in the middle of an event and takes no more of it,
 // and returns the position of that.
-func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
+func stuckAt(t *testing.T, h *Hub, p *realClient) (at Position) {
 	t.Helper()
 	large := to(user(p.identity.User))
 	large.Data = []byte(strings.Repeat("x", 900<<10))
@@ -407,7 +407,7 @@ func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
 	eventually(t, "it is stuck", func() bool {
 		h.mu.Lock()
 		at = h.history.position(p.cursor.Load())
-		stuck, all := p.stuckIn != nil, at.Seq == h.history.head
+		stuck, all := p.pinnedEvent != nil, at.Seq == h.history.head
 		h.mu.Unlock()
 		if !stuck && all {
 			send(t, h, large)
@@ -423,9 +423,9 @@ func stuckAt(t *testing.T, h *Hub, p *peer) (at Position) {
 // TestWhyOfTakenOver: a client that has a part of an event does not have the event, and
 // one that took it late has it by then.
 func TestWhyOfTakenOver(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := dial(t, h, as("alice"), kind)
+		p := dial(t, h, requestOf("alice"), kind)
 		first := send(t, h, to(user("alice")))
 		stuck := stuckAt(t, h, p)
 		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
@@ -433,7 +433,7 @@ func TestWhyOfTakenOver(t *testing.T) {
 		want(t, "of the one that it is stuck in", fateOf(stuck), FatePending)
 		resumed := time.Now()
 		publish(t, h, "the end")
-		p.until(t, "data: the end")
+		p.readUntil(t, "data: the end")
 		w := why(h, stuck, "alice")
 		want(t, "when it reads again", w.Connections[0].Fate, FateDelivered)
 		if by := w.Connections[0].By; by.Before(resumed) {
@@ -450,8 +450,8 @@ func TestWhyOfTakenOver(t *testing.T) {
 func TestFormersAreBounded(t *testing.T) {
 	h := newHub(t, Options{})
 	ended := func(r Request) { connect(t, h, r).Leave() }
-	for i := range mostFormers + 5 {
-		ended(as(fmt.Sprint("user-", i)))
+	for i := range maxEndedConns + 5 {
+		ended(requestOf(fmt.Sprint("user-", i)))
 	}
 	w := why(h, send(t, h, to(user("user-4"))), "user-4")
 	want(t, "of the last one that is forgotten", w.fates(), "")
@@ -465,47 +465,47 @@ func TestFormersAreBounded(t *testing.T) {
 		topics = append(topics, fmt.Sprintf("%0500d", i))
 	}
 	for range 100 {
-		ended(as("many topics", topics...))
+		ended(requestOf("many topics", topics...))
 	}
-	h.formers.mu.Lock()
-	defer h.formers.mu.Unlock()
-	if n := len(h.formers.list); n < 10 || n > 40 || h.formers.bytes > formerBytes {
-		t.Errorf("%d are remembered, with %d bytes", n, h.formers.bytes)
+	h.endedConns.mu.Lock()
+	defer h.endedConns.mu.Unlock()
+	if n := len(h.endedConns.list); n < 10 || n > 40 || h.endedConns.bytes > maxEndedConnBytes {
+		t.Errorf("%d are remembered, with %d bytes", n, h.endedConns.bytes)
 	}
 	var sum int64
-	for _, f := range h.formers.list {
+	for _, f := range h.endedConns.list {
 		sum += f.size()
 		if f.conn != nil {
 			t.Fatal("it holds a connection that has ended")
 		}
 	}
-	want(t, "bytes", h.formers.bytes, sum)
+	want(t, "bytes", h.endedConns.bytes, sum)
 }
 
 func TestRepeatsAreBounded(t *testing.T) {
 	var r repeats
-	for i := range uint64(mostRepeats + 5) {
+	for i := range uint64(maxRepeats + 5) {
 		r.add(Position{Epoch: "e", Seq: i}, time.Now())
 		r.add(Position{Epoch: "e", Seq: 3}, time.Now())
 	}
-	want(t, "remembered", len(r.list), mostRepeats)
-	times, _ := r.of(Position{Epoch: "e", Seq: 3})
-	want(t, "of the one that is repeated", times, mostRepeats+6)
-	times, _ = r.of(Position{Epoch: "e", Seq: 1})
+	want(t, "remembered", len(r.list), maxRepeats)
+	times, _ := r.count(Position{Epoch: "e", Seq: 3})
+	want(t, "of the one that is repeated", times, maxRepeats+6)
+	times, _ = r.count(Position{Epoch: "e", Seq: 1})
 	want(t, "of an old one", times, 0)
 }
 
 // TestEvictionsAreBounded: what is remembered of them does not grow, and of the oldest
 // it is not known any more what they were evicted by.
 func TestEvictionsAreBounded(t *testing.T) {
-	h := newHistory(Options{}.withDefaults(), "e", 1, new(held))
+	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
 	for i := range 100 {
-		h.noteEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
+		h.recordEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
 		h.oldest++
-		h.noteEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
+		h.recordEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
 		h.oldest++
 	}
-	want(t, "runs", len(h.evictions), mostEvictions)
+	want(t, "runs", len(h.evictions), maxEvictions)
 	for seq, want := range map[uint64]Bound{0: NoBound, 1: NoBound, 136: NoBound, 137: BoundCount, 138: BoundCount, 199: BoundAge, 200: BoundAge, 201: NoBound} {
 		if got, _ := h.evictionOf(seq); got != want {
 			t.Errorf("%d was evicted by %q, want %q", seq, got, want)
@@ -517,11 +517,11 @@ func TestEvictionsAreBounded(t *testing.T) {
 func TestWhyOfMany(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 2000 {
-		connect(t, h, as("alice"))
-		connect(t, h, as("alice")).Leave()
+		connect(t, h, requestOf("alice"))
+		connect(t, h, requestOf("alice")).Leave()
 	}
 	w := why(h, send(t, h, to(user("alice"))), "alice")
 	want(t, "open", w.Fates[FatePending], 2000)
 	want(t, "ended", w.Fates[FateEndedEarlier], 2000)
-	want(t, "listed", len(w.Connections), mostVisits)
+	want(t, "listed", len(w.Connections), maxConnectionFates)
 }

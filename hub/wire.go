@@ -65,14 +65,14 @@ func topicsData(c *TopicChange) []byte {
 }
 
 // goodbye is the data of sse.closing and sse.rejected.
-type goodbye struct {
+type closingData struct {
 	Reason  Reason `json:"reason"`
 	RetryMs int64  `json:"retryMs"`
 }
 
 func appendClosing(buf []byte, reason Reason, retry time.Duration) []byte {
 	buf = appendRetry(buf, retry)
-	return append(appendControl(buf, "sse.closing", goodbye{reason, retry.Milliseconds()}), '\n')
+	return append(appendControl(buf, "sse.closing", closingData{reason, retry.Milliseconds()}), '\n')
 }
 
 // Block is the whole answer to a client that is refused: it is sent with status
@@ -83,7 +83,7 @@ func (r *Refusal) Block() []byte {
 		return appendClosing(nil, r.Reason, r.Retry)
 	}
 	buf := appendRetry(nil, r.Retry)
-	return append(appendControl(buf, "sse.rejected", goodbye{r.Reason, r.Retry.Milliseconds()}), '\n')
+	return append(appendControl(buf, "sse.rejected", closingData{r.Reason, r.Retry.Milliseconds()}), '\n')
 }
 
 func appendRetry(buf []byte, d time.Duration) []byte {

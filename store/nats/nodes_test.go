@@ -32,7 +32,7 @@ func (c *client) Write(p []byte) (int, error) {
 }
 
 func (*client) Flush() error { return nil }
-func (*client) Cut()         {}
+func (*client) Abort()       {}
 
 var settings = &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute}
 

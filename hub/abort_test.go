@@ -13,10 +13,10 @@ import (
 func TestCutIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		v := open(t, h, as("alice"))
+		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		v.mu.Lock()
-		v.deaf = 1
+		v.ignoredAborts = 1
 		v.mu.Unlock()
 		v.stall()
 		publish(t, h, "1")
@@ -24,19 +24,19 @@ func TestCutIsRepeated(t *testing.T) {
 		began := time.Now()
 		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
 		want(t, "reason", v.wait(), Disconnected)
-		want(t, "it took", time.Since(began), farewell+farewell/8)
+		want(t, "it took", time.Since(began), closeGrace+closeGrace/8)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		want(t, "cuts", v.cuts, 2)
+		want(t, "cuts", v.aborts, 2)
 	})
 }
 
 // A client that takes an event slowly is ended while it does so, when its time is over.
 func TestLoginEndsWithinAnEvent(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		const size = 12 << 20
 		h := newHub(t, Options{MaxEventSize: size, MaxBytes: 2 * size})
-		r := as("alice")
+		r := requestOf("alice")
 		r.Expires = time.Now().Add(3 * time.Second)
 		p := dial(t, h, r, kind)
 		publish(t, h, strings.Repeat("x", size-1))
@@ -57,27 +57,27 @@ func TestClosedIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		var closed []Reason
-		settings := *usual
+		settings := *defaultSettings
 		settings.Closed = func(_ *Conn, reason Reason) { closed = append(closed, reason) }
-		request := as("alice").with(settings)
+		request := requestOf("alice").with(settings)
 
 		connect(t, h, request).Leave()
 		c := connect(t, h, request)
 		h.finish(c, Disconnected)
-		c.Open(newWire())
+		c.Open(newTestSink())
 		func() {
 			defer func() { _ = recover() }()
 			connect(t, h, request).Open(panics{})
 		}()
 		c = connect(t, h, request)
-		c.Open(newWire())
-		h.EndOf([]*Settings{usual}, Lifetime)
+		c.Open(newTestSink())
+		h.EndOf([]*Settings{defaultSettings}, Lifetime)
 		want(t, "of other settings", c.reason, "")
-		h.EndOf([]*Settings{usual, request.Settings}, Lifetime)
-		want(t, "served until the end", c.Serve(t.Context(), newWire()), Lifetime)
+		h.EndOf([]*Settings{defaultSettings, request.Settings}, Lifetime)
+		want(t, "served until the end", c.Serve(t.Context(), newTestSink()), Lifetime)
 		c = connect(t, h, request)
 		h.Shutdown()
-		want(t, "after the shutdown", c.Open(newWire()), Shutdown)
+		want(t, "after the shutdown", c.Open(newTestSink()), Shutdown)
 
 		told := make([]string, len(closed))
 		for i, reason := range closed {
@@ -88,21 +88,21 @@ func TestClosedIsToldOnce(t *testing.T) {
 }
 
 // panics is a response writer that panics.
-type panics struct{ *wire }
+type panics struct{ *testSink }
 
 func (panics) Write([]byte) (int, error) { panic("oh no") }
-func (panics) Cut()                      {}
+func (panics) Abort()                    {}
 
 // Whoever comes after Shutdown is told of that, also once the hub is closed.
 func TestCloseAfterShutdown(t *testing.T) {
 	h := New(Options{})
-	use(t, h, NewMemory())
+	useStore(t, h, NewMemory())
 	h.Shutdown()
 	h.EndStreams()
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	_, err := h.Connect(t.Context(), as("alice"))
+	_, err := h.Connect(t.Context(), requestOf("alice"))
 	want(t, "refused", err.Error(), "connection refused: shutdown")
 	_, err = h.Publish(t.Context(), Event{Data: []byte("x"), Targets: []Target{{}}})
 	wantErr(t, err, ErrNotStored)
@@ -112,7 +112,7 @@ func TestCloseAfterShutdown(t *testing.T) {
 // the end of thousands.
 func TestAboutTakesNoLock(t *testing.T) {
 	h := newHub(t, Options{})
-	c := connect(t, h, as("alice", "news"))
+	c := connect(t, h, requestOf("alice", "news"))
 	info := c.Info()
 	h.mu.Lock()
 	about := c.About()

@@ -10,36 +10,36 @@ import (
 
 // How much is remembered, beside the history, for Why.
 const (
-	mostFormers = 10_000   // connections that have ended
-	mostRefused = 1_000    // and those that were not admitted
-	formerBytes = 16 << 20 // that either of them may take
-	mostRepeats = 1_000    // events that were published again
+	maxEndedConns     = 10_000   // connections that have ended
+	maxRefusedConns   = 1_000    // and those that were not admitted
+	maxEndedConnBytes = 16 << 20 // that either of them may take
+	maxRepeats        = 1_000    // events that were published again
 )
 
 // former is what is known of a connection as of one moment: its end, or when it was
 // refused, or, of one that is open, now.
-type former struct {
+type endedConn struct {
 	// Static.
-	id       string // empty: refused
-	user     string
-	session  string
-	topics   []Target
-	late     []lateTopic // those of the topics that were added later
-	protocol string
-	addr     netip.Addr
-	since    time.Time
-	ended    time.Time // zero: it is open
-	reason   Reason    // why it has ended, or was refused
-	came     came
-	gap      gapReason // that it was told when it came
-	epoch    string    // of the positions that follow
-	start    uint64    // nothing up to here was for it
-	first    uint64    // what it was sent up to here was replayed
-	state    uint64    // up to here it was sent the newest of each slot alone
-	limit    uint64    // nothing after this was for it
-	lost     uint64    // it knows that something up to here is lost
-	partly   uint64    // the event that it has begun to take, of one that is open; 0: none
-	lag      int       // of one that is open
+	id          string // empty: refused
+	user        string
+	session     string
+	topics      []Target
+	addedTopics []addedTopic // those of the topics that were added later
+	protocol    string
+	addr        netip.Addr
+	since       time.Time
+	ended       time.Time // zero: it is open
+	reason      Reason    // why it has ended, or was refused
+	startedFrom startedFrom
+	gap         gapReason // that it was told when it came
+	epoch       string    // of the positions that follow
+	start       uint64    // nothing up to here was for it
+	replayEnd   uint64    // what it was sent up to here was replayed
+	stateEnd    uint64    // up to here it was sent the newest of each slot alone
+	limit       uint64    // nothing after this was for it
+	lost        uint64    // it knows that something up to here is lost
+	partialSeq  uint64    // the event that it has begun to take, of one that is open; 0: none
+	lag         int       // of one that is open
 
 	// Guarded by formers.mu.
 	conn    *Conn // nil: nothing is written to it any more, and what follows is final
@@ -49,22 +49,22 @@ type former struct {
 }
 
 // lateTopic is a topic that a connection was given at a position.
-type lateTopic struct {
+type addedTopic struct {
 	topic Target
 	from  uint64
 }
 
 // remember says what there is to know of c. Hub.mu is held for writing.
-func (c *Conn) remember() *former {
-	f := &former{
+func (c *Conn) snapshot() *endedConn {
+	f := &endedConn{
 		conn: c, id: c.id, user: c.identity.User, session: c.identity.Session, topics: c.topics,
 		protocol: c.protocol, addr: c.addr, since: c.since, reason: c.reason,
-		came: c.came, gap: c.gap, epoch: c.epoch, start: c.start, first: c.first, state: c.state,
-		limit: c.limit, lost: c.lost,
+		startedFrom: c.startedFrom, gap: c.gap, epoch: c.epoch, start: c.startCursor, replayEnd: c.replayEnd, stateEnd: c.stateEnd,
+		limit: c.limit, lost: c.knownLost,
 	}
-	for _, s := range c.seats {
+	for _, s := range c.subscriptions {
 		if s.from > 0 {
-			f.late = append(f.late, lateTopic{s.lane.target, s.from})
+			f.addedTopics = append(f.addedTopics, addedTopic{s.lane.target, s.from})
 		}
 	}
 	if c.reason != "" {
@@ -72,9 +72,9 @@ func (c *Conn) remember() *former {
 		return f
 	}
 	cursor := c.cursor.Load()
-	f.limit, f.lag = c.history.head, lag(c.history, c.seats, cursor)
-	if c.stuckIn != nil {
-		f.partly = cursor
+	f.limit, f.lag = c.history.head, lag(c.history, c.subscriptions, cursor)
+	if c.pinnedEvent != nil {
+		f.partialSeq = cursor
 	}
 	return f
 }
@@ -83,42 +83,42 @@ func (c *Conn) remember() *former {
 func (h *Hub) refuse(r Request, reason Reason) {
 	h.stats.rejected.add(string(reason), 1)
 	now := time.Now()
-	h.refused.add(&former{
+	h.refusedConns.add(&endedConn{
 		user: r.User, session: r.Session, topics: r.Topics, protocol: r.Protocol, addr: r.Addr,
-		since: now, ended: now, reason: reason, came: cameBy(r.Position, r.State),
+		since: now, ended: now, reason: reason, startedFrom: startedFromOf(r.Position, r.State),
 	})
 }
 
 // size is about what f takes of the heap.
-func (f *former) size() int64 {
+func (f *endedConn) size() int64 {
 	n := int64(unsafe.Sizeof(*f)) + int64(len(f.id)+len(f.user)+len(f.session))
 	for _, t := range f.topics {
 		n += int64(unsafe.Sizeof(t)) + int64(len(t.Name))
 	}
-	return n + int64(len(f.late))*int64(unsafe.Sizeof(lateTopic{}))
+	return n + int64(len(f.addedTopics))*int64(unsafe.Sizeof(addedTopic{}))
 }
 
 // read is how far c has come. formers.mu is held.
-func (f *former) read() {
+func (f *endedConn) copyProgress() {
 	f.cursor, f.skipped, f.slowest = f.conn.cursor.Load(), f.conn.skipped.Load(), time.Duration(f.conn.slowest.Load())
 }
 
 // formers are the last connections that have ended, or were refused, oldest first.
-type formers struct {
-	most int
+type endedConns struct {
+	max int
 
 	mu      sync.Mutex // after Hub.mu
-	list    []*former
+	list    []*endedConn
 	bytes   int64
 	dropped time.Time // when the last one ended that is not known any more; zero: all are known
 }
 
-func (fs *formers) add(f *former) {
+func (fs *endedConns) add(f *endedConn) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.list = append(fs.list, f)
 	fs.bytes += f.size()
-	for len(fs.list) > fs.most || fs.bytes > formerBytes {
+	for len(fs.list) > fs.max || fs.bytes > maxEndedConnBytes {
 		fs.bytes -= fs.list[0].size()
 		fs.dropped = fs.list[0].ended
 		fs.list[0] = nil
@@ -127,24 +127,24 @@ func (fs *formers) add(f *former) {
 }
 
 // settle notes that nothing is written to a connection any more.
-func (fs *formers) settle(f *former) {
+func (fs *endedConns) finalize(f *endedConn) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f.read()
+	f.copyProgress()
 	f.conn = nil
 }
 
 // of lists copies of those that the filter chooses, and from when on all are known.
-func (fs *formers) of(who Filter) (found []former, dropped time.Time) {
+func (fs *endedConns) matching(who Filter) (found []endedConn, dropped time.Time) {
 	fs.mu.Lock()
 	all := slices.Clone(fs.list)
 	dropped = fs.dropped
 	fs.mu.Unlock()
-	all = slices.DeleteFunc(all, func(f *former) bool { return !f.is(who) })
+	all = slices.DeleteFunc(all, func(f *endedConn) bool { return !f.matches(who) })
 	for _, f := range all {
 		fs.mu.Lock()
 		if f.conn != nil {
-			f.read()
+			f.copyProgress()
 		}
 		found = append(found, *f)
 		fs.mu.Unlock()
@@ -153,7 +153,7 @@ func (fs *formers) of(who Filter) (found []former, dropped time.Time) {
 }
 
 // is reports whether the filter chooses f, topics aside.
-func (f *former) is(who Filter) bool {
+func (f *endedConn) matches(who Filter) bool {
 	fits := func(names []string, name string) bool {
 		return len(names) == 0 || name != "" && slices.Contains(names, name)
 	}
@@ -182,14 +182,14 @@ func (rs *repeats) add(p Position, now time.Time) {
 		r.times += rs.list[i].times
 		rs.list = slices.Delete(rs.list, i, i+1)
 	}
-	if len(rs.list) >= mostRepeats {
+	if len(rs.list) >= maxRepeats {
 		rs.list = slices.Delete(rs.list, 0, 1)
 	}
 	rs.list = append(rs.list, r)
 }
 
 // of says how often the event was published again, and when last.
-func (rs *repeats) of(p Position) (times int, last time.Time) {
+func (rs *repeats) count(p Position) (times int, last time.Time) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if i := rs.find(p); i >= 0 {

@@ -9,13 +9,13 @@ import (
 // held knows the events in the middle of which streams are stuck. Such an event
 // stays in memory after it was evicted. What they take together is bounded by the
 // size of the history: beyond it, streams are let go. It is guarded by Hub.mu.
-type held struct {
-	events  map[*byte]*heldEvent // by where their bytes are
-	evicted list.List            // of those that were evicted, in that order
-	bytes   int64                // of evicted
+type pinned struct {
+	events  map[*byte]*pinnedEvent // by where their bytes are
+	evicted list.List              // of those that were evicted, in that order
+	bytes   int64                  // of evicted
 }
 
-type heldEvent struct {
+type pinnedEvent struct {
 	key   *byte // of held.events
 	bytes int64
 	place *list.Element      // in held.evicted; nil: history still has it
@@ -23,36 +23,36 @@ type heldEvent struct {
 }
 
 // hold notes that c is stuck in an event. retained: history still has it.
-func (h *held) hold(c *Conn, f frame, retained bool) {
+func (h *pinned) pin(c *Conn, f frame, retained bool) {
 	key := unsafe.SliceData(f.bytes)
 	e := h.events[key]
 	if e == nil {
-		e = &heldEvent{key: key, bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
+		e = &pinnedEvent{key: key, bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
 		if h.events == nil {
-			h.events = make(map[*byte]*heldEvent)
+			h.events = make(map[*byte]*pinnedEvent)
 		}
 		h.events[key] = e
 		if !retained {
-			h.add(e)
+			h.count(e)
 		}
 	}
 	e.conns[c] = struct{}{}
-	c.stuckIn = key
+	c.pinnedEvent = key
 }
 
 // release notes that c is not stuck any more.
-func (h *held) release(c *Conn) {
-	e := h.events[c.stuckIn]
+func (h *pinned) unpin(c *Conn) {
+	e := h.events[c.pinnedEvent]
 	if e == nil {
 		return
 	}
 	delete(e.conns, c)
-	h.free(e)
-	c.stuckIn = nil
+	h.forgetIfUnused(e)
+	c.pinnedEvent = nil
 }
 
 // free forgets an event in which nobody is stuck any more.
-func (h *held) free(e *heldEvent) {
+func (h *pinned) forgetIfUnused(e *pinnedEvent) {
 	if len(e.conns) > 0 {
 		return
 	}
@@ -64,37 +64,37 @@ func (h *held) free(e *heldEvent) {
 }
 
 // evict notes that the history no longer has an event.
-func (h *held) evict(f frame) {
+func (h *pinned) noteEvicted(f frame) {
 	if len(h.events) == 0 {
 		return
 	}
 	if e := h.events[unsafe.SliceData(f.bytes)]; e != nil && e.place == nil {
-		h.add(e)
+		h.count(e)
 	}
 }
 
 // evictAll is evict for all that is held, since a new history begins.
-func (h *held) evictAll() {
+func (h *pinned) noteAllEvicted() {
 	for _, e := range h.events {
 		if e.place == nil {
-			h.add(e)
+			h.count(e)
 		}
 	}
 }
 
-func (h *held) add(e *heldEvent) {
+func (h *pinned) count(e *pinnedEvent) {
 	e.place = h.evicted.PushBack(e)
 	h.bytes += e.bytes
 }
 
 // victim takes an open connection out of the event that was evicted first, and returns
 // nil if there is none. Without connections the event does not count any more.
-func (h *held) victim() *Conn {
+func (h *pinned) victim() *Conn {
 	for first := h.evicted.Front(); first != nil; first = h.evicted.Front() {
-		e := first.Value.(*heldEvent)
+		e := first.Value.(*pinnedEvent)
 		for c := range e.conns {
 			delete(e.conns, c)
-			h.free(e)
+			h.forgetIfUnused(e)
 			if c.reason == "" {
 				return c
 			}
@@ -104,45 +104,45 @@ func (h *held) victim() *Conn {
 }
 
 // stick notes that c is stuck in an event, as long as there is more of it to write.
-func (c *Conn) stick(it item) {
+func (c *Conn) pin(it item) {
 	h := c.hub
-	h.lock()
-	retained := c.placed == h.history && it.seq >= h.history.oldest
-	h.held.hold(c, it.frame, retained)
-	crowded := h.held.bytes > h.history.opts.MaxBytes
-	h.unlock()
-	c.socket.stuck = true
+	h.lockQueued()
+	retained := c.cursorHistory == h.history && it.seq >= h.history.oldest
+	h.pinned.pin(c, it.frame, retained)
+	crowded := h.pinned.bytes > h.history.opts.MaxBytes
+	h.unlockQueued()
+	c.socket.midEvent = true
 	if crowded {
-		h.wake()
+		h.signalWaker()
 	}
 }
 
-func (c *Conn) unstick() {
-	if !c.socket.stuck {
+func (c *Conn) unpin() {
+	if !c.socket.midEvent {
 		return
 	}
-	c.socket.stuck = false
+	c.socket.midEvent = false
 	c.slowest.Add(int64(time.Since(c.written))) // since then the event was being written
-	c.hub.lock()
-	c.hub.held.release(c)
-	c.hub.unlock()
+	c.hub.lockQueued()
+	c.hub.pinned.unpin(c)
+	c.hub.unlockQueued()
 }
 
 // letGo ends a stream that is stuck in an evicted event, if all of them together
 // hold more than they may. It reports whether there may be another.
-func (h *Hub) letGo() bool {
+func (h *Hub) releaseEvicted() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.held.bytes <= h.history.opts.MaxBytes {
+	if h.pinned.bytes <= h.history.opts.MaxBytes {
 		return false
 	}
-	c := h.held.victim()
+	c := h.pinned.victim()
 	if c == nil {
 		return false
 	}
 	h.detach(c, Timeout)
-	if c.cutter != nil {
-		c.cutter.Cut()
+	if c.aborter != nil {
+		c.aborter.Abort()
 	}
 	return true
 }

@@ -16,7 +16,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 	near, far := tcpPair(t)
 	defer near.Close()
 	defer far.Close()
-	var p pause
+	var p netYielder
 	defer p.close()
 	for range 100 {
 		var heard atomic.Bool
@@ -29,7 +29,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			}
 			heard.Store(true)
 		}()
-		p.take() // the reader begins to wait
+		p.yield() // the reader begins to wait
 		if _, err := far.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			if pauses == 3 {
 				t.Fatalf("after %d pauses what had come by then was not read", pauses)
 			}
-			p.take()
+			p.yield()
 		}
 		<-done
 	}

@@ -13,12 +13,12 @@ import (
 // or merely yields, keeps publishers waiting whose requests have come. So a pause
 // waits for the network too, for a counter that is raised as the wait begins. It
 // is used by one goroutine.
-type pause struct {
+type netYielder struct {
 	file *os.File // nil before the first
 	conn syscall.RawConn
 }
 
-func (p *pause) take() {
+func (p *netYielder) yield() {
 	if p.file == nil && !p.open() {
 		runtime.Gosched()
 		return
@@ -36,7 +36,7 @@ func (p *pause) take() {
 	})
 }
 
-func (p *pause) open() bool {
+func (p *netYielder) open() bool {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return false
@@ -46,7 +46,7 @@ func (p *pause) open() bool {
 	return err == nil
 }
 
-func (p *pause) close() {
+func (p *netYielder) close() {
 	if p.file != nil {
 		_ = p.file.Close()
 	}

@@ -9,11 +9,11 @@ import (
 // stays is met.
 func TestEachListener(t *testing.T) {
 	h := newHub(t, Options{})
-	const n = 2*listenersAtOnce + 100
+	const n = 2*subscribersAtOnce + 100
 	met := make(map[*Conn]int)
 	var conns []*Conn
 	for range n {
-		c := connect(t, h, as("", "a", "b"))
+		c := connect(t, h, requestOf("", "a", "b"))
 		conns = append(conns, c)
 		met[c] = 0
 	}
@@ -23,7 +23,7 @@ func TestEachListener(t *testing.T) {
 
 	gone := make(map[*Conn]bool)
 	calls := 0
-	h.eachListener(h.history.all, nil, func(c *Conn) {
+	h.eachSubscriber(h.history.all, nil, func(c *Conn) {
 		met[c]++
 		if calls++; calls%10 == 0 {
 			if c := conns[rand.N(len(conns))]; !gone[c] {

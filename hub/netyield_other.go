@@ -3,7 +3,7 @@
 package hub
 
 // pause does nothing where goroutines wait for every socket.
-type pause struct{}
+type netYielder struct{}
 
-func (*pause) take()  {}
-func (*pause) close() {}
+func (*netYielder) yield() {}
+func (*netYielder) close() {}

@@ -10,21 +10,21 @@ import (
 // stays when it is evicted. All together they hold no more than the history may,
 // since streams are let go. Others are not.
 func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind way) {
 		const streams, size, bound = 24, 900 << 10, 4 << 20
 		h := newHub(t, Options{MaxBytes: bound})
-		other := dial(t, h, as("other"), kind)
+		other := dial(t, h, requestOf("other"), kind)
 		for i := range streams {
-			dial(t, h, as(fmt.Sprint(i)), kind)
+			dial(t, h, requestOf(fmt.Sprint(i)), kind)
 			publish(t, h, strings.Repeat("x", size), user(fmt.Sprint(i)))
 		}
 		least := int64(streams - 2*bound/size)
 		eventually(t, "streams to be let go", func() bool { return h.Stats().Closed["timeout"] >= least })
 		publish(t, h, "the end")
-		other.until(t, "data: the end")
+		other.readUntil(t, "data: the end")
 		eventually(t, "events to be given up", func() bool {
 			h.mu.RLock()
-			held, known := h.held.bytes, len(h.held.events)
+			held, known := h.pinned.bytes, len(h.pinned.events)
 			h.mu.RUnlock()
 			return held <= bound && known <= int(h.Stats().Connections["h1"])
 		})
@@ -35,7 +35,7 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 		eventually(t, "nothing to be held", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
-			return h.held.bytes == 0 && len(h.held.events) == 0 && h.held.evicted.Len() == 0
+			return h.pinned.bytes == 0 && len(h.pinned.events) == 0 && h.pinned.evicted.Len() == 0
 		})
 	})
 }

@@ -37,18 +37,18 @@ func final(p []byte) bool { return bytes.HasSuffix(p, []byte("\r\n0\r\n\r\n")) }
 
 // far is the server's end of a wire. It takes what the wire takes: without a
 // deadline as a socket that does not wait, with one as one that does.
-type far struct {
-	*wire
+type fakeSocket struct {
+	*testSink
 	ctx   context.Context // ends when the client leaves
 	ended chan struct{}
 
-	mu     sync.Mutex
-	waits  bool
-	times  []time.Time // of writes
-	atMost func() int  // of a write that does not wait; nil: any number
+	mu       sync.Mutex
+	blocking bool
+	times    []time.Time // of writes
+	maxWrite func() int  // of a write that does not wait; nil: any number
 }
 
-func (f *far) Read([]byte) (int, error) {
+func (f *fakeSocket) Read([]byte) (int, error) {
 	select {
 	case <-f.ctx.Done():
 	case <-f.ended:
@@ -56,25 +56,25 @@ func (f *far) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-func (f *far) Write(p []byte) (n int, err error) {
+func (f *fakeSocket) Write(p []byte) (n int, err error) {
 	f.mu.Lock()
-	waits := f.waits
+	waits := f.blocking
 	f.mu.Unlock()
-	f.wire.mu.Lock()
+	f.testSink.mu.Lock()
 	stalled := f.stalled != nil
-	f.wire.mu.Unlock()
+	f.testSink.mu.Unlock()
 	if !waits {
 		if stalled {
 			return 0, nil
 		}
-		if f.atMost != nil {
-			p = p[:min(len(p), f.atMost())]
+		if f.maxWrite != nil {
+			p = p[:min(len(p), f.maxWrite())]
 		}
 		if len(p) == 0 {
 			return 0, nil
 		}
 	}
-	n, err = f.wire.Write(p)
+	n, err = f.testSink.Write(p)
 	_ = f.Flush()
 	f.mu.Lock()
 	f.times = append(f.times, time.Now())
@@ -82,25 +82,25 @@ func (f *far) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-func (f *far) SetWriteDeadline(t time.Time) error {
+func (f *fakeSocket) SetWriteDeadline(t time.Time) error {
 	if t.Unix() == 1 {
-		f.Cut()
+		f.Abort()
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.waits = !t.IsZero()
+	f.blocking = !t.IsZero()
 	return nil
 }
 
-func (f *far) LocalAddr() net.Addr             { return nil }
-func (f *far) RemoteAddr() net.Addr            { return nil }
-func (f *far) SetDeadline(time.Time) error     { return nil }
-func (f *far) SetReadDeadline(time.Time) error { return nil }
-func (f *far) Close() error                    { return nil }
+func (f *fakeSocket) LocalAddr() net.Addr             { return nil }
+func (f *fakeSocket) RemoteAddr() net.Addr            { return nil }
+func (f *fakeSocket) SetDeadline(time.Time) error     { return nil }
+func (f *fakeSocket) SetReadDeadline(time.Time) error { return nil }
+func (f *fakeSocket) Close() error                    { return nil }
 
 // reports makes v end when its connection does.
-func (v *visit) reports() {
+func (v *servedConn) endOnClosed() {
 	settings := *v.settings
 	settings.Closed = func(_ *Conn, reason Reason) {
 		v.reason = reason
@@ -110,24 +110,24 @@ func (v *visit) reports() {
 }
 
 // takeOver serves v by a connection that was taken over.
-func (v *visit) takeOver(ctx context.Context, w way) {
-	v.reports()
+func (v *servedConn) takeOver(ctx context.Context, w way) {
+	v.endOnClosed()
 	v.chunked = true
 	tcp := new(net.TCPConn)
 	if w == tried {
 		tcp = idleTCP()
 	}
-	v.far = &far{wire: v.wire, ctx: ctx, ended: v.ended}
-	v.TakeOver(v.far, tcp)
+	v.socket = &fakeSocket{testSink: v.testSink, ctx: ctx, ended: v.ended}
+	v.TakeOver(v.socket, tcp)
 }
 
 // takeOverWhole takes c over, sends it what there is, and leaves the farewell out.
-func takeOverWhole(t testing.TB, c *Conn, w *wire, kind way) string {
+func takeOverWhole(t testing.TB, c *Conn, w *testSink, kind way) string {
 	t.Helper()
-	v := &visit{Conn: c, wire: w, ended: make(chan struct{})}
+	v := &servedConn{Conn: c, testSink: w, ended: make(chan struct{})}
 	if (kind == overTCP || kind == overTLS) && !inBubble() {
-		v.reports()
-		near, conn, tcp := pair(t, kind)
+		v.endOnClosed()
+		near, conn, tcp := connPair(t, kind)
 		v.TakeOver(conn, tcp)
 		c.hub.finish(c, Disconnected)
 		got, err := io.ReadAll(near)
@@ -137,16 +137,16 @@ func takeOverWhole(t testing.TB, c *Conn, w *wire, kind way) string {
 		if err := near.Close(); err != nil {
 			t.Error(err)
 		}
-		w.got, w.chunked = got, true
+		w.taken, w.chunked = got, true
 		if w.breakAt > 0 {
-			w.got = got[:min(w.breakAt, len(got))]
+			w.taken = got[:min(w.breakAt, len(got))]
 		}
 	} else {
 		v.takeOver(context.Background(), kind)
 		c.hub.finish(c, Disconnected)
 	}
 	<-v.ended
-	all := w.all()
+	all := w.allBytes()
 	if i := strings.LastIndex(all, "retry: "); strings.Contains(all[max(i, 0):], "event: sse.closing\ndata: {\"reason\":\"disconnected\"") && strings.HasSuffix(all, "\n\n") {
 		return all[:i]
 	}

@@ -35,7 +35,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 
 // pair is a connection over loopback: the client's end, what TakeOver writes to,
 // and the TCP connection below that.
-func pair(t testing.TB, kind way) (near, conn net.Conn, tcp *net.TCPConn) {
+func connPair(t testing.TB, kind way) (near, conn net.Conn, tcp *net.TCPConn) {
 	t.Helper()
 	near, tcp = tcpPair(t)
 	if kind != overTLS {
@@ -72,8 +72,8 @@ func tcpPair(t testing.TB) (near, far *net.TCPConn) {
 }
 
 // peer is a real client of a connection that was taken over.
-type peer struct {
-	*visit
+type realClient struct {
+	*servedConn
 	net.Conn
 	tcp *net.TCPConn // the client's
 	raw bytes.Buffer
@@ -81,13 +81,13 @@ type peer struct {
 }
 
 // dial connects and takes over. The client's end is closed when the test ends.
-func dial(t testing.TB, h *Hub, r Request, kind way) *peer {
+func dial(t testing.TB, h *Hub, r Request, kind way) *realClient {
 	t.Helper()
-	p := &peer{visit: &visit{Conn: connect(t, h, r), ended: make(chan struct{})}}
-	p.reports()
-	near, conn, tcp := pair(t, kind)
-	p.use(near)
-	p.visit.TakeOver(conn, tcp)
+	p := &realClient{servedConn: &servedConn{Conn: connect(t, h, r), ended: make(chan struct{})}}
+	p.endOnClosed()
+	near, conn, tcp := connPair(t, kind)
+	p.attach(near)
+	p.servedConn.TakeOver(conn, tcp)
 	t.Cleanup(func() {
 		near.Close()
 		<-p.ended
@@ -95,7 +95,7 @@ func dial(t testing.TB, h *Hub, r Request, kind way) *peer {
 	return p
 }
 
-func (p *peer) use(near net.Conn) {
+func (p *realClient) attach(near net.Conn) {
 	p.Conn = near
 	p.tcp, _ = near.(*net.TCPConn)
 	if c, ok := near.(*tls.Conn); ok {
@@ -105,7 +105,7 @@ func (p *peer) use(near net.Conn) {
 }
 
 // block reads the next block.
-func (p *peer) block() (string, error) {
+func (p *realClient) block() (string, error) {
 	var block strings.Builder
 	for {
 		line, err := p.in.ReadString('\n')
@@ -117,7 +117,7 @@ func (p *peer) block() (string, error) {
 }
 
 // until reads blocks up to one that contains s.
-func (p *peer) until(t testing.TB, s string) {
+func (p *realClient) readUntil(t testing.TB, s string) {
 	t.Helper()
 	for {
 		block, err := p.block()
@@ -131,7 +131,7 @@ func (p *peer) until(t testing.TB, s string) {
 }
 
 // rest reads to the end and is the client that has read it all.
-func (p *peer) rest(t testing.TB) *client {
+func (p *realClient) readRest(t testing.TB) *client {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, p.in); err != nil {
 		t.Errorf("the stream did not end with a final chunk: %v", err)
@@ -143,7 +143,7 @@ func (p *peer) rest(t testing.TB) *client {
 	return (&client{t: t}).read(dechunk(p.raw.Bytes()))
 }
 
-func eachKind(t *testing.T, test func(t *testing.T, kind way)) {
+func overEachTransport(t *testing.T, test func(t *testing.T, kind way)) {
 	for _, kind := range []way{overTCP, overTLS} {
 		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
 	}
