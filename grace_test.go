@@ -52,8 +52,8 @@ func TestRouteGrace(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				conn.Open(nowhere{})
-				go conn.Serve(t.Context(), nowhere{})
+				stream := conn.Open(nowhere{})
+				go stream.Serve(t.Context())
 
 				began := time.Now()
 				awaitRoute(name, h)
@@ -129,8 +129,8 @@ func TestDestructAtTheEndOfTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Open(nowhere{})
-	go conn.Serve(t.Context(), nowhere{})
+	stream := conn.Open(nowhere{})
+	go stream.Serve(t.Context())
 	release("exit")
 	if reason := <-ended; reason != hub.Shutdown {
 		t.Errorf("the stream ended with %q", reason)

@@ -285,10 +285,10 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	begun := false
 	defer func() {
 		if !begun { // what others do with the response, or the event, has panicked
-			conn.Leave()
+			conn.Cancel()
 		}
 	}()
-	reports.opened(h.Hub, conn)
+	reports.opened(h.Hub, conn.Conn)
 	h.app.late(h.Hub)
 	h.warnOfHTTP3(req.Protocol)
 	limitUnacknowledged(r.Context(), h.settings.Timeout)

@@ -19,9 +19,8 @@ import (
 
 // sink is a response as the hub sees it.
 type sink struct {
-	conn    *hub.Conn
-	reason  hub.Reason // not empty: the stream has ended
-	restore func()     // gives the response its own timeout back
+	stream  hub.Stream
+	restore func() // gives the response its own timeout back
 
 	w      http.ResponseWriter
 	guard  *time.Timer // cuts a write off of which the client takes nothing
@@ -57,19 +56,17 @@ func aside(f func()) {
 
 // begin begins a stream on the normal path, where the handler's goroutine is the
 // writer.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn *hub.Conn) *sink {
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn hub.Pending) *sink {
 	s := newSink(w, r, h.settings.Timeout)
-	s.conn, s.logger = conn, h.logger
-	s.reason = conn.Open(s)
+	s.logger = h.logger
+	s.stream = conn.Open(s)
 	return s
 }
 
 // serve goes on with the stream until it ends.
 func (s *sink) serve(ctx context.Context) {
 	defer s.release()
-	if s.reason == "" {
-		s.reason = s.conn.Serve(ctx, s)
-	}
+	s.stream.Serve(ctx)
 	s.abort()
 }
 
@@ -118,7 +115,7 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 			restore()
 		}
 	}
-	s.guard = time.AfterFunc(math.MaxInt64, s.Cut)
+	s.guard = time.AfterFunc(math.MaxInt64, s.Abort)
 	// Not every writer has deadlines to clear; those that have none need nothing.
 	_ = s.ctrl.SetWriteDeadline(time.Time{})
 	return s

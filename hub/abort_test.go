@@ -61,23 +61,23 @@ func TestClosedIsToldOnce(t *testing.T) {
 		settings.Closed = func(_ *Conn, reason Reason) { closed = append(closed, reason) }
 		request := requestOf("alice").with(settings)
 
-		connect(t, h, request).Leave()
+		connect(t, h, request).Cancel()
 		c := connect(t, h, request)
-		h.finish(c, Disconnected)
+		h.finish(c.Conn, Disconnected)
 		c.Open(newTestSink())
 		func() {
 			defer func() { _ = recover() }()
 			connect(t, h, request).Open(panics{})
 		}()
 		c = connect(t, h, request)
-		c.Open(newTestSink())
+		opened := c.Open(newTestSink())
 		h.EndOf([]*Settings{defaultSettings}, Lifetime)
 		want(t, "of other settings", c.reason, "")
 		h.EndOf([]*Settings{defaultSettings, request.Settings}, Lifetime)
-		want(t, "served until the end", c.Serve(t.Context(), newTestSink()), Lifetime)
+		want(t, "served until the end", opened.Serve(t.Context()), Lifetime)
 		c = connect(t, h, request)
 		h.Shutdown()
-		want(t, "after the shutdown", c.Open(newTestSink()), Shutdown)
+		want(t, "after the shutdown", c.Open(newTestSink()).ended, Shutdown)
 
 		told := make([]string, len(closed))
 		for i, reason := range closed {

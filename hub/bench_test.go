@@ -161,7 +161,7 @@ func catcher(t testing.TB, h *Hub) *Conn {
 	for range 10 {
 		mustPublish(t, h, Target{})
 	}
-	c := connect(t, h, requestOf("alice"))
+	c := connect(t, h, requestOf("alice")).Conn
 	c.catchUp(&discard{})
 	return c
 }
@@ -207,7 +207,7 @@ func BenchmarkGrants(b *testing.B) {
 		}
 		var conns []*Conn
 		for i := range 10_000 {
-			conns = append(conns, connect(b, h, requestOf(fmt.Sprint("user-", i), granted(i)...)))
+			conns = append(conns, connect(b, h, requestOf(fmt.Sprint("user-", i), granted(i)...)).Conn)
 		}
 		b.Run(fmt.Sprint("publish, ", each, " topics each"), func(b *testing.B) {
 			b.ReportAllocs()
@@ -224,12 +224,12 @@ func BenchmarkGrants(b *testing.B) {
 			b.Run(fmt.Sprintf("connect with %d, %d topics each", own, each), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					connect(b, h, r).Leave()
+					connect(b, h, r).Cancel()
 				}
 			})
 		}
 		for _, c := range conns {
-			c.Leave()
+			Pending{c}.Cancel()
 		}
 	}
 }

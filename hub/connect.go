@@ -45,12 +45,12 @@ func (r *Refusal) Error() string { return "connection refused: " + string(r.Reas
 // Connect admits a connection and gives it a cursor, once the history is open
 // and, where others write to it too, has come to the client's position. Its error
 // is a *Refusal, or that ctx has ended.
-func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
+func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	if err := h.awaitPosition(ctx, r.Position); err != nil {
 		if refusal, ok := errors.AsType[*Refusal](err); ok {
 			h.refuse(r, refusal.Reason)
 		}
-		return nil, err
+		return Pending{}, err
 	}
 	c := &Conn{
 		hub: h, id: newID(), identity: r.Identity, topics: distinct(r.Topics), settings: r.Settings,
@@ -71,11 +71,11 @@ func (h *Hub) Connect(ctx context.Context, r Request) (*Conn, error) {
 	}
 	if err := h.admit(r); err != nil {
 		h.refuse(r, err.Reason)
-		return nil, err
+		return Pending{}, err
 	}
 	h.attach(c)
 	h.setCursor(c, r.Position, r.State)
-	return c, nil
+	return Pending{c}, nil
 }
 
 // distinct returns the topics in order, each once.
@@ -185,10 +185,6 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	c.wake()
 	c.abortTimer = time.AfterFunc(closeGrace, c.abortWrite)
 }
-
-// Leave ends c as if its client had gone, for whoever cannot come to Open or
-// TakeOver.
-func (c *Conn) Leave() { c.reportClosed(c.hub.finish(c, Gone)) }
 
 // place sets where c begins: after the position that the client gave, or with a
 // gap at what is left. mu is held.

@@ -37,7 +37,7 @@ func TestCaps(t *testing.T) {
 	want(t, "of all", refusedBy(t, h, capped("bob", "10.0.0.2", 3, 3, 3)).Reason, TooMany)
 	last := connect(t, h, capped("bob", "10.0.0.2", 4, 3, 3))
 	want(t, "of all", refusedBy(t, h, capped("bob", "10.0.0.3", 4, 9, 9)).Reason, TooMany)
-	h.finish(last, Gone)
+	h.finish(last.Conn, Gone)
 	connect(t, h, capped("bob", "10.0.0.2", 4, 1, 1))
 	for range 5 {
 		connect(t, h, capped("", "10.0.0.3", 0, 1, 0)) // the anonymous are no user

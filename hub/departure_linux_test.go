@@ -15,7 +15,7 @@ func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 	defer first.Close()
 	defer second.Close()
 	visit := func() *servedConn {
-		v := &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}
+		v := &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}
 		v.endOnClosed()
 		return v
 	}

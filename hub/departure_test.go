@@ -41,7 +41,7 @@ func TestDeparture(t *testing.T) {
 		})
 		t.Run(name+" before the take-over", func(t *testing.T) {
 			h := newHub(t, Options{})
-			p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+			p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 			p.endOnClosed()
 			near, conn, tcp := connPair(t, overTCP)
 			p.attach(near)
@@ -129,7 +129,7 @@ func TestChurn(t *testing.T) {
 					if rand.N(40) == 0 {
 						kind = overTLS
 					}
-					p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+					p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 					p.endOnClosed()
 					near, conn, tcp := connPair(t, kind)
 					p.attach(near)

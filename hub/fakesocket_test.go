@@ -122,14 +122,14 @@ func (v *servedConn) takeOver(ctx context.Context, w way) {
 }
 
 // takeOverWhole takes c over, sends it what there is, and leaves the farewell out.
-func takeOverWhole(t testing.TB, c *Conn, w *testSink, kind way) string {
+func takeOverWhole(t testing.TB, c Pending, w *testSink, kind way) string {
 	t.Helper()
-	v := &servedConn{Conn: c, testSink: w, ended: make(chan struct{})}
+	v := &servedConn{Pending: c, testSink: w, ended: make(chan struct{})}
 	if (kind == overTCP || kind == overTLS) && !inBubble() {
 		v.endOnClosed()
 		near, conn, tcp := connPair(t, kind)
 		v.TakeOver(conn, tcp)
-		c.hub.finish(c, Disconnected)
+		c.hub.finish(c.Conn, Disconnected)
 		got, err := io.ReadAll(near)
 		if err != nil {
 			t.Error(err)
@@ -143,7 +143,7 @@ func takeOverWhole(t testing.TB, c *Conn, w *testSink, kind way) string {
 		}
 	} else {
 		v.takeOver(context.Background(), kind)
-		c.hub.finish(c, Disconnected)
+		c.hub.finish(c.Conn, Disconnected)
 	}
 	<-v.ended
 	all := w.allBytes()

@@ -223,7 +223,7 @@ func TestReplayCostsWhatWasMissed(t *testing.T) {
 		for range 200 {
 			b.reset()
 			began := time.Now()
-			h.lookUp(c, time.Now(), b)
+			h.lookUp(c.Conn, time.Now(), b)
 			best = min(best, time.Since(began))
 			want(t, "found", len(b.items), 1)
 		}
@@ -246,7 +246,7 @@ func TestBatchesAreBounded(t *testing.T) {
 	b := new(batch)
 	for looks := 0; ; looks++ {
 		b.reset()
-		l := h.lookUp(c, time.Now(), b)
+		l := h.lookUp(c.Conn, time.Now(), b)
 		if b.size > batchBytes && len(b.items) > 1 {
 			t.Errorf("%d events of %d bytes", len(b.items), b.size)
 		}

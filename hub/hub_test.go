@@ -125,7 +125,7 @@ func TestFilters(t *testing.T) {
 		for i, e := range entries {
 			r := requestOf(e.user, e.topics...)
 			r.Session = e.session
-			names[connect(t, h, r)] = fmt.Sprint(i)
+			names[connect(t, h, r).Conn] = fmt.Sprint(i)
 		}
 		return h, names
 	}
@@ -180,7 +180,7 @@ func TestConnectionsAreListedByOpening(t *testing.T) {
 	h := newHub(t, Options{})
 	var opened []*Conn
 	for range 1000 {
-		opened = append(opened, connect(t, h, requestOf("alice")))
+		opened = append(opened, connect(t, h, requestOf("alice")).Conn)
 	}
 	want(t, "in order", slices.Equal(h.Connections(Filter{}), opened), true)
 }
@@ -338,7 +338,7 @@ func TestAudience(t *testing.T) {
 			more := requestOf("", pick(append(names, "*", "c/*")...))
 			r.Topics = append(r.Topics, more.Topics...)
 		}
-		conns = append(conns, connect(t, h, r))
+		conns = append(conns, connect(t, h, r).Conn)
 	}
 	for range 200 {
 		var targets []Target
@@ -400,10 +400,10 @@ func TestLag(t *testing.T) {
 }
 
 // Who comes for nothing has left nothing.
-func TestLeave(t *testing.T) {
+func TestCancel(t *testing.T) {
 	h := newHub(t, Options{})
 	c := connect(t, h, requestOf("alice"))
-	c.Leave()
+	c.Cancel()
 	want(t, "open", h.Stats().Connections["h1"], 0)
 	want(t, "closed", h.Stats().Closed["gone"], 1)
 }

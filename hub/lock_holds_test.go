@@ -65,7 +65,7 @@ func BenchmarkLongestHold(b *testing.B) {
 		{"first client of a new pattern with 500,000 retained events", roomy, func(b *testing.B, h *Hub) func(int) {
 			fill(b, h, 500_000, func(i int) Target { return topic(fmt.Sprint("a/", i, "/b/c")) })
 			shapes := []string{"*", "a/*", "*/*/b/c", "a/*/*", "a/*/b/*", "*/*/*", "*/*/*/*", "a/*/b/c", "*/*/b/*", "a/*/*/c"}
-			return func(i int) { connect(b, h, requestOf("", shapes[i%len(shapes)])).Leave() }
+			return func(i int) { connect(b, h, requestOf("", shapes[i%len(shapes)])).Cancel() }
 		}},
 		{"a page of a listing of 100,000 connections", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for i := range 100_000 {
@@ -80,7 +80,7 @@ func BenchmarkLongestHold(b *testing.B) {
 		{"why of a user with 10,000 connections and 10,000 that have ended", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
 				connect(b, h, requestOf("alice", "news", "room/*"))
-				connect(b, h, requestOf("alice", "news", "room/*")).Leave()
+				connect(b, h, requestOf("alice", "news", "room/*")).Cancel()
 			}
 			p := send(b, h, to(user("bob"), topic("room/9")))
 			return func(int) { why(h, p, "alice") }
@@ -121,7 +121,7 @@ func BenchmarkLongestHold(b *testing.B) {
 		}},
 		{"a connection with 1,000 topics that begins and ends", Options{}, func(b *testing.B, h *Hub) func(int) {
 			all := names(topics("t/", 1000))
-			return func(int) { connect(b, h, requestOf("", all...)).Leave() }
+			return func(int) { connect(b, h, requestOf("", all...)).Cancel() }
 		}},
 		{"an event for a topic that has 1,000,000", roomy, func(b *testing.B, h *Hub) func(int) {
 			fill(b, h, 1_000_000, func(int) Target { return topic("t") })
@@ -157,7 +157,7 @@ func BenchmarkLongestHold(b *testing.B) {
 			b.ReportMetric(float64(holds[len(holds)/2].Microseconds())/1000, "ms")
 			b.ReportMetric(0, "ns/op")
 			for _, c := range h.Connections(Filter{}) {
-				c.Leave()
+				Pending{c}.Cancel()
 			}
 		})
 	}

@@ -350,7 +350,7 @@ func publish(t testing.TB, h *Hub, data string, targets ...Target) Receipt {
 
 // visit is a connection that is being served.
 type servedConn struct {
-	*Conn
+	Pending
 	*testSink
 	socket *fakeSocket // of one that was taken over
 	cancel context.CancelFunc
@@ -369,17 +369,12 @@ func open(t testing.TB, h *Hub, r Request) *servedConn {
 }
 
 // stream is all of a stream to w.
-func (c *Conn) stream(ctx context.Context, w Sink) Reason {
-	if reason := c.Open(w); reason != "" {
-		return reason
-	}
-	return c.Serve(ctx, w)
-}
+func (p Pending) stream(ctx context.Context, w Sink) Reason { return p.Open(w).Serve(ctx) }
 
-func serve(t testing.TB, c *Conn, w *testSink) *servedConn {
+func serve(t testing.TB, c Pending, w *testSink) *servedConn {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.timeout = c.settings.Timeout
-	v := &servedConn{Conn: c, testSink: w, cancel: cancel, ended: make(chan struct{})}
+	v := &servedConn{Pending: c, testSink: w, cancel: cancel, ended: make(chan struct{})}
 	if way := wayOf(t); way != served {
 		v.takeOver(ctx, way)
 		t.Cleanup(func() { v.goAway() })
@@ -466,7 +461,7 @@ func wantErr(t testing.TB, err, target error) {
 }
 
 // connect is a connection that nobody serves.
-func connect(t testing.TB, h *Hub, r Request) *Conn {
+func connect(t testing.TB, h *Hub, r Request) Pending {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
 	if err != nil {

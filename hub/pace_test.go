@@ -141,7 +141,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 	const replays = 50
 	var conns []*Conn
 	for range replays {
-		conns = append(conns, connect(t, h, requestOf("alice").at(Earliest)))
+		conns = append(conns, connect(t, h, requestOf("alice").at(Earliest)).Conn)
 	}
 	var serving sync.WaitGroup
 	defer serving.Wait()
@@ -153,7 +153,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 			b := new(batch)
 			h.lookUp(c, time.Now(), b)
 			opened[i].Store(true)
-			c.Leave()
+			Pending{c}.Cancel()
 		})
 	}
 	eventually(t, "all replays to be waiting", func() bool {

@@ -83,7 +83,7 @@ type realClient struct {
 // dial connects and takes over. The client's end is closed when the test ends.
 func dial(t testing.TB, h *Hub, r Request, kind way) *realClient {
 	t.Helper()
-	p := &realClient{servedConn: &servedConn{Conn: connect(t, h, r), ended: make(chan struct{})}}
+	p := &realClient{servedConn: &servedConn{Pending: connect(t, h, r), ended: make(chan struct{})}}
 	p.endOnClosed()
 	near, conn, tcp := connPair(t, kind)
 	p.attach(near)

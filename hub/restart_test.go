@@ -13,7 +13,7 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 	begin := func(t *testing.T) (h *Hub, conns []*Conn) {
 		h = newHub(t, Options{})
 		for i := range streams {
-			conns = append(conns, connect(t, h, requestOf(fmt.Sprint("user-", i/2), "news")))
+			conns = append(conns, connect(t, h, requestOf(fmt.Sprint("user-", i/2), "news")).Conn)
 		}
 		publish(t, h, "before")
 		h.mu.Lock()

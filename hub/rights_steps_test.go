@@ -144,7 +144,7 @@ func (m *rightsModel) connect(i int) {
 	if h.session != "" {
 		h.rights[Target{Session, h.session}] = 0
 	}
-	h.Conn = connect(m.T, m.hub, r)
+	h.Conn = connect(m.T, m.hub, r).Conn
 	h.rights[Target{Connection, h.ID()}] = 0
 	m.holders[i] = h
 

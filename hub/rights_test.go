@@ -148,7 +148,7 @@ func TestStateOfNow(t *testing.T) {
 		put("a", "a1")
 		r := requestOf("alice")
 		r.State = true
-		v := serve(t, func() *Conn {
+		v := serve(t, func() Pending {
 			c := connect(t, h, r)
 			put("b", "b1")
 			put("b", "b2")

@@ -47,10 +47,8 @@ func (c *Conn) onAlarm() {
 	c.wake()
 }
 
-// Open begins the stream to w, from the calling goroutine, with all that is due
-// by now. It returns why the stream has ended already or, if Serve is to go on
-// with it, "".
-func (c *Conn) Open(w Sink) (reason Reason) {
+// open implements [Pending.Open]. It returns why the stream has already ended, or "".
+func (c *Conn) open(w Sink) (reason Reason) {
 	wait := &goroutineQueue{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
 	c.queue = wait
 	if !c.end.IsZero() {
@@ -74,10 +72,8 @@ func (c *Conn) endServing(reason Reason) {
 	c.reportClosed(reason)
 }
 
-// Serve goes on with the stream to w, from the calling goroutine, until it ends,
-// or until ctx does, which says that the client is gone. It needs less of a stack
-// than Open.
-func (c *Conn) Serve(ctx context.Context, w Sink) Reason {
+// serve implements [Stream.Serve] for a stream that has not ended yet.
+func (c *Conn) serve(ctx context.Context, w Sink) Reason {
 	defer c.endServing(Gone) // if w panics
 	wait := c.queue.(*goroutineQueue)
 	for {

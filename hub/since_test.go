@@ -255,7 +255,7 @@ func (p *program) connect(i int) {
 	c := connect(p.T, p.hub, who)
 	p.model.evict(p.hub.history)
 	w := newTestSink()
-	p.open[i] = &lagging{Request: who, wire: w, Conn: c, cursor: p.model.head()}
+	p.open[i] = &lagging{Request: who, wire: w, Conn: c.Conn, cursor: p.model.head()}
 }
 
 // catchUp lets the stream i get what there is.

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -45,39 +44,6 @@ func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 	return n, s.conn.SetWriteDeadline(time.Time{})
 }
 
-// Greet writes the first block to w, if it is known by now, so that it goes out with the
-// header of the response. It may be called once, before Open or TakeOver, which write the
-// block if Greet did not.
-func (c *Conn) Greet(w io.Writer) {
-	p, ok := c.greets()
-	if !ok {
-		return
-	}
-	n, err := w.Write(c.appendOpening(nil, noGap, p))
-	c.count(n)
-	if err == nil { // else the next write fails, too
-		c.written = time.Now()
-	}
-}
-
-// greets is the position that the first block tells, unless that depends on what is
-// found after it.
-func (c *Conn) greets() (Position, bool) {
-	h := c.hub
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	if c.gap != noGap || c.state > 0 || c.reason != "" || c.placed != h.history {
-		return Position{}, false
-	}
-	return c.begins(look{from: c.start, begins: c.placed.position(c.start).Tag}, nil), true
-}
-
-// TakeOver makes c write to a connection that the HTTP server has given up after
-// it sent the header of a response in chunks, and returns. conn is what to write
-// to and tcp the connection below, which may be the same. From now on both are
-// the hub's, and no goroutine waits for them.
-func (c *Conn) TakeOver(conn net.Conn, tcp *net.TCPConn) { c.takeOver(newSocket(conn, tcp)) }
-
 func (c *Conn) takeOver(s *socket) {
 	h := c.hub
 	c.socket = s
@@ -96,7 +62,7 @@ func (c *Conn) takeOver(s *socket) {
 	c.queue = c.sweeper
 	h.departures.watch(c)
 
-	if !c.written.IsZero() && c.start == c.first {
+	if !c.written.IsZero() && c.startCursor == c.replayEnd {
 		c.sweeper.requeue(c)
 		return
 	}

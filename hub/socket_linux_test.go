@@ -21,7 +21,7 @@ func TestFullAtEveryByte(t *testing.T) {
 		for i := range 5 {
 			publish(t, h, fmt.Sprint(i+1))
 		}
-		v := &servedConn{Conn: connect(t, h, requestOf("alice").at("abcdefgh-1")), testSink: newTestSink(), ended: make(chan struct{})}
+		v := &servedConn{Pending: connect(t, h, requestOf("alice").at("abcdefgh-1")), testSink: newTestSink(), ended: make(chan struct{})}
 		v.endOnClosed()
 		v.chunked = true
 		c, b, left := v.Conn, new(batch), 0

@@ -211,7 +211,7 @@ func TestTakeOverAfterClose(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind way) {
 		h := New(Options{})
 		useStore(t, h, NewMemory())
-		p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 		p.endOnClosed()
 		near, conn, tcp := connPair(t, kind)
 		defer near.Close()
@@ -234,7 +234,7 @@ func TestTakeOverAfterClose(t *testing.T) {
 func TestTakeOverWithoutTry(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind way) {
 		h := newHub(t, Options{})
-		p := &realClient{servedConn: &servedConn{Conn: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
+		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 		p.endOnClosed()
 		near, conn, tcp := connPair(t, kind)
 		defer near.Close()
@@ -256,7 +256,7 @@ func TestBatchIsShared(t *testing.T) {
 	for _, name := range []string{"alice", "bob", "carol", "alice"} {
 		c := connect(t, h, requestOf(name))
 		c.written = time.Now()
-		conns = append(conns, c)
+		conns = append(conns, c.Conn)
 	}
 	publish(t, h, "1")
 	publish(t, h, "for carol", user("carol"))
@@ -296,7 +296,7 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
 		c := connect(t, h, requestOf("", asked[:2+i%3]...))
 		c.written = time.Now()
-		conns = append(conns, c)
+		conns = append(conns, c.Conn)
 		if i%3 == 0 { // what comes later is for some of them from here on
 			publish(t, h, fmt.Sprint(i), topic(names[rand.N(4)]), topic(names[rand.N(4)]))
 			c := conns[rand.N(len(conns))]
@@ -346,21 +346,21 @@ func TestGreet(t *testing.T) {
 		publish(t, h, fmt.Sprint(i+1))
 	}
 	last := publish(t, h, "7")
-	late := as("alice")
+	late := requestOf("alice")
 	late.State = true
 	for name, try := range map[string]struct {
 		request Request
 		greets  bool
 		told    string
 	}{
-		"at the head":  {as("alice"), true, ""},
-		"up to date":   {as("alice").at(last.Position.String()), true, ""},
-		"resumes":      {as("alice").at(fmt.Sprint(last.Position.Epoch, "-", last.Position.Seq-1)), true, "7"},
-		"after a gap":  {as("alice").at(first.Position.String()), false, "4,5,6,7"},
+		"at the head":  {requestOf("alice"), true, ""},
+		"up to date":   {requestOf("alice").at(last.Position.String()), true, ""},
+		"resumes":      {requestOf("alice").at(fmt.Sprint(last.Position.Epoch, "-", last.Position.Seq-1)), true, "7"},
+		"after a gap":  {requestOf("alice").at(first.Position.String()), false, "4,5,6,7"},
 		"with a state": {late, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachKind(t, func(t *testing.T, kind way) {
+			overEachTransport(t, func(t *testing.T, kind way) {
 				c := connect(t, h, try.request)
 				var greeting bytes.Buffer
 				c.Greet(&greeting)
@@ -369,13 +369,13 @@ func TestGreet(t *testing.T) {
 					_, bytes := c.Sent()
 					want(t, "counted", int(bytes), greeting.Len())
 				}
-				p := &peer{visit: &visit{Conn: c, ended: make(chan struct{})}}
-				p.reports()
-				near, conn, tcp := pair(t, kind)
+				p := &realClient{servedConn: &servedConn{Pending: c, ended: make(chan struct{})}}
+				p.endOnClosed()
+				near, conn, tcp := connPair(t, kind)
 				defer near.Close()
-				p.use(near)
-				p.visit.TakeOver(conn, tcp)
-				h.finish(c, Disconnected)
+				p.attach(near)
+				p.servedConn.TakeOver(conn, tcp)
+				h.finish(c.Conn, Disconnected)
 				<-p.ended
 				if _, err := io.Copy(io.Discard, p.in); err != nil {
 					t.Error(err)

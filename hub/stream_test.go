@@ -254,7 +254,7 @@ func TestLifetimeOfCenturies(t *testing.T) {
 			if left := time.Until(c.end); left < lifetime/10*8 {
 				t.Errorf("with %v it ends in %v", lifetime, left)
 			}
-			c.Leave()
+			c.Cancel()
 		}
 	}
 }

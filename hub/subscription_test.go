@@ -14,8 +14,8 @@ func TestEachListener(t *testing.T) {
 	var conns []*Conn
 	for range n {
 		c := connect(t, h, requestOf("", "a", "b"))
-		conns = append(conns, c)
-		met[c] = 0
+		conns = append(conns, c.Conn)
+		met[c.Conn] = 0
 	}
 	want(t, "counted by two lanes", publish(t, h, "x", topic("a"), topic("b")).Connections, n)
 	want(t, "counted by one lane", publish(t, h, "x").Connections, n)
@@ -27,7 +27,7 @@ func TestEachListener(t *testing.T) {
 		met[c]++
 		if calls++; calls%10 == 0 {
 			if c := conns[rand.N(len(conns))]; !gone[c] {
-				c.Leave()
+				Pending{c}.Cancel()
 				gone[c] = true
 			}
 		}
@@ -39,7 +39,7 @@ func TestEachListener(t *testing.T) {
 	}
 	for _, c := range conns {
 		if !gone[c] {
-			c.Leave()
+			Pending{c}.Cancel()
 		}
 	}
 	want(t, "counted at the end", publish(t, h, "x", topic("a"), topic("b")).Connections, 0)

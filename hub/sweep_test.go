@@ -43,7 +43,7 @@ func TestHeartbeatOfTakenOver(t *testing.T) {
 
 // visiting serves a connection that was taken over, whatever the test's name.
 func visiting(t testing.TB, h *Hub, r Request, w way) *servedConn {
-	v := &servedConn{Conn: connect(t, h, r), testSink: newTestSink(), ended: make(chan struct{})}
+	v := &servedConn{Pending: connect(t, h, r), testSink: newTestSink(), ended: make(chan struct{})}
 	v.testSink.timeout = r.Timeout
 	gone := make(chan struct{})
 	left := false
@@ -280,7 +280,7 @@ func TestSweepAllocatesNothing(t *testing.T) {
 		if allocs := testing.AllocsPerRun(1000, func() {
 			c.cursor.Store(h.history.head - events)
 			c.takeTurn()
-			c.sweeper.serve(c, b)
+			c.sweeper.serve(c.Conn, b)
 			b.reset()
 		}); allocs > 0 {
 			t.Errorf("%v allocations to deliver %d events", allocs, events)

@@ -449,7 +449,7 @@ func TestWhyOfTakenOver(t *testing.T) {
 // TestFormersAreBounded: only the last ones are remembered, and not more than fit.
 func TestFormersAreBounded(t *testing.T) {
 	h := newHub(t, Options{})
-	ended := func(r Request) { connect(t, h, r).Leave() }
+	ended := func(r Request) { connect(t, h, r).Cancel() }
 	for i := range maxEndedConns + 5 {
 		ended(requestOf(fmt.Sprint("user-", i)))
 	}
@@ -518,7 +518,7 @@ func TestWhyOfMany(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 2000 {
 		connect(t, h, requestOf("alice"))
-		connect(t, h, requestOf("alice")).Leave()
+		connect(t, h, requestOf("alice")).Cancel()
 	}
 	w := why(h, send(t, h, to(user("alice"))), "alice")
 	want(t, "open", w.Fates[FatePending], 2000)

@@ -47,9 +47,7 @@ func connect(t *testing.T, h *hub.Hub, user, position string) (c *client, leave 
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if conn.Open(c) == "" {
-			conn.Serve(ctx, c)
-		}
+		conn.Open(c).Serve(ctx)
 	})
 	leave = func() {
 		cancel()

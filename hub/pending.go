@@ -1,0 +1,76 @@
+package hub
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+)
+
+// Pending is a connection that [Hub.Connect] has admitted and that nobody serves
+// yet. The hub holds its place and its cursor. Exactly one of [Pending.Open],
+// [Pending.TakeOver] and [Pending.Cancel] must be called, once. The methods of
+// [Conn] may be called before and after that, by any goroutine.
+type Pending struct{ *Conn }
+
+// Open begins the stream to w on the calling goroutine. It writes everything that is
+// due by now, and returns the stream that [Stream.Serve] continues.
+//
+// Open and Serve are two calls because a goroutine keeps the largest stack that it
+// ever needed: Open may run on a goroutine that ends soon, and Serve needs a smaller
+// stack.
+func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, w, p.open(w)} }
+
+// TakeOver makes the hub write to a connection that the HTTP server has given up
+// after it sent the header of a chunked HTTP/1.1 response, and returns. The hub writes to
+// conn. tcp is the TCP connection below conn, or conn itself. From now on the hub owns
+// both and closes them. No goroutine waits for them while the client keeps up.
+func (p Pending) TakeOver(conn net.Conn, tcp *net.TCPConn) { p.takeOver(newSocket(conn, tcp)) }
+
+// Cancel ends the connection with the reason [Gone]. It is for a caller that can call
+// neither Open nor TakeOver, because the response has failed.
+func (p Pending) Cancel() { p.reportClosed(p.hub.finish(p.Conn, Gone)) }
+
+// Greet writes the first block to w, if the block is already known, so that it goes out
+// with the header of the response. It may be called once, before Open or TakeOver, which
+// write the block if Greet did not.
+func (p Pending) Greet(w io.Writer) {
+	position, ok := p.greeting()
+	if !ok {
+		return
+	}
+	n, err := w.Write(p.appendOpening(nil, noGap, position))
+	p.countBytes(n)
+	if err == nil { // otherwise the next write fails, too
+		p.written = time.Now()
+	}
+}
+
+// greeting returns the position in the first block, unless the block depends on the
+// first look-up.
+func (c *Conn) greeting() (Position, bool) {
+	h := c.hub
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if c.gap != noGap || c.stateEnd > 0 || c.reason != "" || c.cursorHistory != h.history {
+		return Position{}, false
+	}
+	return c.firstPosition(lookup{from: c.startCursor, fromTag: c.cursorHistory.position(c.startCursor).Tag}, nil), true
+}
+
+// Stream is a stream that [Pending.Open] has begun. [Stream.Serve] must be called on
+// it, once.
+type Stream struct {
+	conn  *Conn
+	sink  Sink
+	ended Reason // not empty: the stream ended while it was opened
+}
+
+// Serve continues the stream on the calling goroutine until the stream ends. When ctx
+// ends, the client is gone. It returns why the connection has ended.
+func (s Stream) Serve(ctx context.Context) Reason {
+	if s.ended != "" {
+		return s.ended
+	}
+	return s.conn.serve(ctx, s.sink)
+}
