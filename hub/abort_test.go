@@ -40,7 +40,7 @@ func TestLoginEndsWithinAnEvent(t *testing.T) {
 		r.Expires = time.Now().Add(3 * time.Second)
 		p := dial(t, h, r, kind)
 		publish(t, h, strings.Repeat("x", size-1))
-		eventually(t, "it waits for the client", func() bool { return strings.Contains(stacks(), "hub.(*Conn).drain(") })
+		eventually(t, "it waits for the client", func() bool { return strings.Contains(stacks(), "hub.(*Conn).writeBlocking(") })
 		<-time.After(time.Until(r.Expires))
 		buf, taken := make([]byte, 64<<10), 0
 		for h.Stats().Closed["expired"] == 0 {

@@ -26,17 +26,8 @@ type batch struct {
 	heads   [][]uint64 // of history.since
 	lanes   []*lane    // likewise
 
-	// What since found for a connection is the same for the next one that stands where
-	// this one stood, and has news in the same lanes, until forget.
-	shared struct {
-		in         *history
-		seq, last  uint64
-		lanes      []*lane
-		reached    uint64
-		joined     []byte // the items' frames
-		joinedFrom int    // how many of the items; 0: none yet
-	}
-	out []byte
+	memo memo // of the last look-up
+	out  []byte
 }
 
 // item is an event in a batch. It refers to the event's bytes, so that eviction
@@ -51,7 +42,7 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 
 func (b *batch) release() {
 	b.reset()
-	if cap(b.before)+cap(b.out)+cap(b.shared.joined) <= 4*batchBytes {
+	if cap(b.before)+cap(b.out)+cap(b.memo.joined) <= 4*batchBytes {
 		batches.Put(b)
 	}
 }
@@ -62,7 +53,7 @@ func (b *batch) reset() {
 	b.resetItems()
 	clear(b.heads[:cap(b.heads)])
 	clear(b.lanes[:cap(b.lanes)])
-	clear(b.shared.lanes[:cap(b.shared.lanes)])
+	clear(b.memo.lanes[:cap(b.memo.lanes)])
 }
 
 // clear makes room for what concerns the next connection.
@@ -75,7 +66,7 @@ func (b *batch) resetBlocks() {
 func (b *batch) resetItems() {
 	clear(b.items)
 	b.items, b.size, b.skipped = b.items[:0], 0, 0
-	b.shared.in, b.shared.joinedFrom = nil, 0
+	b.memo.forget()
 }
 
 // add takes an event, unless the batch is full.
@@ -164,16 +155,17 @@ func (b *batch) chunks() (p []byte, from, to int) {
 	return b.out, from, to
 }
 
+// join returns the frames of the items, one after the other.
 func (b *batch) join() []byte {
-	s := &b.shared
-	if s.in == nil || s.joinedFrom != len(b.items) {
-		s.joined = s.joined[:0]
+	m := &b.memo
+	if m.history == nil || m.joinedItems != len(b.items) {
+		m.joined = m.joined[:0]
 		for _, it := range b.items {
-			s.joined = append(s.joined, it.frame.bytes...)
+			m.joined = append(m.joined, it.frame.bytes...)
 		}
-		s.joinedFrom = len(b.items)
+		m.joinedItems = len(b.items)
 	}
-	return s.joined
+	return m.joined
 }
 
 // appendChunk adds p as a chunk, unless it is empty, which would end the body.

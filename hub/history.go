@@ -3,7 +3,6 @@ package hub
 import (
 	"hash/maphash"
 	"math"
-	"slices"
 	"time"
 )
 
@@ -252,36 +251,42 @@ func (h *history) resume(p Position, seats []subscription) (uint64, gapReason) {
 	return p.Seq, noGap
 }
 
-// since replaces b's items with the events addressed to seats in (seq, last], in order
-// and each once, until b is full. Up to the position state it takes only the newest of
-// each slot. It returns the position up to which it looked. Its cost is what it finds,
-// not what is retained.
-func (h *history) since(seats []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
-	usual := seq >= state // what is found depends on seq and the lanes alone
+// since replaces the items of b with the events in (seq, last] that are addressed to
+// the subscriptions, in order and without duplicates, until b is full. Up to the
+// position state it takes only the newest event of each slot. It returns the position
+// up to which it looked.
+func (h *history) since(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
+	shareable := seq >= state // the result depends on seq, last and the lanes alone
 	b.lanes = b.lanes[:0]
-	for _, s := range seats {
+	for _, s := range subscriptions {
 		if s.lane.hasAfter(s.skipTo(seq)) {
 			b.lanes = append(b.lanes, s.lane)
-			usual = usual && s.from <= seq
+			shareable = shareable && s.from <= seq
 		}
 	}
-	if usual && b.shared.in == h && b.shared.seq == seq && b.shared.last == last && slices.Equal(b.shared.lanes, b.lanes) {
-		return b.shared.reached
+	if shareable && b.memo.matches(h, seq, last, b.lanes) {
+		return b.memo.reached
 	}
 	b.resetItems()
+	reached = h.search(subscriptions, seq, last, state, now, b)
+	if shareable {
+		b.memo.remember(h, seq, last, reached)
+		b.memo.lanes, b.lanes = b.lanes, b.memo.lanes
+	}
+	return reached
+}
+
+// search does the work of since. It merges the lanes of the subscriptions. Its cost grows
+// with what it finds, not with what is retained.
+func (h *history) search(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
 	b.heads = b.heads[:0]
 	next := uint64(math.MaxUint64)
-	for _, s := range seats {
+	for _, s := range subscriptions {
 		if l, seq := s.lane, s.skipTo(seq); l.hasAfter(seq) {
 			head := l.seqs[l.indexAfter(seq):]
 			b.heads = append(b.heads, head)
 			next = min(next, head[0])
 		}
-	}
-	if usual {
-		b.shared.in, b.shared.seq, b.shared.last = h, seq, last
-		b.shared.lanes, b.lanes = b.lanes, b.shared.lanes
-		defer func() { b.shared.reached = reached }()
 	}
 	for len(b.heads) > 0 && next <= last {
 		if e := h.entry(next); e.expires > now.UnixNano() && (next > state || e.slot != 0) {

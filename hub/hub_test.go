@@ -318,7 +318,7 @@ func TestCloseEndsAll(t *testing.T) {
 	useStore(t, h, NewMemory())
 	v := open(t, h, requestOf("alice"))
 	h.Close()
-	want(t, "goroutines of the hub", strings.Count(stacks(), "wakeListeners"), 0)
+	want(t, "goroutines of the hub", strings.Count(stacks(), "wakeSubscribers"), 0)
 	want(t, "reason", v.wait(), HubClosed)
 	h.Close()
 	_, err := h.Connect(t.Context(), requestOf("alice"))

@@ -157,7 +157,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 		})
 	}
 	eventually(t, "all replays to be waiting", func() bool {
-		return strings.Count(stacks(), "hub.(*Hub).look(") == replays
+		return strings.Count(stacks(), "hub.(*Hub).lookUp(") == replays
 	})
 	want(t, "wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
 	h.mu.Unlock()

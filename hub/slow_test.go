@@ -40,7 +40,7 @@ func TestStalledAmongMany(t *testing.T) {
 						p.raw.Reset()
 					}
 				}
-				want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
+				want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).writeBlocking("), 1)
 				if lag := stalled.Info().Lag; lag < opts.MaxEvents || lag == 0 {
 					t.Errorf("lag %d", lag)
 				}
@@ -61,7 +61,7 @@ func TestStalledAmongMany(t *testing.T) {
 				if opts.MaxEvents == 0 {
 					want(t, "events", len((&client{t: t}).read(dechunk(stalled.raw.Bytes())).events), events+1)
 				}
-				eventually(t, "goroutines end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn).drain(") })
+				eventually(t, "goroutines end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn).writeBlocking(") })
 			})
 		}
 	})
@@ -107,7 +107,7 @@ func TestByteASecond(t *testing.T) {
 		if lag := slow.Info().Lag; lag == 0 {
 			t.Error("it was not slow")
 		}
-		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).drain("), 1)
+		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).writeBlocking("), 1)
 		close(faster)
 		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(some[:]), source))))
 		slow.readUntil(t, "data: the end")
@@ -271,7 +271,7 @@ func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
 	if took := time.Since(began); took > 2*closeGrace {
 		t.Errorf("took %v", took)
 	}
-	for _, s := range []string{"hub.(*Conn).drain", "hub.(*sweeper).run", "departures", "wakeListeners"} {
+	for _, s := range []string{"hub.(*Conn).writeBlocking", "hub.(*sweeper).run", "departures", "wakeSubscribers"} {
 		want(t, "goroutines left of "+s, strings.Count(stacks(), s), 0)
 	}
 	want(t, "open", h.Stats().Connections["h1"], 0)

@@ -273,7 +273,7 @@ func TestBatchIsShared(t *testing.T) {
 		return unsafe.SliceData(p)
 	}
 	first := address(conns[0])
-	b.shared.joined[0] = '!' // so that one that is joined again tells
+	b.memo.joined[0] = '!' // so that one that is joined again tells
 	c := conns[1].compose(time.Now(), b)
 	p, _, _ := b.chunks()
 	want(t, "the same bytes", unsafe.SliceData(p) == first && p[0] == '!', true)
@@ -314,9 +314,9 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 		}
 		slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.cursor.Load(), b.cursor.Load()) })
 		for _, c := range conns {
-			b.shared.joinedFrom = -1
+			b.memo.joinedItems = -1
 			h.lookUp(c, time.Now(), b)
-			if b.shared.joinedFrom == -1 {
+			if b.memo.joinedItems == -1 {
 				shared++
 			}
 			var alone batch
