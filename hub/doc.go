@@ -1,11 +1,104 @@
 // Package hub is the engine of caddy-sse: one bounded history of encoded
-// events, and connections that are cursors into it.
+// events, and connections that are cursors into it. It serves Server-Sent Events
+// [HTML spec 9.2] to many clients. It does not import Caddy and logs nothing: it
+// returns errors and counts. See the package example for a server with net/http.
 //
-// There is no queue per connection. Connecting takes a cursor, from the
-// client's last position or from the head. Publishing appends once and wakes
-// whom the event is for. A writer that wakes writes everything between its
-// cursor and the head. Replay and live delivery are therefore the same loop,
-// and a slow client is only a cursor that lags.
+// There is no queue per connection. Connecting sets a cursor, to the client's last
+// position or to the head. Publishing appends an event once and wakes the connections
+// that the event is for. A writer that wakes up writes everything between its cursor and
+// the head. Replay and live delivery are therefore the same loop, and a slow client is
+// a cursor that lags.
+//
+// # The way of an event
+//
+//	[Hub.Publish]          validate, encode as a record
+//	    |
+//	[Store.Append]         the record gets its seq, and is as durable as the store makes it
+//	    |
+//	[Store.Tail]           calls [Feed.Deliver], on every node that shares the store
+//	    |
+//	encode                 record -> SSE block in an HTTP chunk: the bytes that all clients get
+//	    |
+//	history.append         entry in the ring; its seq in the lane of each target
+//	    |                  (under Hub.mu; evicts what exceeds the bounds)
+//	    |
+//	Hub.wakeSubscribers    one goroutine: wakes the subscribers of every lane with news
+//	    |
+//	Conn.wake              the connection queues for its turn, unless it is queued
+//	    |
+//	    +-- sweeper        for connections that were taken over; as many as CPUs
+//	    +-- Stream.Serve   for the others: one goroutine each
+//	         |
+//	    Conn.compose       look up (cursor, head] in the lanes of the connection,
+//	         |             add gaps, heartbeats and the end, into one batch
+//	         |
+//	    one write          to the socket or the response writer
+//	         |
+//	    Conn.account       move the cursor, count
+//
+// Publish returns when the history has the event. It does not wait for any client.
+//
+// # The way of a position
+//
+//	Last-Event-ID "<epoch>-<seq>-<tag>"
+//	    |
+//	[Hub.Connect]          awaitPosition: a node that shares its store may have to catch up
+//	    |
+//	Hub.setCursor          empty: the head. "earliest": the oldest retained event.
+//	    |                  Otherwise history.resume decides:
+//	    |                    another epoch, or another tag       -> gap "epoch"
+//	    |                    malformed, or beyond the head       -> gap "invalid"
+//	    |                    an event for this client is evicted -> gap "evicted"
+//	    |                    everything is retained              -> the cursor is seq
+//	    |
+//	Hub.lookUp             repeats the test for "evicted" on every look-up, because the
+//	    |                  history moves on while a client is slow, and calls
+//	    |                  history.resume again when a new history has begun
+//	    |
+//	sse.connected          with sse.gap after it if there is a gap
+//
+// # Who writes
+//
+// One goroutine at a time has the turn of a connection: it looks up and writes. The
+// scheduling state says who (turn.go):
+//
+//	        wake                     takeTurn
+//	idle ---------> queued -----------------------------> taken
+//	 ^                ^                                   |   ^  |
+//	 |                |  requeue (releaseTurn failed,     |   |  | wake
+//	 |                |  or there is another batch)       |   |  v
+//	 |                +-----------------------------------+--- taken and news
+//	 |                                                    |
+//	 +----------------------------------------------------+
+//	        releaseTurn: only from taken, so that no news is lost
+//
+// A new connection is in the state taken, by its creator.
+//
+// Three writers drive the same four steps (take the turn, compose, write, account). They
+// are three because they wait in different ways:
+//
+//   - Conn.catchUp (serve.go) writes through a [Sink] and may block in every write.
+//   - Conn.step (socket.go) never blocks. A sweeper calls it for thousands of
+//     connections in turn, so it must return when a socket is full and remember the
+//     unsent bytes.
+//   - Conn.writeBlocking (socket.go) takes the turn over from step while a socket is full
+//     or a client replays. It waits on a goroutine of its own, and then calls step.
+//
+// # Locks
+//
+// In this order. A goroutine that has one of them takes only locks that are below it.
+//
+//	Hub.storeSwitch        one store replaces another
+//	the store's own        a store calls its Feed while it has them
+//	Hub.learning           the history is indexed for a new shape of pattern
+//	Hub.muQueue            connections that begin, end or stall queue here for mu
+//	Hub.mu                 history, lanes, subscriptions, and the fields of Conn that say so
+//	sweeper.mu, endedConns.mu, repeats.mu, labelCounts.mu, departures.mu
+//
+// Hub.mu is never held during a write to a client, nor for work that grows with the
+// number of connections, topics, targets or records: such work is cut into slices
+// (the constants named ...AtOnce). The store is not called while it is held, except for
+// [Store.Retain], which must not block.
 //
 // # Promises
 //
