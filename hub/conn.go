@@ -8,54 +8,54 @@ import (
 	"time"
 )
 
-// Identity is who a connection is. It decides what the connection may be sent,
-// live and in replay. User and Session never change.
+// Identity says who a connection is. It decides which events the connection may be
+// sent, live and in replay. User and Session never change.
 type Identity struct {
 	User    string   // empty: anonymous, which matches no user target
 	Session string   // empty: none
-	Topics  []Target // of ParseTopic; commands may change them later
+	Topics  []Target // results of [ParseTopic]; [Hub.ChangeTopics] may change them later
 }
 
-// Settings are how connections are served. They are shared by all connections
-// of a route and not changed after the first Connect.
+// Settings say how connections are served. All connections of a route share them. They
+// must not change after the first Connect.
 type Settings struct {
-	Heartbeat   time.Duration // of silence, after which one is sent
-	Timeout     time.Duration // without progress of a write, after which the connection is dropped
-	MaxLifetime time.Duration // a connection ends after nine to ten tenths of it; 0: never
-	RetryMin    time.Duration // the bounds between which each connection's
-	RetryMax    time.Duration // own delay before reconnecting is drawn
+	Heartbeat   time.Duration // how long a stream may be silent before a heartbeat is sent
+	Timeout     time.Duration // how long a write may make no progress before the connection is dropped
+	MaxLifetime time.Duration // a connection ends after 90% to 100% of this, at random; 0: never
+	RetryMin    time.Duration // each connection is told a delay before it reconnects,
+	RetryMax    time.Duration // drawn at random between these two
 
-	// Caps on the open connections of the hub, each 0 for none.
+	// Limits on the open connections of the hub; 0: no limit.
 	MaxConnections int
 	MaxPerUser     int
 	MaxPerAddr     int
 
-	// Closed, if not nil, is called once for each connection, when nothing is written
-	// to it any more. Many connections may wait for it: it must not wait for anything.
+	// Closed, if not nil, is called once for each connection, after the last write to
+	// it. It must not block, because many connections may wait for it.
 	Closed func(*Conn, Reason)
 }
 
-// Reason says why a connection ended, or was not admitted.
+// Reason says why a connection has ended, or was not admitted.
 type Reason string
 
-// Why connections end.
+// Reasons why connections end.
 const (
 	Gone         Reason = "gone"         // the client went away
-	Timeout      Reason = "timeout"      // the client took no bytes
+	Timeout      Reason = "timeout"      // the client took no bytes for Settings.Timeout
 	Replaced     Reason = "replaced"     // the client came back on a new connection
-	Disconnected Reason = "disconnected" // by Disconnect
-	Lifetime     Reason = "lifetime"     // Settings.MaxLifetime
-	Expired      Reason = "expired"      // Request.Expires
+	Disconnected Reason = "disconnected" // by [Hub.Disconnect]
+	Lifetime     Reason = "lifetime"     // Settings.MaxLifetime is over
+	Expired      Reason = "expired"      // Request.Expires has come
 	Shutdown     Reason = "shutdown"     // the process ends
-	HubClosed    Reason = "hub_closed"   // nothing serves the hub any more
+	HubClosed    Reason = "hub_closed"   // no route serves the hub any more
 	Polled       Reason = "polled"       // a poll has its answer
 )
 
-// told reports whether the client is sent what is pending, and sse.closing unless
-// it was a poll.
+// isGraceful reports whether the client still gets its pending events and, except for
+// a poll, sse.closing.
 func (r Reason) isGraceful() bool { return r != Gone && r != Timeout && r != Replaced }
 
-// Why connections are not admitted.
+// Reasons why connections are not admitted.
 const (
 	TooMany        Reason = "max_connections"
 	TooManyPerUser Reason = "max_connections_per_user"
@@ -63,16 +63,15 @@ const (
 	Starting       Reason = "starting" // the history is not open yet
 )
 
-// closeReasons are all why a connection may end, refusalReasons all why Connect may
-// refuse one.
+// closeReasons lists why a connection may end, refusalReasons why Connect may refuse
+// one.
 var (
 	closeReasons   = []Reason{Gone, Timeout, Replaced, Disconnected, Lifetime, Expired, Shutdown, HubClosed, Polled}
 	refusalReasons = []Reason{TooMany, TooManyPerUser, TooManyPerAddr, Starting, Shutdown, HubClosed}
 )
 
-// Conn is one open stream: an identity and a cursor. Connect makes it, and then
-// Open and Serve, or TakeOver, must be called on it once. All its other exported
-// methods may be called from any goroutine.
+// Conn is one connection: an identity and a cursor. [Hub.Connect] makes it. Its
+// exported methods may be called from any goroutine, at any time.
 type Conn struct {
 	// Static after Connect.
 	hub         *Hub
@@ -83,82 +82,82 @@ type Conn struct {
 	addr        netip.Addr
 	network     netip.Addr
 	since       time.Time
-	gap         gapReason   // known at Connect
+	gap         gapReason   // of the client's position, as known at Connect
 	clientTag   Tag         // of the client's position
-	resumed     bool        // a position was given, and it is not known to be a gap
-	startedFrom startedFrom // how it began
-	poll        bool        // it ends once it has an answer
-	end         time.Time   // zero: never
-	endsBy      Reason      // Lifetime or Expired
+	resumed     bool        // the client gave a position, and Connect found no gap
+	startedFrom startedFrom // where the cursor began
+	poll        bool        // the stream ends once it has an answer
+	end         time.Time   // when it ends at the latest; zero: never
+	endsBy      Reason      // Lifetime or Expired: the reason at end
 
-	// Static after Open or TakeOver, which is before anybody pokes it.
+	// Static after open or takeOver. Nobody wakes the connection before that.
 	queue   queue
 	sweeper *sweeper // nil with Open
 
-	turn atomic.Uint32 // who writes for it
+	turn atomic.Uint32 // the scheduling state, see turn.go
 
 	// Guarded by Hub.mu.
-	history       *history // in which it has its seats
-	topics        []Target // distinct, and at first in order: see batch.shared
+	history       *history // that has its subscriptions
+	topics        []Target // distinct, and sorted until a command changes them: see memo
 	subscriptions []subscription
-	subscribedAt  uint64 // head when it took them: commands up to it do not concern it
-	reason        Reason // not empty: it has ended, and is not in the hub any more
+	subscribedAt  uint64 // head of history when it subscribed: commands up to it do not concern it
+	reason        Reason // not empty: it has ended, and the hub does not count it any more
 	limit         uint64 // head when it ended: nothing after it is sent
 	aborter       Aborter
 	abortTimer    *time.Timer
-	graceOver     bool  // its farewell is over
-	pinnedEvent   *byte // key of Hub.held; nil: it is not stuck in an event
+	graceOver     bool  // closeGrace has passed since it ended
+	pinnedEvent   *byte // key in Hub.pinned of the event that it stalls in; nil: none
 	endedConn     *endedConn
 
-	// Written by look alone, in its turn, which holds Hub.mu for reading.
-	cursorHistory *history // in which the cursor is a place
+	// Written by Hub.lookUp alone, in the connection's turn, with Hub.mu held for reading.
+	cursorHistory *history // that the cursor is a position in
 	epoch         string   // of the cursor
-	startCursor   uint64   // cursor when it was placed
-	replayEnd     uint64   // head when it was placed: what is not after it is replayed
-	knownLost     uint64   // the client knows of what is lost up to here
-	stateEnd      uint64   // up to here it gets the newest of each slot alone
+	startCursor   uint64   // the cursor when it was set
+	replayEnd     uint64   // the head when the cursor was set: events up to it count as replayed
+	knownLost     uint64   // the client knows that events up to here are lost
+	stateEnd      uint64   // events up to here are sent only if they are the newest of their slot
 
-	// Used by whoever has the turn.
+	// Used by the goroutine that has the turn.
 	socket       *socket   // nil with Open
-	written      time.Time // when the client last got anything; zero before the first block
-	sentPosition uint64    // the position that the client was last given
+	written      time.Time // of the last write; zero before the first block
+	sentPosition uint64    // the last position that the client was sent
 
 	// Used by the sweeper.
 	alarmed    bool // it is in the wheel
-	wheelSlot  int  // the slot of the wheel that has it
+	wheelSlot  int  // index of its slot in the wheel
 	wheelPlace int  // its index in that slot
 
-	watched uint64 // guarded by departures.mu
+	watched uint64 // key in departures.conns; guarded by departures.mu
 
-	// Written by whoever has the turn, and read by all.
-	cursor atomic.Uint64 // looked up to here, and written
+	// Written by the goroutine that has the turn, read by any.
+	cursor atomic.Uint64 // everything up to here was looked up and written
 	events atomic.Uint64
 	bytes  atomic.Uint64
 
-	// What Why knows it by.
-	skipped atomic.Uint64 // the last event for it that was left out, since its ttl had passed
-	slowest atomic.Int64  // nanoseconds: no event was written later than this after it was accepted, or c came
+	// For Hub.Why.
+	skipped atomic.Uint64 // the last event that was left out because its ttl had passed
+	slowest atomic.Int64  // nanoseconds: the longest time from acceptance of an event, or from Connect, to its write
 }
 
-// seat is the place of a connection among the listeners of a lane.
+// subscription is the place of a connection among the subscribers of a lane.
 type subscription struct {
 	lane  *lane
-	index int    // index in lane.conns
-	from  uint64 // events up to this position are not for the connection by this lane
+	index int    // in lane.subscribers
+	from  uint64 // the lane's events up to here are not for the connection
 }
 
-// last is how far events need not be looked for, if seq is how far they were.
+// skipTo returns the position up to which the lane has nothing for a connection whose
+// cursor is seq.
 func (s subscription) skipTo(seq uint64) uint64 { return max(seq, s.from) }
 
-// sit makes c a listener of the lane, for events after a position. It must not be
-// one already. Hub.mu is held.
+// subscribe makes c a subscriber of the lane, for events after from. c must not be one
+// already. Hub.mu is held.
 func (c *Conn) subscribe(l *lane, from uint64) {
 	c.subscriptions = append(c.subscriptions, subscription{l, len(l.subscribers), from})
 	l.subscribers = append(l.subscribers, subscriber{c, len(c.subscriptions) - 1})
 }
 
-// takeSeats makes c a listener of all the lanes that its identity gives it.
-// Hub.mu is held.
+// subscribeAll subscribes c to all lanes that its identity gives it. Hub.mu is held.
 func (c *Conn) subscribeAll(h *history) {
 	c.history, c.subscribedAt = h, h.head
 	c.subscriptions = nil
@@ -175,16 +174,16 @@ func (c *Conn) subscribeAll(h *history) {
 	}
 }
 
-// leave takes c off the lists of its lanes. It keeps its seats, so that pending events
-// can still be written. Hub.mu is held.
+// unsubscribeAll removes c from the subscribers of its lanes. c keeps its subscriptions,
+// so that pending events can still be found and written. Hub.mu is held.
 func (c *Conn) unsubscribeAll() {
 	for i := range c.subscriptions {
 		c.removeSubscriber(i)
 	}
 }
 
-// unlist takes a seat off the list of its lane. The last listener takes the free
-// place. Hub.mu is held.
+// removeSubscriber removes c from the subscribers of one lane, that of its subscription
+// i. The last subscriber moves to the free index. Hub.mu is held.
 func (c *Conn) removeSubscriber(i int) {
 	l, at := c.subscriptions[i].lane, c.subscriptions[i].index
 	n := len(l.subscribers) - 1
@@ -195,8 +194,8 @@ func (c *Conn) removeSubscriber(i int) {
 	c.history.removeIfUnused(l)
 }
 
-// giveUp is unlist for a seat that c does not keep: its last seat takes the place.
-// Hub.mu is held.
+// unsubscribe drops subscription i for good: pending events of its lane are not sent
+// any more. The last subscription moves to index i. Hub.mu is held.
 func (c *Conn) unsubscribe(i int) {
 	c.removeSubscriber(i)
 	n := len(c.subscriptions) - 1
@@ -208,8 +207,8 @@ func (c *Conn) unsubscribe(i int) {
 	}
 }
 
-// changeTopics adds and removes topics at a position, and reports whether that
-// changes anything. Hub.mu is held.
+// changeTopics adds and removes topics at the position seq, and reports whether that
+// changed anything. Hub.mu is held.
 func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64) (changed bool) {
 	for i := len(c.subscriptions) - 1; i >= 0; i-- {
 		if _, ok := remove[c.subscriptions[i].lane.target]; ok {
@@ -235,9 +234,9 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 	return changed
 }
 
-// cutOff runs when an ended connection's farewell is over. It repeats itself,
-// since a write that began at that very moment may have set its own deadline
-// after the cut. For one whose writer has not begun it waits for that.
+// abortWrite runs when the grace period of an ended connection is over. It runs again
+// and again, because a write that began at that moment may set its own deadline after
+// the abort. If no writer has begun yet, setAborterLocked starts it later.
 func (c *Conn) abortWrite() {
 	c.hub.lockQueued()
 	c.graceOver = true
@@ -251,7 +250,7 @@ func (c *Conn) abortWrite() {
 	}
 }
 
-// ID is the connection's id, a UUID of version 7.
+// ID returns the connection's id, a UUID of version 7.
 func (c *Conn) ID() string { return c.id }
 
 // Info describes an open connection.
@@ -264,10 +263,10 @@ type Info struct {
 	Remote   string    `json:"remote"`
 	Since    time.Time `json:"since"`
 	Position string    `json:"position"`
-	Lag      int       `json:"lag"` // events addressed to it and not yet written; one for several of its topics may count several times
+	Lag      int       `json:"lag"` // number of its events that are not written yet; an event for several of its topics may count several times
 }
 
-// Info describes the connection as it is now.
+// Info describes the connection as it is now. It waits for the hub's lock.
 func (c *Conn) Info() Info {
 	info := c.About()
 	c.hub.mu.RLock()
@@ -281,8 +280,8 @@ func (c *Conn) Info() Info {
 	return info
 }
 
-// About is the part of Info that never changes, without Topics, Position and Lag. It
-// takes no lock.
+// About returns the part of Info that never changes: all but Topics, Position and Lag.
+// It takes no lock.
 func (c *Conn) About() Info {
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
@@ -294,7 +293,8 @@ func (c *Conn) About() Info {
 	return info
 }
 
-// position is that of its cursor. Hub.mu is held.
+// position returns the position of the cursor, with its tag if that is known. Hub.mu
+// is held.
 func (c *Conn) position(cursor uint64) Position {
 	if c.cursorHistory == c.hub.history {
 		return c.cursorHistory.position(cursor)
@@ -302,12 +302,12 @@ func (c *Conn) position(cursor uint64) Position {
 	return Position{Epoch: c.epoch, Seq: cursor}
 }
 
-// lagLooks is how many events lag looks at, since the hub is locked meanwhile.
+// lagLooks bounds how many events lag looks at while the hub is locked.
 const lagLooks = 10_000
 
-// lag is at least how many events the seats' lanes have after the position seq, and
-// at most that for each lane. What is not delivered any more does not count, as far as
-// it looks.
+// lag counts the events that the lanes of the subscriptions have after the position
+// seq. It is at least the number of pending events. It leaves out replaced events among the
+// first lagLooks.
 func lag(h *history, seats []subscription, seq uint64) int {
 	n, looks := 0, lagLooks
 	for _, s := range seats {
@@ -328,11 +328,11 @@ func lag(h *history, seats []subscription, seq uint64) int {
 	return min(n, int(h.head-min(seq, h.head)))
 }
 
-// Sent is how many events, and bytes with all that is around them, were
-// written so far.
+// Sent returns how many events, and how many bytes of all blocks, were written so far.
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
 
-// closed tells that c has ended. Whoever ends the writing to c calls it once.
+// reportClosed reports that nothing is written to c any more. The last writer of c
+// calls it, once.
 func (c *Conn) reportClosed(reason Reason) {
 	c.hub.endedConns.finalize(c.endedConn)
 	if f := c.settings.Closed; f != nil {

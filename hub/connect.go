@@ -12,29 +12,29 @@ import (
 	"github.com/google/uuid"
 )
 
-// Earliest, as the position of a Request, asks for all that is retained.
+// Earliest is a Request.Position: it asks for everything that is retained.
 const Earliest = "earliest"
 
-// farewell is how long an ended connection may take to be told so, before a
-// write that is stuck is cut off.
+// closeGrace is how long an ended connection has to receive its pending events and
+// sse.closing. After that a write that is stuck is aborted.
 const closeGrace = 2 * time.Second
 
-// Request asks for a connection.
+// Request asks [Hub.Connect] for a connection.
 type Request struct {
 	Identity
 	*Settings
-	Position string     // of the last event the client has, or Earliest, or empty: the head
-	State    bool       // without a position, the newest event of each slot comes first
-	Previous string     // id of a connection of the same client that this one replaces
+	Position string     // of the last event that the client has; Earliest; or empty: the head
+	State    bool       // without a Position: send the newest event of each slot first
+	Previous string     // id of a connection of the same client, which this one replaces
 	Expires  time.Time  // when the login ends; zero: never
-	Poll     bool       // the stream ends after the first events, or one Settings.Heartbeat
-	Protocol string     // for Info and Stats
-	Addr     netip.Addr // of the client, for Info
-	Network  netip.Addr // that MaxPerAddr counts by; not valid: it does not apply
-	Full     bool       // the process can hold no more connections
+	Poll     bool       // the stream ends after its first events, or after Settings.Heartbeat
+	Protocol string     // label for Info and Stats
+	Addr     netip.Addr // address of the client, for Info
+	Network  netip.Addr // key that Settings.MaxPerAddr counts by; invalid: no limit
+	Full     bool       // refuse: the process can hold no more connections
 }
 
-// Refusal is the error of Connect: the client is to come back later.
+// Refusal is the error of [Hub.Connect] when the client should come back later.
 type Refusal struct {
 	Reason Reason
 	Retry  time.Duration // how much later
@@ -42,9 +42,9 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return "connection refused: " + string(r.Reason) }
 
-// Connect admits a connection and gives it a cursor, once the history is open
-// and, where others write to it too, has come to the client's position. Its error
-// is a *Refusal, or that ctx has ended.
+// Connect admits a connection and sets its cursor. It waits until the history is open
+// and, in a store that nodes share, has reached the client's position. It does not
+// wait longer than startTimeout. Its error is a [*Refusal], or that of ctx.
 func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	if err := h.awaitPosition(ctx, r.Position); err != nil {
 		if refusal, ok := errors.AsType[*Refusal](err); ok {
@@ -56,7 +56,7 @@ func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 		hub: h, id: newID(), identity: r.Identity, topics: distinct(r.Topics), settings: r.Settings,
 		poll: r.Poll, protocol: r.Protocol, addr: r.Addr, network: r.Network, since: time.Now(),
 	}
-	c.identity.Topics = nil // topics has them
+	c.identity.Topics = nil // c.topics has them
 	if r.MaxLifetime > 0 {
 		c.end, c.endsBy = c.since.Add(between(r.MaxLifetime-r.MaxLifetime/10, r.MaxLifetime)), Lifetime
 	}
@@ -78,30 +78,30 @@ func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	return Pending{c}, nil
 }
 
-// distinct returns the topics in order, each once.
+// distinct returns the topics sorted and without duplicates.
 func distinct(topics []Target) []Target {
 	topics = slices.Clone(topics)
 	slices.SortFunc(topics, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind)) })
 	return slices.Compact(topics)
 }
 
-// lockLearned locks once the shapes of the topics are learned.
+// lockLearned locks mu, once the history has learned the shapes of the topics.
 func (h *Hub) lockLearned(topics []Target) {
 	for {
-		h.learnShapes(topics) // of what is about to go, too, so that it knows who loses it
+		h.learnShapes(topics) // before trimAll, so that patterns learn what they lose by it
 		h.trimAll(time.Now())
 		h.lockQueued()
 		if !slices.ContainsFunc(topics, func(t Target) bool { return !h.history.hasLearned(t) }) {
 			return
 		}
-		h.unlockQueued() // a new history has just begun
+		h.unlockQueued() // a new history has begun meanwhile
 	}
 }
 
-// awaitPosition waits for the history to be open, and for what it has yet to
-// receive up to the position. A position that does not come is a gap, unless the
-// history is known to lack something: then the client is to try again, here or on
-// another node, where it misses nothing.
+// awaitPosition waits until the history is open and has received everything up to the
+// position. If the position does not arrive in time, the client gets a gap. But if
+// the history is known to be incomplete, the client is refused: it tries again, here or on
+// another node, and misses nothing.
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	p, given := ParsePosition(position)
 	arrived := func() bool {
@@ -113,11 +113,11 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 		case !given || !h.source.Shared():
 			return true
 		case p.Epoch != h.history.epoch:
-			return h.isWhole() // else the epoch may be the next one
+			return h.isWhole() // otherwise the epoch may be one that this node has yet to learn
 		}
 		return p.Seq <= h.history.head
 	}
-	if h.check(arrived) { // as always, but for the beginning
+	if h.check(arrived) { // almost always: then no timer is needed
 		return nil
 	}
 	wait, cancel := context.WithTimeout(ctx, startTimeout)
@@ -128,14 +128,14 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	return ctx.Err()
 }
 
-// isWhole reports whether the history has all that is stored, as far as is known.
-// mu is held.
+// isWhole reports whether the history has everything that is stored, as far as this
+// node knows. mu is held.
 func (h *Hub) isWhole() bool { return h.source.problem == nil && h.source.behind == 0 }
 
-// admit is the decision of Connect. mu is held.
+// admit decides whether Connect admits the request; nil: it does. mu is held.
 func (h *Hub) admit(r Request) *Refusal {
 	over := func(limit, open int) bool { return limit > 0 && open >= limit }
-	// Those turned away stay away for long, and do not come back together.
+	// Refused clients stay away for long, and do not come back at the same time.
 	retry := between(30*time.Second, 90*time.Second)
 	switch {
 	case h.endReason != "":
@@ -150,7 +150,7 @@ func (h *Hub) admit(r Request) *Refusal {
 	return nil
 }
 
-// attach makes c one of the hub's connections. mu is held.
+// attach counts c as a connection of the hub and subscribes it. mu is held.
 func (h *Hub) attach(c *Conn) {
 	if c.network.IsValid() {
 		h.networks[c.network]++
@@ -163,9 +163,9 @@ func (h *Hub) attach(c *Conn) {
 	c.subscribeAll(h.history)
 }
 
-// detach ends c: from here on it counts no more, and what is published is not
-// for it. Its writer is woken to say goodbye, and cut off if it is stuck. mu is
-// held.
+// detach ends c: the hub does not count it any more, and events that are published
+// later are not for it. Its writer wakes up to write what is pending and sse.closing,
+// and is aborted after closeGrace. mu is held.
 func (h *Hub) detach(c *Conn, reason Reason) {
 	if c.reason != "" {
 		return
@@ -186,8 +186,8 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	c.abortTimer = time.AfterFunc(closeGrace, c.abortWrite)
 }
 
-// place sets where c begins: after the position that the client gave, or with a
-// gap at what is left. mu is held.
+// setCursor sets where c begins: after the client's position, or after a gap. mu is
+// held.
 func (h *Hub) setCursor(c *Conn, position string, state bool) {
 	hi := h.history
 	hi.evict(time.Now())
@@ -212,10 +212,10 @@ func (h *Hub) setCursor(c *Conn, position string, state bool) {
 	c.sentPosition, c.knownLost = cursor, hi.lastLostTo(c.subscriptions)
 }
 
-// newID is a UUID of version 7, so that ids sort by the time of opening.
+// newID returns a UUID of version 7: ids sort by time of creation.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// between draws from [low, high].
+// between draws from [low, high]; low if high is less.
 func between(low, high time.Duration) time.Duration {
 	if high <= low {
 		return low

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Defaults of Options.
+// Defaults of [Options].
 const (
 	DefaultMaxEvents    = 10_000
 	DefaultMaxAge       = 24 * time.Hour
@@ -18,16 +18,16 @@ const (
 	DefaultMaxEventSize = 1 << 20
 )
 
-// nudgeEvery is how often at most heartbeats come early.
+// earlyHeartbeatEvery is the shortest time between two early heartbeats.
 const earlyHeartbeatEvery = 5 * time.Second
 
-// Options bound a hub's history. A field that is zero has its default. They may
-// change while the hub runs.
+// Options bound the history of a hub. A field that is zero has its default.
+// [Hub.SetOptions] changes them while the hub runs.
 type Options struct {
-	MaxEvents    int           // retained events
-	MaxAge       time.Duration // of a retained event
-	MaxBytes     int64         // of the heap that the history takes
-	MaxEventSize int           // bytes of one event's type and payload
+	MaxEvents    int           // number of retained events. Default: 10,000
+	MaxAge       time.Duration // age of a retained event. Default: 24 hours
+	MaxBytes     int64         // bytes of heap that the history takes. Default: 64 MiB
+	MaxEventSize int           // bytes of the type and the payload of one event. Default: 1 MiB
 }
 
 func (o Options) withDefaults() Options {
@@ -39,72 +39,74 @@ func (o Options) withDefaults() Options {
 	}
 }
 
-// Hub is a history with its connections. All its methods may be called from
-// any goroutine.
+// Hub is a history with its connections. Its methods may be called from any
+// goroutine.
 type Hub struct {
 	// Static after New.
-	wakerSignal chan struct{} // one slot: there are dirty lanes
-	done        chan struct{} // closed by Close, at first
-	stopped     chan struct{} // closed by Close, when no connection is left
+	wakerSignal chan struct{} // one slot; filled: there are dirty lanes
+	done        chan struct{} // closed by Close when it begins
+	stopped     chan struct{} // closed by Close when no connection is left
 	closed      sync.Once
 	waker       sync.WaitGroup
 
-	// Guarded by using, which is held while one store takes another's place.
+	// Guarded by storeSwitch, which is held while one store replaces another.
 	storeSwitch sync.Mutex
 	stopTail    func()
 
-	learning sync.Mutex // held while a shape is learned; before mu
+	learning sync.Mutex // held while a shape is learned; locked before mu
 
-	muQueue sync.Mutex // before mu: see lock
+	muQueue sync.Mutex // locked before mu; see lockQueued
 
 	// mu is never held during a write to a client, nor for work that grows with the
 	// number of connections, topics, targets or records.
 	mu             timedMutex
 	history        *history
-	pendingCommand uint64     // seq of the command that is being carried out, which nobody passes; 0: none is
-	oldHistory     *history   // from which connections move over to history, or nil
-	endedHistories []Position // the ends of the last histories, oldest first
+	pendingCommand uint64     // seq of the command that is being executed; no connection passes it. 0: none
+	oldHistory     *history   // connections move from here to history; nil: all have moved
+	endedHistories []Position // the last position of each of the last histories, oldest first
 	source         source
-	networks       map[netip.Addr]int // connections of each
+	networks       map[netip.Addr]int // number of connections by network
 	users          int
-	dirty          []*lane // with news for their listeners
+	dirty          []*lane // lanes with news for their subscribers
 	pinned         pinned
 	endReason      Reason        // not empty: no connection is admitted any more, for this reason
 	isClosing      bool          // Close was called
-	changed        chan struct{} // closed, and made anew, when the history has changed and somebody waits for that
+	changed        chan struct{} // closed and replaced when the history changes and somebody waits for that
 
-	// Clients must not fall far behind history while nothing is sent to them, so
-	// each quarter of it all are nudged to move their position; but not more often
-	// than nudgeEvery, since what few are sent must not cost a write to all.
+	// Early heartbeats. A client that is sent nothing keeps an old position, which the
+	// history may evict. So every connection is sent its position early when a
+	// quarter of the history is new, but at most once in earlyHeartbeatEvery, because that is
+	// one write to every client.
 	earlyHeartbeatSeq   uint64
 	earlyHeartbeatBytes int64
 	earlyHeartbeatTime  time.Time
 
-	// Looking up what to replay takes a place in here, of which there are as many as
-	// CPUs. A publisher waits for all who have mu for reading, and for those who have
-	// come before it: no more than these.
+	// A look-up for a replay occupies a slot. There are as many slots as CPUs. A
+	// publisher waits for all who have mu for reading, or came before it: the slots
+	// bound how many these are.
 	replaySlots chan struct{}
 
-	waiters atomic.Int64 // goroutines that wait for changed
-	replays atomic.Int64 // connections that get more than one batch
+	waiters atomic.Int64 // number of goroutines that wait for changed
+	replays atomic.Int64 // number of connections that are sent more than one batch
 
 	stats stats
 
-	// What is remembered for Why. They have locks of their own, which come after mu.
+	// Memory for [Hub.Why]. These have locks of their own, which are locked after mu.
 	began        time.Time
 	endedConns   endedConns // connections that have ended
-	refusedConns endedConns // and those that were not admitted
-	repeats      repeats    // what was published again
+	refusedConns endedConns // connections that were not admitted
+	repeats      repeats    // events that were published again
 
-	// What writes for connections that were taken over.
+	// The writers of connections that were taken over.
 	sweepers   []*sweeper
-	sweeping   sync.WaitGroup // the sweepers
-	writers    sync.WaitGroup // goroutines beside them
-	takenOver  sync.WaitGroup // connections
+	sweeping   sync.WaitGroup // counts sweepers
+	writers    sync.WaitGroup // counts goroutines that help the sweepers
+	takenOver  sync.WaitGroup // counts connections
 	departures departures
 }
 
-// New starts a hub. It serves once Use has given it a store, and must be closed.
+// New starts a hub. The hub serves once [Hub.Use] has given it a store. It must be
+// closed with [Hub.Close].
 func New(opts Options) *Hub {
 	h := &Hub{
 		wakerSignal:  make(chan struct{}, 1),
@@ -130,8 +132,8 @@ func New(opts Options) *Hub {
 	return h
 }
 
-// SetOptions changes the bounds. A smaller history evicts at once; connections
-// that had not got there yet are told.
+// SetOptions changes the bounds of the history. Smaller bounds evict at once.
+// Connections that had not received an evicted event are sent sse.gap.
 func (h *Hub) SetOptions(opts Options) {
 	h.mu.Lock()
 	h.history.opts = opts.withDefaults()
@@ -140,9 +142,9 @@ func (h *Hub) SetOptions(opts Options) {
 	h.trimAll(time.Now())
 }
 
-// lock locks mu for those who may come in any number: connections that begin, end or
-// get stuck. They wait for each other before they wait for mu, and so a publisher
-// waits for one of them, and not for all.
+// lockQueued locks mu for callers of which there may be thousands at once: connections
+// that begin, end or stall. They queue for muQueue first. So a publisher waits for
+// one of them, not for all.
 func (h *Hub) lockQueued() {
 	h.muQueue.Lock()
 	h.mu.Lock()
@@ -153,48 +155,48 @@ func (h *Hub) unlockQueued() {
 	h.muQueue.Unlock()
 }
 
-// trimAll evicts what exceeds the bounds.
+// trimAll evicts everything that exceeds the bounds.
 func (h *Hub) trimAll(now time.Time) {
 	for h.check(func() bool { return !h.history.trimmed || h.history.isStale(now) }) {
 		h.trim(now)
 	}
 }
 
-// trim evicts some of what exceeds the bounds, and reports whether that was all.
+// trim evicts a part of what exceeds the bounds, and reports whether nothing is left.
 func (h *Hub) trim(now time.Time) bool {
 	h.mu.Lock()
 	trimmed := h.history.evict(now)
 	h.source.retain(h.history)
 	h.mu.Unlock()
 	if !trimmed {
-		runtime.Gosched() // others wait for the lock
+		runtime.Gosched() // other goroutines wait for the lock
 	}
 	return trimmed
 }
 
-// MaxEventSize is the option that is in force.
+// MaxEventSize returns [Options].MaxEventSize as it is now, in bytes.
 func (h *Hub) MaxEventSize() int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.history.opts.MaxEventSize
 }
 
-// Shutdown ends all connections and admits no more, since the process is about
-// to end. Publishing goes on until Close.
+// Shutdown ends all connections with the reason [Shutdown] and admits no more. It is for
+// the end of the process. Publishing goes on until Close.
 func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 
-// EndStreams ends all connections because nothing serves the hub any more. The
-// history stays, and others may connect later.
+// EndStreams ends all connections with the reason [HubClosed], because no route serves
+// the hub any more. The history stays, and new connections are admitted.
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
-// EndOf ends the connections that were opened with one of these settings.
+// EndOf ends the connections that were opened with one of the settings.
 func (h *Hub) EndOf(settings []*Settings, reason Reason) {
 	h.detachAll(reason, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
 }
 
-// Close ends the hub, its store, and the connections that are still open. After
-// Shutdown they, and those who come later, are told of that. To close it once more
-// does nothing.
+// Close ends the connections that are still open, the store and the hub, and waits
+// for all goroutines. The reason of the connections is [HubClosed], or [Shutdown] after
+// [Hub.Shutdown]. It returns the error of closing the store. A second call does nothing.
 func (h *Hub) Close() error {
 	var err error
 	h.closed.Do(func() {
@@ -216,11 +218,11 @@ func (h *Hub) Close() error {
 	return err
 }
 
-// endAtOnce is how many connections are ended before others have mu.
+// endAtOnce is how many connections end while mu is held once.
 const endAtOnce = 64
 
-// end ends the connections that there are. Once it has ended them for good, the
-// reason stays the same.
+// end ends all connections. If forGood, it also refuses new ones, and the first such
+// reason stays.
 func (h *Hub) end(reason Reason, forGood bool) {
 	h.mu.Lock()
 	if forGood {
@@ -232,7 +234,7 @@ func (h *Hub) end(reason Reason, forGood bool) {
 	h.detachAll(reason, func(*Conn) bool { return true })
 }
 
-// detachAll ends the connections that there are and that match.
+// detachAll ends all connections that match.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
 	lanes, _ := h.lanesWithSubscribers([]Target{{}})
 	var conns []*Conn

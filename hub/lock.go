@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// lock counts how long those who change the hub wait for it. When it is free, that
-// costs nothing.
+// timedMutex is an RWMutex that measures how long writers wait for it. It measures
+// nothing when it is free.
 type timedMutex struct {
 	sync.RWMutex
 	waits latencyCounts
