@@ -7,35 +7,35 @@ import (
 	"sync"
 )
 
-// batchBytes is how much one look-up may find before it stops. It bounds what a
-// connection holds while its write waits for the client.
+// batchBytes is how many bytes of events one look-up collects. It bounds the memory
+// that a connection holds while its write waits for the client.
 const batchBytes = 32 << 10
 
-// batch is what one look-up found and one write sends: control blocks, events,
-// and a last control block. A connection has one only while it is awake. It is
-// used by one goroutine at a time.
+// batch is the result of one look-up, and the content of one write: control blocks,
+// events, and a last control block. A connection has a batch only while it is awake.
+// One goroutine at a time uses a batch.
 type batch struct {
 	before []byte
 	items  []item
 	after  []byte
-	moved  bool // after tells the client the position
+	moved  bool // after contains the position of the cursor
 	final  bool // after is the last block of the stream
 
 	size    int        // bytes of items
-	skipped uint64     // the last event that was left out; 0: none
-	heads   [][]uint64 // of history.since
-	lanes   []*lane    // likewise
+	skipped uint64     // the last event that was left out because it is over; 0: none
+	heads   [][]uint64 // scratch of history.search: the rest of each lane
+	lanes   []*lane    // scratch of history.since
 
 	memo memo // of the last look-up
 	out  []byte
 }
 
-// item is an event in a batch. It refers to the event's bytes, so that eviction
-// does not matter any more.
+// item is an event in a batch. It refers to the event's bytes, which therefore outlive
+// an eviction.
 type item struct {
 	frame    frame
 	seq      uint64
-	accepted int64 // as monotonic says
+	accepted int64 // in nanoseconds, see monotonic
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -47,7 +47,7 @@ func (b *batch) release() {
 	}
 }
 
-// forget drops what was found, and all references to it.
+// reset drops the content and all references to it.
 func (b *batch) reset() {
 	b.resetBlocks()
 	b.resetItems()
@@ -56,20 +56,21 @@ func (b *batch) reset() {
 	clear(b.memo.lanes[:cap(b.memo.lanes)])
 }
 
-// clear makes room for what concerns the next connection.
+// resetBlocks drops the control blocks, which concern one connection, and keeps the items.
 func (b *batch) resetBlocks() {
 	b.before, b.after = b.before[:0], b.after[:0]
 	b.moved, b.final = false, false
 }
 
-// found makes room for other events.
+// resetItems drops the items.
 func (b *batch) resetItems() {
 	clear(b.items)
 	b.items, b.size, b.skipped = b.items[:0], 0, 0
 	b.memo.forget()
 }
 
-// add takes an event, unless the batch is full.
+// add appends an event, and reports whether the batch had room for it. The first
+// event always has.
 func (b *batch) add(e *entry, seq uint64) bool {
 	if b.size > 0 && b.size+len(e.frame.bytes) > batchBytes {
 		return false
@@ -79,8 +80,8 @@ func (b *batch) add(e *entry, seq uint64) bool {
 	return true
 }
 
-// pass takes an event off the heads that begin with it, and returns the first of what
-// is left.
+// advanceHeads removes the event seq from all heads that begin with it. It returns the
+// lowest seq that is left; math.MaxUint64: none.
 func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	next = math.MaxUint64
 	for i := 0; i < len(b.heads); {
@@ -100,16 +101,16 @@ func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	return next
 }
 
-// pending reports whether there is anything to write.
+// hasBlocks reports whether there is anything to write.
 func (b *batch) hasBlocks() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
-// writeTo sends the blocks in one write. An event alone, and one that is large, is
-// sent from where it is.
+// writeTo writes the blocks with one call of Write. A single event, and a large one,
+// is written from where it is, without a copy.
 func (b *batch) writeTo(w io.Writer) (int, error) {
 	if len(b.items) == 1 && len(b.before)+len(b.after) == 0 {
 		return w.Write(b.items[0].frame.block())
 	}
-	if b.size > batchBytes { // one event, of which a client that stalls is to hold no copy
+	if b.size > batchBytes { // one large event: a stalled client must not hold a copy of it
 		return writeEach(w, b.before, b.items[0].frame.block(), b.after)
 	}
 	b.out = append(b.out[:0], b.before...)
@@ -131,8 +132,8 @@ func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
 	return n, err
 }
 
-// wire is the same as HTTP/1.1 chunks [RFC 9112 7.1], and where in it the events
-// begin and end. What is shared is joined once.
+// chunks returns the blocks as HTTP/1.1 chunks [RFC 9112 7.1], and where in p the
+// events begin and end. The items are joined once for all connections that share them.
 func (b *batch) chunks() (p []byte, from, to int) {
 	if len(b.before)+len(b.after) == 0 && !b.final {
 		if len(b.items) == 1 {
@@ -168,7 +169,7 @@ func (b *batch) join() []byte {
 	return m.joined
 }
 
-// appendChunk adds p as a chunk, unless it is empty, which would end the body.
+// appendChunk appends p as a chunk. An empty p is left out: it would end the body.
 func appendChunk(buf, p []byte) []byte {
 	if len(p) == 0 {
 		return buf

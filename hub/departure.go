@@ -1,7 +1,7 @@
 package hub
 
-// readUntilGone waits for the client of c to leave, where nothing cheaper does.
-// What the client sends is of no interest.
+// readUntilGone starts a goroutine that reads from the client of c until the client is
+// gone, and then ends c. It is the fallback where epoll is not available.
 func (c *Conn) readUntilGone() {
 	conn := c.socket.conn
 	c.hub.writers.Go(func() {

@@ -7,20 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// departures notices when clients leave, by an epoll of its own beside that of
-// the Go runtime: one goroutine for all, which is not woken by what clients send.
-// Its methods may be called from any goroutine.
+// departures notices when clients close their connection. It has an epoll of its own
+// beside that of the Go runtime: one goroutine waits for all connections, and data from
+// clients does not wake it. Its methods may be called from any goroutine.
 type departures struct {
 	mu     sync.Mutex
-	epoll  *os.File // nil until there is somebody to watch
+	epoll  *os.File // nil until the first watch
 	fd     int
 	closed bool
 	next   uint64
-	conns  map[uint64]*Conn // by a number that is never used again, unlike an fd
+	conns  map[uint64]*Conn // by Conn.watched, a number that, unlike an fd, is never used again
 	waiter sync.WaitGroup
 }
 
-// watch begins to watch c. If that is not possible a goroutine reads from it.
+// watch starts to watch c. If epoll is not available, readUntilGone does it.
 func (d *departures) watch(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,15 +43,16 @@ func (d *departures) watch(c *Conn) {
 	}
 }
 
-// forget stops watching c. Closing the socket takes it out of the epoll.
+// forget stops watching c. It must be called before the socket is closed, which
+// removes the socket from the epoll.
 func (d *departures) forget(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.conns, c.watched)
 }
 
-// open makes the epoll. An epoll can itself be polled, so the Go runtime waits
-// for this one, and closing the file ends the wait.
+// open creates the epoll, and reports whether there is one. The Go runtime can wait for
+// an epoll like for any file, and closing the file ends that wait.
 func (d *departures) open() bool {
 	if d.epoll != nil || d.closed {
 		return !d.closed
@@ -61,7 +62,7 @@ func (d *departures) open() bool {
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
-		return false // there may be no file descriptor now; later there may be
+		return false // perhaps no descriptor is free now: the next watch tries again
 	}
 	d.fd, d.epoll = fd, os.NewFile(uintptr(fd), "epoll")
 	d.conns = make(map[uint64]*Conn)
@@ -90,7 +91,7 @@ func (d *departures) wait() {
 			c := d.conns[token]
 			reason := Gone
 			if c != nil && event.Events&unix.EPOLLERR != 0 {
-				// forget comes before the socket is closed, so it is still its own.
+				// forget precedes the close, so the descriptor still belongs to c.
 				errno, _ := unix.GetsockoptInt(c.socket.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 				reason = reasonForError(unix.Errno(errno))
 			}

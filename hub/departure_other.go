@@ -2,7 +2,7 @@
 
 package hub
 
-// departures notices when clients leave.
+// departures notices when clients close their connection.
 type departures struct{}
 
 func (*departures) watch(c *Conn)  { c.readUntilGone() }

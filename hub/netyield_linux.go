@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pause lets whoever waits for the network have the CPU. The scheduler looks at
-// the network when nothing else can run, and else every 10 ms: who does not wait,
-// or merely yields, keeps publishers waiting whose requests have come. So a pause
-// waits for the network too, for a counter that is raised as the wait begins. It
-// is used by one goroutine.
+// netYielder lets goroutines run that wait for the network. The Go scheduler polls the
+// network when a CPU has nothing to run, and otherwise every 10 ms. So a goroutine that
+// only computes, even with runtime.Gosched, delays publishers whose requests have
+// already arrived. yield waits for the network itself, for an eventfd that it makes
+// readable: then the scheduler has to poll. One goroutine uses a netYielder.
 type netYielder struct {
-	file *os.File // nil before the first
+	file *os.File // nil before the first yield
 	conn syscall.RawConn
 }
 
@@ -23,9 +23,9 @@ func (p *netYielder) yield() {
 		runtime.Gosched()
 		return
 	}
-	count := [8]byte{1} // more than 0 in either byte order
+	count := [8]byte{1} // not zero in either byte order
 	raised := false
-	_ = p.conn.Read(func(fd uintptr) bool { // fails only once it is closed
+	_ = p.conn.Read(func(fd uintptr) bool { // fails only after close
 		if raised {
 			_, err := unix.Read(int(fd), count[:])
 			return err != unix.EAGAIN

@@ -2,7 +2,7 @@
 
 package hub
 
-// pause does nothing where goroutines wait for every socket.
+// netYielder does nothing here: goroutines block in every write, which lets others run.
 type netYielder struct{}
 
 func (*netYielder) yield() {}

@@ -5,31 +5,32 @@ import (
 	"time"
 )
 
-// pacer makes one connection's replay leave time to others. A replay is
-// everything that takes more than one batch. It is used by one goroutine, and the
-// zero value is ready.
+// pacer slows the replay of one connection, so that live streams and publishers get
+// their share of the CPUs. A replay is everything that takes more than one batch. One
+// goroutine uses a pacer. The zero value is ready.
 type pacer struct {
-	hub  *Hub // nil as long as the connection does not replay
+	hub  *Hub // nil: the connection does not replay
 	owed time.Duration
 }
 
 const (
-	// paceShare is which part of the CPUs all replays together may use, in percent.
-	// While they use all of it, what is live waits for each of them in turn.
+	// replayShare is the share of the CPUs that all replays together may use, in percent.
+	// If they used all, a live stream would wait for each of them in turn.
 	replayShare = 60
 
-	// paceLeast is the shortest sleep: the timers of the runtime are no finer.
+	// minPause is the shortest sleep. The timers of the Go runtime are not more precise.
 	minPause = time.Millisecond
 
-	// paceSlice is how long a sleep may go on after the stream is to be closed.
+	// pauseSlice is how long a sleep goes on after the stream must close.
 	pauseSlice = 100 * time.Millisecond
 
-	// paceMost bounds what one batch is taken to have cost, since a write may have
-	// waited for the client.
+	// maxBatchCost bounds the assumed cost of one batch: a write may have waited for the
+	// client, which costs no CPU.
 	maxBatchCost = time.Millisecond
 )
 
-// pause is called after each batch that is not the last, with what it has cost.
+// pause sleeps if the replay has used more than its share. It is called after each
+// batch except the last, with the time that the batch took.
 func (p *pacer) pause(c *Conn, cost time.Duration) {
 	h := c.hub
 	if p.hub == nil {
@@ -38,7 +39,7 @@ func (p *pacer) pause(c *Conn, cost time.Duration) {
 	}
 	cpus := time.Duration(runtime.GOMAXPROCS(0))
 	replays := time.Duration(h.replays.Load())
-	// With n replays each may use paceShare/n of the CPUs.
+	// Each of n replays may use replayShare/n of the CPUs.
 	p.owed += max(0, min(cost, maxBatchCost)*(replays*100-cpus*replayShare)/(cpus*replayShare))
 	if p.owed < minPause {
 		runtime.Gosched()
@@ -50,14 +51,14 @@ func (p *pacer) pause(c *Conn, cost time.Duration) {
 	p.owed = 0
 }
 
-// closes reports whether c is to be closed without another block.
+// mustClose reports whether c must be closed without another block.
 func (c *Conn) mustClose() bool {
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	return lookup{reason: c.reason, graceOver: c.graceOver}.mustClose()
 }
 
-// end is called when the replay is over, or there was none.
+// end ends the replay. It does nothing if there was none.
 func (p *pacer) end() {
 	if p.hub != nil {
 		p.hub.replays.Add(-1)

@@ -6,23 +6,24 @@ import (
 	"unsafe"
 )
 
-// held knows the events in the middle of which streams are stuck. Such an event
-// stays in memory after it was evicted. What they take together is bounded by the
-// size of the history: beyond it, streams are let go. It is guarded by Hub.mu.
+// pinned knows the events that streams have stalled in. A stalled stream keeps the bytes
+// of its event in memory, even after the history has evicted the event. The size of the
+// history bounds how many bytes such events may take together: beyond it, streams end
+// with the reason [Timeout]. It is guarded by Hub.mu.
 type pinned struct {
-	events  map[*byte]*pinnedEvent // by where their bytes are
-	evicted list.List              // of those that were evicted, in that order
+	events  map[*byte]*pinnedEvent // by the address of their bytes
+	evicted list.List              // events that were evicted, in the order of eviction
 	bytes   int64                  // of evicted
 }
 
 type pinnedEvent struct {
-	key   *byte // of held.events
+	key   *byte // in pinned.events
 	bytes int64
-	place *list.Element      // in held.evicted; nil: history still has it
-	conns map[*Conn]struct{} // stuck in it
+	place *list.Element      // in pinned.evicted; nil: the history still has it
+	conns map[*Conn]struct{} // that have stalled in it
 }
 
-// hold notes that c is stuck in an event. retained: history still has it.
+// pin notes that c has stalled in an event. retained: the history still has the event.
 func (h *pinned) pin(c *Conn, f frame, retained bool) {
 	key := unsafe.SliceData(f.bytes)
 	e := h.events[key]
@@ -40,7 +41,7 @@ func (h *pinned) pin(c *Conn, f frame, retained bool) {
 	c.pinnedEvent = key
 }
 
-// release notes that c is not stuck any more.
+// unpin notes that c does not stall any more.
 func (h *pinned) unpin(c *Conn) {
 	e := h.events[c.pinnedEvent]
 	if e == nil {
@@ -51,7 +52,7 @@ func (h *pinned) unpin(c *Conn) {
 	c.pinnedEvent = nil
 }
 
-// free forgets an event in which nobody is stuck any more.
+// forgetIfUnused forgets an event that no stream stalls in any more.
 func (h *pinned) forgetIfUnused(e *pinnedEvent) {
 	if len(e.conns) > 0 {
 		return
@@ -63,7 +64,7 @@ func (h *pinned) forgetIfUnused(e *pinnedEvent) {
 	}
 }
 
-// evict notes that the history no longer has an event.
+// noteEvicted notes that the history has evicted an event.
 func (h *pinned) noteEvicted(f frame) {
 	if len(h.events) == 0 {
 		return
@@ -73,7 +74,7 @@ func (h *pinned) noteEvicted(f frame) {
 	}
 }
 
-// evictAll is evict for all that is held, since a new history begins.
+// noteAllEvicted notes that the history has ended with all its events.
 func (h *pinned) noteAllEvicted() {
 	for _, e := range h.events {
 		if e.place == nil {
@@ -87,8 +88,8 @@ func (h *pinned) count(e *pinnedEvent) {
 	h.bytes += e.bytes
 }
 
-// victim takes an open connection out of the event that was evicted first, and returns
-// nil if there is none. Without connections the event does not count any more.
+// victim returns an open connection that stalls in the event that was evicted first, and
+// unpins it; nil: there is none.
 func (h *pinned) victim() *Conn {
 	for first := h.evicted.Front(); first != nil; first = h.evicted.Front() {
 		e := first.Value.(*pinnedEvent)
@@ -103,7 +104,7 @@ func (h *pinned) victim() *Conn {
 	return nil
 }
 
-// stick notes that c is stuck in an event, as long as there is more of it to write.
+// pin notes that c has stalled in an event, of which a part is unsent.
 func (c *Conn) pin(it item) {
 	h := c.hub
 	h.lockQueued()
@@ -122,14 +123,14 @@ func (c *Conn) unpin() {
 		return
 	}
 	c.socket.midEvent = false
-	c.slowest.Add(int64(time.Since(c.written))) // since then the event was being written
+	c.slowest.Add(int64(time.Since(c.written))) // the write of the event began then
 	c.hub.lockQueued()
 	c.hub.pinned.unpin(c)
 	c.hub.unlockQueued()
 }
 
-// letGo ends a stream that is stuck in an evicted event, if all of them together
-// hold more than they may. It reports whether there may be another.
+// releaseEvicted ends one stream that pins an evicted event, if such events take more
+// memory than the history may. It reports whether it ended one.
 func (h *Hub) releaseEvicted() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,30 +8,32 @@ import (
 	"time"
 )
 
-// PublishTimeout is how long Publish tries before it gives up.
+// PublishTimeout is how long [Hub.Publish] waits for the store and the history.
 const PublishTimeout = 10 * time.Second
 
-// Receipt is the answer to one published event.
+// Receipt is the result of one published event.
 type Receipt struct {
 	Position    Position
-	Connections int  // that it is for, on this node, at that moment
-	Duplicate   bool // the key was known: nothing was stored
+	Connections int  // number of connections on this node that the event was for when it was published
+	Duplicate   bool // the key is known: nothing was stored, and Position is that of the first event
 }
 
-// BatchError says which event of a batch was refused. It wraps ErrInvalid or
-// ErrTooLarge.
+// BatchError says which event of a batch was refused. It wraps [ErrInvalid] or
+// [ErrTooLarge].
 type BatchError struct {
-	Index int // from 0
+	Index int // of the event, from 0
 	Err   error
 }
 
 func (e *BatchError) Error() string { return fmt.Sprintf("event %d: %v", e.Index+1, e.Err) }
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// Publish stores the events, all or none, and returns when they are in history,
-// which wakes whom they are for. Its errors are a *BatchError, and what wraps
-// ErrNotStored or, as an *Uncertain, ErrUncertain. It gives up when ctx ends, and
-// after PublishTimeout.
+// Publish stores the events, all or none, in order. It returns when the history of this
+// node has them, which wakes their subscribers. It does not wait for clients. It waits for
+// ctx, but at most [PublishTimeout].
+//
+// Its errors: a [*BatchError] if an event is invalid; an error that wraps [ErrNotStored]
+// if nothing was stored; an [*Uncertain], which wraps [ErrUncertain], if that is not known.
 func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
 	now := time.Now()
@@ -68,7 +70,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	return receipts, nil
 }
 
-// complete adds the tag to a position, if the history still has it.
+// withTag returns the position with its tag, if the history still has the record.
 func (h *Hub) withTag(p Position) Position {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -78,8 +80,8 @@ func (h *Hub) withTag(p Position) Position {
 	return p
 }
 
-// store appends to the store, and waits until its tail has brought the entries.
-// Its errors are those of Publish.
+// storeEntries appends to the store and waits until the history has the entries. Its
+// errors are those of [Hub.Publish].
 func (h *Hub) storeEntries(ctx context.Context, entries []Entry) ([]Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
@@ -133,31 +135,33 @@ func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stor
 	return stored, nil
 }
 
-// reached reports whether all that was stored is in history, or was. mu is held.
+// isInHistory reports whether the history has, or had, everything that was stored. mu is
+// held.
 func (h *Hub) isInHistory(stored []Stored) bool {
 	return !slices.ContainsFunc(stored, func(s Stored) bool {
 		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
 	})
 }
 
-// lost reports whether what was stored belongs to a history that ended before it
-// was in there. mu is held.
+// isLost reports whether an entry belongs to a history that ended before the entry
+// arrived in it. mu is held.
 func (h *Hub) isLost(s Stored) bool {
 	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.endedHistories, func(end Position) bool {
 		return s.Position.Epoch == end.Epoch && s.Position.Seq <= end.Seq
 	})
 }
 
-// holds calls ready with mu held.
+// check returns ready(), called with mu held for reading.
 func (h *Hub) check(ready func() bool) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return ready()
 }
 
-// await waits until ready, which is called with mu held, or ctx ends.
+// await waits until ready() is true, or ctx ends, and returns the error of ctx. It calls
+// ready with mu held for reading.
 func (h *Hub) await(ctx context.Context, ready func() bool) error {
-	h.waiters.Add(1) // before it looks, so that no change is missed
+	h.waiters.Add(1) // before the first check, so that no change is missed
 	defer h.waiters.Add(-1)
 	for {
 		var changed chan struct{}

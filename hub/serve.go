@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// Sink is how Open and Serve reach a client.
+// Sink is how [Pending.Open] and [Stream.Serve] write to a client.
 type Sink interface {
-	// Write takes all of p, or fails. It fails when the client takes nothing for
-	// Settings.Timeout, and keeps no reference to p.
+	// Write takes all of p, or fails. It must fail when the client takes nothing for
+	// Settings.Timeout, and must not keep p.
 	io.Writer
 
-	// Flush sends what Write took on its way.
+	// Flush sends what Write has buffered.
 	Flush() error
 
 	Aborter
 }
 
-// Cutter cuts a write off.
+// Aborter can abort a write.
 type Aborter interface {
-	// Cut makes a write that is under way fail. It is called from any goroutine,
-	// also while one writes, or when the stream has just ended, and does not wait.
+	// Abort makes a write that is under way fail. It must not block. Any goroutine
+	// may call it, during a write, between two writes, or just after the stream has ended.
 	Abort()
 }
 
-// waiter is the queue of one connection, whose goroutine waits for it.
+// goroutineQueue is the queue of one connection, which a goroutine serves.
 type goroutineQueue struct {
 	woken chan struct{} // one slot
 	alarm *time.Timer
@@ -34,8 +34,8 @@ type goroutineQueue struct {
 
 func (w *goroutineQueue) push(*Conn) { w.woken <- struct{}{} }
 
-// onAlarm wakes the goroutine of c. It may be in a write that takes long, so the
-// alarm goes off again when the time of c is over, which cuts the write off.
+// onAlarm wakes the goroutine of c. That goroutine may be stuck in a write, so the alarm
+// is set again for the end of c, which aborts the write.
 func (c *Conn) onAlarm() {
 	now := time.Now()
 	c.expire(now)
@@ -55,7 +55,7 @@ func (c *Conn) open(w Sink) (reason Reason) {
 		wait.alarm.Reset(time.Until(c.end))
 	}
 	c.setAborter(w)
-	reason = Gone // if w panics
+	reason = Gone // in case w panics
 	defer func() {
 		if reason != "" {
 			c.endServing(reason)
@@ -64,7 +64,7 @@ func (c *Conn) open(w Sink) (reason Reason) {
 	return c.catchUp(w)
 }
 
-// release ends c, if nothing else has, and what Open has begun.
+// endServing ends c, unless it has already ended, and stops what open has started.
 func (c *Conn) endServing(reason Reason) {
 	reason = c.hub.finish(c, reason)
 	c.setAborter(nil)
@@ -74,7 +74,7 @@ func (c *Conn) endServing(reason Reason) {
 
 // serve implements [Stream.Serve] for a stream that has not ended yet.
 func (c *Conn) serve(ctx context.Context, w Sink) Reason {
-	defer c.endServing(Gone) // if w panics
+	defer c.endServing(Gone) // in case w panics
 	wait := c.queue.(*goroutineQueue)
 	for {
 		wait.alarm.Reset(time.Until(c.nextAlarm()))
@@ -92,8 +92,8 @@ func (c *Conn) serve(ctx context.Context, w Sink) Reason {
 	}
 }
 
-// catchUp writes all that is between the cursor and the head, and whatever else
-// is due. It returns why the connection has ended, or "".
+// catchUp writes everything between the cursor and the head, and what else is due. It
+// returns why the connection has ended, or "".
 func (c *Conn) catchUp(w Sink) Reason {
 	b := batches.Get().(*batch)
 	defer b.release()
@@ -128,14 +128,14 @@ func (c *Conn) catchUp(w Sink) Reason {
 	}
 }
 
-// setCutter says what to cut, should c end while a write is stuck.
+// setAborter sets what is aborted if c ends while a write is stuck; nil: nothing.
 func (c *Conn) setAborter(w Aborter) {
 	c.hub.lockQueued()
 	defer c.hub.unlockQueued()
 	c.setAborterLocked(w)
 }
 
-// cutBy is setCutter with the lock.
+// setAborterLocked is setAborter for a caller that holds Hub.mu.
 func (c *Conn) setAborterLocked(w Aborter) {
 	c.aborter = w
 	switch {

@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// socket is a connection that was taken over from the HTTP server. It is used by
-// whoever has the turn of its Conn, but for Cut.
+// socket is a connection that was taken over from the HTTP server. The goroutine that
+// has the turn of its Conn uses it. Any goroutine may call Abort.
 type socket struct {
-	conn     net.Conn     // to write to: tcp itself, or TLS above it
+	conn     net.Conn     // to write to: tcp, or TLS above it
 	tcp      *net.TCPConn // the connection below
-	fd       int          // of tcp, or -1 where try does not use it
-	unsent   []byte       // what is left of the last write
-	midEvent bool         // in an event: rest is a part of it
-	isFinal  bool         // the stream ends with rest
+	fd       int          // of tcp; -1: tryWrite does not use it
+	unsent   []byte       // the rest of the last write
+	midEvent bool         // unsent is a part of an event
+	isFinal  bool         // the stream ends after unsent
 }
 
-// Abort implements Cutter. Setting a deadline does not wait for a write, of TLS
-// neither.
+// Abort implements [Aborter]. A deadline in the past ends a write, also one of TLS, and
+// setting it does not wait for that write.
 func (s *socket) Abort() { _ = s.conn.SetWriteDeadline(time.Unix(1, 0)) }
 
-// piece is how much a client must take within its timeout not to be dropped.
+// pieceSize is how many bytes a client must take within its timeout to stay connected.
 const pieceSize = 16 << 10
 
-// drain writes a piece of the rest, and waits for the client to take it. An error
-// says that it has gone or, if os.ErrDeadlineExceeded, that it took nothing for the
-// timeout.
+// writePiece writes a piece of what is unsent, and waits for the client to take it. Its
+// error is os.ErrDeadlineExceeded if the client took nothing for the timeout. Any
+// other error says that the client is gone.
 func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 	deadline := time.Now().Add(timeout)
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
@@ -36,7 +36,7 @@ func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 	n, err = s.conn.Write(s.unsent[:min(len(s.unsent), pieceSize)])
 	s.unsent = s.unsent[n:]
 	if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.conn == net.Conn(s.tcp) && !time.Now().Before(deadline) {
-		err = nil // it did take something, and was not cut off
+		err = nil // the client took a part, and the write was not aborted
 	}
 	if err != nil {
 		return n, err
@@ -54,7 +54,7 @@ func (c *Conn) takeOver(s *socket) {
 		h.takenOver.Add(1)
 	}
 	h.unlockQueued()
-	if closing { // and with it the sweepers, so that c says goodbye by itself
+	if closing { // the sweepers end: c writes its end here
 		c.writeBlocking()
 		return
 	}
@@ -66,25 +66,26 @@ func (c *Conn) takeOver(s *socket) {
 		c.sweeper.requeue(c)
 		return
 	}
-	// The first turn is taken here, beside the sweepers, since much may be replayed.
+	// The first turn is taken here and not by a sweeper, because the replay may be large.
 	b := batches.Get().(*batch)
 	defer b.release()
 	c.firstStep(b)
 }
 
-// run uses the turn for one batch. What is left is for a goroutine.
+// firstStep writes one batch. A goroutine writes the rest, if there is one.
 func (c *Conn) firstStep(b *batch) {
 	switch c.step(b) {
 	case stepBlocked, stepMore:
 		c.hub.writers.Go(c.writeBlocking)
 	case stepIdle:
-		// The sweeper gives the turn back, because it keeps the alarms.
+		// The sweeper releases the turn, because it also sets the alarm.
 		c.sweeper.requeue(c)
 	}
 }
 
-// drain has the turn while the socket is full, or there is more than one batch to
-// write. It has a batch only while it does not wait.
+// writeBlocking writes on a goroutine of its own while the socket is full or there is
+// more than one batch. It has the turn. It holds a batch only while it does not wait for
+// the client.
 func (c *Conn) writeBlocking() {
 	var pacer pacer
 	defer pacer.end()
@@ -97,7 +98,7 @@ func (c *Conn) writeBlocking() {
 				c.removeAlarm()
 				return
 			}
-			c.expire(time.Now()) // which cuts it off, if it does not come to the end soon
+			c.expire(time.Now()) // if c ends, closeGrace bounds the rest of the write
 		}
 		b := batches.Get().(*batch)
 		began := time.Now()
@@ -118,25 +119,25 @@ func (c *Conn) writeBlocking() {
 	}
 }
 
-// leaveSweeper has the sweeper forget the alarm of a connection that has ended.
+// removeAlarm makes the sweeper forget the alarm of a connection that has ended.
 func (c *Conn) removeAlarm() {
 	if c.sweeper != nil {
 		c.sweeper.requeue(c)
 	}
 }
 
-// What a step came to.
+// stepResult is the result of Conn.step.
 type stepResult uint8
 
 const (
-	stepIdle    stepResult = iota // nothing is left
+	stepIdle    stepResult = iota // everything is written
 	stepMore                      // there is another batch
-	stepBlocked                   // the socket takes no more
+	stepBlocked                   // the socket is full
 	stepClosed                    // the stream has ended, and the socket is closed
 )
 
-// step writes, without waiting, what is left of the last batch, or one batch of
-// what is between the cursor and the head, and whatever else is due.
+// step writes without blocking: first what is unsent, or else one batch of what is
+// between the cursor and the head, and what else is due. The caller has the turn of c.
 func (c *Conn) step(b *batch) stepResult {
 	s := c.socket
 	if len(s.unsent) > 0 {
@@ -186,8 +187,8 @@ func (c *Conn) resultOf(l lookup) stepResult {
 	return stepIdle
 }
 
-// advance moves the cursor over n bytes of p. What was begun is finished first:
-// an event, which stays where it is, or a control block, of which there is a copy.
+// advance accounts for a write of n bytes of p. The rest of the block that the write
+// has begun becomes unsent: an event is referred to, a control block is copied.
 func (c *Conn) advance(b *batch, l lookup, p []byte, n, from, to int) {
 	s := c.socket
 	switch {
@@ -215,8 +216,8 @@ func (c *Conn) advance(b *batch, l lookup, p []byte, n, from, to int) {
 	}
 }
 
-// reasonOf is why a connection ends whose write has failed. The kernel, too, may
-// have found that the client acknowledges nothing.
+// reasonForError returns why a connection ends whose write has failed. The kernel may
+// report a timeout too, when the client acknowledges nothing.
 func reasonForError(err error) Reason {
 	if timeout, ok := errors.AsType[interface {
 		error
@@ -227,25 +228,25 @@ func reasonForError(err error) Reason {
 	return Gone
 }
 
-// reasonNow is why c has ended.
+// currentReason returns why c has ended.
 func (c *Conn) currentReason() Reason {
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	return c.reason
 }
 
-// hang closes the socket. Nobody has the turn to write any more.
+// closeSocket closes the socket and reports the end of c. Nobody writes to c any more.
 func (c *Conn) closeSocket(reason Reason) stepResult {
 	c.setAborter(nil)
 	if c.socket.midEvent {
-		c.cursor.Add(^uint64(0)) // the client has only a part of that event
+		c.cursor.Add(^uint64(0)) // minus 1: the client has only a part of that event
 	}
 	c.unpin()
 	c.hub.departures.forget(c)
 	c.socket.close()
 	c.socket = nil
 	c.reportClosed(reason)
-	if c.sweeper != nil { // otherwise Close waits for nobody any more
+	if c.sweeper != nil { // otherwise takeOver did not count it
 		c.hub.takenOver.Done()
 	}
 	return stepClosed

@@ -10,20 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendBuffer is how many bytes the kernel may keep for a client that does not take
-// them, as it counts: with its own overhead, and half of what it then says.
+// sendBuffer is how many bytes the kernel may buffer for a slow client. The kernel
+// counts its own overhead too, and reports twice this value.
 const sendBuffer = 128 << 10
 
 func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	s := &socket{conn: conn, tcp: tcp, fd: -1}
 	if raw, err := tcp.SyscallConn(); err == nil {
-		// The socket is closed by close alone, and so the number stays right.
+		// fd stays valid, because only socket.close closes the socket.
 		_ = raw.Control(func(fd uintptr) {
 			s.fd = int(fd)
 			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
 			if conn != net.Conn(tcp) {
-				// The kernel must not wait for less than what room tells, as it would
-				// where net.ipv4.tcp_notsent_lowat is set.
+				// Where net.ipv4.tcp_notsent_lowat is set, a write would block before the
+				// buffer is full that freeSpace measures.
 				_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, math.MaxInt32)
 			}
 		})
@@ -31,13 +31,13 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	return s
 }
 
-// try writes what the kernel takes without waiting.
+// tryWrite writes as much as the kernel takes without blocking.
 func (s *socket) tryWrite(p []byte) (int, error) {
 	if s.fd < 0 {
 		return 0, nil
 	}
 	if s.conn != net.Conn(s.tcp) {
-		// TLS would wait until all of it is written, so it is given what fits.
+		// A write of TLS blocks until it has written everything: give it only what fits.
 		n := min(len(p), s.freeSpace())
 		if n <= 0 {
 			return 0, nil
@@ -45,7 +45,7 @@ func (s *socket) tryWrite(p []byte) (int, error) {
 		return s.conn.Write(p[:n])
 	}
 	for {
-		// A raw system call: it does not wait, so the scheduler need not know of it.
+		// A raw system call, because it does not block: the scheduler need not know of it.
 		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))),
 			uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		runtime.KeepAlive(s.tcp)
@@ -61,15 +61,15 @@ func (s *socket) tryWrite(p []byte) (int, error) {
 	}
 }
 
-// Of SO_MEMINFO, as the kernel's sock_diag.h numbers them.
+// Indexes in SO_MEMINFO, as in the kernel's sock_diag.h.
 const (
 	memInfoSendBuffer = 3
 	memInfoQueued     = 5
 	memInfoLength     = 9
 )
 
-// room is how many bytes a TLS connection can write without waiting: the kernel
-// waits only when what is queued, with its own overhead, exceeds the buffer.
+// freeSpace returns how many bytes a TLS connection can write without blocking. The
+// kernel blocks only when the queued data, with its overhead, exceeds the buffer.
 func (s *socket) freeSpace() int {
 	var info [memInfoLength]uint32
 	size := uint32(unsafe.Sizeof(info))
@@ -83,9 +83,9 @@ func (s *socket) freeSpace() int {
 	return (int(info[memInfoSendBuffer]) - int(info[memInfoQueued]) - reserve) * 7 / 8
 }
 
-// close ends the stream: what was written goes out first, unless the client is
-// gone. Whatever the client sent is read, since the kernel answers bytes that
-// were not with a reset, which could overtake the end.
+// close closes the socket. If the stream is complete, what was written goes out first.
+// It reads what the client has sent, because the kernel answers unread bytes with a
+// reset, which could overtake the end of the stream.
 func (s *socket) close() {
 	if s.isFinal && len(s.unsent) == 0 {
 		if c, ok := s.conn.(*tls.Conn); ok && s.freeSpace() > 0 {

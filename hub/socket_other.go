@@ -11,8 +11,8 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	return &socket{conn: conn, tcp: tcp, fd: -1}
 }
 
-// tryWrite leaves it all to a goroutine that waits: here there is no write that does
-// not wait, for all kinds of connection.
+// tryWrite writes nothing. A goroutine writes everything and blocks, because there is no
+// non-blocking write here that works for all kinds of connection.
 func (s *socket) tryWrite([]byte) (int, error) { return 0, nil }
 
 func (s *socket) close() {

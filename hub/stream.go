@@ -5,25 +5,27 @@ import (
 	"time"
 )
 
-// look is what a connection learns in one look-up.
+// lookup is the result of one look-up for a connection.
 type lookup struct {
-	cursor            uint64 // looked up to here
-	from              uint64 // where it began; past the old cursor if there was a gap
+	cursor            uint64 // everything up to here was looked at
+	from              uint64 // the look-up began here: at the old cursor, or past it after a gap
 	cursorTag         Tag    // of cursor
 	fromTag           Tag    // of from
-	more              bool   // the batch was full
+	more              bool   // the batch is full: there may be more events
 	gap               gapReason
 	reason            Reason // not empty: the connection has ended
-	graceOver         bool   // the grace period of an ended connection is over
-	earlyHeartbeatSeq uint64 // the client's position should not be before this
+	graceOver         bool   // closeGrace has passed since it ended
+	earlyHeartbeatSeq uint64 // a client with an older position is sent its position now
 }
 
-// closes reports whether the connection is to be closed without another block.
+// mustClose reports whether the connection must be closed without another block.
 func (l lookup) mustClose() bool { return l.reason != "" && (!l.reason.isGraceful() || l.graceOver) }
 
-// look finds what is to be sent to c next, and puts it into b.
+// lookUp finds the next events for c and puts them into b. It also decides about
+// "evicted" gaps, because the history moves on while a client is slow, and moves the
+// cursor to a new history. The caller has the turn of c.
 func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
-	if c.cursor.Load() < c.replayEnd { // it replays
+	if c.cursor.Load() < c.replayEnd { // a replay
 		h.replaySlots <- struct{}{}
 		defer func() { <-h.replaySlots }()
 	}
@@ -39,7 +41,7 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 	l.cursor = l.from
 	last := hi.head
 	if h.pendingCommand != 0 {
-		// It may become an event for c.
+		// The command may become an event for c.
 		last = h.pendingCommand - 1
 	}
 	if c.reason != "" {
@@ -48,13 +50,13 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 	switch {
 	case c.cursorHistory == hi:
 		lost := hi.lastLostTo(c.subscriptions)
-		if c.written.IsZero() { // it is sent the state of now: nothing of an earlier one is lost to it
+		if c.written.IsZero() { // c is sent the current state: older states are not lost to it
 			c.knownLost = max(c.knownLost, min(c.stateEnd, lost))
 		}
 		if lost > max(l.from, c.knownLost) {
 			l.gap, l.from, c.knownLost = gapEvicted, max(l.from, hi.oldest-1), lost
 		}
-	case c.reason != "", c.history != hi: // the history that it ended in is gone, or it has yet to move over
+	case c.reason != "", c.history != hi: // the history that c ended in is gone, or c has yet to subscribe in the new one
 		b.resetItems()
 		return l
 	default:
@@ -71,9 +73,9 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 	return l
 }
 
-// compose puts into b what is to be written next: replay, live events, gaps,
-// heartbeats and the end are all decided here, after one look-up. Whoever calls
-// it has the connection's turn, and calls wrote afterwards.
+// compose looks up and puts into b everything that is written next: replay, live
+// events, gaps, heartbeats and the end are all decided here. The caller has the turn
+// of c, and calls account after the write.
 func (c *Conn) compose(now time.Time, b *batch) lookup {
 	b.resetBlocks()
 	c.expire(now)
@@ -119,25 +121,25 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	return l
 }
 
-// begins is the position that the first block gives to the client. It has none before
-// the state: a client that is cut off in between asks for the state again.
+// firstPosition returns the position in the first block. It is zero before a state: a
+// client that loses the connection in between asks for the state again.
 func (c *Conn) firstPosition(l lookup, b *batch) Position {
 	switch {
 	case c.stateEnd <= l.from:
 		p := Position{c.epoch, l.from, l.fromTag}
 		if p.Tag == (Tag{}) {
-			p.Tag = c.clientTag // the history no longer knows it
+			p.Tag = c.clientTag // the history does not know the tag any more
 		}
 		return p
 	case len(b.items) > 0 || l.more:
 		return Position{}
 	}
-	c.sentPosition = l.cursor // there is no state
+	c.sentPosition = l.cursor // the state is empty
 	return Position{c.epoch, l.cursor, l.cursorTag}
 }
 
-// wrote counts what the client was given: what is before the first n events, and
-// those. all says that nothing was left out.
+// account moves the cursor and counts, after a write: the client was sent b.before and
+// the first n items. all says that it was sent the rest as well.
 func (c *Conn) account(b *batch, l lookup, n int, all bool) {
 	c.written = time.Now()
 	st := &c.hub.stats
@@ -166,13 +168,14 @@ func (c *Conn) account(b *batch, l lookup, n int, all bool) {
 	}
 }
 
-// count adds to the bytes written.
+// countBytes adds to the bytes written.
 func (c *Conn) countBytes(n int) {
 	c.bytes.Add(uint64(n))
 	c.hub.stats.bytes.Add(uint64(n))
 }
 
-// nextAlarm is when there is something to do though nobody wakes the writer.
+// nextAlarm returns when c has to be woken even if there is no news: for a heartbeat,
+// or for its end.
 func (c *Conn) nextAlarm() time.Time {
 	beat := c.written.Add(c.settings.Heartbeat)
 	if !c.end.IsZero() && c.end.Before(beat) {
@@ -181,15 +184,15 @@ func (c *Conn) nextAlarm() time.Time {
 	return beat
 }
 
-// expire ends c if its time is over.
+// expire ends c if it has reached its maximum lifetime, or its login has expired.
 func (c *Conn) expire(now time.Time) {
 	if !c.end.IsZero() && !now.Before(c.end) {
 		c.hub.finish(c, c.endsBy)
 	}
 }
 
-// finish ends c for the reason, unless it has ended for another already, and
-// returns the one that holds.
+// finish ends c for the reason, unless it has already ended. It returns the reason why
+// c has ended.
 func (h *Hub) finish(c *Conn, reason Reason) Reason {
 	h.lockQueued()
 	defer h.unlockQueued()

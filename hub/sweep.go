@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// sweeper writes for the connections that were taken over, one after the other
-// and without waiting for any. There are as many as CPUs, each with its own
+// sweeper writes for the connections that were taken over, one after the other, and
+// never blocks on any of them. There are as many sweepers as CPUs. Each has its own
 // connections.
 type sweeper struct {
 	hub    *Hub
-	signal chan struct{} // one slot: ready is not empty
+	signal chan struct{} // one slot; filled: ready is not empty
 
 	mu    sync.Mutex
 	ready []*Conn
 
-	began atomic.Int64 // when the sweep that runs began, in Unix nanoseconds; 0: none runs
+	began atomic.Int64 // start of the current sweep, in Unix nanoseconds; 0: no sweep runs
 
 	// Used by run alone.
 	sweep []*Conn
 	wheel wheel
 }
 
-// pauseEvery is how long connections are served before others have the CPU.
+// yieldEvery is how long a sweep runs before it lets other goroutines have the CPU.
 const yieldEvery = 500 * time.Microsecond
 
 func newSweeper(h *Hub) *sweeper {
@@ -46,13 +46,13 @@ func (s *sweeper) push(c *Conn) {
 	}
 }
 
-// requeue passes the turn on to the sweeper, with whatever news there is.
+// requeue puts c at the end of the queue. The caller has the turn and gives it up.
 func (s *sweeper) requeue(c *Conn) {
 	c.turn.Store(turnQueued)
 	s.push(c)
 }
 
-// run sweeps whenever there is news for somebody, and keeps the alarms.
+// run serves the connections that are queued, and wakes those whose alarm is due.
 func (s *sweeper) run() {
 	tick := time.NewTimer(wheelTick)
 	defer tick.Stop()
@@ -100,7 +100,7 @@ func (s *sweeper) run() {
 
 // serve gives c its turn.
 func (s *sweeper) serve(c *Conn, b *batch) {
-	if c.socket == nil { // it ended while a goroutine had the turn
+	if c.socket == nil { // c ended while another goroutine had the turn
 		s.wheel.remove(c)
 		return
 	}
@@ -109,7 +109,7 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 		s.hub.writers.Go(c.writeBlocking)
 		return
 	case stepMore:
-		s.requeue(c) // behind the others, which may have waited for as long
+		s.requeue(c) // behind the connections that wait
 		return
 	case stepClosed:
 		s.wheel.remove(c)
@@ -119,37 +119,37 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 		s.wheel.add(c, c.nextAlarm())
 	}
 	if !c.releaseTurn() {
-		s.requeue(c) // behind the others, who may have waited for as long
+		s.requeue(c) // behind the connections that wait
 	}
 }
 
-// wheel keeps the alarms of many connections with one timer. Each connection is
-// in one slot at most, and knows where. One that is found before its time goes
-// into another slot. It is used by one goroutine.
+// wheel keeps the alarms of many connections with one timer. A connection is in at most
+// one slot. If its slot comes before its alarm is due, it is put into a later slot. One
+// goroutine uses the wheel.
 type wheel struct {
 	slots [256][]*Conn
-	began time.Time // when it was last empty; it counts ticks from there, so that no clock that is set disturbs it
-	now   int64     // the tick up to which slots were emptied
-	n     int       // connections in slots
+	began time.Time // when the wheel was last empty; ticks count from here, by the monotonic clock
+	now   int64     // slots up to this tick are empty
+	n     int       // number of connections in slots
 	spare []*Conn
 }
 
-// wheelTick is how late an alarm may be.
+// wheelTick is the precision of alarms: an alarm is late by at most this.
 const wheelTick = 100 * time.Millisecond
 
 func (w *wheel) ticks(t time.Time) int64 { return int64(t.Sub(w.began) / wheelTick) }
 
-// next is when the next slot is due.
+// next returns when the next slot is due.
 func (w *wheel) next() time.Time { return w.began.Add(time.Duration(w.now+1) * wheelTick) }
 
-// add puts c where its alarm is due, or as far ahead as the wheel goes.
+// add puts c into the slot of its alarm, or into the last slot if the alarm is later.
 func (w *wheel) add(c *Conn, at time.Time) {
 	now := time.Now()
 	if w.n == 0 {
 		w.began, w.now = now, 0
 	}
-	// The end of a login is a time of the wall clock, which may have been set since the
-	// wheel began. How long it is from now on is known.
+	// The end of a login is a wall clock time, and the wall clock may have been set since
+	// the wheel began. So only the time from now until then counts.
 	at = now.Add(at.Sub(now))
 	tick := min(max(w.ticks(at)+1, w.now+1), w.now+int64(len(w.slots))-1)
 	c.wheelSlot = int(tick % int64(len(w.slots)))
@@ -160,7 +160,8 @@ func (w *wheel) add(c *Conn, at time.Time) {
 	w.n++
 }
 
-// remove takes c out of its slot, if it is in one. The last one takes its place.
+// remove takes c out of its slot, if it is in one. The last one in the slot takes its
+// place.
 func (w *wheel) remove(c *Conn) {
 	if !c.alarmed {
 		return
@@ -175,8 +176,8 @@ func (w *wheel) remove(c *Conn) {
 	w.n--
 }
 
-// due empties the slots up to now. What it returns is to be cleared, and valid until
-// the next call.
+// takeDue empties the slots up to now and returns their connections. The caller clears
+// the result, which is valid until the next call.
 func (w *wheel) takeDue(now time.Time) []*Conn {
 	w.spare = w.spare[:0]
 	for until := w.ticks(now); w.now < until && w.n > 0; {
@@ -187,16 +188,16 @@ func (w *wheel) takeDue(now time.Time) []*Conn {
 			w.spare = append(w.spare, c)
 		}
 		w.n -= len(*slot)
-		*slot = nil // or each would come to be as long as the longest
+		*slot = nil // otherwise every slot would grow to the size of the largest
 	}
 	return w.spare
 }
 
-// sweepsWell is how long a sweep may take before publishers let it go on.
+// longSweep is how long a sweep may take before publishers give it the CPU.
 const longSweep = 10 * time.Millisecond
 
-// letSweep yields if a sweep takes long: what is published faster than it can be
-// written only waits longer.
+// yieldToSweepers yields the CPU if a sweep takes long. Publishing faster than the
+// sweepers write only makes the queue longer.
 func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
 		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(longSweep) {
@@ -206,5 +207,5 @@ func (h *Hub) yieldToSweepers(now time.Time) {
 	}
 }
 
-// anySweeper spreads the connections.
+// randomSweeper returns a sweeper for a new connection.
 func (h *Hub) randomSweeper() *sweeper { return h.sweepers[rand.N(len(h.sweepers))] }

@@ -1,19 +1,19 @@
 package hub
 
-// The turn of a connection: one goroutine at a time looks up and writes for it.
-// News is never lost, since whoever gives the turn back sees whether there was
-// any, and never doubled, since a connection waits in a queue once.
+// The scheduling state of a connection. One goroutine at a time has the turn: it looks up
+// and writes for the connection. News is never lost, because releaseTurn fails if there
+// was any. Nothing is written twice, because a connection is in a queue at most once.
 const (
-	turnTaken        uint32 = iota // somebody has the turn; first whoever made the connection
-	turnTakenAndNews               // somebody has it, and there is news
+	turnTaken        uint32 = iota // a goroutine has the turn; at first the one that called Connect
+	turnTakenAndNews               // a goroutine has the turn, and there is news since it began
 	turnIdle
-	turnQueued // it waits for its writer
+	turnQueued // it waits in its queue
 )
 
-// queue is where connections wait for their turn.
+// queue is where a connection waits for its turn.
 type queue interface{ push(*Conn) }
 
-// poke says that there is news for c.
+// wake tells c that there is news for it. Any goroutine may call it. It does not block.
 func (c *Conn) wake() {
 	for {
 		switch state := c.turn.Load(); state {
@@ -32,8 +32,9 @@ func (c *Conn) wake() {
 	}
 }
 
-// take takes the turn, for whoever took c from its queue, or has it already.
+// takeTurn takes the turn. The caller took c from its queue, or has the turn already.
 func (c *Conn) takeTurn() { c.turn.Store(turnTaken) }
 
-// yield gives the turn back, unless there is news.
+// releaseTurn gives the turn back and returns true. If there is news it keeps the turn
+// and returns false: the caller must write again, or requeue c.
 func (c *Conn) releaseTurn() bool { return c.turn.CompareAndSwap(turnTaken, turnIdle) }

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// notify tells whoever waits that the history has changed, and the waker that
-// there are dirty lanes. mu is held.
+// notifyChange wakes the goroutines in await, and the waker. mu is held.
 func (h *Hub) notifyChange() {
 	if h.waiters.Load() > 0 {
 		close(h.changed)
@@ -17,7 +16,7 @@ func (h *Hub) notifyChange() {
 	h.signalWaker()
 }
 
-// wake wakes the waker.
+// signalWaker wakes wakeSubscribers. It does not block.
 func (h *Hub) signalWaker() {
 	select {
 	case h.wakerSignal <- struct{}{}:
@@ -25,14 +24,15 @@ func (h *Hub) signalWaker() {
 	}
 }
 
-// append adds one record and marks the lanes of those it is for. mu is held.
+// append adds one record to the history and marks the lanes of its targets as dirty. It
+// also decides about early heartbeats. mu is held.
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	for _, l := range e.lanes {
 		h.markDirty(l)
 	}
 	if enc.event == nil && enc.command == nil {
-		h.markDirty(h.history.all) // a hole concerns everybody
+		h.markDirty(h.history.all) // a hole concerns all connections
 	}
 	h.earlyHeartbeatBytes += e.cost
 	quarter := h.history.head-h.earlyHeartbeatSeq >= uint64(h.history.opts.MaxEvents+3)/4 || h.earlyHeartbeatBytes >= h.history.opts.MaxBytes/4
@@ -49,9 +49,9 @@ func (h *Hub) markDirty(l *lane) {
 	}
 }
 
-// wakeListeners wakes the listeners of dirty lanes. It runs beside the
-// publishers, so that publishing to many costs no more than publishing to one;
-// what is published meanwhile is woken for in one go.
+// wakeSubscribers wakes the subscribers of dirty lanes. It runs on a goroutine of its
+// own, so that a publish costs the same for one subscriber and for many. Events that
+// are published meanwhile share one wake-up.
 func (h *Hub) wakeSubscribers() {
 	conns := make([]*Conn, 0, subscribersAtOnce)
 	for {
@@ -68,7 +68,7 @@ func (h *Hub) wakeSubscribers() {
 	}
 }
 
-// nextDirty takes a lane off the list of dirty ones.
+// nextDirty removes a lane from the list of dirty lanes and returns it; nil: none.
 func (h *Hub) nextDirty() *lane {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -83,13 +83,13 @@ func (h *Hub) nextDirty() *lane {
 	return l
 }
 
-// listenersAtOnce is how many listeners are copied under one lock.
+// subscribersAtOnce is how many subscribers are copied while mu is held once.
 const subscribersAtOnce = 4096
 
-// eachListener calls f, without the lock, with all connections that listen to the
-// lane all the time. buf is used for copies. It goes from the end to the beginning:
-// when a listener leaves, the last one takes its place, and may be met twice, but
-// never be left out.
+// eachSubscriber calls f, without the lock, with every connection that subscribes to the
+// lane during the whole call. f may be called twice with one connection. buf is
+// scratch. The loop goes from the end to the beginning: when a subscriber leaves, the
+// last one takes its index, and so is never missed.
 func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	for n := -1; n != 0; {
 		h.mu.RLock()
@@ -110,7 +110,7 @@ func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	}
 }
 
-// audience counts the connections that listen to one of the targets.
+// countReceivers counts the connections that an event for the targets is for.
 func (h *Hub) countReceivers(targets []Target) int {
 	lanes, total := h.lanesWithSubscribers(targets)
 	if len(lanes) == 1 {
@@ -124,22 +124,22 @@ func (h *Hub) countReceivers(targets []Target) int {
 	buf := make([]*Conn, 0, min(lanes[0].subscribers, subscribersAtOnce))
 	for _, l := range lanes {
 		if len(counted) >= total {
-			break // the rest would be counted again
+			break // all connections are counted
 		}
 		h.eachSubscriber(l.lane, buf, func(c *Conn) { counted[c] = struct{}{} })
-		runtime.Gosched() // this may take long
+		runtime.Gosched() // the loop may take long
 	}
 	return len(counted)
 }
 
-// laneSize is a lane with how many listeners it has.
+// laneSize is a lane with the number of its subscribers.
 type laneSize struct {
 	lane        *lane
 	subscribers int
 }
 
-// lanesWithListeners returns the lanes of the targets that have listeners, and how
-// many connections there are.
+// lanesWithSubscribers returns the lanes of the targets that have subscribers, and the
+// number of all connections.
 func (h *Hub) lanesWithSubscribers(targets []Target) (sizes []laneSize, connections int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
