@@ -10,78 +10,77 @@ import (
 	"unicode/utf8"
 )
 
-// Kind says what a Target's name is the name of.
+// Kind says what the name of a [Target] names.
 type Kind uint8
 
 // The kinds of target.
 const (
-	All        Kind = iota // every connection of the hub; the name is empty
+	All        Kind = iota // all connections of the hub; the name is empty
 	User                   // all connections of one user
 	Connection             // one connection, by its id
 	Session                // all connections of one session
-	Topic                  // all connections whose topics match
-	pattern                // in the index only: a topic as one shape of pattern sees it
+	Topic                  // all connections with a topic that matches
+	pattern                // only in the index: the pattern of one shape that matches a topic
 )
 
-// Target is whom an event is for. It is comparable and serves as a map key.
+// Target says which connections an event is for. It is comparable.
 type Target struct {
 	Kind Kind
 	Name string
 }
 
-// Limits of one event, beside Options.MaxEventSize.
+// Limits of one event, in addition to Options.MaxEventSize.
 const (
-	MaxTargets    = 1000 // targets of one event
-	MaxSlotLength = 128  // bytes of a slot's name
+	MaxTargets    = 1000 // number of targets of one event
+	MaxSlotLength = 128  // bytes of the name of a slot
 	MaxKeyLength  = 128  // bytes of an idempotency key
 	MaxNameLength = 512  // bytes of the name of a user, a connection, a session or a topic
 
-	// MaxEventSizeLimit is the largest Options.MaxEventSize: the length of a chunk
-	// must fit into eight hex digits.
+	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes: the length of a
+	// chunk must fit into eight hex digits.
 	MaxEventSizeLimit = 1 << 30
 )
 
-// ReservedPrefix begins the event types that only the hub itself sends.
+// ReservedPrefix begins the event types that only the hub sends. Publish refuses them.
 const ReservedPrefix = "sse."
 
-// Event is what a back end publishes. It is not changed after it was handed
-// to Publish.
+// Event is an event for [Hub.Publish]. It must not change after that call.
 type Event struct {
-	// Type is the event's name, without line breaks. Empty: none is sent, and
-	// a browser dispatches "message".
+	// Type is the name of the event, without line breaks. If it is empty, a browser
+	// dispatches "message".
 	Type string
 
-	// Data is the payload, UTF-8. Every CR, LF or CRLF in it begins a new data
-	// line, and a client reads each of them back as one LF. [HTML spec 9.2.6]
+	// Data is the payload, in UTF-8. Each CR, LF or CRLF in it begins a new data line,
+	// which a client reads as one LF. [HTML spec 9.2.6]
 	Data []byte
 
-	// Targets are whom the event is for. A connection that matches several gets
-	// the event once.
+	// Targets say which connections the event is for. A connection that matches several
+	// targets gets the event once.
 	Targets []Target
 
-	// Key is the publisher's idempotency key; empty: none. The same key again
-	// within KeyLifetime is answered with the first position.
+	// Key is the publisher's idempotency key; empty: none. If the same key is published
+	// again within KeyLifetime, nothing is stored, and the receipt has the first position.
 	Key string
 
-	// Slot makes the event a state: it replaces the earlier one with the same slot and
-	// the same targets. A client that has not received that one gets only this one.
-	// Empty: none.
+	// Slot makes the event a state: it replaces the earlier event with the same slot and
+	// the same targets. A client that has not received the earlier event gets only this
+	// one. Empty: the event is no state.
 	Slot string
 
-	// At is when the event was accepted; Publish sets it.
+	// At is when the event was accepted. Publish sets it.
 	At time.Time
 
-	// Expires is when the event ceases to be delivered. Zero: never.
+	// Expires is when the event is not delivered any more; zero: never.
 	Expires time.Time
 }
 
-// Errors that Publish wraps when it refuses an event.
+// Errors that Publish wraps in a [*BatchError].
 var (
 	ErrInvalid  = errors.New("invalid event")
 	ErrTooLarge = errors.New("event too large")
 )
 
-// validate refuses what could not be framed, or would be framed as something else.
+// validate rejects an event that cannot be encoded as one SSE block.
 func (e *Event) validate(maxSize int) error {
 	switch {
 	case strings.HasPrefix(e.Type, ReservedPrefix):
@@ -113,7 +112,7 @@ func (e *Event) validate(maxSize int) error {
 	return nil
 }
 
-// validate rejects a target that no event may have.
+// validate rejects a target that an event must not have.
 func (t Target) validate() error {
 	switch {
 	case t.Kind > Topic:
@@ -128,31 +127,30 @@ func (t Target) validate() error {
 	return nil
 }
 
-// A frame is one event as it is sent: an HTTP/1.1 chunk around an SSE block.
-// [RFC 9112 7.1] Whoever writes to the socket itself sends the whole frame;
-// whoever writes through HTTP sends the block within.
+// frame is one event as clients are sent it: an HTTP/1.1 chunk [RFC 9112 7.1] around an
+// SSE block. A socket is sent the whole frame. A response writer is sent the block.
 type frame struct {
 	bytes []byte
-	from  uint8 // where the block begins; it ends before the chunk's CRLF
+	from  uint8 // index where the block begins; it ends before the CRLF of the chunk
 }
 
 func (f frame) block() []byte { return f.bytes[f.from : len(f.bytes)-2] }
 
-// headroom is left before a block for its chunk header: eight hex digits, CRLF.
+// headroom is the space before a block for its chunk header: eight hex digits and CRLF.
 const headroom = 10
 
-// encoded is a record as far as it can be prepared without the hub's lock.
+// encoded is a record, prepared as far as possible without the hub's lock.
 type encoded struct {
 	seq         uint64
 	tag         Tag
 	stored      int64    // Unix nanoseconds
-	event       *Event   // nil: the record is a command or cannot be read
-	command     *Command // nil: it is no command
-	commandJSON []byte   // of a command: JSON, unless it is of a later version
-	buf         []byte   // what clients are sent: headroom, then the block up to its seq; nil: nothing
+	event       *Event   // nil: the record is a command, or cannot be read
+	command     *Command // nil: the record is no command
+	commandJSON []byte   // of a command
+	buf         []byte   // headroom, and the block up to its seq; nil: clients are sent nothing
 }
 
-// encode is the only place where a record becomes bytes for clients.
+// encode turns a record into bytes for clients. Nothing else does.
 func encode(r Record, epoch string, now time.Time) encoded {
 	enc := encoded{seq: r.Seq, tag: TagOf(r.Data), stored: min(r.At.UnixNano(), now.UnixNano())}
 	what, err := decode(r.Data)
@@ -171,7 +169,7 @@ func encode(r Record, epoch string, now time.Time) encoded {
 	return enc
 }
 
-// begin writes the block up to its seq.
+// appendBlock writes the block up to its seq into e.buf.
 func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
 	buf := makeBuffer(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
@@ -187,8 +185,8 @@ func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	e.buf = append(buf, '-')
 }
 
-// frame adds the position and the chunk around the block. It runs under the hub's
-// lock, and so copies nothing: the room was left by begin.
+// frame completes the block with its seq and tag, and puts the chunk around it. It runs
+// under the hub's lock, and therefore copies nothing: appendBlock has left room.
 func (e encoded) frame() frame {
 	buf := strconv.AppendUint(e.buf, e.seq, 10)
 	buf = e.tag.append(buf)
@@ -203,15 +201,15 @@ func (e encoded) frame() frame {
 	return frame{buf[at:], uint8(headroom - at)}
 }
 
-// Clocks are believed as long as an event was stored between clockBefore and
-// clockAfter its acceptance.
+// Bounds of the time from an event's acceptance to its storage. Outside of them the
+// clock of the accepting node is not trusted.
 const (
 	clockBefore = -2 * time.Second
 	clockAfter  = PublishTimeout + 5*time.Second
 )
 
-// trustClock corrects the times of an event if the clock of the node that accepted
-// it and ours differ.
+// correctClock corrects the times of an event if the clock of the node that accepted it
+// differs from the clock of this node.
 func (e *Event) correctClock(stored time.Time) {
 	if waited := stored.Sub(e.At); waited >= clockBefore && waited <= clockAfter {
 		return
@@ -222,8 +220,8 @@ func (e *Event) correctClock(stored time.Time) {
 	e.At = stored
 }
 
-// appendData writes data as data lines. CR, LF and CRLF all end a line in an
-// event stream, so each of them begins a new data line. [HTML spec 9.2.6]
+// appendData appends data as data lines. CR, LF and CRLF each end a line in an event
+// stream, so each begins a new data line. [HTML spec 9.2.6]
 func appendData(buf, data []byte) []byte {
 	for {
 		buf = append(buf, "data: "...)

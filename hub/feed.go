@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// feed is how the store reaches h. It is used by one goroutine at a time, that of
-// the store's tail. Nothing else changes the head of the history.
+// feed is the [Feed] of h. One goroutine at a time uses it: that of the store's Tail.
+// Nothing else changes the head of the history.
 type feed struct{ h *Hub }
 
 func (f feed) Begin(epoch string, oldest uint64) (have Position) {
@@ -30,8 +30,8 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	return have
 }
 
-// rememberEnded is of how many histories the end is remembered, beside the last one:
-// a publisher may learn late that it was answered.
+// maxEndedHistories is how many more histories than the last one h.endedHistories
+// remembers: a publisher may get the store's answer late.
 const maxEndedHistories = 15
 
 func (f feed) Status(problem error, behind uint64) {
@@ -76,12 +76,13 @@ func (f feed) Deliver(records []Record) {
 	}
 }
 
-// targetsAtOnce is about how many targets are indexed under one lock: a batch may
-// have a million of them.
+// targetsAtOnce is about how many targets are indexed while mu is held once: a batch
+// may have a million of them.
 const targetsAtOnce = MaxTargets
 
-// sliceLength is how many records one lock is held for. They follow each other,
-// and a command is the last one, because it is carried out before others follow.
+// sliceLength returns how many records are appended while mu is held once. Their seqs
+// follow each other. A command is the last of them, because it is executed before later
+// records are appended.
 func sliceLength(records []encoded) int {
 	targets := 0
 	for i, r := range records {
@@ -95,8 +96,8 @@ func sliceLength(records []encoded) int {
 	return len(records)
 }
 
-// deliver makes records the next part of the history. A command, which is the last of
-// them, is not to be passed before it is carried out.
+// deliver appends records to the history. The last one may be a command: no connection
+// passes it before execute has run.
 func (h *Hub) deliver(records []encoded) {
 	now := time.Now()
 	h.mu.Lock()
@@ -115,11 +116,11 @@ func (h *Hub) deliver(records []encoded) {
 	}
 }
 
-// holesAtOnce is how many holes are made under one lock.
+// holesAtOnce is how many holes are appended while mu is held once.
 const holesAtOnce = 1000
 
-// leaveOut makes holes of the positions before next that the store does not have.
-// Where others append to the store, a hole may have been a command.
+// fillHoles appends a hole for each position before next that the store does not have.
+// In a store that nodes share, a hole may have been a command.
 func (h *Hub) fillHoles(next uint64) {
 	left := false
 	for h.addHoles(next) {
@@ -131,8 +132,7 @@ func (h *Hub) fillHoles(next uint64) {
 	}
 }
 
-// addHoles makes some of the holes before next, and reports whether there were any
-// to make.
+// addHoles appends some of the holes before next, and reports whether there were any.
 func (h *Hub) addHoles(next uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -156,10 +156,10 @@ func (h *Hub) sharesStore() bool {
 	return h.source.Store != nil && h.source.Shared()
 }
 
-// carryOut does what a command says, at its position: the history ends there as
-// long as this runs. A command that says nothing stands for one that cannot be
-// read. Where it is not certain what a command means for a connection, that ends: the
-// client comes back, and is authenticated anew.
+// execute executes the command at the position seq. Connections do not look past seq
+// while it runs. An empty command stands for one that cannot be read. If it is not certain
+// what a command means for a connection, the connection ends with the reason [Lifetime]:
+// the client comes back and is authenticated again.
 func (h *Hub) execute(command *Command, seq uint64) {
 	var changed []*lane
 	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
@@ -167,8 +167,8 @@ func (h *Hub) execute(command *Command, seq uint64) {
 	case command.Disconnect != nil:
 		filter, do = *command.Disconnect, func(c *Conn) { h.detach(c, Disconnected) }
 	case command.Topics != nil && !h.check(func() bool { return h.source.open }):
-		// Another history is being read. Its changes may be older than the connections
-		// that moved over, which may have lost since what is added here.
+		// Another history is being read. Its changes may be older than the connections,
+		// which may have lost since then what the command adds.
 		filter = command.Topics.Filter
 	case command.Topics != nil:
 		add := targets(command.Topics.Add)
@@ -192,7 +192,7 @@ func (h *Hub) execute(command *Command, seq uint64) {
 	h.mu.Lock()
 	h.pendingCommand = 0
 	h.mu.Unlock()
-	for some := range slices.Chunk(changed, subscribersAtOnce) { // none of them could pass the command before
+	for some := range slices.Chunk(changed, subscribersAtOnce) { // they could not pass the command until now
 		h.mu.Lock()
 		for _, own := range some {
 			h.markDirty(own)
@@ -202,9 +202,9 @@ func (h *Hub) execute(command *Command, seq uint64) {
 	}
 }
 
-// changeTopics changes the topics of c at a position: the command becomes an event for
-// this connection. It returns the lane that has it, or nil if nothing changes. mu is
-// held.
+// changeTopics changes the topics of c at the position seq. The command becomes an event
+// for this connection, sse.topics. It returns the lane with that event; nil: nothing
+// changed. mu is held.
 func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, seq uint64) *lane {
 	if !c.changeTopics(add, remove, seq) {
 		return nil

@@ -6,66 +6,66 @@ import (
 	"time"
 )
 
-// history is the bounded ring of encoded events, indexed by target. It is
-// guarded by Hub.mu: methods that change it need the lock, since and lost only
-// a read lock.
+// history is the bounded ring of encoded events, indexed by target. It is guarded by
+// Hub.mu. Methods that only read it, such as since and lastLostTo, need only the read
+// lock.
 type history struct {
 	opts  Options
 	epoch string
 
-	// Sequence numbers are gapless, so two of them say what is in the ring.
+	// Seqs have no holes in the ring, so oldest and head say what it contains.
 	ring         ring
-	oldest       uint64 // the first retained; head+1 when there is none
-	head         uint64 // the last appended
-	beforeOldest Tag    // of the record before the oldest, if it is known
+	oldest       uint64 // seq of the first retained record; head+1: none is retained
+	head         uint64 // seq of the last appended record
+	beforeOldest Tag    // of the record before the oldest; zero: not known
 	bytes        int64
 
-	trimmed bool // all bounds were met when evict was last called
+	trimmed bool // all bounds were met after the last eviction
 
-	slots    map[uint64]uint64 // slotOf to the seq of the newest event
-	commands map[uint64][]byte // what the retained commands say, by seq
+	slots    map[uint64]uint64 // slotOf an event -> seq of the newest event with it
+	commands map[uint64][]byte // seq of a retained command -> its JSON
 	lanes    map[Target]*lane
-	all      *lane // lanes[Target{All}], which is never dropped
+	all      *lane // lanes[Target{All}], which is never removed
 	shapes   []*shape
-	pinned   *pinned // is told what is evicted
+	pinned   *pinned // is told about evictions
 
-	// What was evicted, for targets that have no lane: a target's hash to its
-	// highest evicted seq, in two generations. When the young one is full the old
-	// one goes, and the floor rises over what only it knew.
+	// The last evicted event of each target that has no lane any more: the hash of the
+	// target -> the seq. There are two generations. When the recent one is full, the older
+	// one is dropped, and floor rises to the highest seq that only the older one knew.
 	seed                        maphash.Seed
 	recentEvicted, olderEvicted map[uint64]uint64
 	recentLast                  uint64
 	olderLast                   uint64
-	floor                       uint64 // below it nothing is known, so every position is a gap
+	floor                       uint64 // evictions below it are not known: every older position is a gap
 
-	evictions []eviction // the last ones, oldest first
+	evictions []eviction // the last runs of evictions, oldest first
 }
 
-// entry is one retained record. It is immutable but for lanes, which grows when a new
-// shape comes into use, and when a command concerns a connection.
+// entry is one retained record. Only lanes changes: it grows when a shape is learned,
+// and when a command concerns a connection.
 type entry struct {
 	frame    frame
-	lanes    []*lane // which hold its seq
-	cost     int64   // of history.bytes
-	stored   int64   // Unix nanoseconds; the age counts from here
-	accepted int64   // as monotonic says; the latency of delivery counts from here
+	lanes    []*lane // whose seqs contain it
+	cost     int64   // its share of history.bytes
+	stored   int64   // Unix nanoseconds; its age counts from here
+	accepted int64   // nanoseconds, see monotonic; the latency of delivery counts from here
 	expires  int64   // Unix nanoseconds, or never
-	slot     uint64  // of which it is, or was, the newest; 0: none
-	room     int32   // bytes that frame takes
+	slot     uint64  // slotOf the event; 0: none
+	room     int32   // capacity of frame, in bytes
 	tag      Tag     // zero: the record is not known
 }
 
-// never is when most events expire.
+// never is the value of entry.expires for an event without ttl.
 const never = math.MaxInt64
 
-// How many targets one generation of evicted ones may hold: as many as take a
-// quarter of the history's bytes, but within these bounds.
+// Bounds of how many targets one generation of evicted targets may have. Between them,
+// a generation takes at most a quarter of Options.MaxBytes.
 const (
 	maxEvictedTargets = 500_000
 	minEvictedTargets = 1_000
 )
 
-// newHistory is empty; the next event is oldest.
+// newHistory returns an empty history, whose first record will have the seq oldest.
 func newHistory(opts Options, epoch string, oldest uint64, held *pinned) *history {
 	h := &history{
 		opts:          opts,
@@ -86,9 +86,8 @@ func newHistory(opts Options, epoch string, oldest uint64, held *pinned) *histor
 
 func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
 
-// append adds a record as the next one, evicts what no longer fits and returns its
-// entry, which is valid until the next call. A record that could not be read
-// becomes a hole.
+// append appends a record, evicts what exceeds the bounds, and returns the new entry,
+// which is valid until the next call. A record that cannot be read becomes a hole.
 func (h *history) append(enc encoded, now time.Time) *entry {
 	e := h.next()
 	e.tag, e.stored, e.accepted = enc.tag, enc.stored, monotonic(now)-(now.UnixNano()-enc.stored)
@@ -103,13 +102,13 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 		h.commands[h.head] = enc.commandJSON
 		h.charge(e, commandBytes+int64(cap(enc.commandJSON)))
 	default:
-		h.all.evicted = h.head // to everybody this is as if an event had been evicted
+		h.all.evicted = h.head // a hole is like an evicted event for all
 	}
 	h.evict(now)
 	return e
 }
 
-// addHoles adds n records that are lost.
+// addHoles appends n holes: records that are lost.
 func (h *history) addHoles(n uint64, now time.Time) {
 	for range n {
 		e := h.next()
@@ -119,7 +118,7 @@ func (h *history) addHoles(n uint64, now time.Time) {
 	h.evict(now)
 }
 
-// next adds an entry without content.
+// next appends an empty entry.
 func (h *history) next() *entry {
 	h.head++
 	e := h.ring.push(h.head)
@@ -128,7 +127,7 @@ func (h *history) next() *entry {
 	return e
 }
 
-// addEvent makes an entry that of an event.
+// addEvent fills an entry with an event and indexes it.
 func (h *history) addEvent(e *entry, event *Event) {
 	e.accepted += event.At.UnixNano() - e.stored
 	if !event.Expires.IsZero() {
@@ -149,7 +148,7 @@ func (h *history) addEvent(e *entry, event *Event) {
 	}
 }
 
-// position is the one with this seq.
+// position returns the position with this seq, and its tag if that is known.
 func (h *history) position(seq uint64) Position {
 	p := Position{Epoch: h.epoch, Seq: seq}
 	switch {
@@ -161,12 +160,12 @@ func (h *history) position(seq uint64) Position {
 	return p
 }
 
-// evictAtOnce is how many lanes may lose an event under one lock.
+// evictAtOnce is how many lanes may lose an event while Hub.mu is held once.
 const evictAtOnce = 250
 
-// evict drops the oldest records until all bounds are met, or it has done as much
-// as one lock is held for. It reports whether there is nothing left to do. The
-// newest stays whatever its size, so that it can be delivered at all.
+// evict removes the oldest records until all bounds are met, or evictAtOnce is reached.
+// It reports whether all bounds are met. It keeps the newest record whatever its size, so
+// that it can be delivered.
 func (h *history) evict(now time.Time) bool {
 	h.trimmed = h.evictSome(now)
 	return h.trimmed
@@ -191,12 +190,11 @@ func (h *history) evictSome(now time.Time) bool {
 			return false
 		}
 		lanes += 1 + len(e.lanes)
-		// An event whose ttl has passed was not delivered any more, so nobody
-		// misses it.
+		// An event whose ttl has passed is not delivered any more: no client misses it.
 		missed := e.expires > now.UnixNano()
 		for _, l := range e.lanes {
 			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
-				l.seqs = nil // and what is before it
+				l.seqs = nil // releases the array, with the seqs before this one
 				h.bytes -= l.bytes()
 			}
 			if missed {
@@ -220,13 +218,13 @@ func (h *history) isFresh(e *entry, now time.Time) bool {
 	return e.stored > now.Add(-h.opts.MaxAge).UnixNano()
 }
 
-// stale reports whether evict has something to do that only time did.
+// isStale reports whether the oldest record has exceeded the maximum age.
 func (h *history) isStale(now time.Time) bool {
 	return h.oldest <= h.head && !h.isFresh(h.entry(h.oldest), now)
 }
 
-// lost is the last position whose record is lost to a connection with these seats;
-// 0: there is none.
+// lastLostTo returns the last position whose record is lost to a connection with these
+// subscriptions; 0: none.
 func (h *history) lastLostTo(seats []subscription) (last uint64) {
 	for _, s := range seats {
 		if lost := s.lane.lost(); lost > s.from {
@@ -236,8 +234,8 @@ func (h *history) lastLostTo(seats []subscription) (last uint64) {
 	return last
 }
 
-// resume is where a client goes on that has everything up to p, and whether it
-// has missed something.
+// resume returns where a client continues that has everything up to p, and whether it
+// may have missed something.
 func (h *history) resume(p Position, seats []subscription) (uint64, gapReason) {
 	known := h.position(p.Seq).Tag
 	switch {

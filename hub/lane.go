@@ -6,29 +6,29 @@ import (
 	"strings"
 )
 
-// lane is everything there is about one target: the retained events for it, in
-// order, and the connections that listen. It lives as long as it has either. It is
-// guarded by Hub.mu.
+// lane is a target with its retained events, in order, and its subscribers. It exists as
+// long as it has either. It is guarded by Hub.mu.
 type lane struct {
 	target      Target
-	shape       *shape   // of a pattern; nil for other targets
-	seqs        []uint64 // ascending
-	evicted     uint64   // the highest seq evicted from it
+	shape       *shape   // of a pattern; nil: the target is no pattern
+	seqs        []uint64 // of the retained events, ascending
+	evicted     uint64   // the highest seq that was evicted from the lane
 	subscribers []subscriber
-	dirty       bool // in Hub.dirty
+	dirty       bool // it is in Hub.dirty
 }
 
-// listener is a connection that listens to a lane, and which of its seats is there.
+// subscriber is a connection that subscribes to a lane, and the index of that lane in
+// Conn.subscriptions.
 type subscriber struct {
 	*Conn
 	index int
 }
 
-// lane returns the target's lane and makes it if there is none.
+// lane returns the lane of the target. It creates the lane if there is none.
 func (h *history) lane(t Target) *lane {
 	l := h.lanes[t]
 	if l == nil {
-		t.Name = strings.Clone(t.Name) // it may be a part of something larger
+		t.Name = strings.Clone(t.Name) // it may be a part of a larger string
 		l = &lane{target: t}
 		if t.Kind == pattern {
 			l.shape = h.shape(t.Name)
@@ -42,7 +42,7 @@ func (h *history) lane(t Target) *lane {
 	return l
 }
 
-// lost is the highest position whose event is lost to the lane's listeners.
+// lost returns the highest position whose event is lost to the lane's subscribers.
 func (l *lane) lost() uint64 {
 	if l.shape != nil {
 		return max(l.evicted, l.shape.floor)
@@ -50,8 +50,8 @@ func (l *lane) lost() uint64 {
 	return l.evicted
 }
 
-// lanesFor appends to lanes those with listeners that an event for one of the
-// targets is for, each once.
+// lanesFor appends to lanes the lanes that an event for the targets is for, each once.
+// It leaves out lanes without subscribers.
 func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	add := func(t Target) {
 		if l := h.lanes[t]; l != nil && len(l.subscribers) > 0 {
@@ -80,14 +80,14 @@ func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	})
 }
 
-// drop forgets a lane that has neither events nor connections, and keeps what
-// was evicted from it.
+// removeIfUnused removes a lane that has neither events nor subscribers. The history
+// remembers what was evicted from it.
 func (h *history) removeIfUnused(l *lane) {
 	if len(l.seqs) > 0 || len(l.subscribers) > 0 || l == h.all {
 		return
 	}
 	delete(h.lanes, l.target)
-	// Nobody resumes as a connection that has ended.
+	// Nobody resumes with the id of a connection that has ended.
 	if l.evicted <= h.floor || l.target.Kind == Connection {
 		return
 	}
@@ -102,7 +102,7 @@ func (h *history) removeIfUnused(l *lane) {
 	}
 }
 
-// age forgets the old generation and begins a young one.
+// rotateEvicted drops the older generation of evicted targets and begins a new one.
 func (h *history) rotateEvicted() {
 	h.floor = max(h.floor, h.olderLast)
 	h.bytes -= evictedBytes * int64(len(h.olderEvicted))
@@ -110,7 +110,7 @@ func (h *history) rotateEvicted() {
 	h.recentEvicted, h.recentLast = make(map[uint64]uint64), 0
 }
 
-// index puts the event into the target's lane, once.
+// index puts the event into the target's lane, unless it is there already.
 func (h *history) index(e *entry, seq uint64, t Target) {
 	l := h.lane(t)
 	if n := len(l.seqs); n > 0 && l.seqs[n-1] == seq {
@@ -126,8 +126,8 @@ func (h *history) index(e *entry, seq uint64, t Target) {
 	h.charge(e, pointerBytes*int64(cap(e.lanes)-before))
 }
 
-// indexAs puts an event for a topic into the lane of the pattern of shape s
-// that matches the topic.
+// indexAs puts an event for a topic into the lane of the pattern that has the shape s
+// and matches the topic.
 func (h *history) indexAs(s *shape, e *entry, seq uint64, t Target) {
 	if t.Kind != Topic {
 		return
@@ -137,14 +137,14 @@ func (h *history) indexAs(s *shape, e *entry, seq uint64, t Target) {
 	}
 }
 
-// pending reports whether the lane has an event after the position seq.
+// hasAfter reports whether the lane has an event after the position seq.
 func (l *lane) hasAfter(seq uint64) bool {
 	return len(l.seqs) > 0 && l.seqs[len(l.seqs)-1] > seq
 }
 
-// after is the index of the first event of the lane after the position seq.
-// A connection that is awake looks at the end of the lane, so the search begins
-// there and doubles its steps.
+// indexAfter returns the index in l.seqs of the first event after the position seq. The
+// search begins at the end and doubles its steps, because most connections are close
+// to the end.
 func (l *lane) indexAfter(seq uint64) int {
 	n, step := len(l.seqs), 1
 	for n-step > 0 && l.seqs[n-step-1] > seq {

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Memory is a store that keeps nothing: the history alone holds the events, and
-// each Memory is a new epoch. Its methods may be called from any goroutine.
+// Memory is a [Store] that keeps nothing: only the history has the events. Each Memory
+// has a new epoch. Any goroutine may call its methods.
 type Memory struct {
 	epoch  string
 	tailed chan struct{} // closed when feed is set
 
-	appending sync.RWMutex // held for reading while a batch is appended; before mu
+	appending sync.RWMutex // held for reading while a batch is appended; locked before mu
 
-	mu   sync.Mutex // held while some entries are appended and delivered
+	mu   sync.Mutex // held while a part of a batch is appended and delivered
 	feed Feed       // nil after Close
 	seq  uint64
 	keys Keys
@@ -27,7 +27,7 @@ func NewMemory() *Memory {
 	return &Memory{epoch: NewEpoch(), tailed: make(chan struct{})}
 }
 
-// Append implements Store.
+// Append implements [Store].
 func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
 	if err := m.awaitTail(ctx); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 func (m *Memory) awaitTail(ctx context.Context) error {
 	select {
 	case <-m.tailed:
-		return nil // as always, but for the beginning: ctx makes no channel for it
+		return nil // almost always: then ctx need not make a channel
 	default:
 	}
 	select {
@@ -62,11 +62,11 @@ func (m *Memory) awaitTail(ctx context.Context) error {
 	}
 }
 
-// memorySlice is about how many bytes of a batch are appended under one lock.
+// appendBytesAtOnce is about how many bytes are appended while mu is held once.
 const appendBytesAtOnce = 32 << 10
 
-// appendSome appends the first of the entries, and their answers to stored. It fails
-// before the first or not at all, since Close waits for a batch that has begun.
+// appendSome appends the first entries, and their answers to stored. It fails only before
+// the first entry of a batch, because Close waits for a batch that has begun.
 func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -96,7 +96,7 @@ func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) 
 	return stored, nil
 }
 
-// Tail implements Store.
+// Tail implements [Store].
 func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Lock()
 	m.feed = feed
@@ -107,18 +107,18 @@ func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	<-ctx.Done()
 }
 
-// Retain implements Store.
+// Retain implements [Store].
 func (*Memory) Retain(Options, uint64) {}
 
-// Shared implements Store.
+// Shared implements [Store].
 func (*Memory) Shared() bool { return false }
 
-// Close implements Store.
+// Close implements [Store].
 func (m *Memory) Close() error {
 	m.appending.Lock()
 	defer m.appending.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.feed = nil // or what is appended later would get into another store's history
+	m.feed = nil // otherwise a later Append would reach the history of another store
 	return nil
 }

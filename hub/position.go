@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// Position is a place in a history. It is the SSE id of an event.
+// Position is a place in a history. Its String is the SSE id of an event.
 type Position struct {
-	Epoch string // names one life of a history
-	Seq   uint64 // counts records, up by one, from 1; 0 is before the first
-	Tag   Tag    // of the record; zero: not known, and not checked
+	Epoch string // name of the history
+	Seq   uint64 // number of the record, from 1; 0: before the first
+	Tag   Tag    // of the record; zero: not known, and not compared
 }
 
-// String is the form that goes over the wire: <epoch>-<seq>-<tag>, or
-// <epoch>-<seq> without a tag.
+// String returns the form that clients see: <epoch>-<seq>-<tag>, or <epoch>-<seq> if
+// the tag is zero.
 func (p Position) String() string { return string(p.append(make([]byte, 0, 64))) }
 
 func (p Position) append(buf []byte) []byte {
@@ -25,8 +25,8 @@ func (p Position) append(buf []byte) []byte {
 	return p.Tag.append(buf)
 }
 
-// ParsePosition reads what String wrote, and nothing else: no sign, no leading
-// zero, no space.
+// ParsePosition parses what [Position.String] returns, and nothing else: no sign, no
+// leading zero, no space.
 func ParsePosition(s string) (Position, bool) {
 	epoch, rest, ok := strings.Cut(s, "-")
 	digits, tag, tagged := strings.Cut(rest, "-")
@@ -44,17 +44,17 @@ func ParsePosition(s string) (Position, bool) {
 	return p, true
 }
 
-// NewEpoch names one life of a history: 40 random bits in eight characters.
+// NewEpoch returns a name for a new history: 40 random bits in eight characters.
 func NewEpoch() string {
 	return strings.ToLower(rand.Text()[:8])
 }
 
-// Tag is 20 bits of a hash of a stored record, in four characters. It tells two
-// records with the same epoch and seq from each other: those of a history and of
-// an older copy of it that went another way.
+// Tag is 20 bits of a hash of a stored record, in four characters. Two records with the
+// same epoch and seq have different tags. That happens when a store is restored from an
+// older copy and continues differently.
 type Tag [4]byte
 
-// tagAlphabet has no letters that are easily mistaken for digits.
+// tagAlphabet leaves out letters that look like digits.
 const tagAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

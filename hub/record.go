@@ -10,41 +10,41 @@ import (
 	"time"
 )
 
-// The first byte of a record says what it is. A number is never used for
+// The first byte of a record says what the record is. A number is never reused for
 // another format.
 const (
 	recordEvent   = 1
 	recordCommand = 2
 )
 
-// errRecord says that a record was not written by this version, or an earlier
-// one, of this package.
+// errRecord says that neither this nor an earlier version of this package can have
+// written a record.
 var errRecord = errors.New("unknown kind or version of record")
 
-// A Command is a change that every node carries out when its history reaches
-// the command's position. It concerns connections that were opened before that.
+// Command is a change that every node executes when its history reaches the position
+// of the command. It concerns connections that began before that.
 //
-// Later versions may have more fields. A node that meets a command with unknown
-// fields ends the connections that it may concern, which is all of them, so that
-// they are authenticated anew.
+// Later versions may have more fields. A node that finds an unknown field ends all its
+// connections, because the command may concern them. Their clients are authenticated
+// again.
 type Command struct {
 	// Disconnect chooses the connections that end.
 	Disconnect *Filter `json:"disconnect,omitempty"`
 
-	// Topics changes what connections may be sent.
+	// Topics changes the topics of connections.
 	Topics *TopicChange `json:"topics,omitempty"`
 }
 
-// TopicChange adds and removes exact topics. What is added begins at the position of
-// the command, and what is removed ends there, also for events that are pending. The
-// patterns of a connection stay as they are.
+// TopicChange adds and removes exact topics. An added topic begins at the position of
+// the command. A removed topic ends there, also for events that are pending. The
+// patterns of a connection do not change.
 type TopicChange struct {
 	Filter Filter   `json:"filter"` // chooses the connections
 	Add    []string `json:"add,omitempty"`
 	Remove []string `json:"remove,omitempty"`
 }
 
-// targets are the topics with these names.
+// targets returns the topics with these names.
 func targets(names []string) []Target {
 	topics := make([]Target, len(names))
 	for i, name := range names {
@@ -53,15 +53,15 @@ func targets(names []string) []Target {
 	return topics
 }
 
-// decoded is what a record says.
+// decoded is the content of a record.
 type decoded struct {
 	event   *Event
 	command *Command
 }
 
-// encodeEvent returns the record of an event: its kind, then the times, as Unix
-// nanoseconds with 0 for none, and every string behind its length. The key is
-// not a part of it, since it is the store's concern.
+// encodeEvent returns the record of an event: the kind; the times, as Unix nanoseconds,
+// 0 for none; and every string, after its length. It leaves out the key, which
+// concerns the store.
 func encodeEvent(e *Event) []byte {
 	size := 2*binary.MaxVarintLen64 + 16 + len(e.Type) + len(e.Slot) + len(e.Data)
 	for _, t := range e.Targets {
@@ -85,13 +85,13 @@ func encodeEvent(e *Event) []byte {
 func encodeCommand(c *Command) []byte {
 	body, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // strings
+		panic(err) // impossible: it has only strings
 	}
 	return append([]byte{recordCommand}, body...)
 }
 
-// decode reads a record. An event's Data is a part of the record. A command that
-// cannot be read is &Command{}; anything else that cannot be read is an error.
+// decode parses a record. Event.Data is a part of the record. A command that cannot be
+// parsed is decoded as &Command{}. Anything else that cannot be parsed is an error.
 func decode(record []byte) (decoded, error) {
 	if len(record) == 0 {
 		return decoded{}, errRecord
@@ -101,7 +101,7 @@ func decode(record []byte) (decoded, error) {
 		e := new(Event)
 		err := e.decode(record[1:])
 		if err == nil {
-			// Another program may have written it.
+			// Another program may have written the record.
 			err = e.validate(math.MaxInt)
 		}
 		if err != nil {
@@ -156,7 +156,7 @@ func appendString(buf []byte, s string) []byte {
 	return append(binary.AppendUvarint(buf, uint64(len(s))), s...)
 }
 
-// recordReader reads from the front of buf, and remembers that it failed.
+// recordReader reads values from the front of buf. failed says that one was malformed.
 type recordReader struct {
 	buf    []byte
 	failed bool

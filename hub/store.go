@@ -7,102 +7,97 @@ import (
 	"time"
 )
 
-// Store orders records and, unless it is Memory, makes them outlive the process.
-// It knows nothing of what a record says. Append never reaches clients: only what
-// Tail delivers becomes history, so that all nodes that share a store see one
-// order, and nothing is delivered before it is stored. All methods but Tail may be
-// called from any goroutine, and before Tail. Package storetest checks the
-// contract.
+// Store orders records and, unless it is [Memory], keeps them longer than the process
+// lives. It does not interpret records. A record reaches clients only when Tail delivers
+// it: so all nodes that share a store see the same order, and nothing is delivered before
+// it is stored. Any goroutine may call the methods, also before Tail; Tail itself is called
+// once. Package storetest checks this contract.
 type Store interface {
-	// Append stores the entries, in order, all or none, and returns when they are
-	// as durable as the store makes them, and after Feed.Begin was called. An entry
-	// whose Key was stored within KeyLifetime, also by an earlier process, is not
-	// stored again: its place in the answer is the first one's. One with the same
-	// key that is under way is waited for. It may set keys that are empty.
+	// Append stores the entries, in order, all or none. It returns when they are as
+	// durable as the store makes them, and not before Feed.Begin was called. An entry whose
+	// Key was stored within KeyLifetime, also by an earlier process, is not stored
+	// again: its answer has the position of the first one. If an entry with the same key
+	// is being stored, Append waits for it. Append may set keys that are empty.
 	//
-	// Its error is a *BatchError when one of the entries is too large for the store,
-	// and nothing was stored. Else it wraps ErrNotStored when it is certain that
-	// nothing was stored and nothing will be, and ErrUncertain when the same entries
-	// with the same keys must be appended again to know.
+	// Its errors: a *BatchError if an entry is too large for the store, and nothing was
+	// stored. An error that wraps ErrNotStored if it is certain that nothing was stored and
+	// nothing will be. An error that wraps ErrUncertain if only another Append of the
+	// same entries with the same keys can tell.
 	Append(ctx context.Context, entries []Entry) ([]Stored, error)
 
-	// Tail calls feed with the whole retained history, in order, and then with
-	// every record that is stored, until ctx ends. What fails meanwhile it retries
-	// by itself. It is called once, and feed by one goroutine at a time.
+	// Tail delivers the whole retained history to feed, in order, and then every record
+	// that is stored, until ctx ends. It retries by itself what fails. It is called once,
+	// and one goroutine at a time calls feed.
 	Tail(ctx context.Context, feed Feed)
 
-	// Retain says how the hub bounds its history, and the oldest seq that it
-	// retains. A store may drop what is older, in its own time, and what is older
-	// than the bounds allow; it may do so before its own Tail has delivered it. It
-	// is called before Tail, with 0, and then with the hub locked: it must not
-	// block, nor call feed.
+	// Retain tells the store the bounds of the hub's history, and the oldest seq that the
+	// hub retains. The store may drop older records at any later time, and records that
+	// exceed the bounds even before Tail has delivered them. It is called before Tail,
+	// with 0, and then with the hub locked: it must not block, and must not call feed.
 	Retain(opts Options, oldest uint64)
 
-	// Shared reports whether others append too, so that a position may be one
-	// that this node has yet to learn of.
+	// Shared reports whether others append to the store too. Then a client's position
+	// may be one that this node does not know yet.
 	Shared() bool
 
-	// Close ends the store after Tail has returned. What Append is doing ends
-	// first.
+	// Close closes the store. It is called after Tail has returned, and waits for Append.
 	Close() error
 }
 
 // Entry is a record to be stored.
 type Entry struct {
 	Key  string // idempotency key; empty: none
-	Data []byte // not empty, not changed afterwards
+	Data []byte // not empty; it must not change afterwards
 }
 
-// Stored is the answer to one appended entry.
+// Stored is the answer to one appended [Entry].
 type Stored struct {
 	Position  Position // without its tag
-	Duplicate bool     // of an entry that was there before
+	Duplicate bool     // the key is known, and Position is that of the first entry with it
 }
 
 // Record is an entry with its place in a store.
 type Record struct {
 	Seq  uint64
 	At   time.Time // when it was stored, by the clock of this node
-	Data []byte    // not changed afterwards
+	Data []byte    // it must not change afterwards
 }
 
-// Feed is what a store tells its hub.
+// Feed is how a [Store] reports to its hub.
 type Feed interface {
-	// Begin starts a life of the history in which nothing before oldest is known.
-	// It is called first, and again when records were lost, a position was used
-	// twice, or the store is not the one it was.
+	// Begin begins a history in which nothing before oldest is known. It is called first.
+	// It is called again when records were lost, when a position was used twice, or
+	// when the store is another one than before.
 	//
-	// If the epoch is the one of the hub's history, that goes on, and have is its
-	// end. A store that ends before have, or keeps a record there whose TagOf
-	// differs from have.Tag, must call Begin again, with an epoch that was never
-	// used. have.Seq is 0 if the hub has nothing of the epoch. have.Tag may be
-	// zero: then it is not known.
+	// If epoch is that of the hub's history, this history continues, and have is its
+	// head. If the store ends before have, or if its record there has a TagOf that
+	// differs from have.Tag, it must call Begin again, with an epoch that was never
+	// used. have.Seq is 0 if the hub has nothing of the epoch. A zero have.Tag is not
+	// known, and must not be compared.
 	Begin(epoch string, oldest uint64) (have Position)
 
-	// Deliver continues the history. Seqs ascend. Those that are left out are
-	// records that the store no longer has. Records that the hub has already are
-	// passed over.
+	// Deliver continues the history. Seqs ascend. A seq that is left out is a record that
+	// the store does not have any more. Records that the hub already has are ignored.
 	Deliver(records []Record)
 
-	// Status reports why the store cannot be reached, nil if it can, and how many
-	// of its records are not delivered yet. The history is open as soon as that
-	// is nil and 0.
+	// Status reports why the store cannot be reached (nil: it can), and how many of its
+	// records are not delivered yet. The history opens at the first nil and 0.
 	Status(problem error, behind uint64)
 }
 
-// Errors of Publish, and of Append.
+// Errors that [Hub.Publish] and [Store].Append wrap.
 var (
-	// ErrNotStored means that nothing was stored: nobody will ever see the events.
+	// ErrNotStored means that nothing was stored: no client will see the events.
 	ErrNotStored = errors.New("not stored")
 
-	// ErrUncertain means that the events may have been stored. Publishing them
-	// again with the same keys tells, and does not double them.
+	// ErrUncertain means that the events may or may not have been stored. To know,
+	// publish them again with the same keys: they are not stored twice.
 	ErrUncertain = errors.New("the events may or may not have been stored")
 
 	errOpening = errors.New("the store is opening")
 )
 
-// Uncertain is an ErrUncertain with the keys to publish again with.
+// Uncertain is an [ErrUncertain], with the keys for publishing again.
 type Uncertain struct {
 	Keys []string // of the events, in order
 	Err  error
@@ -111,22 +106,22 @@ type Uncertain struct {
 func (e *Uncertain) Error() string { return e.Err.Error() }
 func (e *Uncertain) Unwrap() error { return e.Err }
 
-// startTimeout is how long a client waits for a history that is not open yet, or
-// not yet at the position that the client gives.
+// startTimeout is how long a client waits for a history that is not open, or that has
+// not reached the client's position.
 const startTimeout = 5 * time.Second
 
-// source is a hub's store, and what it said last. Guarded by Hub.mu.
+// source is the store of a hub, and its last status. It is guarded by Hub.mu.
 type source struct {
 	Store             // nil before Use
-	begun   bool      // the history is the store's
+	begun   bool      // the history is that of the store
 	open    bool      // the history is complete: it may be served
-	problem error     // not nil: the store cannot be reached
-	since   time.Time // the problem is there
+	problem error     // why the store cannot be reached; nil: it can
+	since   time.Time // when the problem began
 	behind  uint64
 }
 
-// retain tells the store what the hub retains: nothing yet, as long as the
-// history is the one of the store before.
+// retain tells the store what the hub retains. As long as the history is that of the
+// store before, the hub retains nothing of this one.
 func (s *source) retain(h *history) {
 	switch {
 	case s.Store == nil:
@@ -137,10 +132,10 @@ func (s *source) retain(h *history) {
 	}
 }
 
-// Use makes the store the hub's, and closes the one before. The hub closes it in
-// turn. Connections go on. While the store opens, the history that is there is
-// served; if the store turns out to be another history, the connections are told.
-// Its error is of closing the store before.
+// Use makes store the store of the hub, which closes it later, and closes the store
+// before. Connections continue. While the store opens, the hub serves the history that
+// it has. If the store then has another history, connections are sent sse.gap. The error is
+// that of closing the store before.
 func (h *Hub) Use(store Store) error {
 	h.storeSwitch.Lock()
 	defer h.storeSwitch.Unlock()
@@ -155,8 +150,8 @@ func (h *Hub) Use(store Store) error {
 	return err
 }
 
-// leaveStore stops and closes the store, if there is one. Unless next is nil, what
-// is published from then on goes there. using is held.
+// replaceStore stops and closes the store, if there is one, and makes next the store that
+// Publish appends to; nil: none. storeSwitch is held.
 func (h *Hub) replaceStore(next Store) error {
 	if h.stopTail != nil {
 		h.stopTail()

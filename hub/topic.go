@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// ParseTopic reads one topic of a stream: an exact name, or a pattern of
-// segments between slashes. A segment * matches any one segment, and as the
-// last segment it matches the rest, one segment or more.
+// ParseTopic parses a topic of a stream: an exact name, or a pattern of segments between
+// slashes. The segment * matches any one segment. As the last segment it matches one or more
+// segments. The error says what is wrong with s.
 func ParseTopic(s string) (Target, error) {
 	if s == "" {
 		return Target{}, fmt.Errorf("a topic must not be empty")
@@ -25,7 +25,7 @@ func ParseTopic(s string) (Target, error) {
 	return Target{pattern, s}, nil
 }
 
-// Matches reports whether t, a topic of a stream, covers the exact topic name.
+// Matches reports whether t, a topic of a stream, matches the exact topic name.
 func (t Target) Matches(name string) bool {
 	if t.Kind == Topic {
 		return t.Name == name
@@ -33,20 +33,20 @@ func (t Target) Matches(name string) bool {
 	return t.Kind == pattern && shapeOf(t.Name).apply(name) == t.Name
 }
 
-// A shape is what is left of a pattern without its names: which segments are
-// wildcards. a/*/c and x/*/z have one shape. Seen through a shape, a topic is a
-// pattern (a/b/c becomes a/*/c), so patterns are looked up like any other
-// target: an event is indexed once for each shape that fits its topic, and the
-// shapes in use are as few as the kinds of pattern in the configuration.
+// shape is a pattern without its names: it says which segments are wildcards. The
+// patterns a/*/c and x/*/z have the same shape. A shape turns a topic into the pattern
+// that matches it: a/b/c becomes a/*/c. So a pattern is looked up like any other target:
+// an event is indexed once for its topic, and once for each shape that fits. There are
+// as few shapes as kinds of pattern in the configuration.
 type shape struct {
-	wild []bool // per segment
-	rest bool   // the last segment matches the rest
+	wild []bool // whether the segment is *
+	rest bool   // the last segment is *, and matches one or more segments
 
-	// floor is the last position whose event could not be indexed for this
-	// shape any more, since it was evicted before the shape was learned.
+	// floor is the last position whose event is not indexed for this shape, because it
+	// was evicted before the shape was learned.
 	floor uint64
 
-	// learned: all that is retained is indexed, and what comes is indexed at once.
+	// learned: all retained events are indexed for it, and new ones are indexed at once.
 	learned bool
 }
 
@@ -61,7 +61,7 @@ func shapeOf(name string) *shape {
 
 func (s *shape) equal(o *shape) bool { return slices.Equal(s.wild, o.wild) }
 
-// apply is the pattern of this shape that matches the topic name, or "".
+// apply returns the pattern of this shape that matches the topic name; "": none does.
 func (s *shape) apply(name string) string {
 	var b strings.Builder
 	for i, wild := range s.wild {
@@ -82,8 +82,8 @@ func (s *shape) apply(name string) string {
 	return b.String()
 }
 
-// shape returns the shape of a pattern. One that is new is not learned yet, unless
-// there is nothing to learn.
+// shape returns the shape of a pattern. It adds a shape that is new, which is learned
+// at once if nothing is retained.
 func (h *history) shape(name string) *shape {
 	s := shapeOf(name)
 	if i := slices.IndexFunc(h.shapes, s.equal); i >= 0 {
@@ -95,13 +95,14 @@ func (h *history) shape(name string) *shape {
 	return s
 }
 
-// learnAtOnce is how many lanes are looked at under one lock.
+// learnAtOnce is how many lanes are looked at while Hub.mu is held once.
 const learnAtOnce = 250
 
-// learn applies a shape to what is retained, from a position on, and reports from
-// which to go on. Once the shape is learned there is no need to.
+// learn indexes a slice of the retained events for the shape, beginning at the position
+// from, and returns where the next slice begins. At the end of the history the shape is
+// learned.
 func (h *history) learn(s *shape, from uint64) (next uint64) {
-	if from < h.oldest { // the history moved on
+	if from < h.oldest { // evicted meanwhile
 		from, s.floor = h.oldest, h.oldest-1
 	}
 	for lanes := 0; from <= h.head && lanes < learnAtOnce; from++ {
@@ -115,7 +116,7 @@ func (h *history) learn(s *shape, from uint64) (next uint64) {
 	return from
 }
 
-// learnShapes makes sure that the shapes of the topics are learned. mu is not held.
+// learnShapes learns the shapes of the topics that are not learned yet. mu is not held.
 func (h *Hub) learnShapes(topics []Target) {
 	for _, t := range topics {
 		if t.Kind == pattern && !h.check(func() bool { return h.history.hasLearned(t) }) {
@@ -124,9 +125,9 @@ func (h *Hub) learnShapes(topics []Target) {
 	}
 }
 
-// learnShape learns one shape, a slice of the history at a time.
+// learnShape learns one shape, one slice of the history after the other.
 func (h *Hub) learnShape(name string) {
-	h.learning.Lock() // one at a time, since others may want the same
+	h.learning.Lock() // one at a time: other connections may want the same shape
 	defer h.learning.Unlock()
 	var history *history
 	var next uint64
@@ -141,11 +142,11 @@ func (h *Hub) learnShape(name string) {
 		}
 		learned = s.learned
 		h.mu.Unlock()
-		runtime.Gosched() // others wait for the lock
+		runtime.Gosched() // other goroutines wait for the lock
 	}
 }
 
-// knows reports whether the topic is no pattern, or one of a learned shape.
+// hasLearned reports whether the topic is exact, or the shape of its pattern is learned.
 func (h *history) hasLearned(t Target) bool {
 	if t.Kind != pattern {
 		return true

@@ -6,25 +6,25 @@ import (
 	"time"
 )
 
-// The blocks that only the hub sends. In every block the id is the last line,
-// since there are clients that store it when they read the line.
+// This file has the blocks that only the hub sends. The id is the last line of every
+// block, because some clients store it as soon as they have read the line.
 
-// gapReason says why it is not certain that a client has missed nothing.
+// gapReason says why a client may have missed something.
 type gapReason uint8
 
 const (
 	noGap      gapReason = iota
-	gapEvicted           // something for the client left history before it was sent
-	gapEpoch             // the position is of another life of the history
-	gapInvalid           // the position is not one of ours
+	gapEvicted           // an event for the client was evicted before it was sent
+	gapEpoch             // the position belongs to another history
+	gapInvalid           // the position is malformed, or beyond the head
 	gapReasons
 )
 
 var gapNames = [gapReasons]string{gapEvicted: "evicted", gapEpoch: "epoch", gapInvalid: "invalid"}
 
-// appendOpening writes the first block. When a gap is to be told it has no id:
-// a client that is cut off between the two keeps its old position, and so is
-// told again. It has none either where p has no epoch.
+// appendOpening appends sse.connected. It has no id when a gap follows: a client that
+// loses the connection in between keeps its old position, and is told again. It has no
+// id either if p has no epoch.
 func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 	buf = appendRetry(buf, between(c.settings.RetryMin, c.settings.RetryMax))
 	buf = appendControl(buf, "sse.connected", struct {
@@ -40,7 +40,7 @@ func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 	return appendID(buf, p)
 }
 
-// appendGap tells a gap, and the position from which the stream goes on.
+// appendGap appends sse.gap, with the position from which the stream continues.
 func appendGap(buf []byte, reason gapReason, p Position) []byte {
 	buf = appendControl(buf, "sse.gap", struct {
 		Reason string `json:"reason"`
@@ -48,23 +48,23 @@ func appendGap(buf []byte, reason gapReason, p Position) []byte {
 	return appendID(buf, p)
 }
 
-// EventTopics is the type of the block by which the hub tells a connection that its
-// topics have changed.
+// EventTopics is the type of the block that tells a connection that its topics have
+// changed.
 const EventTopics = ReservedPrefix + "topics"
 
-// topicsData is the data of sse.topics.
+// topicsData returns the data of sse.topics.
 func topicsData(c *TopicChange) []byte {
 	data, err := json.Marshal(struct {
 		Added   []string `json:"added"`
 		Removed []string `json:"removed"`
 	}{append([]string{}, c.Add...), append([]string{}, c.Remove...)})
 	if err != nil {
-		panic(err) // strings
+		panic(err) // impossible: it has only strings
 	}
 	return data
 }
 
-// goodbye is the data of sse.closing and sse.rejected.
+// closingData is the data of sse.closing and sse.rejected.
 type closingData struct {
 	Reason  Reason `json:"reason"`
 	RetryMs int64  `json:"retryMs"`
@@ -75,9 +75,9 @@ func appendClosing(buf []byte, reason Reason, retry time.Duration) []byte {
 	return append(appendControl(buf, "sse.closing", closingData{reason, retry.Milliseconds()}), '\n')
 }
 
-// Block is the whole answer to a client that is refused: it is sent with status
-// 200, because a native EventSource gives up for ever on any other.
-// [HTML spec 9.2.3]
+// Block returns the body of the response to a client that is refused. The status of
+// the response must be 200, because a native EventSource gives up for ever after any
+// other status. [HTML spec 9.2.3]
 func (r *Refusal) Block() []byte {
 	if r.Reason == Shutdown || r.Reason == HubClosed {
 		return appendClosing(nil, r.Reason, r.Retry)
@@ -98,14 +98,14 @@ func appendControl(buf []byte, name string, data any) []byte {
 	buf = append(buf, "\ndata: "...)
 	encoded, err := json.Marshal(data)
 	if err != nil {
-		panic(err) // structs of strings, numbers and booleans
+		panic(err) // impossible: structs of strings, numbers and booleans
 	}
 	buf = append(buf, encoded...)
 	return append(buf, '\n')
 }
 
-// appendID ends a block with its position. A block with nothing else dispatches
-// no event, but moves the client's last event id. [HTML spec 9.2.6]
+// appendID ends a block with its position. A block with nothing else dispatches no
+// event, but sets the client's last event id. [HTML spec 9.2.6]
 func appendID(buf []byte, p Position) []byte {
 	buf = p.append(append(buf, "id: "...))
 	return append(buf, "\n\n"...)
