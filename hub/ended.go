@@ -8,53 +8,53 @@ import (
 	"unsafe"
 )
 
-// How much is remembered, beside the history, for Why.
+// Bounds of what is remembered for Why.
 const (
 	maxEndedConns     = 10_000   // connections that have ended
-	maxRefusedConns   = 1_000    // and those that were not admitted
-	maxEndedConnBytes = 16 << 20 // that either of them may take
+	maxRefusedConns   = 1_000    // connections that were not admitted
+	maxEndedConnBytes = 16 << 20 // bytes of heap, for each of these two
 	maxRepeats        = 1_000    // events that were published again
 )
 
-// former is what is known of a connection as of one moment: its end, or when it was
-// refused, or, of one that is open, now.
+// endedConn is what is known of a connection that has ended, was refused, or, for the
+// answer to a Why, is open.
 type endedConn struct {
 	// Static.
-	id          string // empty: refused
+	id          string // empty: the connection was refused
 	user        string
 	session     string
 	topics      []Target
-	addedTopics []addedTopic // those of the topics that were added later
+	addedTopics []addedTopic // those of topics that a command has added
 	protocol    string
 	addr        netip.Addr
 	since       time.Time
 	ended       time.Time // zero: it is open
 	reason      Reason    // why it has ended, or was refused
 	startedFrom startedFrom
-	gap         gapReason // that it was told when it came
-	epoch       string    // of the positions that follow
-	start       uint64    // nothing up to here was for it
-	replayEnd   uint64    // what it was sent up to here was replayed
-	stateEnd    uint64    // up to here it was sent the newest of each slot alone
-	limit       uint64    // nothing after this was for it
-	lost        uint64    // it knows that something up to here is lost
-	partialSeq  uint64    // the event that it has begun to take, of one that is open; 0: none
-	lag         int       // of one that is open
+	gap         gapReason // of the client's position
+	epoch       string    // of the positions below
+	start       uint64    // events up to here were not for it
+	replayEnd   uint64    // events up to here were replayed
+	stateEnd    uint64    // of the events up to here it got only the newest of each slot
+	limit       uint64    // events after this were not for it
+	lost        uint64    // the client knows that events up to here are lost
+	partialSeq  uint64    // of an open one: the event that is partly written; 0: none
+	lag         int       // of an open one
 
-	// Guarded by formers.mu.
-	conn    *Conn // nil: nothing is written to it any more, and what follows is final
+	// Guarded by endedConns.mu.
+	conn    *Conn // nil: nothing is written to it any more, and the fields below are final
 	cursor  uint64
 	skipped uint64
 	slowest time.Duration
 }
 
-// lateTopic is a topic that a connection was given at a position.
+// addedTopic is a topic that a connection was given at a position.
 type addedTopic struct {
 	topic Target
 	from  uint64
 }
 
-// remember says what there is to know of c. Hub.mu is held for writing.
+// snapshot returns what is known of c now. Hub.mu is held for writing.
 func (c *Conn) snapshot() *endedConn {
 	f := &endedConn{
 		conn: c, id: c.id, user: c.identity.User, session: c.identity.Session, topics: c.topics,
@@ -79,7 +79,7 @@ func (c *Conn) snapshot() *endedConn {
 	return f
 }
 
-// refuse remembers a connection that is not admitted.
+// refuse counts and remembers a connection that is not admitted.
 func (h *Hub) refuse(r Request, reason Reason) {
 	h.stats.rejected.add(string(reason), 1)
 	now := time.Now()
@@ -89,7 +89,7 @@ func (h *Hub) refuse(r Request, reason Reason) {
 	})
 }
 
-// size is about what f takes of the heap.
+// size returns about how many bytes of heap f takes.
 func (f *endedConn) size() int64 {
 	n := int64(unsafe.Sizeof(*f)) + int64(len(f.id)+len(f.user)+len(f.session))
 	for _, t := range f.topics {
@@ -98,19 +98,19 @@ func (f *endedConn) size() int64 {
 	return n + int64(len(f.addedTopics))*int64(unsafe.Sizeof(addedTopic{}))
 }
 
-// read is how far c has come. formers.mu is held.
+// copyProgress copies how far the connection has come. endedConns.mu is held.
 func (f *endedConn) copyProgress() {
 	f.cursor, f.skipped, f.slowest = f.conn.cursor.Load(), f.conn.skipped.Load(), time.Duration(f.conn.slowest.Load())
 }
 
-// formers are the last connections that have ended, or were refused, oldest first.
+// endedConns are the last connections that have ended, or were refused, oldest first.
 type endedConns struct {
 	max int
 
-	mu      sync.Mutex // after Hub.mu
+	mu      sync.Mutex // locked after Hub.mu
 	list    []*endedConn
 	bytes   int64
-	dropped time.Time // when the last one ended that is not known any more; zero: all are known
+	dropped time.Time // end of the last connection that was forgotten; zero: none was
 }
 
 func (fs *endedConns) add(f *endedConn) {
@@ -126,7 +126,7 @@ func (fs *endedConns) add(f *endedConn) {
 	}
 }
 
-// settle notes that nothing is written to a connection any more.
+// finalize notes that nothing is written to the connection any more.
 func (fs *endedConns) finalize(f *endedConn) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -134,7 +134,7 @@ func (fs *endedConns) finalize(f *endedConn) {
 	f.conn = nil
 }
 
-// of lists copies of those that the filter chooses, and from when on all are known.
+// matching copies those that the filter chooses. All that ended after dropped are known.
 func (fs *endedConns) matching(who Filter) (found []endedConn, dropped time.Time) {
 	fs.mu.Lock()
 	all := slices.Clone(fs.list)
@@ -152,7 +152,7 @@ func (fs *endedConns) matching(who Filter) (found []endedConn, dropped time.Time
 	return found, dropped
 }
 
-// is reports whether the filter chooses f, topics aside.
+// matches reports whether the filter chooses f. It ignores the topics of the filter.
 func (f *endedConn) matches(who Filter) bool {
 	fits := func(names []string, name string) bool {
 		return len(names) == 0 || name != "" && slices.Contains(names, name)
@@ -160,13 +160,13 @@ func (f *endedConn) matches(who Filter) bool {
 	return fits(who.IDs, f.id) && fits(who.Users, f.user) && fits(who.Sessions, f.session)
 }
 
-// repeats are the last positions that were the answer to a key that was known.
+// repeats are the last events that were published again with the same key.
 type repeats struct {
 	mu   sync.Mutex
 	list []repeat // oldest first
 }
 
-// repeat is an event that was published again, and not stored.
+// repeat is an event that was published again, and was not stored again.
 type repeat struct {
 	epoch string
 	seq   uint64
@@ -188,7 +188,7 @@ func (rs *repeats) add(p Position, now time.Time) {
 	rs.list = append(rs.list, r)
 }
 
-// of says how often the event was published again, and when last.
+// count returns how often the event was published again, and when last.
 func (rs *repeats) count(p Position) (times int, last time.Time) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -198,7 +198,7 @@ func (rs *repeats) count(p Position) (times int, last time.Time) {
 	return 0, time.Time{}
 }
 
-// find is the index of the event, or -1. mu is held.
+// find returns the index of the event; -1: it is not known. mu is held.
 func (rs *repeats) find(p Position) int {
 	return slices.IndexFunc(rs.list, func(r repeat) bool { return r.seq == p.Seq && r.epoch == p.Epoch })
 }

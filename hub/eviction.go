@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Bound is what an event was evicted by.
+// Bound says why an event was evicted.
 type Bound string
 
-// The bounds of Options. An event that is evicted by several is put down to the first.
+// The bounds in [Options]. If an event exceeds several, the first of them is the reason.
 const (
 	NoBound    Bound = "" // not known
 	BoundCount Bound = "count"
@@ -20,13 +20,13 @@ const (
 type eviction struct {
 	from, last uint64
 	bound      Bound
-	at         int64 // Unix nanoseconds, of the last one
+	at         int64 // when the last one was evicted, in Unix nanoseconds
 }
 
-// mostEvictions is how many runs are remembered.
+// maxEvictions is how many runs are remembered.
 const maxEvictions = 32
 
-// noteEviction notes that the oldest record is evicted.
+// recordEviction notes that the oldest record is evicted.
 func (h *history) recordEviction(bound Bound, now time.Time) {
 	n := len(h.evictions)
 	if n > 0 && h.evictions[n-1].bound == bound {
@@ -39,8 +39,8 @@ func (h *history) recordEviction(bound Bound, now time.Time) {
 	h.evictions = append(h.evictions[:n], eviction{h.oldest, h.oldest, bound, now.UnixNano()})
 }
 
-// evictionOf is what the record was evicted by, as far as that is remembered, and by
-// when.
+// evictionOf returns why a record was evicted, if that is remembered, and a time by which
+// it was.
 func (h *history) evictionOf(seq uint64) (Bound, time.Time) {
 	for _, e := range h.evictions {
 		if e.from <= seq && seq <= e.last {
@@ -50,7 +50,8 @@ func (h *history) evictionOf(seq uint64) (Bound, time.Time) {
 	return NoBound, time.Time{}
 }
 
-// lastLost is at least the last position whose event is lost to the target's listeners.
+// lastLost returns a position that is at least that of the last event that is lost to
+// the subscribers of the target.
 func (h *history) lastLost(t Target) uint64 {
 	if l := h.lanes[t]; l != nil {
 		return max(l.lost(), h.floor)

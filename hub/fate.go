@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Came is how a connection came to its first position.
+// StartedFrom says where the cursor of a connection began.
 type StartedFrom string
 
-// How connections come.
+// Values of StartedFrom.
 const (
-	StartedFromHead     StartedFrom = "fresh"    // without a position: it began at the head
-	StartedFromState    StartedFrom = "state"    // without one, for the newest event of each slot
-	StartedFromEarliest StartedFrom = "earliest" // for all that is retained
-	StartedFromPosition StartedFrom = "position" // with one that it had
+	StartedFromHead     StartedFrom = "fresh"    // the head: the client gave no position
+	StartedFromState    StartedFrom = "state"    // the newest event of each slot: Request.State
+	StartedFromEarliest StartedFrom = "earliest" // the oldest retained event: [Earliest]
+	StartedFromPosition StartedFrom = "position" // the client's position
 )
 
-// came is a Came as connections keep it, of which there are many: its place in cames.
+// startedFrom is an index in startedFromNames. Connections keep it because it is small.
 type startedFrom uint8
 
 var startedFromNames = [...]StartedFrom{StartedFromHead, StartedFromState, StartedFromEarliest, StartedFromPosition}
@@ -37,34 +37,34 @@ func startedFromOf(position string, state bool) startedFrom {
 	return startedFrom(slices.Index(startedFromNames[:], how))
 }
 
-// Fate is what became of an event for one connection.
+// Fate says what became of an event for one connection.
 type Fate string
 
-// What may become of an event.
+// Values of Fate.
 const (
-	FateDelivered    Fate = "delivered"     // it was written to the connection
-	FatePending      Fate = "pending"       // it is to be written
+	FateDelivered    Fate = "delivered"     // the event was written to the connection
+	FatePending      Fate = "pending"       // it will be written
 	FateBehind       Fate = "behind"        // it has not reached this node
-	FateReplaced     Fate = "replaced"      // the newest event of its slot takes its place
+	FateReplaced     Fate = "replaced"      // the newest event of its slot is sent instead
 	FateExpired      Fate = "expired"       // its ttl passed before it was written
-	FateLost         Fate = "lost"          // it was evicted, and may not have been written; sse.gap tells
+	FateLost         Fate = "lost"          // it was evicted, perhaps before it was written; the client gets sse.gap
 	FateCut          Fate = "cut"           // the connection ended before it was written
 	FateUnknown      Fate = "unknown"       // it was for the connection, and may have been written
 	FatePassed       Fate = "passed"        // it is evicted; if it was for the connection, it was written
-	FateNotAddressed Fate = "not_addressed" // it was for others
+	FateNotAddressed Fate = "not_addressed" // it was for other connections
 	FateRefused      Fate = "refused"       // the connection was not admitted
 	FateCameLater    Fate = "came_later"    // the connection began after it
-	FateEndedEarlier Fate = "ended_earlier" // the connection had ended
+	FateEndedEarlier Fate = "ended_earlier" // the connection had ended before it
 )
 
-// Fates lists all, the best first.
+// Fates lists all fates, the best first.
 var Fates = []Fate{
 	FateDelivered, FatePending, FateBehind, FateReplaced, FateExpired, FateLost, FateCut, FateUnknown,
 	FatePassed, FateNotAddressed, FateRefused, FateCameLater, FateEndedEarlier,
 }
 
-// judge says what became of the event. lastLost is the last event that is lost to the
-// connection.
+// fateOf returns what became of the event. lastLost returns the last position that is
+// lost to the connection.
 func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 	open := f.ended.IsZero()
 	switch {
@@ -72,7 +72,7 @@ func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 		return FateRefused
 	case f.epoch != s.epoch:
 		if open {
-			return FatePending // it has yet to learn of the new history
+			return FatePending // it has yet to move to the new history
 		}
 		return FateEndedEarlier
 	case s.seq <= f.start:
@@ -99,13 +99,13 @@ func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 	return FateCut
 }
 
-// judgePassed is for an event that the connection has passed: it was written, or left
-// out since it was over already.
+// fateOfPassed is fateOf for an event that the cursor has passed: it was written, or was
+// left out because it was replaced or its ttl had passed.
 func (f *endedConn) fateOfPassed(s *subject) Fate {
 	switch {
 	case s.Known == KnownReplaced && f.since.After(s.Replaced):
 		return FateReplaced
-	case s.Known == KnownReplaced: // no lane has it any more, so nobody has noticed whether it was left out
+	case s.Known == KnownReplaced: // no lane has it any more, so it is not known whether it was left out
 		return FateUnknown
 	case s.seq == f.skipped, s.Known == KnownExpired && !f.since.Before(s.Expires):
 		return FateExpired
@@ -115,9 +115,8 @@ func (f *endedConn) fateOfPassed(s *subject) Fate {
 	return FateUnknown
 }
 
-// judgeEvicted is for an event of which no more is known than the last one that is
-// lost to the connection. Events that were over when they were evicted do not count
-// there.
+// fateOfEvicted is fateOf for an evicted event. Of that, only the last position is known
+// that is lost to the connection. Events whose ttl had passed are not counted as lost.
 func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 	switch {
 	case last < s.seq:
@@ -128,13 +127,13 @@ func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 	return FatePassed
 }
 
-// addressed reports whether the event was for the connection, with the topics that it
-// had in the end.
+// isFor reports whether the event was for the connection, with the topics that the
+// connection had at its end.
 func (f *endedConn) isFor(s *subject) bool {
 	return slices.ContainsFunc(f.targets(), func(t Target) bool { return s.isFor(t) && f.addedAt(t) < s.seq })
 }
 
-// targets are all those by which the connection receives events.
+// targets returns all targets by which the connection receives events.
 func (f *endedConn) targets() []Target {
 	targets := append(make([]Target, 0, len(f.topics)+4), Target{}, Target{Connection, f.id})
 	if f.user != "" {
@@ -146,7 +145,8 @@ func (f *endedConn) targets() []Target {
 	return append(targets, f.topics...)
 }
 
-// from is where the connection was given the target; 0: it came with it.
+// addedAt returns the position where the connection was given the target; 0: it began
+// with it.
 func (f *endedConn) addedAt(t Target) uint64 {
 	if i := slices.IndexFunc(f.addedTopics, func(l addedTopic) bool { return l.topic == t }); i >= 0 {
 		return f.addedTopics[i].from
@@ -154,7 +154,7 @@ func (f *endedConn) addedAt(t Target) uint64 {
 	return 0
 }
 
-// writtenBy is by when an event was written that was published at a time.
+// writtenBy returns a time by which an event was written that was published at a time.
 func (f *endedConn) writtenBy(published, now time.Time) time.Time {
 	if published.Before(f.since) {
 		published = f.since
@@ -165,8 +165,8 @@ func (f *endedConn) writtenBy(published, now time.Time) time.Time {
 	return now
 }
 
-// lastLost is the last event that is lost to a connection, at least the floor. known
-// keeps what was looked up.
+// lastLost returns the last position that is lost to a connection, and at least the
+// floor of the history. known caches the result by target.
 func (h *Hub) lastLost(f *endedConn, known map[Target]uint64) (last uint64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -183,8 +183,8 @@ func (h *Hub) lastLost(f *endedConn, known map[Target]uint64) (last uint64) {
 	return last
 }
 
-// explainTopics says where the connection was given, or lost, a topic of the event. If
-// it lost the topic after the event, this may have been written before.
+// explainTopics finds out where the connection was given or lost a topic of the event.
+// If it lost the topic after the event, the event may have been written before.
 func (h *Hub) explainTopics(j *judged, s *subject) {
 	for _, l := range j.addedTopics {
 		if s.isFor(l.topic) {
@@ -202,16 +202,16 @@ func (h *Hub) explainTopics(j *judged, s *subject) {
 	}
 }
 
-// change is what a change of topics took from a connection.
+// change says which topics a command took from a connection.
 type change struct {
 	seq     uint64
 	removed []string
 }
 
-// mostChanges is how many of the last events for a connection alone are looked at.
+// maxChanges bounds how many of the events for a connection changesOf looks at.
 const maxChanges = 1000
 
-// changesOf lists the retained changes of a connection's topics, the last one first.
+// changesOf lists the retained changes of a connection's topics, newest first.
 func (h *Hub) changesOf(id string) (changes []change) {
 	type record struct {
 		seq   uint64
@@ -236,7 +236,7 @@ func (h *Hub) changesOf(id string) (changes []change) {
 	return changes
 }
 
-// name is the type of the event, or empty.
+// name returns the type of the event; "": it has none.
 func (f frame) name() string {
 	if f.bytes == nil {
 		return ""
@@ -248,7 +248,7 @@ func (f frame) name() string {
 	return ""
 }
 
-// data is the payload. Its lines end with LF.
+// data returns the payload. Its lines end with LF.
 func (f frame) data() string {
 	if f.bytes == nil {
 		return ""

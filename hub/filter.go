@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// Filter chooses connections: those that fit every list that is not empty. They
-// fit a list by one of its items.
+// Filter chooses connections. A connection must match every list that is not empty, and
+// matches a list if it matches one of its elements.
 type Filter struct {
 	IDs      []string `json:"ids,omitempty"`
 	Users    []string `json:"users,omitempty"`
 	Sessions []string `json:"sessions,omitempty"`
-	Topics   []string `json:"topics,omitempty"` // exact names, that would reach the connection
+	Topics   []string `json:"topics,omitempty"` // exact names of topics whose events the connection gets
 }
 
-// Connections lists the open connections that the filter chooses by ascending
-// id, which is the order in which they were opened.
+// Connections lists the open connections that the filter chooses, in the order in which
+// they began, which is the order of their ids.
 func (h *Hub) Connections(f Filter) []*Conn {
 	conns := h.matching(f)
 	slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.id, b.id) })
@@ -28,11 +28,11 @@ func (h *Hub) Connections(f Filter) []*Conn {
 type UserInfo struct {
 	User        string    `json:"user"`
 	Connections int       `json:"connections"`
-	Since       time.Time `json:"since"` // of the first of the connections
+	Since       time.Time `json:"since"` // when the first of them began
 }
 
-// Users lists the users of the open connections that the filter chooses, by ascending
-// name, those with a name above after.
+// Users lists the users of the open connections that the filter chooses, sorted by name.
+// It lists only names after the given one.
 func (h *Hub) Users(f Filter, after string) []UserInfo {
 	users := make(map[string]*UserInfo)
 	for _, c := range h.matching(f) {
@@ -58,11 +58,11 @@ func (h *Hub) Users(f Filter, after string) []UserInfo {
 	return list
 }
 
-// Disconnect ends the connections that the filter chooses on this node at once,
-// and returns how many, also with an error. If other nodes share the store, it
-// stores a command: they end theirs when their history reaches it, and what is
-// published after Disconnect has returned comes after it. Its errors are those of
-// [Hub.Publish], and mean that other nodes may not learn of it.
+// Disconnect ends the connections of this node that the filter chooses, at once, and
+// returns their number, also with an error. If other nodes share the store, it then stores
+// a command, and they end theirs when their history reaches it. An event that is
+// published after Disconnect has returned comes after the command. Its errors are
+// those of [Hub.Publish], and mean that other nodes may not learn of it.
 func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	n := h.DisconnectHere(f)
 	if !h.sharesStore() {
@@ -72,10 +72,10 @@ func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	return n, err
 }
 
-// ChangeTopics stores a command that changes the topics of connections on every node,
-// also on one that is cut off, before it delivers what follows. It returns the
-// command's position. A client is told by sse.topics. Its errors are those of
-// [Hub.Publish]; a *BatchError says that a name is not valid.
+// ChangeTopics stores a command that changes the topics of connections, and returns its
+// position. Every node executes it before it delivers later events, even a node that is
+// cut off now. Clients are sent sse.topics. Its errors are those of [Hub.Publish]; a
+// [*BatchError] means that a name is invalid.
 func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, error) {
 	for _, name := range slices.Concat(change.Add, change.Remove) {
 		if err := (Target{Topic, name}).validate(); err != nil {
@@ -91,8 +91,8 @@ func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, e
 	return stored[0].Position, nil
 }
 
-// DisconnectHere ends the connections of this node that the filter chooses and
-// returns how many.
+// DisconnectHere ends the connections of this node that the filter chooses, and returns
+// their number. Other nodes do not learn of it.
 func (h *Hub) DisconnectHere(f Filter) int {
 	n := 0
 	for _, c := range h.matching(f) {
@@ -106,7 +106,8 @@ func (h *Hub) DisconnectHere(f Filter) int {
 	return n
 }
 
-// matching looks the filter's lanes up, so that it costs what it finds.
+// matching returns the connections that the filter chooses. It looks up lanes, so its
+// cost grows with what the filter matches, not with all connections.
 func (h *Hub) matching(f Filter) []*Conn {
 	var lists [][]laneSize
 	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {
@@ -124,7 +125,7 @@ func (h *Hub) matching(f Filter) []*Conn {
 		lanes, _ := h.lanesWithSubscribers([]Target{{}})
 		lists = append(lists, lanes)
 	}
-	// Of every connection: how many of the lists it fits.
+	// For each connection: how many of the lists it matches.
 	fits := make(map[*Conn]int)
 	for i, lanes := range lists {
 		for _, l := range lanes {

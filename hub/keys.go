@@ -6,17 +6,16 @@ import (
 	"time"
 )
 
-// KeyLifetime is how long an idempotency key is remembered after its event was
-// stored.
+// KeyLifetime is how long an idempotency key is remembered after its event was stored.
 const KeyLifetime = 2 * time.Minute
 
-// KeySum stands for an idempotency key: the first bytes of its SHA-256, since
-// there may be millions of keys. Two keys that have the same would lose an event.
-// With 6 million remembered, as after two minutes at 50,000 a second, that
-// happens to a new key with a probability of 8e-23.
+// KeySum is the first 12 bytes of the SHA-256 of an idempotency key. It saves memory,
+// because there may be millions of keys. If two keys collided, the second event would be
+// dropped as a duplicate. With 6 million keys (two minutes at 50,000 a second) the
+// probability is 8e-23 for each new key.
 type KeySum [12]byte
 
-// SumKey returns the sum of a key. That of the empty key, which is none, is zero.
+// SumKey returns the sum of a key. The sum of the empty key is zero: no key.
 func SumKey(key string) (sum KeySum) {
 	if key != "" {
 		full := sha256.Sum256([]byte(key))
@@ -25,17 +24,17 @@ func SumKey(key string) (sum KeySum) {
 	return sum
 }
 
-// Keys remembers, for a store, which event an idempotency key stands for. It is
-// used by one goroutine at a time.
+// Keys remembers the idempotency keys of a store, and the events that they stand for.
+// One goroutine at a time uses it.
 //
-// Maps do not shrink, and to delete key by key takes a list of them. So keys are
-// kept by generation, and go with their generation when the last of it is over.
+// Go maps do not shrink, and deleting single keys would need a list of them. So keys are
+// kept in generations, and a generation is dropped when its last key has expired.
 type Keys struct {
-	generations []*keyGeneration // in the order in which they began to be filled
+	generations []*keyGeneration // oldest first
 }
 
-// keyGeneration is the keys of a quarter of KeyLifetime. What is known of each is
-// relative to the first, so that it takes 20 bytes with its sum.
+// keyGeneration has the keys of a quarter of KeyLifetime. A key takes 20 bytes, because
+// its seq and its time are relative to those of the generation.
 type keyGeneration struct {
 	seq         uint64
 	began, last time.Time
@@ -43,12 +42,11 @@ type keyGeneration struct {
 }
 
 type usedKey struct {
-	after uint32 // the generation's seq
+	after uint32 // seq, relative to the generation's
 	at    int32  // microseconds since the generation began, rounded up
 }
 
-// Find returns the event that the key stands for now. The zero sum stands for
-// none.
+// Find returns the seq of the event that the key stands for. The zero sum is never known.
 func (k *Keys) Find(sum KeySum, now time.Time) (seq uint64, known bool) {
 	for _, g := range slices.Backward(k.generations) {
 		if used, found := g.keys[sum]; found {
@@ -59,7 +57,7 @@ func (k *Keys) Find(sum KeySum, now time.Time) (seq uint64, known bool) {
 	return 0, false
 }
 
-// Add remembers a key, unless its sum is zero. Keys are added in the order in which
+// Add remembers a key. It ignores the zero sum. Keys must be added in the order in which
 // their events were stored.
 func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	if sum == (KeySum{}) {
@@ -69,7 +67,7 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	if n := len(k.generations); n > 0 {
 		g = k.generations[n-1]
 	}
-	// Keys of an earlier process come with its clock, which may have been set since.
+	// Keys of an earlier process have its clock, which may have been set since.
 	if g == nil || at.Sub(g.began).Abs() >= KeyLifetime/4 {
 		g = &keyGeneration{seq: seq, began: at, last: at, keys: make(map[KeySum]usedKey)}
 		k.generations = append(k.generations, g)
@@ -81,7 +79,7 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	g.keys[sum] = usedKey{uint32(seq - g.seq), int32(since / time.Microsecond)}
 }
 
-// First is the seq of the first event whose key is remembered, if there is one.
+// First returns the seq of the first event whose key is remembered.
 func (k *Keys) First() (seq uint64, any bool) {
 	if len(k.generations) == 0 {
 		return 0, false
@@ -89,7 +87,7 @@ func (k *Keys) First() (seq uint64, any bool) {
 	return k.generations[0].seq, true
 }
 
-// Expire forgets keys whose time is over, and may be late for some.
+// Expire forgets keys that have expired. It may forget some of them later.
 func (k *Keys) Expire(now time.Time) {
 	k.generations = slices.DeleteFunc(k.generations, func(g *keyGeneration) bool { return now.Sub(g.last) >= KeyLifetime })
 }

@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timedMutex is the lock of a build that measures how long each call holds it. It goes by the
-// CPU time of the thread, so that a busy machine does not count. A goroutine that has
-// changed its thread meanwhile is not measured.
+// timedMutex, in a build with the tag holds, measures how long each call holds the lock.
+// It measures the CPU time of the thread, so that a busy machine does not matter. It does
+// not measure a goroutine that has changed its thread meanwhile.
 type timedMutex struct {
 	sync.RWMutex
 	waits latencyCounts
 
-	written cpuTime // when Lock was called
+	written cpuTime // of the last Lock
 
 	mu    sync.Mutex
-	reads map[int]time.Duration // of each thread, when it called RLock
+	reads map[int]time.Duration // thread -> the time of its RLock
 	most  time.Duration         // the longest hold
 }
 
-// cpuTime is a moment by the clock of one thread.
+// cpuTime is a time by the CPU clock of one thread.
 type cpuTime struct {
 	thread int
 	at     time.Duration
@@ -50,7 +50,7 @@ func (l *timedMutex) Lock() {
 	l.written = cpuNow()
 }
 
-// TryLock locks for writing, or reports that it cannot.
+// TryLock locks for writing if the lock is free, and reports whether it did.
 func (l *timedMutex) TryLock() bool {
 	ok := l.RWMutex.TryLock()
 	if ok {
@@ -59,7 +59,7 @@ func (l *timedMutex) TryLock() bool {
 	return ok
 }
 
-// Unlock ends Lock.
+// Unlock ends Lock or TryLock.
 func (l *timedMutex) Unlock() {
 	if now := cpuNow(); now.thread == l.written.thread {
 		l.mu.Lock()

@@ -6,51 +6,51 @@ import (
 	"time"
 )
 
-// EventFilter chooses events. An empty list leaves nothing out.
+// EventFilter chooses events. An empty list chooses all.
 type EventFilter struct {
 	Users  []string
-	Topics []Target // of ParseTopic, so that they may be patterns
+	Topics []Target // results of [ParseTopic]: exact names or patterns
 	Types  []string
 }
 
-// Line is one record of the history, for those who watch all of it.
+// Line is one record of the history, as a [Reader] returns it.
 type Line struct {
 	Position Position
 	Stored   time.Time
 	Expires  time.Time // zero: never
-	Targets  []Target  // each once; an event has at least one
+	Targets  []Target  // distinct; an event has at least one
 	Type     string
-	Data     string // with LF for every line break
+	Data     string // the payload, with LF for every line break
 	Replaced bool   // there is a newer event of its slot; Type and Data are not kept
-	Command  []byte // JSON; not nil: it is no event, and has none of the fields before
+	Command  []byte // JSON; not nil: the record is a command, and has none of the fields above
 }
 
-// Lines is what a Reader has found.
+// Lines is what [Reader.Next] has found.
 type Lines struct {
-	Gap      string   // not empty: something may be missing before Lines, for the same reasons as on a stream
-	From     Position // with Gap: where Lines begin
+	Gap      string   // not empty: records may be missing before Lines, for the same reasons as on a stream
+	From     Position // where Lines begin after a gap
 	Lines    []Line
-	Position Position // all is looked at up to here
+	Position Position // everything up to here was looked at
 }
 
-// Reader is a cursor on the history that nothing is addressed to, and so one that
-// sees everything. It is no connection: it counts nowhere, and nothing waits for it.
-// It is used by one goroutine at a time.
+// Reader is a cursor on the whole history, whoever its events are for. It is no
+// connection: Stats does not count it, and nothing waits for it. One goroutine at a time
+// uses it.
 type Reader struct {
 	hub    *Hub
 	filter EventFilter
 
-	history *history // in which the cursor is a place
+	history *history // that the cursor is a position in
 	cursor  Position
-	gap     gapReason // to be told
+	gap     gapReason // that the next Lines report
 	from    Position
 	ended   Reason
 
-	copied []copiedEntry // of one look; empty between two calls
+	copied []copiedEntry // scratch of Next
 }
 
-// kept is what a Reader copies of an entry while it holds the lock. An entry's lanes
-// are only ever appended to, and their targets do not change.
+// copiedEntry is what a Reader copies of an entry under the lock. The lanes may be read
+// without the lock: elements are only appended, and targets do not change.
 type copiedEntry struct {
 	frame    frame
 	lanes    []*lane
@@ -60,8 +60,8 @@ type copiedEntry struct {
 	command  []byte
 }
 
-// Read begins to read the history after a position, which is given as in a
-// Request. Its errors are those of Connect.
+// Read returns a Reader that begins after position, which is like Request.Position. It
+// waits like [Hub.Connect], and has the same errors.
 func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*Reader, error) {
 	if err := h.awaitPosition(ctx, position); err != nil {
 		return nil, err
@@ -86,14 +86,14 @@ func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*R
 	return r, nil
 }
 
-// Resumed reports whether nothing was lost since the position that was given to Read.
+// Resumed reports whether nothing was lost since the position that Read was given.
 func (r *Reader) Resumed() bool { return r.gap == noGap }
 
-// Position is where the Reader is.
+// Position returns the position of the cursor.
 func (r *Reader) Position() Position { return r.cursor }
 
-// Next waits until there is something to tell. Its errors are that ctx has ended,
-// and a *Refusal when the hub has: the reader is to come back later.
+// Next waits until there are lines or a gap. Its error is that of ctx, or a [*Refusal] if
+// the hub has ended: then the caller should come back later.
 func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	for {
 		more := false
@@ -128,12 +128,12 @@ func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	}
 }
 
-// linesAtOnce is how many entries are copied under one lock.
+// linesAtOnce is how many entries are copied while Hub.mu is held once.
 const linesAtOnce = 256
 
-// look copies what comes next, and reports whether there is more. It takes no more at
-// once than a batch of a connection does, since that is held while a slow client takes
-// it. mu is held for reading.
+// copyNext copies the next entries, and reports whether there are more. It copies no
+// more than a batch of a connection has, because the caller holds the copies while a slow
+// client takes them. mu is held for reading.
 func (r *Reader) copyNext() (more bool) {
 	hi := r.hub.history
 	r.ended = r.hub.endReason
@@ -151,7 +151,7 @@ func (r *Reader) copyNext() (more bool) {
 		command := hi.commands[seq]
 		if e.frame.bytes == nil && len(e.lanes) == 0 && command == nil { // a hole
 			if len(r.copied) > 0 {
-				break // it is told before what comes after it
+				break // first the lines before the hole
 			}
 			r.cursor = hi.position(seq)
 			r.gap, r.from = gapEvicted, r.cursor
@@ -169,7 +169,7 @@ func (r *Reader) copyNext() (more bool) {
 	return seq <= hi.head
 }
 
-// resume places the cursor in another history. mu is held for reading.
+// resume sets the cursor in a new history. mu is held for reading.
 func (r *Reader) resume() {
 	from, gap := r.history.resume(r.cursor, nil)
 	switch {
@@ -180,7 +180,7 @@ func (r *Reader) resume() {
 	}
 }
 
-// tell goes on with all that is retained, after a gap. mu is held for reading.
+// reportGap continues with everything that is retained, after a gap. mu is held for reading.
 func (r *Reader) reportGap(gap gapReason) {
 	r.cursor = r.history.position(max(r.cursor.Seq, r.history.oldest-1))
 	if gap != gapEvicted {
@@ -189,7 +189,8 @@ func (r *Reader) reportGap(gap gapReason) {
 	r.gap, r.from = gap, r.cursor
 }
 
-// line reads an entry, and reports whether it is chosen. Commands are, if all is.
+// line converts an entry, and reports whether the filter chooses it. It chooses commands
+// only if it is empty.
 func (f *EventFilter) line(k copiedEntry) (Line, bool) {
 	line := Line{Position: k.position, Stored: time.Unix(0, k.stored)}
 	if k.command != nil {

@@ -2,8 +2,8 @@ package hub
 
 import "runtime"
 
-// restart begins a history in which nothing before oldest is known. Connections go on
-// with their cursors once moveOver has run. mu is held.
+// restart begins a history in which nothing before oldest is known. The caller then calls
+// moveConns, so that connections continue with their cursors. mu is held.
 func (h *Hub) restart(epoch string, oldest uint64) {
 	h.pinned.noteAllEvicted()
 	h.oldHistory = h.history
@@ -14,18 +14,18 @@ func (h *Hub) restart(epoch string, oldest uint64) {
 	h.notifyChange()
 }
 
-// seatsAtOnce is about how many seats are changed under one lock.
+// subscriptionsAtOnce is about how many subscriptions change while mu is held once.
 const subscriptionsAtOnce = 250
 
-// moveOver gives the connections of the last history their seats in this one, and wakes
-// them. Only who calls it fills the history, so there is nothing for them meanwhile.
+// moveConns subscribes the connections of the old history in the new one, and wakes
+// them. No event is published meanwhile, because only the caller fills the history.
 func (h *Hub) moveConns() {
 	for h.moveSomeConns() {
-		runtime.Gosched() // others wait for the lock
+		runtime.Gosched() // other goroutines wait for the lock
 	}
 }
 
-// moveSome moves some, and reports whether there may be others.
+// moveSomeConns moves some connections, and reports whether there may be more.
 func (h *Hub) moveSomeConns() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,9 +47,9 @@ func (h *Hub) moveSomeConns() bool {
 	return true
 }
 
-// lanesOf are the lanes of a target: in the history that connections leave, and in
-// the one that they have. Either may be nil. They come in this order, so that who goes
-// through both misses no connection that moves meanwhile. mu is held.
+// lanesOf returns the lanes of a target in the old history and in the new one. Either
+// may be nil. A caller must go through them in this order: so it misses no connection
+// that moves meanwhile. mu is held.
 func (h *Hub) lanesOf(t Target) (lanes [2]*lane) {
 	if h.oldHistory != nil {
 		lanes[0] = h.oldHistory.lanes[t]
@@ -58,7 +58,7 @@ func (h *Hub) lanesOf(t Target) (lanes [2]*lane) {
 	return lanes
 }
 
-// listeners counts the connections that listen to a target. mu is held.
+// countSubscribers counts the connections that subscribe to a target. mu is held.
 func (h *Hub) countSubscribers(t Target) (n int) {
 	for _, l := range h.lanesOf(t) {
 		if l != nil {
@@ -68,7 +68,7 @@ func (h *Hub) countSubscribers(t Target) (n int) {
 	return n
 }
 
-// connection returns the one with this id, or nil. mu is held.
+// connection returns the connection with this id; nil: there is none. mu is held.
 func (h *Hub) connection(id string) *Conn {
 	for _, l := range h.lanesOf(Target{Connection, id}) {
 		if l != nil && len(l.subscribers) > 0 {

@@ -1,21 +1,21 @@
 package hub
 
-// blockSize is how many entries a block has.
+// blockSize is the number of entries in a block.
 const blockSize = 128
 
-// ring keeps the entries of consecutive positions in blocks, so that it grows and
-// shrinks without moving any. It is guarded by Hub.mu.
+// ring has the entries of consecutive positions, in blocks. So it grows and shrinks
+// without moving entries. It is guarded by Hub.mu.
 type ring struct {
 	blocks []*[blockSize]entry
 	first  uint64 // seq / blockSize of blocks[0]
 }
 
-// at returns the entry of a position between the oldest and the head.
+// at returns the entry of a position, which must be retained.
 func (r *ring) at(seq uint64) *entry {
 	return &r.blocks[seq/blockSize-r.first][seq%blockSize]
 }
 
-// push makes room for the position that follows the head.
+// push adds an entry for the position after the head.
 func (r *ring) push(seq uint64) *entry {
 	if len(r.blocks) == 0 {
 		r.first = seq / blockSize
@@ -26,7 +26,7 @@ func (r *ring) push(seq uint64) *entry {
 	return r.at(seq)
 }
 
-// drop forgets the oldest position.
+// drop removes the entry of the oldest position.
 func (r *ring) drop(seq uint64) {
 	*r.at(seq) = entry{}
 	if seq%blockSize == blockSize-1 {

@@ -2,27 +2,26 @@ package hub
 
 import "unsafe"
 
-// What a history takes of the heap. Go rounds what it allocates up to a size
-// class, and keeps maps and growing slices partly empty: where that is not known
-// exactly, the constants hold what was measured.
-// TestPromise12HistorySizeIsTheHeap compares the sum with the heap.
+// Bytes of heap that parts of a history take. Go rounds allocations up to a size class,
+// and keeps maps and growing slices partly empty. Where the size is not known exactly, the
+// constants are measured. TestPromise12HistorySizeIsTheHeap compares the sum with the heap.
 const (
 	entryBytes   = int64(unsafe.Sizeof(entry{}))
-	laneBytes    = int64(unsafe.Sizeof(lane{})) + 80 // and its place in the map
-	seqBytes     = 11                                // one place in lane.seqs
-	pointerBytes = 8                                 // one place in entry.lanes
-	slotBytes    = 32                                // one slot in history.slots
-	commandBytes = 64                                // one command in history.commands, without what it says
-	evictedBytes = 32                                // one target in history.young or old
+	laneBytes    = int64(unsafe.Sizeof(lane{})) + 80 // a lane, with its entry in history.lanes
+	seqBytes     = 11                                // an element of lane.seqs
+	pointerBytes = 8                                 // an element of entry.lanes
+	slotBytes    = 32                                // an entry of history.slots
+	commandBytes = 64                                // an entry of history.commands, without its JSON
+	evictedBytes = 32                                // an entry of history.recentEvicted or olderEvicted
 )
 
-// charge adds to what an entry, and the history with it, takes.
+// charge adds bytes to the size of an entry and of the history.
 func (h *history) charge(e *entry, bytes int64) {
 	e.cost += bytes
 	h.bytes += bytes
 }
 
-// frameBytes is what the entry's frame takes.
+// frameBytes returns the size of the entry's frame.
 func (e *entry) frameBytes() int64 {
 	if e.frame.bytes == nil {
 		return 0
@@ -30,9 +29,9 @@ func (e *entry) frameBytes() int64 {
 	return int64(e.room)
 }
 
-// bytes is what a lane takes as long as it has events.
+// bytes returns the size of a lane that has events.
 func (l *lane) bytes() int64 { return laneBytes + int64(len(l.target.Name)+15)/16*16 }
 
-// sized returns an empty slice with room for n bytes and for what the allocator
-// gives beside them.
+// makeBuffer returns an empty slice for n bytes. Its capacity is all that the allocator
+// gives for n bytes.
 func makeBuffer(n int) []byte { return append([]byte(nil), make([]byte, n)...)[:0] }

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// slotOf stands for an event's slot and its targets, whatever their order; 0: the
-// event has no slot.
+// slotOf returns a hash of the event's slot and of its targets in any order; 0: the event
+// has no slot.
 func (h *history) slotOf(e *Event) uint64 {
 	if e.Slot == "" {
 		return 0
@@ -28,8 +28,8 @@ func compareTargets(a, b Target) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
-// fill makes the newest event the one of its slot. The one before is not delivered any
-// more, which nobody misses.
+// fillSlot makes the newest event the event of its slot. The event before is not
+// delivered any more: no client misses it.
 func (h *history) fillSlot(slot uint64) {
 	before, known := h.slots[slot]
 	if known {
@@ -40,14 +40,14 @@ func (h *history) fillSlot(slot uint64) {
 	h.slots[slot] = h.head
 }
 
-// replace gives up what an entry holds, but for its position.
+// dropContent releases what an entry holds, except for its position.
 func (h *history) dropContent(e *entry) {
 	h.pinned.noteEvicted(e.frame)
 	h.charge(e, -e.frameBytes())
 	e.frame, e.expires = frame{}, math.MinInt64
 }
 
-// vacate forgets the slot of the oldest entry, which is evicted.
+// freeSlot forgets the slot of the oldest entry, which is evicted.
 func (h *history) freeSlot(e *entry) {
 	if e.slot != 0 && h.slots[e.slot] == h.oldest {
 		delete(h.slots, e.slot)

@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// stats are a hub's counters. They may be used from any goroutine.
+// stats are the counters of a hub. Any goroutine may use them.
 type stats struct {
 	opened, published, deliveries, bytes, replayed atomic.Uint64
 
 	gaps    [gapReasons]atomic.Uint64
-	latency latencyCounts // from publish to written
-	commits latencyCounts // of the store
+	latency latencyCounts // from publish to write
+	commits latencyCounts // of Store.Append
 
 	connections, closed, rejected labelCounts
 }
 
-// begin counts none of each, so that a counter is there before it rises.
+// init creates the counters with 0, so that each exists before it rises.
 func (s *stats) init() {
 	for _, reason := range closeReasons {
 		s.closed.add(string(reason), 0)
@@ -28,7 +28,7 @@ func (s *stats) init() {
 	}
 }
 
-// tally counts by label what does not happen often.
+// labelCounts counts by label. It is for what does not happen often.
 type labelCounts struct {
 	mu sync.Mutex
 	n  map[string]int64
@@ -51,7 +51,7 @@ func (t *labelCounts) read() map[string]int64 {
 	return n
 }
 
-// LatencyBuckets are the upper bounds of a Histogram.
+// LatencyBuckets are the upper bounds of the buckets of a [Histogram].
 var LatencyBuckets = [...]time.Duration{
 	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
@@ -60,7 +60,7 @@ var LatencyBuckets = [...]time.Duration{
 	time.Second, 5 * time.Second, 30 * time.Second,
 }
 
-// latency is a histogram that is counted.
+// latencyCounts counts for a [Histogram].
 type latencyCounts struct {
 	counts [len(LatencyBuckets) + 1]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds
@@ -68,15 +68,15 @@ type latencyCounts struct {
 
 var processBegan = time.Now()
 
-// monotonic is a time in nanoseconds since the process began, by a clock that nobody
-// sets.
+// monotonic returns t in nanoseconds since the process began, by the monotonic clock.
 func monotonic(t time.Time) int64 { return int64(t.Sub(processBegan)) }
 
-// atMonotonic is the time of the clock, as it is set now, at which monotonic was n.
+// atMonotonic returns the wall clock time, as the clock is set now, at which monotonic
+// was n.
 func atMonotonic(n int64, now time.Time) time.Time { return now.Add(time.Duration(n - monotonic(now))) }
 
 func (l *latencyCounts) observe(nanoseconds int64) {
-	nanoseconds = max(nanoseconds, 0) // another node's clock may be ahead
+	nanoseconds = max(nanoseconds, 0) // the clock of another node may be ahead
 	i := 0
 	for i < len(LatencyBuckets) && nanoseconds > int64(LatencyBuckets[i]) {
 		i++
@@ -85,7 +85,7 @@ func (l *latencyCounts) observe(nanoseconds int64) {
 	l.sum.Add(nanoseconds)
 }
 
-// read is what was counted so far.
+// read returns what was counted so far.
 func (l *latencyCounts) read() (h Histogram) {
 	h.Sum = time.Duration(l.sum.Load())
 	for i := range h.Counts {
@@ -94,45 +94,45 @@ func (l *latencyCounts) read() (h Histogram) {
 	return h
 }
 
-// Histogram has, for each of LatencyBuckets and then for what exceeds them all, how
-// often something took that long.
+// Histogram counts durations: one count for each of [LatencyBuckets], and a last one for
+// longer durations.
 type Histogram struct {
 	Counts [len(LatencyBuckets) + 1]uint64
 	Sum    time.Duration
 }
 
-// Stats is what a hub has counted since it was made, and what it holds now.
+// Stats has the counters of a hub since [New], and its state now.
 type Stats struct {
-	Connections map[string]int64 // open, by protocol
+	Connections map[string]int64 // open connections, by protocol
 	Users       int              // distinct users with an open connection
 	Head        Position         // of the last event
-	Oldest      Position         // of the oldest retained event; Seq is Head's + 1 if there is none
-	Events      int              // retained
-	OldestAge   time.Duration    // since the oldest retained event was stored; 0 if there is none
-	EventBytes  int64            // of the heap that the history takes
+	Oldest      Position         // of the oldest retained event; if none is retained, its Seq is that of Head + 1
+	Events      int              // retained events
+	OldestAge   time.Duration    // of the oldest retained event; 0: none is retained
+	EventBytes  int64            // bytes of heap that the history takes
 	MaxEvents   int              // Options.MaxEvents
 	MaxBytes    int64            // Options.MaxBytes
 
-	Open    bool      // the history is complete: it is served
-	Problem error     // not nil: why the store cannot be reached
-	Since   time.Time // when the problem began; zero if there is none
-	Behind  uint64    // of its records that are not in history yet
+	Open    bool      // the history is complete, and is served
+	Problem error     // why the store cannot be reached; nil: it can
+	Since   time.Time // when the problem began; zero: there is none
+	Behind  uint64    // records of the store that the history does not have yet
 
 	Opened     uint64
-	Closed     map[string]int64 // by Reason
-	Rejected   map[string]int64 // by Reason
+	Closed     map[string]int64 // connections that have ended, by Reason
+	Rejected   map[string]int64 // connections that were not admitted, by Reason
 	Published  uint64
-	Deliveries uint64 // events written, each once for every connection
-	Bytes      uint64 // written
-	Replayed   uint64 // deliveries of events older than their connection
+	Deliveries uint64 // events written, counted once for each connection
+	Bytes      uint64 // bytes written
+	Replayed   uint64 // deliveries of events that are older than the connection
 	Gaps       map[string]uint64
 
-	Latency Histogram // from publish to written, of deliveries that were not replayed
-	Commits Histogram // what the store took to store what was published at once
-	Waits   Histogram // for the lock of the hub, when it was not free
+	Latency Histogram // from publish to write, of deliveries that were not replayed
+	Commits Histogram // of Store.Append, one for each call of Publish
+	Waits   Histogram // for the hub's lock, when it was not free
 }
 
-// Stats reads the counters.
+// Stats returns the counters and the state.
 func (h *Hub) Stats() Stats {
 	s := &h.stats
 	out := Stats{

@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// Known is what a history knows of a position.
+// Known says what the history knows of a position.
 type Known string
 
-// What a history may know.
+// Values of Known.
 const (
 	KnownRetained Known = "retained" // an event that can be delivered
 	KnownExpired  Known = "expired"  // an event whose ttl has passed
-	KnownReplaced Known = "replaced" // an event in whose slot there is a newer one
-	KnownEvicted  Known = "evicted"  // an event, or another record, that has left the history
-	KnownCommand  Known = "command"  // a change of topics, an end of connections, or what cannot be read: no event
+	KnownReplaced Known = "replaced" // an event of whose slot there is a newer one
+	KnownEvicted  Known = "evicted"  // a record that was evicted
+	KnownCommand  Known = "command"  // no event, but a command or a record that cannot be read
 	KnownHole     Known = "hole"     // a record that the store has lost
-	KnownAhead    Known = "ahead"    // a position past the head
-	KnownEpoch    Known = "epoch"    // one of another epoch
-	KnownEnded    Known = "ended"    // one of an epoch that has ended since the hub began
-	KnownOther    Known = "tag"      // the record there has another tag
-	KnownStart    Known = "start"    // 0, where there is no record
+	KnownAhead    Known = "ahead"    // a position after the head
+	KnownEpoch    Known = "epoch"    // a position of another epoch
+	KnownEnded    Known = "ended"    // a position of an epoch that has ended since the hub began
+	KnownOther    Known = "tag"      // the record at the position has another tag
+	KnownStart    Known = "start"    // position 0, where no record is
 )
 
 // EventInfo describes a position, and the event there as far as it is known.
@@ -29,18 +29,18 @@ type EventInfo struct {
 	ID        string       `json:"id"`
 	Known     Known        `json:"known"`
 	Type      string       `json:"type,omitempty"`
-	Targets   []TargetInfo `json:"targets,omitempty"` // at most mostNames
-	Count     int          `json:"count,omitempty"`   // of all targets
-	Slot      bool         `json:"slot,omitempty"`    // it is a state
+	Targets   []TargetInfo `json:"targets,omitempty"` // at most maxNames
+	Count     int          `json:"count,omitempty"`   // number of all targets
+	Slot      bool         `json:"slot,omitempty"`    // the event is a state
 	Published time.Time    `json:"published,omitzero"`
 	Expires   time.Time    `json:"expires,omitzero"`
-	Newer     string       `json:"newer,omitempty"`   // the newest event of its slot
-	Replaced  time.Time    `json:"replaced,omitzero"` // when that was published
-	Bound     Bound        `json:"bound,omitempty"`   // that it was evicted by
-	Evicted   time.Time    `json:"evicted,omitzero"`  // by when
+	Newer     string       `json:"newer,omitempty"`   // position of the newest event of its slot
+	Replaced  time.Time    `json:"replaced,omitzero"` // when that event was published
+	Bound     Bound        `json:"bound,omitempty"`   // why it was evicted
+	Evicted   time.Time    `json:"evicted,omitzero"`  // it was evicted no later than this
 }
 
-// TargetInfo names whom an event is for.
+// TargetInfo is a [Target] as the API shows it.
 type TargetInfo struct {
 	Kind string `json:"kind"` // all, user, connection, session or topic
 	Name string `json:"name,omitempty"`
@@ -48,22 +48,22 @@ type TargetInfo struct {
 
 var kindNames = [...]string{All: "all", User: "user", Connection: "connection", Session: "session", Topic: "topic"}
 
-// subject is a position in question, as it is known at one moment.
+// subject is the position that Why is asked about, as it is known at one moment.
 type subject struct {
 	EventInfo
 	epoch     string
 	seq       uint64
-	targets   map[Target]struct{} // as the index has them, with patterns
+	targets   map[Target]struct{} // of the event, and the patterns that match them
 	hasTopics bool
 }
 
-// isFor reports whether the target is one of the event, or a pattern that matches one.
+// isFor reports whether t is a target of the event, or a pattern that matches one.
 func (s *subject) isFor(t Target) bool {
 	_, ok := s.targets[t]
 	return ok
 }
 
-// concernsConnections reports whether there may be an event.
+// concernsConnections reports whether there may be an event at the position.
 func (s *subject) concernsConnections() bool {
 	return slices.Contains([]Known{KnownRetained, KnownExpired, KnownReplaced, KnownEvicted, KnownAhead}, s.Known)
 }
@@ -87,7 +87,8 @@ func (h *Hub) subject(p Position) subject {
 	return s
 }
 
-// lookUp finds what history knows of a position. The targets have patterns among them.
+// describePosition finds out what the history knows of a position. The targets contain
+// patterns.
 func (h *Hub) describePosition(p Position, now time.Time) (s subject, targets []Target) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -115,7 +116,7 @@ func (h *Hub) describePosition(p Position, now time.Time) (s subject, targets []
 	return s, targets
 }
 
-// describe says what history has, and returns the targets of an event. Hub.mu is held.
+// describe describes an entry of the history, and returns its targets. Hub.mu is held.
 func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Target) {
 	s.ID = h.position(s.seq).String()
 	s.Type = e.frame.name()
@@ -149,7 +150,7 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 	return targets
 }
 
-// Data is the payload of a retained event. Its lines end with LF.
+// Data returns the payload of a retained event. Its lines end with LF.
 func (h *Hub) Data(p Position) (data string, ok bool) {
 	h.mu.RLock()
 	hi := h.history

@@ -6,58 +6,59 @@ import (
 	"time"
 )
 
-// Why is what a hub knows of an event, and of the connections that were asked about.
+// Why is the answer of [Hub.Why]: what the hub knows of an event, and what became of the
+// event for connections.
 type Why struct {
 	Event       EventInfo        `json:"event"`
-	Connections []ConnectionFate `json:"connections"` // the best fates first, and of those the newest; at most mostVisits
-	Fates       map[Fate]int     `json:"fates"`       // of all of them, also of those that are not listed
-	Began       time.Time        `json:"began"`       // the hub
-	Since       time.Time        `json:"since"`       // all connections are known that have ended since then
+	Connections []ConnectionFate `json:"connections"` // the best fates first, and then the newest connections; at most maxConnectionFates
+	Fates       map[Fate]int     `json:"fates"`       // number of connections by fate, also of those not listed
+	Began       time.Time        `json:"began"`       // when the hub began
+	Since       time.Time        `json:"since"`       // all connections that have ended since then are known
 	Head        string           `json:"head"`        // the last position in history
-	Problem     string           `json:"problem"`     // why the store cannot be reached
-	Repeats     int              `json:"repeats"`     // how often the key of the event was published again here
-	Repeated    time.Time        `json:"repeated"`    // and when last
+	Problem     string           `json:"problem"`     // why the store cannot be reached; empty: it can
+	Repeats     int              `json:"repeats"`     // how often the key of the event was published again on this node
+	Repeated    time.Time        `json:"repeated"`    // when it was published again last
 }
 
-// Visit is one connection, or one that was refused, and what became of the event for
-// it.
+// ConnectionFate is what became of the event for one connection, or for one that was
+// refused.
 type ConnectionFate struct {
 	Fate        Fate        `json:"fate"`
-	Connection  string      `json:"connection,omitempty"` // empty: it was refused
+	Connection  string      `json:"connection,omitempty"` // id; empty: the connection was refused
 	User        string      `json:"user,omitempty"`
 	Session     string      `json:"session,omitempty"`
-	Topics      []string    `json:"topics,omitempty"` // at most mostNames
+	Topics      []string    `json:"topics,omitempty"` // at most maxNames
 	Protocol    string      `json:"protocol,omitempty"`
 	Remote      string      `json:"remote,omitempty"`
 	Since       time.Time   `json:"since,omitzero"`
 	Ended       time.Time   `json:"ended,omitzero"`
 	Reason      Reason      `json:"reason,omitempty"`
 	StartedFrom StartedFrom `json:"came,omitempty"`
-	Gap         string      `json:"gap,omitempty"`      // that it was told when it came
-	Start       string      `json:"start,omitempty"`    // it was sent what comes after this
-	Position    string      `json:"position,omitempty"` // up to here it has got what was for it
+	Gap         string      `json:"gap,omitempty"`      // the reason of the sse.gap at its beginning
+	Start       string      `json:"start,omitempty"`    // it is sent events after this position
+	Position    string      `json:"position,omitempty"` // it has been sent its events up to here
 	Lag         int         `json:"lag,omitempty"`      // as in Info
 	By          time.Time   `json:"by,omitzero"`        // the event was written no later than this
-	Replayed    bool        `json:"replayed,omitempty"` // and had been published before the connection came
-	Added       string      `json:"added,omitempty"`    // where it was given the topic, after the event
-	Removed     string      `json:"removed,omitempty"`  // where it lost the topic
+	Replayed    bool        `json:"replayed,omitempty"` // the event had been published before the connection began
+	Added       string      `json:"added,omitempty"`    // where the connection was given the topic, after the event
+	Removed     string      `json:"removed,omitempty"`  // where the connection lost the topic
 }
 
 const (
-	maxConnectionFates = 100 // in one answer
+	maxConnectionFates = 100 // connections in an answer
 	maxNames           = 20  // topics of a connection, or targets of an event, in an answer
 )
 
-// judged is a connection and what became of an event for it.
+// judged is a connection with the fate of the event.
 type judged struct {
 	endedConn
 	fate           Fate
-	added, removed uint64 // the topic of the event; 0: not
+	added, removed uint64 // where it was given and lost the topic of the event; 0: it was not
 }
 
-// Why says what became of the event at a position for the connections that the filter
-// chooses, topics aside: the open ones, and those that have ended, or were refused,
-// not long ago.
+// Why says what became of the event at a position, for the connections that the filter
+// chooses: open connections, and those that ended or were refused recently. It ignores
+// the topics of the filter.
 func (h *Hub) Why(p Position, who Filter) Why {
 	s := h.subject(p)
 	w := Why{Event: s.EventInfo, Fates: make(map[Fate]int), Began: h.began, Since: h.began}
@@ -69,7 +70,7 @@ func (h *Hub) Why(p Position, who Filter) Why {
 	if !s.concernsConnections() {
 		all = nil
 	}
-	lost := make(map[Target]uint64) // of targets, the last event that is lost
+	lost := make(map[Target]uint64) // cache of lastLost
 	for i := range all {
 		j := &all[i]
 		j.fate = j.fateOf(&s, func() uint64 { return h.lastLost(&j.endedConn, lost) })
@@ -94,12 +95,12 @@ func (h *Hub) Why(p Position, who Filter) Why {
 	return w
 }
 
-// visitors are the connections that the filter chooses, and from when on it is known
-// who has ended.
+// connectionsFor returns the connections that the filter chooses. Of those that have
+// ended, it knows all that ended after dropped.
 func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	open := make(map[string]bool)
 	for _, c := range h.matching(who) {
-		h.mu.Lock() // for writing, since look moves a connection to a new history
+		h.mu.Lock() // for writing, because lookUp may move the connection to a new history
 		if c.reason == "" {
 			f := c.snapshot()
 			f.copyProgress()
@@ -110,7 +111,7 @@ func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	}
 	ended, dropped := h.endedConns.matching(who)
 	for _, f := range ended {
-		if !open[f.id] { // else it has just ended
+		if !open[f.id] { // otherwise it ended just now
 			all = append(all, judged{endedConn: f})
 		}
 	}
@@ -121,7 +122,7 @@ func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	return all, dropped
 }
 
-// visit is what is told of the connection. Hub.mu is held.
+// describe returns what the answer says of the connection. Hub.mu is held.
 func (j *judged) describe(h *history, s *subject, now time.Time) ConnectionFate {
 	position := func(seq uint64) string {
 		if j.epoch == h.epoch {
