@@ -240,13 +240,13 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 func (c *Conn) abortWrite() {
 	c.hub.lockQueued()
 	c.graceOver = true
-	cutter := c.aborter
-	if cutter != nil {
+	aborter := c.aborter
+	if aborter != nil {
 		c.abortTimer.Reset(closeGrace / 8)
 	}
 	c.hub.unlockQueued()
-	if cutter != nil {
-		cutter.Abort()
+	if aborter != nil {
+		aborter.Abort()
 	}
 }
 
@@ -308,9 +308,9 @@ const lagLooks = 10_000
 // lag counts the events that the lanes of the subscriptions have after the position
 // seq. It is at least the number of pending events. It leaves out replaced events among the
 // first lagLooks.
-func lag(h *history, seats []subscription, seq uint64) int {
+func lag(h *history, subscriptions []subscription, seq uint64) int {
 	n, looks := 0, lagLooks
-	for _, s := range seats {
+	for _, s := range subscriptions {
 		l, seq := s.lane, s.skipTo(seq)
 		if !l.hasAfter(seq) {
 			continue

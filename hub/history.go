@@ -66,11 +66,11 @@ const (
 )
 
 // newHistory returns an empty history, whose first record will have the seq oldest.
-func newHistory(opts Options, epoch string, oldest uint64, held *pinned) *history {
+func newHistory(opts Options, epoch string, oldest uint64, pinned *pinned) *history {
 	h := &history{
 		opts:          opts,
 		epoch:         epoch,
-		pinned:        held,
+		pinned:        pinned,
 		oldest:        oldest,
 		head:          oldest - 1,
 		floor:         oldest - 1,
@@ -225,8 +225,8 @@ func (h *history) isStale(now time.Time) bool {
 
 // lastLostTo returns the last position whose record is lost to a connection with these
 // subscriptions; 0: none.
-func (h *history) lastLostTo(seats []subscription) (last uint64) {
-	for _, s := range seats {
+func (h *history) lastLostTo(subscriptions []subscription) (last uint64) {
+	for _, s := range subscriptions {
 		if lost := s.lane.lost(); lost > s.from {
 			last = max(last, lost)
 		}
@@ -236,14 +236,14 @@ func (h *history) lastLostTo(seats []subscription) (last uint64) {
 
 // resume returns where a client continues that has everything up to p, and whether it
 // may have missed something.
-func (h *history) resume(p Position, seats []subscription) (uint64, gapReason) {
+func (h *history) resume(p Position, subscriptions []subscription) (uint64, gapReason) {
 	known := h.position(p.Seq).Tag
 	switch {
 	case p.Epoch != h.epoch, p.Tag != (Tag{}) && known != (Tag{}) && p.Tag != known:
 		return h.oldest - 1, gapEpoch
 	case p.Seq > h.head:
 		return h.oldest - 1, gapInvalid
-	case p.Seq < h.floor || h.lastLostTo(seats) > p.Seq:
+	case p.Seq < h.floor || h.lastLostTo(subscriptions) > p.Seq:
 		return max(p.Seq, h.oldest-1), gapEvicted
 	}
 	return p.Seq, noGap

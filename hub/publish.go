@@ -130,7 +130,7 @@ func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stor
 		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
 	}
 	if lost {
-		return nil, fmt.Errorf("%w: it was accepted, but the history began anew before this node had received it", ErrUncertain)
+		return nil, fmt.Errorf("%w: the store accepted it, but the history was reset before this node received it", ErrUncertain)
 	}
 	return stored, nil
 }

@@ -32,14 +32,14 @@ func (h *Hub) moveSomeConns() bool {
 	if h.oldHistory == nil {
 		return false
 	}
-	for seats := 0; seats < subscriptionsAtOnce; {
+	for moved := 0; moved < subscriptionsAtOnce; {
 		n := len(h.oldHistory.all.subscribers)
 		if n == 0 {
 			h.oldHistory = nil
 			return false
 		}
 		c := h.oldHistory.all.subscribers[n-1].Conn
-		seats += len(c.subscriptions)
+		moved += len(c.subscriptions)
 		c.unsubscribeAll()
 		c.subscribeAll(h.history)
 		c.wake()

@@ -19,7 +19,7 @@ func ParseTopic(s string) (Target, error) {
 	}
 	for segment := range strings.SplitSeq(s, "/") {
 		if segment != "*" && strings.Contains(segment, "*") {
-			return Target{}, fmt.Errorf("topic %q: * stands for a whole segment between slashes, not for a part of one", s)
+			return Target{}, fmt.Errorf("topic %q: * must be a whole segment between slashes, not a part of one", s)
 		}
 	}
 	return Target{pattern, s}, nil

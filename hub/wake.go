@@ -99,8 +99,8 @@ func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 		}
 		n = max(0, end-subscribersAtOnce)
 		buf = buf[:0]
-		for _, listener := range l.subscribers[n:end] {
-			buf = append(buf, listener.Conn)
+		for _, s := range l.subscribers[n:end] {
+			buf = append(buf, s.Conn)
 		}
 		h.mu.RUnlock()
 		for _, c := range buf {
