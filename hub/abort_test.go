@@ -33,7 +33,7 @@ func TestCutIsRepeated(t *testing.T) {
 
 // A client that takes an event slowly is ended while it does so, when its time is over.
 func TestLoginEndsWithinAnEvent(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const size = 12 << 20
 		h := newHub(t, Options{MaxEventSize: size, MaxBytes: 2 * size})
 		r := requestOf("alice")

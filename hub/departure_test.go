@@ -23,7 +23,7 @@ func TestDeparture(t *testing.T) {
 		"says goodbye": func(p *realClient) { p.Conn.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			overEachTransport(t, func(t *testing.T, kind way) {
+			overEachTransport(t, func(t *testing.T, kind writerKind) {
 				h := newHub(t, Options{})
 				stays, p := dial(t, h, requestOf("stays"), kind), dial(t, h, requestOf("alice"), kind)
 				publish(t, h, "1")
@@ -55,7 +55,7 @@ func TestDeparture(t *testing.T) {
 
 // A client may leave while it is being written to.
 func TestDepartureDuringWrites(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		stop, publishing := make(chan struct{}), sync.WaitGroup{}
 		publishing.Go(func() {

@@ -90,7 +90,7 @@ func TestReplayIsPaced(t *testing.T) {
 		t.Helper()
 		eventually(t, "the replay is over", func() bool { return h.replays.Load() == 0 })
 	}
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := prepare(t)
 		p := dial(t, h, requestOf("alice").at(Earliest), kind)
 		begun(t, h) // and the client reads nothing, so it is not over

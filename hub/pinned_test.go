@@ -10,7 +10,7 @@ import (
 // stays when it is evicted. All together they hold no more than the history may,
 // since streams are let go. Others are not.
 func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const streams, size, bound = 24, 900 << 10, 4 << 20
 		h := newHub(t, Options{MaxBytes: bound})
 		other := dial(t, h, requestOf("other"), kind)

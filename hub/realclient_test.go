@@ -35,7 +35,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 
 // pair is a connection over loopback: the client's end, what TakeOver writes to,
 // and the TCP connection below that.
-func connPair(t testing.TB, kind way) (near, conn net.Conn, tcp *net.TCPConn) {
+func connPair(t testing.TB, kind writerKind) (near, conn net.Conn, tcp *net.TCPConn) {
 	t.Helper()
 	near, tcp = tcpPair(t)
 	if kind != overTLS {
@@ -81,7 +81,7 @@ type realClient struct {
 }
 
 // dial connects and takes over. The client's end is closed when the test ends.
-func dial(t testing.TB, h *Hub, r Request, kind way) *realClient {
+func dial(t testing.TB, h *Hub, r Request, kind writerKind) *realClient {
 	t.Helper()
 	p := &realClient{servedConn: &servedConn{Pending: connect(t, h, r), ended: make(chan struct{})}}
 	p.endOnClosed()
@@ -143,8 +143,8 @@ func (p *realClient) readRest(t testing.TB) *client {
 	return (&client{t: t}).read(dechunk(p.raw.Bytes()))
 }
 
-func overEachTransport(t *testing.T, test func(t *testing.T, kind way)) {
-	for _, kind := range []way{overTCP, overTLS} {
+func overEachTransport(t *testing.T, test func(t *testing.T, kind writerKind)) {
+	for _, kind := range []writerKind{overTCP, overTLS} {
 		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
 	}
 }

@@ -23,7 +23,7 @@ type rightsModel struct {
 	slots   map[string]uint64
 	learned bool   // the shape of the pattern is known to the history
 	floor   uint64 // up to here records may be lost to whoever has the pattern
-	holders []*holder
+	holders []*modelClient
 	steps   int
 	counts  map[string]int
 }
@@ -39,7 +39,7 @@ type modelRecord struct {
 }
 
 // holder is a connection that looks for events only when it is told to.
-type holder struct {
+type modelClient struct {
 	*Conn
 	user, session string
 	rights        map[Target]uint64 // from which position on
@@ -60,19 +60,19 @@ type holder struct {
 	position string // the last id that the client has
 }
 
-func (h *holder) Write(p []byte) (int, error) {
+func (h *modelClient) Write(p []byte) (int, error) {
 	h.got = append(h.got, p...)
 	return len(p), nil
 }
-func (*holder) Flush() error { return nil }
-func (*holder) Abort()       {}
+func (*modelClient) Flush() error { return nil }
+func (*modelClient) Abort()       {}
 
 const modelPattern = "room/*"
 
 func (m *rightsModel) head() uint64 { return uint64(len(m.records)) }
 
 // covers reports whether a right of h gives it a record that is for the target.
-func (h *holder) covers(to Target, seq uint64) bool {
+func (h *modelClient) covers(to Target, seq uint64) bool {
 	for right, from := range h.rights {
 		if seq > from && (right == to || to.Kind == Topic && right.Matches(to.Name)) {
 			return true
@@ -81,7 +81,7 @@ func (h *holder) covers(to Target, seq uint64) bool {
 	return false
 }
 
-func (m *rightsModel) isFor(h *holder, seq uint64) bool {
+func (m *rightsModel) isFor(h *modelClient, seq uint64) bool {
 	if _, ok := h.told[seq]; ok {
 		return true
 	}
@@ -89,7 +89,7 @@ func (m *rightsModel) isFor(h *holder, seq uint64) bool {
 }
 
 // lost is the last position that is lost to h, of those up to one.
-func (m *rightsModel) lost(h *holder, until uint64) uint64 {
+func (m *rightsModel) lost(h *modelClient, until uint64) uint64 {
 	last := uint64(0)
 	if from, ok := h.rights[Target{pattern, modelPattern}]; ok && m.floor > from {
 		last = m.floor
@@ -129,7 +129,7 @@ func (m *rightsModel) carryOut(r modelRecord, replayed bool) {
 	if r.change != nil {
 		filter = &r.change.Filter
 	}
-	var chosen []*holder
+	var chosen []*modelClient
 	for _, h := range m.holders {
 		if h.ended == "" && h.joined < m.head() && h.fits(filter) {
 			chosen = append(chosen, h)
@@ -147,7 +147,7 @@ func (m *rightsModel) carryOut(r modelRecord, replayed bool) {
 	}
 }
 
-func (h *holder) fits(f *Filter) bool {
+func (h *modelClient) fits(f *Filter) bool {
 	has := func(name string) bool {
 		for right := range h.rights {
 			if right.Matches(name) {
@@ -161,7 +161,7 @@ func (h *holder) fits(f *Filter) bool {
 		(len(f.Topics) == 0 || slices.ContainsFunc(f.Topics, has))
 }
 
-func (h *holder) change(change *TopicChange, seq uint64) {
+func (h *modelClient) change(change *TopicChange, seq uint64) {
 	before := maps.Clone(h.rights)
 	for _, name := range change.Remove {
 		delete(h.rights, topic(name))
@@ -176,7 +176,7 @@ func (h *holder) change(change *TopicChange, seq uint64) {
 	}
 }
 
-func (m *rightsModel) end(h *holder, reason Reason) {
+func (m *rightsModel) end(h *modelClient, reason Reason) {
 	h.ended, h.limit, h.late = reason, m.head(), time.Now().Add(closeGrace)
 }
 
@@ -206,7 +206,7 @@ func (m *rightsModel) catchUp(i int) {
 
 // expected is what h is to be sent now. Where it has ended, what is lost is told up to a
 // position.
-func (m *rightsModel) expected(h *holder, until uint64) (blocks []string) {
+func (m *rightsModel) expected(h *modelClient, until uint64) (blocks []string) {
 	gap, last := noGap, m.head()
 	if h.ended != "" && !time.Now().Before(h.late) {
 		return nil
@@ -266,7 +266,7 @@ func (m *rightsModel) expected(h *holder, until uint64) (blocks []string) {
 }
 
 // read takes apart what the holder has got.
-func (m *rightsModel) read(h *holder) (blocks []string) {
+func (m *rightsModel) read(h *modelClient) (blocks []string) {
 	stream := string(h.got)
 	h.got = h.got[:0]
 	for stream != "" {

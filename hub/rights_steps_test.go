@@ -111,7 +111,7 @@ func (m *rightsModel) disconnect() {
 // connect opens a connection in place of the one with this number.
 func (m *rightsModel) connect(i int) {
 	before := m.holders[i]
-	h := &holder{
+	h := &modelClient{
 		user: m.one(modelUsers), session: m.one(modelSessions),
 		rights: make(map[Target]uint64), told: make(map[uint64]string), joined: m.head(), epoch: m.tape.epoch,
 	}
@@ -266,7 +266,7 @@ func TestPromise11RightsAgainstModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := &rightsModel{
 				T: t, random: rand.New(rand.NewPCG(seed, run)), hub: newHub(t, Options{}),
-				oldest: 1, slots: make(map[string]uint64), holders: make([]*holder, 4), counts: counts,
+				oldest: 1, slots: make(map[string]uint64), holders: make([]*modelClient, 4), counts: counts,
 			}
 			m.tape = newCopyableStore(NewEpoch(), run%2 == 0, nil)
 			useStore(t, m.hub, m.tape)

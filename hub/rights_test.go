@@ -203,7 +203,7 @@ func TestTopicsChangeWhileOneLooks(t *testing.T) {
 	h := newHub(t, Options{})
 	mustPublish(t, h, Target{})
 	c := connect(t, h, requestOf("alice"))
-	var w copied
+	var w discardSink
 	c.catchUp(&w)
 	change := &Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"news"}}}
 	enc := encode(Record{Seq: 2, At: time.Now(), Data: encodeCommand(change)}, h.history.epoch, time.Now())
@@ -217,7 +217,7 @@ func TestTopicsChangeWhileOneLooks(t *testing.T) {
 }
 
 // copied is a client that keeps what it is sent.
-type copied struct{ strings.Builder }
+type discardSink struct{ strings.Builder }
 
-func (*copied) Abort()       {}
-func (*copied) Flush() error { return nil }
+func (*discardSink) Abort()       {}
+func (*discardSink) Flush() error { return nil }

@@ -19,7 +19,7 @@ import (
 // One that takes nothing has one goroutine, and delays nobody. Later it gets what
 // history still holds.
 func TestStalledAmongMany(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const events, size = 60, 16 << 10
 		for name, opts := range map[string]Options{"catches up": {}, "has lost some": {MaxEvents: 5}} {
 			t.Run(name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func (r trickle) Read(p []byte) (int, error) {
 // A client that reads a byte a second delays nobody, and when it reads faster it
 // has missed nothing.
 func TestByteASecond(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const events, size = 40, 16 << 10
 		h := newHub(t, Options{})
 		slow, other := dial(t, h, requestOf("slow"), kind), dial(t, h, requestOf("other"), kind)
@@ -134,7 +134,7 @@ func (c *Conn) left() int {
 // A client that takes 1 KB while 1,000 values of 100 slots are published, as one does that takes 1 KB/s, has
 // never more than these 100 still to be sent. In the end it has the newest of each, and is told no gap.
 func TestSlotsOfSlow(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const slots, updates, second = 100, 5000, 1000
 		h := newHub(t, Options{})
 		slow := dial(t, h, requestOf("slow"), kind)
@@ -178,7 +178,7 @@ func TestSlotsOfSlow(t *testing.T) {
 }
 
 func TestTimeoutOfStalled(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		hasty := *defaultSettings
 		hasty.Timeout = 200 * time.Millisecond

@@ -16,24 +16,24 @@ import (
 )
 
 // way is how the streams of a test are written.
-type way string
+type writerKind string
 
 const (
-	served  way = ""       // by Serve
-	tried   way = "tried"  // taken over, to a connection that takes bytes without waiting
-	waited  way = "waited" // taken over, to one that does not: all is written by goroutines that wait
-	overTCP way = "TCP"    // taken over, to a real socket; in a bubble, and where streams stay open: waited
-	overTLS way = "TLS"    // the same with TLS
+	byGoroutine         writerKind = ""       // by Serve
+	bySweeper           writerKind = "tried"  // taken over, to a connection that takes bytes without waiting
+	byBlockingGoroutine writerKind = "waited" // taken over, to one that does not: all is written by goroutines that wait
+	overTCP             writerKind = "TCP"    // taken over, to a real socket; in a bubble, and where streams stay open: waited
+	overTLS             writerKind = "TLS"    // the same with TLS
 )
 
 // wayOf is in the name of a test of TestTakenOver.
-func wayOf(t testing.TB) way {
+func writerKindOf(t testing.TB) writerKind {
 	rest, ok := strings.CutPrefix(t.Name(), "TestTakenOver/")
 	if !ok {
-		return served
+		return byGoroutine
 	}
 	name, _, _ := strings.Cut(rest, "/")
-	return way(name)
+	return writerKind(name)
 }
 
 // inBubble reports whether time is that of testing/synctest, where nobody may wait
@@ -53,24 +53,24 @@ func TestTakenOver(t *testing.T) {
 		"Promise2": TestPromise2GapAlwaysTold,
 	}
 	open := map[string]func(*testing.T){
-		"Promise5":                    TestPromise5NobodyWaitsForTheSlow,
-		"Promise7":                    TestPromise7ReloadKeepsStreams,
-		"Promise8":                    TestPromise8ExitIsQuick,
-		"Promise10":                   TestPromise10HubsAreIslands,
-		"CutRightAfterConnected":      TestCutRightAfterConnected,
-		"EvictionBeforeTheFirstBlock": TestEvictionBeforeTheFirstBlock,
-		"HeartbeatComesEarly":         TestHeartbeatComesEarly,
-		"Previous":                    TestPrevious,
-		"Timeout":                     TestTimeout,
-		"Gone":                        TestGone,
-		"FarewellComesAfterWhatIsDue": TestFarewellComesAfterWhatIsDue,
-		"DisconnectTellsTheClient":    TestDisconnectTellsTheClient,
-		"CutIsRepeated":               TestCutIsRepeated,
-		"SwitchOfStores":              TestSwitchOfStores,
-		"BeginWithTheSameEpoch":       TestBeginWithTheSameEpoch,
+		"Promise5":                       TestPromise5NobodyWaitsForTheSlow,
+		"Promise7":                       TestPromise7ReloadKeepsStreams,
+		"Promise8":                       TestPromise8ExitIsQuick,
+		"Promise10":                      TestPromise10HubsAreIslands,
+		"CutRightAfterConnected":         TestCutRightAfterConnected,
+		"EvictionBeforeTheFirstBlock":    TestEvictionBeforeTheFirstBlock,
+		"HeartbeatComesEarly":            TestHeartbeatComesEarly,
+		"Previous":                       TestPrevious,
+		"Timeout":                        TestTimeout,
+		"Gone":                           TestGone,
+		"ClosingComesAfterPendingEvents": TestClosingComesAfterPendingEvents,
+		"DisconnectTellsTheClient":       TestDisconnectTellsTheClient,
+		"CutIsRepeated":                  TestCutIsRepeated,
+		"SwitchOfStores":                 TestSwitchOfStores,
+		"BeginWithTheSameEpoch":          TestBeginWithTheSameEpoch,
 	}
 	all := []map[string]func(*testing.T){whole, cut, open}
-	for w, groups := range map[way][]map[string]func(*testing.T){tried: all, waited: all, overTCP: all[:2], overTLS: all[:1]} {
+	for w, groups := range map[writerKind][]map[string]func(*testing.T){bySweeper: all, byBlockingGoroutine: all, overTCP: all[:2], overTLS: all[:1]} {
 		t.Run(string(w), func(t *testing.T) {
 			for _, tests := range groups {
 				for name, test := range tests {
@@ -169,7 +169,7 @@ func TestBatchOnTheWire(t *testing.T) {
 }
 
 func TestStreamEndsWithFinalChunk(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := dial(t, h, requestOf("alice"), kind)
 		publish(t, h, "1")
@@ -188,7 +188,7 @@ func TestStreamEndsWithFinalChunk(t *testing.T) {
 // Bytes that the client sends are of no interest, and do not turn the end into a
 // reset.
 func TestClientThatTalks(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := dial(t, h, requestOf("alice"), kind)
 		for range 20 {
@@ -208,7 +208,7 @@ func TestClientThatTalks(t *testing.T) {
 }
 
 func TestTakeOverAfterClose(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := New(Options{})
 		useStore(t, h, NewMemory())
 		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
@@ -232,7 +232,7 @@ func TestTakeOverAfterClose(t *testing.T) {
 
 // Where there is no write that does not wait, goroutines write.
 func TestTakeOverWithoutTry(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 		p.endOnClosed()

@@ -3,6 +3,10 @@ package hub
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,4 +100,108 @@ func TestLockCountsWaits(t *testing.T) {
 	if waits.Sum <= 0 {
 		t.Errorf("it waited for %v", waits.Sum)
 	}
+}
+
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 2})
+		publish(t, h, "old", user("alice"))
+		start := h.Stats().Head
+		publish(t, h, "missed", user("alice"))
+
+		h2 := requestOf("bob")
+		h2.Protocol = "h2"
+		visits := []*servedConn{open(t, h, requestOf("alice").at(start.String())), open(t, h, requestOf("alice").at("garbage")), open(t, h, h2), open(t, h, requestOf(""))}
+		synctest.Wait()
+		resume := visits[2].stall()
+		publish(t, h, "live")
+		time.Sleep(3 * time.Second)
+		s := h.Stats()
+		want(t, "h1", s.Connections["h1"], 3)
+		want(t, "h2", s.Connections["h2"], 1)
+		want(t, "users", s.Users, 2)
+		want(t, "opened", s.Opened, 4)
+		want(t, "published", s.Published, 3)
+		want(t, "replayed", s.Replayed, 3)
+		want(t, "deliveries", s.Deliveries, 3+3)
+		want(t, "gap", s.Gaps["invalid"], 1)
+		want(t, "head", s.Head, h.history.position(3))
+		want(t, "oldest", s.Oldest, h.history.position(2))
+		want(t, "retained", s.Events, 2)
+		want(t, "at once", s.Latency.Counts[0], 3)
+		want(t, "took", s.Latency.Sum, 0)
+		sent := 0
+		for _, v := range visits {
+			sent += len(v.allBytes())
+			events, bytes := v.Sent()
+			want(t, "events of one", int(events), len(v.client(t).events))
+			want(t, "bytes of one", int(bytes), len(v.allBytes()))
+		}
+		want(t, "bytes", int(s.Bytes), sent)
+
+		resume()
+		synctest.Wait()
+		s = h.Stats()
+		want(t, "after three seconds", s.Latency.Counts[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
+		want(t, "took", s.Latency.Sum, 3*time.Second)
+
+		want(t, "gone", visits[0].goAway(), Gone)
+		h.DisconnectHere(Filter{Users: []string{"bob"}})
+		h.Shutdown()
+		for _, v := range visits {
+			v.wait()
+		}
+		if _, err := h.Connect(t.Context(), requestOf("alice")); err == nil {
+			t.Error("admitted after Shutdown")
+		}
+		s = h.Stats()
+		want(t, "h1 in the end", s.Connections["h1"], 0)
+		want(t, "h2 in the end", s.Connections["h2"], 0)
+		want(t, "users in the end", s.Users, 0)
+		want(t, "opened in the end", s.Opened, 4)
+		want(t, "rejected", s.Rejected["shutdown"], 1)
+		for reason, n := range map[Reason]int64{Gone: 1, Disconnected: 1, Shutdown: 2, Timeout: 0} {
+			want(t, "closed, "+string(reason), s.Closed[string(reason)], n)
+		}
+		want(t, "networks", len(h.networks), 0)
+		want(t, "listeners of all", len(h.history.all.subscribers), 0)
+	})
+}
+
+func TestInfo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		r := requestOf("alice", "news", "a/*", "news")
+		r.Session, r.Addr = "s", netip.MustParseAddr("2001:db8::1")
+		v := open(t, h, r)
+		synctest.Wait()
+		resume := v.stall()
+		publish(t, h, "in the write")
+		synctest.Wait()
+		publish(t, h, "1", user("alice"))
+		publish(t, h, "2", user("bob"))
+		publish(t, h, "3", topic("a/x"))
+		publish(t, h, "4", topic("news"))
+		info := v.Info()
+		want(t, "position", info.Position, Position{Epoch: h.history.epoch, Seq: 0}.String())
+		want(t, "lag", info.Lag, 4)
+		want(t, "topics", strings.Join(info.Topics, " "), "a/* news")
+		info.Position, info.Lag, info.Topics = "", 0, nil
+		want(t, "rest", fmt.Sprint(info), fmt.Sprint(Info{ID: v.ID(), User: "alice", Session: "s", Protocol: "h1", Remote: "2001:db8::1", Since: time.Now()}))
+		resume()
+		synctest.Wait()
+		want(t, "lag", v.Info().Lag, 0)
+		want(t, "position", v.Info().Position, positionAt(h, 5))
+	})
+}
+
+// An event lags once for each lane that brings it, and the lag is never more than
+// there are events.
+func TestLag(t *testing.T) {
+	h := newHub(t, Options{})
+	c := connect(t, h, requestOf("alice", "news", "*"))
+	publish(t, h, "1", topic("news"))
+	publish(t, h, "2", user("alice"))
+	publish(t, h, "3", topic("other"), user("alice"))
+	want(t, "lag", c.Info().Lag, 3)
 }

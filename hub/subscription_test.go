@@ -7,7 +7,7 @@ import (
 
 // Listeners are copied some at a time, and others may leave meanwhile. Each that
 // stays is met.
-func TestEachListener(t *testing.T) {
+func TestEachSubscriberMissesNobody(t *testing.T) {
 	h := newHub(t, Options{})
 	const n = 2*subscribersAtOnce + 100
 	met := make(map[*Conn]int)

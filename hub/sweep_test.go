@@ -11,7 +11,7 @@ import (
 
 // An alarm is late by less than a tick, and the timer of the wheel with it.
 func TestHeartbeatOfTakenOver(t *testing.T) {
-	for _, w := range []way{tried, waited} {
+	for _, w := range []writerKind{bySweeper, byBlockingGoroutine} {
 		t.Run(string(w), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
@@ -42,7 +42,7 @@ func TestHeartbeatOfTakenOver(t *testing.T) {
 }
 
 // visiting serves a connection that was taken over, whatever the test's name.
-func visiting(t testing.TB, h *Hub, r Request, w way) *servedConn {
+func visiting(t testing.TB, h *Hub, r Request, w writerKind) *servedConn {
 	v := &servedConn{Pending: connect(t, h, r), testSink: newTestSink(), ended: make(chan struct{})}
 	v.testSink.timeout = r.Timeout
 	gone := make(chan struct{})
@@ -71,7 +71,7 @@ func TestLifetimeOfTakenOver(t *testing.T) {
 			if i%2 == 0 {
 				r.Expires = began.Add(10 * time.Minute)
 			}
-			visits = append(visits, visiting(t, h, r, tried))
+			visits = append(visits, visiting(t, h, r, bySweeper))
 		}
 		for i, v := range visits {
 			reason, earliest, latest := Lifetime, 54*time.Minute, time.Hour
@@ -293,7 +293,7 @@ func TestSweepAllocatesNothing(t *testing.T) {
 // A connection that has ended is in no wheel any more, though its alarm is not due:
 // it would keep its topics for as long.
 func TestEndedLeaveTheWheel(t *testing.T) {
-	for _, w := range []way{tried, waited} {
+	for _, w := range []writerKind{bySweeper, byBlockingGoroutine} {
 		t.Run(string(w), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})

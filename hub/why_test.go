@@ -8,49 +8,6 @@ import (
 	"time"
 )
 
-// why asks what became of an event for a user.
-func why(h *Hub, p Position, user string) Why { return h.Why(p, Filter{Users: []string{user}}) }
-
-// fates are those of the visits, in the order in which they are listed.
-func (w Why) fates() string {
-	var fates []string
-	for _, v := range w.Connections {
-		fates = append(fates, string(v.Fate))
-	}
-	return strings.Join(fates, " ")
-}
-
-// send publishes one event and returns its position.
-func send(t testing.TB, h *Hub, e Event) Position {
-	t.Helper()
-	e.Data = append(e.Data, "x"...)
-	receipts, err := h.Publish(t.Context(), e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return receipts[0].Position
-}
-
-func wantTime(t *testing.T, what string, got, want time.Time) {
-	t.Helper()
-	if !got.Equal(want) {
-		t.Errorf("%s: got %s, want %s", what, got, want)
-	}
-}
-
-func to(targets ...Target) Event { return Event{Targets: targets} }
-
-// stalledVisit is a visit whose client takes nothing, and has one event to take.
-func stalledVisit(t *testing.T, h *Hub, r Request) (v *servedConn, resume func()) {
-	t.Helper()
-	v = open(t, h, r)
-	synctest.Wait()
-	resume = v.stall()
-	publish(t, h, "stuck", user(r.User))
-	synctest.Wait()
-	return v, resume
-}
-
 // TestWhy seeds one cause at a time, and asks.
 func TestWhy(t *testing.T) {
 	alice := requestOf("alice")
@@ -85,7 +42,7 @@ func TestWhy(t *testing.T) {
 			want(t, "came", v.StartedFrom, StartedFromPosition)
 		}},
 		"pending": {seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			t.Cleanup(resume)
 			p := send(t, h, to(user("alice")))
 			for range 5 {
@@ -96,7 +53,7 @@ func TestWhy(t *testing.T) {
 			want(t, "lag", w.Connections[0].Lag, 7)
 		}},
 		"written late": {seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			p := send(t, h, to(user("alice")))
 			time.Sleep(7 * time.Second)
 			resume()
@@ -196,7 +153,7 @@ func TestWhy(t *testing.T) {
 			want(t, "came", w.Connections[0].StartedFrom, StartedFromState)
 		}},
 		"ended before it was written": {seed: func(t *testing.T, h *Hub) Position {
-			v, _ := stalledVisit(t, h, alice)
+			v, _ := openStalled(t, h, alice)
 			p := send(t, h, to(user("alice")))
 			time.Sleep(2 * time.Minute)
 			want(t, "reason", v.endedBy(t), Timeout)
@@ -217,7 +174,7 @@ func TestWhy(t *testing.T) {
 			want(t, "connection", w.Connections[1].Connection, "")
 		}},
 		"ttl passed": {seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			e := to(user("alice"))
 			e.Expires = time.Now().Add(time.Second)
 			p := send(t, h, e)
@@ -227,7 +184,7 @@ func TestWhy(t *testing.T) {
 			return p
 		}, known: KnownExpired, fates: "expired"},
 		"ttl passed while it waits": {seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			t.Cleanup(resume)
 			e := to(user("alice"))
 			e.Expires = time.Now().Add(time.Second)
@@ -245,7 +202,7 @@ func TestWhy(t *testing.T) {
 			return p
 		}, known: KnownExpired, fates: "delivered"},
 		"replaced": {seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			e := to(user("alice"))
 			e.Slot = "price"
 			p := send(t, h, e)
@@ -290,7 +247,7 @@ func TestWhy(t *testing.T) {
 			return p
 		}, known: KnownEvicted, fates: "not_addressed"},
 		"evicted before it was written": {opts: Options{MaxEvents: 2}, seed: func(t *testing.T, h *Hub) Position {
-			_, resume := stalledVisit(t, h, alice)
+			_, resume := openStalled(t, h, alice)
 			p := send(t, h, to(user("alice")))
 			publishMany(t, h, 2)
 			resume()
@@ -357,73 +314,10 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-func evictedOne(wait func()) func(t *testing.T, h *Hub) Position {
-	return func(t *testing.T, h *Hub) Position {
-		open(t, h, requestOf("alice"))
-		synctest.Wait()
-		p := send(t, h, to(user("alice")))
-		synctest.Wait()
-		if wait != nil {
-			wait()
-		}
-		publishMany(t, h, 20)
-		return p
-	}
-}
-
-func publishMany(t *testing.T, h *Hub, n int) {
-	t.Helper()
-	for range n {
-		publish(t, h, strings.Repeat("x", 100))
-		synctest.Wait()
-	}
-}
-
-func bound(want Bound) func(t *testing.T, w Why) {
-	return func(t *testing.T, w Why) {
-		if w.Event.Bound != want || w.Event.Evicted.IsZero() {
-			t.Errorf("evicted by %q at %s, want %q", w.Event.Bound, w.Event.Evicted, want)
-		}
-	}
-}
-
-func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position {
-	t.Helper()
-	p, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{user}}, Add: add, Remove: remove})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// stuckAt publishes until the peer is in the middle of an event and takes no more of it,
-// and returns the position of that.
-func stuckAt(t *testing.T, h *Hub, p *realClient) (at Position) {
-	t.Helper()
-	large := to(user(p.identity.User))
-	large.Data = []byte(strings.Repeat("x", 900<<10))
-	var sent uint64
-	since := time.Now()
-	eventually(t, "it is stuck", func() bool {
-		h.mu.Lock()
-		at = h.history.position(p.cursor.Load())
-		stuck, all := p.pinnedEvent != nil, at.Seq == h.history.head
-		h.mu.Unlock()
-		if !stuck && all {
-			send(t, h, large)
-		}
-		if _, bytes := p.Sent(); bytes != sent || !stuck {
-			sent, since = bytes, time.Now()
-		}
-		return time.Since(since) > 200*time.Millisecond
-	})
-	return at
-}
-
 // TestWhyOfTakenOver: a client that has a part of an event does not have the event, and
 // one that took it late has it by then.
 func TestWhyOfTakenOver(t *testing.T) {
-	overEachTransport(t, func(t *testing.T, kind way) {
+	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := dial(t, h, requestOf("alice"), kind)
 		first := send(t, h, to(user("alice")))
@@ -444,84 +338,4 @@ func TestWhyOfTakenOver(t *testing.T) {
 		p.wait()
 		want(t, "of the one that it did not take whole", fateOf(stuck), FateCut)
 	})
-}
-
-// TestFormersAreBounded: only the last ones are remembered, and not more than fit.
-func TestFormersAreBounded(t *testing.T) {
-	h := newHub(t, Options{})
-	ended := func(r Request) { connect(t, h, r).Cancel() }
-	for i := range maxEndedConns + 5 {
-		ended(requestOf(fmt.Sprint("user-", i)))
-	}
-	w := why(h, send(t, h, to(user("user-4"))), "user-4")
-	want(t, "of the last one that is forgotten", w.fates(), "")
-	if !w.Since.After(w.Began) {
-		t.Errorf("since %s, began %s", w.Since, w.Began)
-	}
-	want(t, "of the first one that is known", why(h, send(t, h, to(user("user-5"))), "user-5").fates(), "ended_earlier")
-
-	var topics []string
-	for i := range 1000 {
-		topics = append(topics, fmt.Sprintf("%0500d", i))
-	}
-	for range 100 {
-		ended(requestOf("many topics", topics...))
-	}
-	h.endedConns.mu.Lock()
-	defer h.endedConns.mu.Unlock()
-	if n := len(h.endedConns.list); n < 10 || n > 40 || h.endedConns.bytes > maxEndedConnBytes {
-		t.Errorf("%d are remembered, with %d bytes", n, h.endedConns.bytes)
-	}
-	var sum int64
-	for _, f := range h.endedConns.list {
-		sum += f.size()
-		if f.conn != nil {
-			t.Fatal("it holds a connection that has ended")
-		}
-	}
-	want(t, "bytes", h.endedConns.bytes, sum)
-}
-
-func TestRepeatsAreBounded(t *testing.T) {
-	var r repeats
-	for i := range uint64(maxRepeats + 5) {
-		r.add(Position{Epoch: "e", Seq: i}, time.Now())
-		r.add(Position{Epoch: "e", Seq: 3}, time.Now())
-	}
-	want(t, "remembered", len(r.list), maxRepeats)
-	times, _ := r.count(Position{Epoch: "e", Seq: 3})
-	want(t, "of the one that is repeated", times, maxRepeats+6)
-	times, _ = r.count(Position{Epoch: "e", Seq: 1})
-	want(t, "of an old one", times, 0)
-}
-
-// TestEvictionsAreBounded: what is remembered of them does not grow, and of the oldest
-// it is not known any more what they were evicted by.
-func TestEvictionsAreBounded(t *testing.T) {
-	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
-	for i := range 100 {
-		h.recordEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
-		h.oldest++
-		h.recordEviction([]Bound{BoundCount, BoundAge}[i%2], time.Now())
-		h.oldest++
-	}
-	want(t, "runs", len(h.evictions), maxEvictions)
-	for seq, want := range map[uint64]Bound{0: NoBound, 1: NoBound, 136: NoBound, 137: BoundCount, 138: BoundCount, 199: BoundAge, 200: BoundAge, 201: NoBound} {
-		if got, _ := h.evictionOf(seq); got != want {
-			t.Errorf("%d was evicted by %q, want %q", seq, got, want)
-		}
-	}
-}
-
-// TestWhyOfMany: all connections count, and the answer stays small.
-func TestWhyOfMany(t *testing.T) {
-	h := newHub(t, Options{})
-	for range 2000 {
-		connect(t, h, requestOf("alice"))
-		connect(t, h, requestOf("alice")).Cancel()
-	}
-	w := why(h, send(t, h, to(user("alice"))), "alice")
-	want(t, "open", w.Fates[FatePending], 2000)
-	want(t, "ended", w.Fates[FateEndedEarlier], 2000)
-	want(t, "listed", len(w.Connections), maxConnectionFates)
 }

@@ -1,0 +1,200 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http/httputil"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// message is a block that dispatches an event.
+type message struct{ event, data, id string }
+
+// client reads streams as the HTML standard says, and refuses what the engine
+// should never send. It outlives connections.
+type client struct {
+	t             testing.TB
+	position      string    // lastEventId: what it would send on its next connection
+	retry         int       // milliseconds
+	events        []message // that back ends published
+	control       []message // of the hub itself
+	ordered       []message // events, and sse.topics among them
+	heartbeats    int       // bare comments
+	positionMoves int       // blocks with nothing but an id
+}
+
+// read takes the stream of one connection from its beginning. What follows the
+// last complete block was cut off, and is discarded. [HTML spec 9.2.6]
+func (c *client) read(stream string) *client {
+	c.t.Helper()
+	last := int64(-1) // seq of the last id in this connection
+	var epoch string
+	untold := false // sse.connected had no id, so that sse.gap must follow
+	for first := true; ; first = false {
+		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
+			stream = rest
+			c.heartbeats++
+			continue
+		}
+		text, rest, complete := strings.Cut(stream, "\n\n")
+		if !complete {
+			return c
+		}
+		stream = rest
+		m, data := c.block(text)
+
+		if first != (m.event == "sse.connected") && m.event != "sse.rejected" {
+			c.t.Fatalf("sse.connected is the first block and no other, but: %q", text)
+		}
+		if untold && (m.event == "" && m.id == "" || strings.HasPrefix(m.event, "sse.") && m.event != "sse.gap") {
+			c.t.Fatalf("sse.connected had no id, but neither a gap nor a state follows: %q", text)
+		}
+		untold = m.event == "sse.connected" && m.id == ""
+		if farewell := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && farewell != (m.id == "") {
+			c.t.Fatalf("a block has an id unless it is a farewell, but: %q", text)
+		}
+		if m.id != "" {
+			p, ok := ParsePosition(m.id)
+			if !ok || len(p.Epoch) != 8 {
+				c.t.Fatalf("not a position: %q", m.id)
+			}
+			if m.event == "sse.gap" && p.Epoch != epoch {
+				last = -1 // positions begin anew
+			}
+			epoch = p.Epoch
+			if seq := int64(p.Seq); seq < last || seq == last && m.event != "sse.gap" {
+				c.t.Fatalf("position %d after %d: %q", seq, last, text)
+			}
+			last = int64(p.Seq)
+			c.position = m.id
+		}
+		switch {
+		case !data:
+			c.positionMoves++
+		case strings.HasPrefix(m.event, "sse."):
+			c.control = append(c.control, m)
+			if m.event == EventTopics {
+				c.ordered = append(c.ordered, m)
+			}
+		default:
+			c.events = append(c.events, m)
+			c.ordered = append(c.ordered, m)
+		}
+	}
+}
+
+// block takes one block apart. Its lines are in this order: retry, event, data,
+// id.
+func (c *client) block(text string) (m message, data bool) {
+	c.t.Helper()
+	stage := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		name, value, _ := strings.Cut(line, ": ")
+		at := slices.Index([]string{"retry", "event", "data", "id"}, name)
+		if at < 0 || at < stage || at == stage && name == "id" && m.id != "" {
+			c.t.Fatalf("line %q is out of place in %q", line, text)
+		}
+		stage = at
+		switch name {
+		case "retry":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				c.t.Fatalf("line %q: %v", line, err)
+			}
+			c.retry = n
+		case "event":
+			m.event = value
+		case "data":
+			if data {
+				m.data += "\n"
+			}
+			data = true
+			m.data += value
+		case "id":
+			m.id = value
+		}
+	}
+	return m, data
+}
+
+// data is the payloads of the published events.
+func (c *client) data() string { return payloads(c.events) }
+
+// told is the names of the control events with their reasons, but without
+// sse.connected, which always comes.
+func (c *client) controlSummary() string {
+	var told []string
+	for _, m := range c.control {
+		if m.event == "sse.connected" {
+			continue
+		}
+		_, reason, _ := strings.Cut(m.data, `"reason":"`)
+		reason, _, _ = strings.Cut(reason, `"`)
+		told = append(told, m.event+" "+reason)
+	}
+	return strings.Join(told, ", ")
+}
+
+func payloads(events []message) string {
+	var data []string
+	for _, m := range events {
+		data = append(data, m.data)
+	}
+	return strings.Join(data, " ")
+}
+
+// resume connects the client, with the position that it has, for as long as it
+// takes to send it what there is.
+func (c *client) resume(h *Hub, r Request) *client {
+	c.t.Helper()
+	return c.read(readOnce(c.t, h, r.at(c.position), newTestSink()))
+}
+
+// read is a new client that has resumed as r says.
+func read(t testing.TB, h *Hub, r Request) *client {
+	t.Helper()
+	return (&client{t: t}).read(readOnce(t, h, r, newTestSink()))
+}
+
+// take connects, is sent what there is, and goes.
+func readOnce(t testing.TB, h *Hub, r Request, w *testSink) string {
+	t.Helper()
+	c, err := h.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if way := writerKindOf(t); way != byGoroutine {
+		return takeOverWhole(t, c, w, way)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	c.stream(gone, w)
+	return w.allBytes()
+}
+
+// dechunk reads chunks [RFC 9112 7.1] with the reader of the standard library. The
+// last one may be cut off; nothing but the end follows the final one.
+func dechunk(p []byte) string {
+	r := bytes.NewReader(p)
+	b := bufio.NewReader(r)
+	body, err := io.ReadAll(httputil.NewChunkedReader(b))
+	rest, _ := io.ReadAll(b)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+	case err != nil:
+		panic(fmt.Sprintf("chunks: %v: %q", err, p))
+	case len(p) > 0 && !strings.HasPrefix("\r\n", string(rest)):
+		panic(fmt.Sprintf("after the final chunk: %q", rest))
+	}
+	return string(body)
+}
+
+// final reports whether the stream has a final chunk.
+func final(p []byte) bool { return bytes.HasSuffix(p, []byte("\r\n0\r\n\r\n")) }

@@ -1,0 +1,114 @@
+package hub
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// why asks what became of an event for a user.
+func why(h *Hub, p Position, user string) Why { return h.Why(p, Filter{Users: []string{user}}) }
+
+// fates are those of the visits, in the order in which they are listed.
+func (w Why) fates() string {
+	var fates []string
+	for _, v := range w.Connections {
+		fates = append(fates, string(v.Fate))
+	}
+	return strings.Join(fates, " ")
+}
+
+// send publishes one event and returns its position.
+func send(t testing.TB, h *Hub, e Event) Position {
+	t.Helper()
+	e.Data = append(e.Data, "x"...)
+	receipts, err := h.Publish(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return receipts[0].Position
+}
+
+func wantTime(t *testing.T, what string, got, want time.Time) {
+	t.Helper()
+	if !got.Equal(want) {
+		t.Errorf("%s: got %s, want %s", what, got, want)
+	}
+}
+
+func to(targets ...Target) Event { return Event{Targets: targets} }
+
+// stalledVisit is a visit whose client takes nothing, and has one event to take.
+func openStalled(t *testing.T, h *Hub, r Request) (v *servedConn, resume func()) {
+	t.Helper()
+	v = open(t, h, r)
+	synctest.Wait()
+	resume = v.stall()
+	publish(t, h, "stuck", user(r.User))
+	synctest.Wait()
+	return v, resume
+}
+
+func evictedOne(wait func()) func(t *testing.T, h *Hub) Position {
+	return func(t *testing.T, h *Hub) Position {
+		open(t, h, requestOf("alice"))
+		synctest.Wait()
+		p := send(t, h, to(user("alice")))
+		synctest.Wait()
+		if wait != nil {
+			wait()
+		}
+		publishMany(t, h, 20)
+		return p
+	}
+}
+
+func publishMany(t *testing.T, h *Hub, n int) {
+	t.Helper()
+	for range n {
+		publish(t, h, strings.Repeat("x", 100))
+		synctest.Wait()
+	}
+}
+
+func bound(want Bound) func(t *testing.T, w Why) {
+	return func(t *testing.T, w Why) {
+		if w.Event.Bound != want || w.Event.Evicted.IsZero() {
+			t.Errorf("evicted by %q at %s, want %q", w.Event.Bound, w.Event.Evicted, want)
+		}
+	}
+}
+
+func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position {
+	t.Helper()
+	p, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{user}}, Add: add, Remove: remove})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// stuckAt publishes until the peer is in the middle of an event and takes no more of it,
+// and returns the position of that.
+func stuckAt(t *testing.T, h *Hub, p *realClient) (at Position) {
+	t.Helper()
+	large := to(user(p.identity.User))
+	large.Data = []byte(strings.Repeat("x", 900<<10))
+	var sent uint64
+	since := time.Now()
+	eventually(t, "it is stuck", func() bool {
+		h.mu.Lock()
+		at = h.history.position(p.cursor.Load())
+		stuck, all := p.pinnedEvent != nil, at.Seq == h.history.head
+		h.mu.Unlock()
+		if !stuck && all {
+			send(t, h, large)
+		}
+		if _, bytes := p.Sent(); bytes != sent || !stuck {
+			sent, since = bytes, time.Now()
+		}
+		return time.Since(since) > 200*time.Millisecond
+	})
+	return at
+}
