@@ -14,29 +14,30 @@ import (
 	"testing"
 )
 
-// message is a block that dispatches an event.
+// message is a block that dispatches an event in a browser.
 type message struct{ event, data, id string }
 
-// client reads streams as the HTML standard says, and refuses what the engine
-// should never send. It outlives connections.
+// client reads streams as the HTML standard says, and fails the test when it reads what
+// the engine must never send. It lives longer than a connection, like a browser's
+// EventSource.
 type client struct {
 	t             testing.TB
-	position      string    // lastEventId: what it would send on its next connection
+	position      string    // the last event id, which its next connection sends
 	retry         int       // milliseconds
-	events        []message // that back ends published
-	control       []message // of the hub itself
-	ordered       []message // events, and sse.topics among them
-	heartbeats    int       // bare comments
-	positionMoves int       // blocks with nothing but an id
+	events        []message // published events
+	control       []message // events of the hub itself
+	ordered       []message // published events, and sse.topics among them
+	heartbeats    int       // number of comments
+	positionMoves int       // number of blocks that have only an id
 }
 
-// read takes the stream of one connection from its beginning. What follows the
-// last complete block was cut off, and is discarded. [HTML spec 9.2.6]
+// read reads the stream of one connection from its beginning. It ignores an incomplete
+// last block. [HTML spec 9.2.6]
 func (c *client) read(stream string) *client {
 	c.t.Helper()
 	last := int64(-1) // seq of the last id in this connection
 	var epoch string
-	untold := false // sse.connected had no id, so that sse.gap must follow
+	untold := false // sse.connected had no id, so sse.gap or a state must follow
 	for first := true; ; first = false {
 		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
 			stream = rest
@@ -66,7 +67,7 @@ func (c *client) read(stream string) *client {
 				c.t.Fatalf("not a position: %q", m.id)
 			}
 			if m.event == "sse.gap" && p.Epoch != epoch {
-				last = -1 // positions begin anew
+				last = -1 // another history: positions begin again
 			}
 			epoch = p.Epoch
 			if seq := int64(p.Seq); seq < last || seq == last && m.event != "sse.gap" {
@@ -90,8 +91,7 @@ func (c *client) read(stream string) *client {
 	}
 }
 
-// block takes one block apart. Its lines are in this order: retry, event, data,
-// id.
+// block parses one block. Its lines must have this order: retry, event, data, id.
 func (c *client) block(text string) (m message, data bool) {
 	c.t.Helper()
 	stage := 0
@@ -124,11 +124,11 @@ func (c *client) block(text string) (m message, data bool) {
 	return m, data
 }
 
-// data is the payloads of the published events.
+// data returns the payloads of the published events.
 func (c *client) data() string { return payloads(c.events) }
 
-// told is the names of the control events with their reasons, but without
-// sse.connected, which always comes.
+// controlSummary returns the names and reasons of the control events, without
+// sse.connected, which every stream has.
 func (c *client) controlSummary() string {
 	var told []string
 	for _, m := range c.control {
@@ -150,20 +150,19 @@ func payloads(events []message) string {
 	return strings.Join(data, " ")
 }
 
-// resume connects the client, with the position that it has, for as long as it
-// takes to send it what there is.
+// resume connects with the client's position, reads what is pending, and leaves.
 func (c *client) resume(h *Hub, r Request) *client {
 	c.t.Helper()
 	return c.read(readOnce(c.t, h, r.at(c.position), newTestSink()))
 }
 
-// read is a new client that has resumed as r says.
+// read returns a new client that has connected with r, has read what is pending, and has left.
 func read(t testing.TB, h *Hub, r Request) *client {
 	t.Helper()
 	return (&client{t: t}).read(readOnce(t, h, r, newTestSink()))
 }
 
-// take connects, is sent what there is, and goes.
+// readOnce connects, is sent what is pending, and leaves. It returns the stream.
 func readOnce(t testing.TB, h *Hub, r Request, w *testSink) string {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
@@ -179,8 +178,8 @@ func readOnce(t testing.TB, h *Hub, r Request, w *testSink) string {
 	return w.allBytes()
 }
 
-// dechunk reads chunks [RFC 9112 7.1] with the reader of the standard library. The
-// last one may be cut off; nothing but the end follows the final one.
+// dechunk decodes chunks [RFC 9112 7.1] with the standard library. The last chunk may be
+// incomplete. Nothing may follow a final chunk.
 func dechunk(p []byte) string {
 	r := bytes.NewReader(p)
 	b := bufio.NewReader(r)
@@ -196,5 +195,5 @@ func dechunk(p []byte) string {
 	return string(body)
 }
 
-// final reports whether the stream has a final chunk.
+// final reports whether the stream ends with a final chunk.
 func final(p []byte) bool { return bytes.HasSuffix(p, []byte("\r\n0\r\n\r\n")) }

@@ -30,7 +30,7 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 		want(t, "bob got", bob.client(t).data(), "before still after")
 		want(t, "mallory got", mallory.client(t).data(), "before still")
 		want(t, "mallory was told", mallory.client(t).controlSummary(), "sse.closing disconnected")
-		want(t, "mallory ended", mallory.endedBy(t), Disconnected)
+		want(t, "mallory ended", mallory.endReason(t), Disconnected)
 
 		// The command concerns those who were there.
 		again := open(t, there, requestOf("mallory"))
@@ -52,7 +52,7 @@ func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 		if !errors.Is(err, ErrNotStored) || !errors.Is(err, errAway) {
 			t.Errorf("the error is %v, want ErrNotStored, and why", err)
 		}
-		want(t, "it ended", v.endedBy(t), Disconnected)
+		want(t, "it ended", v.endReason(t), Disconnected)
 	})
 }
 
@@ -68,7 +68,7 @@ func TestCommandOfALaterVersion(t *testing.T) {
 				t.Fatal(err)
 			}
 			publish(t, h, "after", user("alice"))
-			want(t, "for "+body+" it ended", v.endedBy(t), Lifetime)
+			want(t, "for "+body+" it ended", v.endReason(t), Lifetime)
 			want(t, "for "+body+" it got", v.client(t).data(), "")
 			want(t, "for "+body+" it was told", v.client(t).controlSummary(), "sse.closing lifetime")
 			v = open(t, h, requestOf("alice"))
@@ -110,7 +110,7 @@ func TestCommandConcernsEarlierConnections(t *testing.T) {
 		later := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		h.execute(&Command{Disconnect: &Filter{Users: []string{"alice"}}}, 1)
-		want(t, "the earlier one ended", earlier.endedBy(t), Disconnected)
+		want(t, "the earlier one ended", earlier.endReason(t), Disconnected)
 		publish(t, h, "2")
 		synctest.Wait()
 		want(t, "the later one got", later.client(t).data(), "2")
@@ -131,7 +131,7 @@ func TestPromise11ChangesInAnotherHistory(t *testing.T) {
 		publish(t, h, "for all")
 		synctest.Wait()
 		want(t, "alice got", alice.client(t).data(), "")
-		want(t, "alice ended", alice.endedBy(t), Lifetime)
+		want(t, "alice ended", alice.endReason(t), Lifetime)
 		want(t, "bob got", bob.client(t).data(), "for all")
 
 		// What changes from now on is known to be newer.

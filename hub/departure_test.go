@@ -43,12 +43,12 @@ func TestDeparture(t *testing.T) {
 			h := newHub(t, Options{})
 			p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 			p.endOnClosed()
-			near, conn, tcp := connPair(t, overTCP)
-			p.attach(near)
+			clientEnd, conn, tcp := connPair(t, overTCP)
+			p.attach(clientEnd)
 			leave(p)
 			p.servedConn.TakeOver(conn, tcp)
 			want(t, "reason", p.wait(), Gone)
-			near.Close()
+			clientEnd.Close()
 		})
 	}
 }
@@ -131,8 +131,8 @@ func TestChurn(t *testing.T) {
 					}
 					p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 					p.endOnClosed()
-					near, conn, tcp := connPair(t, kind)
-					p.attach(near)
+					clientEnd, conn, tcp := connPair(t, kind)
+					p.attach(clientEnd)
 					p.servedConn.TakeOver(conn, tcp)
 					for range rand.N(5) {
 						_, _ = p.block()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// far is the server's end of a wire. It takes what the wire takes: without a
-// deadline as a socket that does not wait, with one as one that does.
+// fakeSocket is a socket that writes to a testSink. Without a deadline its writes do not
+// block, like those of a sweeper. With a deadline they block, like those of a goroutine.
 type fakeSocket struct {
 	*testSink
 	ctx   context.Context // ends when the client leaves
@@ -17,8 +17,8 @@ type fakeSocket struct {
 
 	mu       sync.Mutex
 	blocking bool
-	times    []time.Time // of writes
-	maxWrite func() int  // of a write that does not wait; nil: any number
+	times    []time.Time // of all writes
+	maxWrite func() int  // bytes that a write takes that does not block; nil: all
 }
 
 func (f *fakeSocket) Read([]byte) (int, error) {
@@ -66,17 +66,13 @@ func (f *fakeSocket) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-func (f *fakeSocket) LocalAddr() net.Addr { return nil }
-
-func (f *fakeSocket) RemoteAddr() net.Addr { return nil }
-
-func (f *fakeSocket) SetDeadline(time.Time) error { return nil }
-
+func (f *fakeSocket) LocalAddr() net.Addr             { return nil }
+func (f *fakeSocket) RemoteAddr() net.Addr            { return nil }
+func (f *fakeSocket) SetDeadline(time.Time) error     { return nil }
 func (f *fakeSocket) SetReadDeadline(time.Time) error { return nil }
+func (f *fakeSocket) Close() error                    { return nil }
 
-func (f *fakeSocket) Close() error { return nil }
-
-// untilClosed is a context that ends with the channel.
+// untilClosed returns a context that ends when the channel is closed.
 func untilClosed(gone chan struct{}) context.Context { return endedBy{context.Background(), gone} }
 
 type endedBy struct {

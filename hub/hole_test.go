@@ -100,7 +100,7 @@ func TestMissedCommands(t *testing.T) {
 				cutOff.set(false)
 				synctest.Wait()
 				want(t, "mallory got", mallory.client(t).data(), "")
-				want(t, "mallory ended", mallory.endedBy(t), Lifetime)
+				want(t, "mallory ended", mallory.endReason(t), Lifetime)
 				c := read(t, there, requestOf("bob").at(positionAt(here, 1)))
 				want(t, "who comes back gets", c.data(), "after")
 				want(t, "and is told", c.controlSummary(), "sse.gap evicted")

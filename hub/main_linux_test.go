@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutEpoll makes h notice departures as it does elsewhere.
+// withoutEpoll makes h notice departures as on other systems: by reading.
 func withoutEpoll(h *Hub) { h.departures.closed = true }
 
-// idleTCP is a TCP connection of which the kernel says that there is room.
+// idleTCP returns a TCP connection whose send buffer is empty.
 func idleTCP() *net.TCPConn {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
@@ -29,7 +29,7 @@ func idleTCP() *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// watched checks how many connections the epoll is for.
+// watched checks the number of connections that the epoll watches.
 func watched(t testing.TB, h *Hub, n int) {
 	t.Helper()
 	h.departures.mu.Lock()

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leftover gives goroutines that are about to end a second to do so.
+// leftoverGoroutines lists the goroutines that do not end within a second.
 func leftoverGoroutines() string {
 	deadline := time.Now().Add(time.Second)
 	for {
@@ -34,7 +34,7 @@ func leftoverGoroutines() string {
 	}
 }
 
-// stacks is those of all goroutines, this one first.
+// stacks returns the stacks of all goroutines, that of the caller first.
 func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])
@@ -57,7 +57,7 @@ func newHub(t testing.TB, opts Options) *Hub {
 	return h
 }
 
-// use gives h a store, and waits until it is open.
+// useStore gives h a store, and waits until the history is open.
 func useStore(t testing.TB, h *Hub, store Store) {
 	t.Helper()
 	if err := h.Use(store); err != nil {
@@ -68,7 +68,7 @@ func useStore(t testing.TB, h *Hub, store Store) {
 	}
 }
 
-// as is a request of a user, for topics of which each may be a pattern.
+// requestOf returns a request of a user. Topics may be patterns.
 func requestOf(user string, topics ...string) Request {
 	r := Request{Identity: Identity{User: user}, Settings: defaultSettings, Protocol: "h1"}
 	for _, s := range topics {
@@ -81,15 +81,13 @@ func requestOf(user string, topics ...string) Request {
 	return r
 }
 
-func (r Request) at(position string) Request { r.Position = position; return r }
-
+func (r Request) at(position string) Request     { r.Position = position; return r }
 func (r Request) with(settings Settings) Request { r.Settings = &settings; return r }
 
-func user(name string) Target { return Target{User, name} }
-
+func user(name string) Target  { return Target{User, name} }
 func topic(name string) Target { return Target{Topic, name} }
 
-// publish sends data to the targets, or to all if there is none.
+// publish publishes data for the targets; without targets, for all.
 func publish(t testing.TB, h *Hub, data string, targets ...Target) Receipt {
 	t.Helper()
 	if len(targets) == 0 {
@@ -116,7 +114,7 @@ func wantErr(t testing.TB, err, target error) {
 	}
 }
 
-// connect is a connection that nobody serves.
+// connect connects. Nobody serves the connection.
 func connect(t testing.TB, h *Hub, r Request) Pending {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
@@ -126,7 +124,7 @@ func connect(t testing.TB, h *Hub, r Request) Pending {
 	return c
 }
 
-// eventually waits for what nothing tells of.
+// eventually waits for a condition that nothing signals.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -140,7 +138,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// recordOf is an event as a store has it that stored it now.
+// recordOf returns the record of an event that is stored now.
 func recordOf(seq uint64, e Event) Record {
 	if e.At.IsZero() {
 		e.At = time.Now()
@@ -148,7 +146,7 @@ func recordOf(seq uint64, e Event) Record {
 	return Record{Seq: seq, At: time.Now(), Data: encodeEvent(&e)}
 }
 
-// at is the position that has the seq, as a client knows it.
+// positionAt returns the position with the seq, in the form that clients see.
 func positionAt(h *Hub, seq uint64) string {
 	h.mu.RLock()
 	defer h.mu.RUnlock()

@@ -13,9 +13,9 @@ import (
 // and somebody always has something to do.
 func TestPauseLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	near, far := tcpPair(t)
-	defer near.Close()
-	defer far.Close()
+	clientEnd, serverEnd := tcpPair(t)
+	defer clientEnd.Close()
+	defer serverEnd.Close()
 	var p netYielder
 	defer p.close()
 	for range 100 {
@@ -24,16 +24,16 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 		go func() {
 			defer close(done)
 			var b [1]byte
-			if _, err := near.Read(b[:]); err != nil {
+			if _, err := clientEnd.Read(b[:]); err != nil {
 				t.Error(err)
 			}
 			heard.Store(true)
 		}()
 		p.yield() // the reader begins to wait
-		if _, err := far.Write([]byte{1}); err != nil {
+		if _, err := serverEnd.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		arrived(t, near, &heard)
+		arrived(t, clientEnd, &heard)
 		for pauses := 0; !heard.Load(); pauses++ {
 			if pauses == 3 {
 				t.Fatalf("after %d pauses what had come by then was not read", pauses)

@@ -20,7 +20,7 @@ func TestPollEndsAfterTheFirstEvents(t *testing.T) {
 		publish(t, h, "x", user("bob"))
 		time.Sleep(time.Second)
 		publish(t, h, "y", user("alice"))
-		want(t, "reason", v.endedBy(t), Polled)
+		want(t, "reason", v.endReason(t), Polled)
 		want(t, "answer", strings.HasSuffix(v.received(), "\n\ndata: y\nid: "+positionAt(h, 2)+"\n\n"), true)
 		want(t, "closing", strings.Contains(v.received(), "sse.closing"), false)
 		want(t, "connections", h.Stats().Connections["h1"], 0)
@@ -34,7 +34,7 @@ func TestPollAnswersAtOnceIfItCan(t *testing.T) {
 		publish(t, h, "y")
 		publish(t, h, "z", user("bob"))
 		v := open(t, h, polling(requestOf("alice").at(first)))
-		want(t, "reason", v.endedBy(t), Polled)
+		want(t, "reason", v.endReason(t), Polled)
 		want(t, "in one write", v.writes, 1)
 		// The position after what is for others, too: the next poll does not look at it again.
 		want(t, "answer", strings.HasSuffix(v.received(), "data: y\nid: "+positionAt(h, 2)+"\n\nid: "+positionAt(h, 3)+"\n\n"), true)
@@ -62,7 +62,7 @@ func TestPollTellsAGapAndWaits(t *testing.T) {
 		synctest.Wait()
 		want(t, "gap", strings.Contains(v.received(), "event: sse.gap\n"), true)
 		publish(t, h, "x")
-		want(t, "reason", v.endedBy(t), Polled)
+		want(t, "reason", v.endReason(t), Polled)
 	})
 }
 
@@ -103,7 +103,7 @@ func TestPollIsToldOtherEnds(t *testing.T) {
 		v := open(t, h, polling(requestOf("alice")))
 		synctest.Wait()
 		h.DisconnectHere(Filter{})
-		want(t, "reason", v.endedBy(t), Disconnected)
+		want(t, "reason", v.endReason(t), Disconnected)
 		want(t, "closing", strings.Contains(v.received(), "event: sse.closing\n"), true)
 	})
 }

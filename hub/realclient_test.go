@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// certificate is for the server's end of TLS.
+// certificate is the certificate of the server's end of TLS.
 var certificate = sync.OnceValue(func() tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -33,16 +33,16 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
 
-// pair is a connection over loopback: the client's end, what TakeOver writes to,
+// connPair returns a connection over loopback: the client's end, what TakeOver writes to,
 // and the TCP connection below that.
-func connPair(t testing.TB, kind writerKind) (near, conn net.Conn, tcp *net.TCPConn) {
+func connPair(t testing.TB, kind writerKind) (clientEnd, conn net.Conn, tcp *net.TCPConn) {
 	t.Helper()
-	near, tcp = tcpPair(t)
+	clientEnd, tcp = tcpPair(t)
 	if kind != overTLS {
-		return near, tcp, tcp
+		return clientEnd, tcp, tcp
 	}
 	server := tls.Server(tcp, &tls.Config{Certificates: []tls.Certificate{certificate()}})
-	client := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+	client := tls.Client(clientEnd, &tls.Config{InsecureSkipVerify: true})
 	shaken := make(chan error)
 	go func() { shaken <- server.Handshake() }()
 	if err := errors.Join(client.Handshake(), <-shaken); err != nil {
@@ -51,57 +51,57 @@ func connPair(t testing.TB, kind writerKind) (near, conn net.Conn, tcp *net.TCPC
 	return client, server, tcp
 }
 
-func tcpPair(t testing.TB) (near, far *net.TCPConn) {
+func tcpPair(t testing.TB) (clientEnd, serverEnd *net.TCPConn) {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if near, err = net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr)); err != nil {
+	if clientEnd, err = net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr)); err != nil {
 		t.Fatal(err)
 	}
-	if far, err = l.AcceptTCP(); err != nil {
+	if serverEnd, err = l.AcceptTCP(); err != nil {
 		t.Fatal(err)
 	}
-	// Little is needed to fill it.
-	if err := far.SetWriteBuffer(128 << 10); err != nil {
+	// A small buffer is quickly full.
+	if err := serverEnd.SetWriteBuffer(128 << 10); err != nil {
 		t.Fatal(err)
 	}
-	return near, far
+	return clientEnd, serverEnd
 }
 
-// peer is a real client of a connection that was taken over.
+// realClient is a client of a connection that was taken over, on a real socket.
 type realClient struct {
 	*servedConn
 	net.Conn
-	tcp *net.TCPConn // the client's
+	tcp *net.TCPConn // the client's end
 	raw bytes.Buffer
 	in  *bufio.Reader
 }
 
-// dial connects and takes over. The client's end is closed when the test ends.
+// dial connects and lets the hub take the connection over, until the test ends.
 func dial(t testing.TB, h *Hub, r Request, kind writerKind) *realClient {
 	t.Helper()
 	p := &realClient{servedConn: &servedConn{Pending: connect(t, h, r), ended: make(chan struct{})}}
 	p.endOnClosed()
-	near, conn, tcp := connPair(t, kind)
-	p.attach(near)
+	clientEnd, conn, tcp := connPair(t, kind)
+	p.attach(clientEnd)
 	p.servedConn.TakeOver(conn, tcp)
 	t.Cleanup(func() {
-		near.Close()
+		clientEnd.Close()
 		<-p.ended
 	})
 	return p
 }
 
-func (p *realClient) attach(near net.Conn) {
-	p.Conn = near
-	p.tcp, _ = near.(*net.TCPConn)
-	if c, ok := near.(*tls.Conn); ok {
+func (p *realClient) attach(clientEnd net.Conn) {
+	p.Conn = clientEnd
+	p.tcp, _ = clientEnd.(*net.TCPConn)
+	if c, ok := clientEnd.(*tls.Conn); ok {
 		p.tcp = c.NetConn().(*net.TCPConn)
 	}
-	p.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.TeeReader(near, &p.raw))))
+	p.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.TeeReader(clientEnd, &p.raw))))
 }
 
 // block reads the next block.
@@ -116,7 +116,7 @@ func (p *realClient) block() (string, error) {
 	}
 }
 
-// until reads blocks up to one that contains s.
+// readUntil reads blocks until one contains s.
 func (p *realClient) readUntil(t testing.TB, s string) {
 	t.Helper()
 	for {
@@ -130,7 +130,7 @@ func (p *realClient) readUntil(t testing.TB, s string) {
 	}
 }
 
-// rest reads to the end and is the client that has read it all.
+// readRest reads to the end, and returns a client that has read the whole stream.
 func (p *realClient) readRest(t testing.TB) *client {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, p.in); err != nil {

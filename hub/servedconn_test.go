@@ -9,17 +9,17 @@ import (
 	"testing/synctest"
 )
 
-// visit is a connection that is being served.
+// servedConn is a connection that is served.
 type servedConn struct {
 	Pending
 	*testSink
-	socket *fakeSocket // of one that was taken over
+	socket *fakeSocket // nil: the connection was not taken over
 	cancel context.CancelFunc
 	ended  chan struct{}
-	reason Reason // once ended is closed
+	reason Reason // valid once ended is closed
 }
 
-// open connects and serves until the test ends or leave is called.
+// open connects and serves until goAway is called or the test ends.
 func open(t testing.TB, h *Hub, r Request) *servedConn {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)
@@ -29,7 +29,7 @@ func open(t testing.TB, h *Hub, r Request) *servedConn {
 	return serve(t, c, newTestSink())
 }
 
-// stream is all of a stream to w.
+// stream serves a whole stream to w.
 func (p Pending) stream(ctx context.Context, w Sink) Reason { return p.Open(w).Serve(ctx) }
 
 func serve(t testing.TB, c Pending, w *testSink) *servedConn {
@@ -49,14 +49,14 @@ func serve(t testing.TB, c Pending, w *testSink) *servedConn {
 	return v
 }
 
-// leave ends the visit as a client that goes away.
+// goAway ends the connection like a client that leaves, and returns the reason.
 func (v *servedConn) goAway() Reason {
 	v.cancel()
 	return v.wait()
 }
 
-// ending is why the visit has ended, as it must have by now.
-func (v *servedConn) endedBy(t testing.TB) Reason {
+// endReason returns why the connection has ended. The test fails if it has not.
+func (v *servedConn) endReason(t testing.TB) Reason {
 	t.Helper()
 	synctest.Wait()
 	select {
@@ -72,13 +72,13 @@ func (v *servedConn) wait() Reason {
 	return v.reason
 }
 
-// client is a new one that has read the stream so far.
+// client returns a new client that has read the stream so far.
 func (v *servedConn) client(t testing.TB) *client {
 	t.Helper()
 	return (&client{t: t}).read(v.received())
 }
 
-// reports makes v end when its connection does.
+// endOnClosed closes v.ended when the hub reports that the connection has ended.
 func (v *servedConn) endOnClosed() {
 	settings := *v.settings
 	settings.Closed = func(_ *Conn, reason Reason) {
@@ -88,7 +88,7 @@ func (v *servedConn) endOnClosed() {
 	v.settings = &settings
 }
 
-// takeOver serves v by a connection that was taken over.
+// takeOver lets the hub take over a fake socket.
 func (v *servedConn) takeOver(ctx context.Context, w writerKind) {
 	v.endOnClosed()
 	v.chunked = true
@@ -100,20 +100,20 @@ func (v *servedConn) takeOver(ctx context.Context, w writerKind) {
 	v.TakeOver(v.socket, tcp)
 }
 
-// takeOverWhole takes c over, sends it what there is, and leaves the farewell out.
+// takeOverWhole lets the hub take c over, reads what is pending, and leaves out sse.closing.
 func takeOverWhole(t testing.TB, c Pending, w *testSink, kind writerKind) string {
 	t.Helper()
 	v := &servedConn{Pending: c, testSink: w, ended: make(chan struct{})}
 	if (kind == overTCP || kind == overTLS) && !inBubble() {
 		v.endOnClosed()
-		near, conn, tcp := connPair(t, kind)
+		clientEnd, conn, tcp := connPair(t, kind)
 		v.TakeOver(conn, tcp)
 		c.hub.finish(c.Conn, Disconnected)
-		got, err := io.ReadAll(near)
+		got, err := io.ReadAll(clientEnd)
 		if err != nil {
 			t.Error(err)
 		}
-		if err := near.Close(); err != nil {
+		if err := clientEnd.Close(); err != nil {
 			t.Error(err)
 		}
 		w.taken, w.chunked = got, true

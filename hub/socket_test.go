@@ -15,18 +15,18 @@ import (
 	"unsafe"
 )
 
-// way is how the streams of a test are written.
+// writerKind says who writes the streams of a test, and to what.
 type writerKind string
 
 const (
-	byGoroutine         writerKind = ""       // by Serve
-	bySweeper           writerKind = "tried"  // taken over, to a connection that takes bytes without waiting
-	byBlockingGoroutine writerKind = "waited" // taken over, to one that does not: all is written by goroutines that wait
-	overTCP             writerKind = "TCP"    // taken over, to a real socket; in a bubble, and where streams stay open: waited
+	byGoroutine         writerKind = ""       // Stream.Serve
+	bySweeper           writerKind = "tried"  // taken over: a fake socket whose writes do not block
+	byBlockingGoroutine writerKind = "waited" // taken over: a fake socket to which only goroutines write
+	overTCP             writerKind = "TCP"    // taken over: a real socket; as byBlockingGoroutine in a bubble, and for streams that stay open
 	overTLS             writerKind = "TLS"    // the same with TLS
 )
 
-// wayOf is in the name of a test of TestTakenOver.
+// writerKindOf returns the kind that is in the name of a subtest of TestTakenOver.
 func writerKindOf(t testing.TB) writerKind {
 	rest, ok := strings.CutPrefix(t.Name(), "TestTakenOver/")
 	if !ok {
@@ -36,11 +36,11 @@ func writerKindOf(t testing.TB) writerKind {
 	return writerKind(name)
 }
 
-// inBubble reports whether time is that of testing/synctest, where nobody may wait
-// for a socket.
+// inBubble reports whether the test runs in a bubble of testing/synctest, where nothing
+// may wait for a real socket.
 func inBubble() bool { return time.Now().Year() < 2020 }
 
-// The promises hold for connections that are taken over as for others.
+// The promises hold for connections that were taken over as well.
 func TestTakenOver(t *testing.T) {
 	whole := map[string]func(*testing.T){
 		"Promise3":            TestPromise3AcknowledgedMeansKept,
@@ -81,7 +81,7 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
-// Open streams go on when the hub gets another store, and are told.
+// When the hub gets another store, open streams continue, and clients are told.
 func TestSwitchOfStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -103,8 +103,8 @@ func TestSwitchOfStores(t *testing.T) {
 	})
 }
 
-// A history that begins again with the same positions goes on, from what it has; it
-// is a gap only where it has not all that was before.
+// A history that begins again with the same epoch continues from what the hub has. A
+// client gets a gap only if the hub does not have everything before.
 func TestBeginWithTheSameEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -136,7 +136,7 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 	})
 }
 
-// Whatever the shape of a batch, it is the same blocks as chunks.
+// Every shape of batch has the same blocks with chunks as without.
 func TestBatchOnTheWire(t *testing.T) {
 	for before := range 2 {
 		for items := range 4 {
@@ -185,7 +185,7 @@ func TestStreamEndsWithFinalChunk(t *testing.T) {
 	})
 }
 
-// Bytes that the client sends are of no interest, and do not turn the end into a
+// Bytes that a client sends are ignored, and do not turn the end of the stream into a
 // reset.
 func TestClientThatTalks(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
@@ -213,9 +213,9 @@ func TestTakeOverAfterClose(t *testing.T) {
 		useStore(t, h, NewMemory())
 		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 		p.endOnClosed()
-		near, conn, tcp := connPair(t, kind)
-		defer near.Close()
-		p.attach(near)
+		clientEnd, conn, tcp := connPair(t, kind)
+		defer clientEnd.Close()
+		p.attach(clientEnd)
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
@@ -230,26 +230,27 @@ func TestTakeOverAfterClose(t *testing.T) {
 	})
 }
 
-// Where there is no write that does not wait, goroutines write.
+// Where there are no non-blocking writes, goroutines write.
 func TestTakeOverWithoutTry(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
 		p.endOnClosed()
-		near, conn, tcp := connPair(t, kind)
-		defer near.Close()
-		p.attach(near)
+		clientEnd, conn, tcp := connPair(t, kind)
+		defer clientEnd.Close()
+		p.attach(clientEnd)
 		p.servedConn.Conn.takeOver(&socket{conn: conn, tcp: tcp, fd: -1})
 		for i := range 20 {
 			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", 100_000)))
 			p.readUntil(t, fmt.Sprint("data: ", i, ";"))
 		}
-		near.Close()
+		clientEnd.Close()
 		want(t, "reason", p.wait(), Gone)
 	})
 }
 
-// Who stands at the same place is sent the same bytes, whoever else there is.
+// Connections with the same cursor and the same news are sent the same joined bytes,
+// whatever other connections there are.
 func TestBatchIsShared(t *testing.T) {
 	h := newHub(t, Options{})
 	var conns []*Conn
@@ -273,7 +274,7 @@ func TestBatchIsShared(t *testing.T) {
 		return unsafe.SliceData(p)
 	}
 	first := address(conns[0])
-	b.memo.joined[0] = '!' // so that one that is joined again tells
+	b.memo.joined[0] = '!' // so that joining again shows
 	c := conns[1].compose(time.Now(), b)
 	p, _, _ := b.chunks()
 	want(t, "the same bytes", unsafe.SliceData(p) == first && p[0] == '!', true)
@@ -285,8 +286,8 @@ func TestBatchIsShared(t *testing.T) {
 	want(t, "of another history", strings.Contains(bytesFor(conns[3]), "data: 2"), false)
 }
 
-// It is shared by those who have news in the same topics, in whatever order they asked
-// for them, and by nobody else.
+// A batch is shared by connections that have news in the same topics, in whatever order
+// they asked for them, and by no others.
 func TestBatchIsSharedByTopics(t *testing.T) {
 	h := newHub(t, Options{})
 	names := []string{"a", "b", "c", "d"}
@@ -297,7 +298,7 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 		c := connect(t, h, requestOf("", asked[:2+i%3]...))
 		c.written = time.Now()
 		conns = append(conns, c.Conn)
-		if i%3 == 0 { // what comes later is for some of them from here on
+		if i%3 == 0 { // from here on only some of them have news
 			publish(t, h, fmt.Sprint(i), topic(names[rand.N(4)]), topic(names[rand.N(4)]))
 			c := conns[rand.N(len(conns))]
 			if _, err := h.ChangeTopics(t.Context(), TopicChange{
@@ -331,7 +332,7 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 	}
 }
 
-// noBytes is a connection that takes everything.
+// noBytes is a connection that takes everything and keeps nothing.
 type noBytes struct{ net.Conn }
 
 func (noBytes) Write(p []byte) (int, error)      { return len(p), nil }

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// A wire is a Sink and what came out at the client's end.
+// testSink is a Sink that keeps what it was sent. Tests let it stall, break and abort.
 type testSink struct {
-	breakAt int           // bytes after which the connection breaks; 0: it never does
+	breakAt int           // the connection breaks after as many bytes; 0: never
 	timeout time.Duration // as Settings.Timeout; 0: a minute
 	aborted chan struct{}
 
 	mu            sync.Mutex
 	taken         []byte
-	last          *byte // where the bytes of the last Write began
+	last          *byte // address of the bytes of the last Write
 	writes        int
 	aborts        int
-	ignoredAborts int           // as many cuts come too early for the write that they are for
-	flushed       int           // how much of got has been flushed
-	chunked       bool          // got is chunks
+	ignoredAborts int           // number of aborts that come before the write that they are for
+	flushed       int           // number of bytes of taken that are flushed
+	chunked       bool          // taken is HTTP/1.1 chunks
 	stalled       chan struct{} // not nil: the client takes nothing until it is closed
 }
 
@@ -46,7 +46,7 @@ func (w *testSink) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	w.writes++
 	w.last = &p[0]
-	if w.chunked { // what is in the chunk
+	if w.chunked { // the address of what is in the chunk
 		w.last = &p[min(bytes.IndexByte(p, '\n')+1, len(p)-1)]
 	}
 	if w.breakAt > 0 && len(w.taken)+len(p) > w.breakAt {
@@ -65,7 +65,7 @@ func (w *testSink) Flush() error {
 	return nil
 }
 
-// Abort ends the write that is under way, and no later one.
+// Abort ends the write that is under way, but no later one.
 func (w *testSink) Abort() {
 	w.mu.Lock()
 	w.aborts++
@@ -80,7 +80,7 @@ func (w *testSink) Abort() {
 	}
 }
 
-// stall makes the client take no bytes any more until the returned func is called.
+// stall makes the client take nothing until resume is called.
 func (w *testSink) stall() (resume func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -94,14 +94,14 @@ func (w *testSink) stall() (resume func()) {
 	}
 }
 
-// received is what the client has been sent and flushed so far.
+// received returns what was written and flushed.
 func (w *testSink) received() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.body(w.taken[:w.flushed])
 }
 
-// all is every byte that was taken, flushed or not.
+// allBytes returns what was written, flushed or not.
 func (w *testSink) allBytes() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 // why asks what became of an event for a user.
 func why(h *Hub, p Position, user string) Why { return h.Why(p, Filter{Users: []string{user}}) }
 
-// fates are those of the visits, in the order in which they are listed.
+// fates returns the fates of the listed connections, in their order.
 func (w Why) fates() string {
 	var fates []string
 	for _, v := range w.Connections {
@@ -39,7 +39,7 @@ func wantTime(t *testing.T, what string, got, want time.Time) {
 
 func to(targets ...Target) Event { return Event{Targets: targets} }
 
-// stalledVisit is a visit whose client takes nothing, and has one event to take.
+// openStalled connects a client that takes nothing, with one event pending.
 func openStalled(t *testing.T, h *Hub, r Request) (v *servedConn, resume func()) {
 	t.Helper()
 	v = open(t, h, r)
@@ -89,8 +89,8 @@ func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position 
 	return p
 }
 
-// stuckAt publishes until the peer is in the middle of an event and takes no more of it,
-// and returns the position of that.
+// stuckAt publishes until the client has a part of an event and takes no more, and
+// returns the position of that event.
 func stuckAt(t *testing.T, h *Hub, p *realClient) (at Position) {
 	t.Helper()
 	large := to(user(p.identity.User))

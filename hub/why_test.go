@@ -156,7 +156,7 @@ func TestWhy(t *testing.T) {
 			v, _ := openStalled(t, h, alice)
 			p := send(t, h, to(user("alice")))
 			time.Sleep(2 * time.Minute)
-			want(t, "reason", v.endedBy(t), Timeout)
+			want(t, "reason", v.endReason(t), Timeout)
 			return p
 		}, known: KnownRetained, fates: "cut", check: func(t *testing.T, w Why) {
 			want(t, "reason", w.Connections[0].Reason, Timeout)

@@ -9,15 +9,14 @@ import (
 	"time"
 )
 
-// sharedLog is a store that several hubs share. Its methods may be called from any
-// goroutine.
+// sharedLog is a store that several hubs share. Any goroutine may call its methods.
 type sharedLog struct {
 	epoch string
 
 	mu      sync.Mutex
-	records []Record // by ascending seq; not those that were deleted
+	records []Record // by ascending seq, without those that were removed
 	next    uint64
-	changed chan struct{} // closed when anything has changed
+	changed chan struct{} // closed and replaced at each change
 }
 
 func newSharedLog() *sharedLog {
@@ -32,7 +31,7 @@ func (l *sharedLog) change(f func()) {
 	l.changed = make(chan struct{})
 }
 
-// remove deletes the records from one seq up to another.
+// remove removes the records with the seqs from..to.
 func (l *sharedLog) remove(from, to uint64) {
 	l.change(func() {
 		var kept []Record
@@ -45,10 +44,10 @@ func (l *sharedLog) remove(from, to uint64) {
 	})
 }
 
-// node is the log as one hub sees it.
+// sharedLogNode is the log as the store of one hub.
 type sharedLogNode struct {
 	*sharedLog
-	away bool // guarded by sharedLog.mu
+	away bool // the node cannot reach the log; guarded by sharedLog.mu
 }
 
 var errAway = errors.New("the servers are away")
@@ -102,7 +101,7 @@ func (*sharedLogNode) Retain(Options, uint64) {}
 func (*sharedLogNode) Shared() bool           { return true }
 func (*sharedLogNode) Close() error           { return nil }
 
-// join makes a hub of a node that shares the log.
+// join returns a hub that shares the log, and its store.
 func (l *sharedLog) join(t testing.TB, opts Options) (*Hub, *sharedLogNode) {
 	t.Helper()
 	h, n := newHub(t, opts), &sharedLogNode{sharedLog: l}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// tape is a store in memory of which copies can be made.
+// copyableStore is a store in memory. A test can make a copy that continues differently.
 type copyableStore struct {
 	epoch  string
 	shared bool
@@ -22,7 +22,7 @@ func newCopyableStore(epoch string, shared bool, records []Record) *copyableStor
 	return &copyableStore{epoch: epoch, shared: shared, tailed: make(chan struct{}), records: slices.Clone(records)}
 }
 
-// add appends a record that a hub has yet to be given.
+// add appends a record without delivering it.
 func (s *copyableStore) add(data []byte) Record {
 	r := Record{uint64(len(s.records) + 1), time.Now(), data}
 	s.records = append(s.records, r)
