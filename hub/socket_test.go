@@ -361,7 +361,7 @@ func TestGreet(t *testing.T) {
 		"with a state": {late, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			overEachTransport(t, func(t *testing.T, kind way) {
+			overEachTransport(t, func(t *testing.T, kind writerKind) {
 				c := connect(t, h, try.request)
 				var greeting bytes.Buffer
 				c.Greet(&greeting)
@@ -372,9 +372,9 @@ func TestGreet(t *testing.T) {
 				}
 				p := &realClient{servedConn: &servedConn{Pending: c, ended: make(chan struct{})}}
 				p.endOnClosed()
-				near, conn, tcp := connPair(t, kind)
-				defer near.Close()
-				p.attach(near)
+				clientEnd, conn, tcp := connPair(t, kind)
+				defer clientEnd.Close()
+				p.attach(clientEnd)
 				p.servedConn.TakeOver(conn, tcp)
 				h.finish(c.Conn, Disconnected)
 				<-p.ended
