@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -67,11 +70,30 @@ func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		}})
 	case "idle":
 		_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-		state := func() string { return fmt.Sprint(idle.Deadline.Timeout, idle.Deadline.MinRate, idle.MaxChunk) }
+		idle.Ctrl = http.NewResponseController(counting{w})
+		state := func() string {
+			return fmt.Sprintf("%s %d %d %p", idle.Deadline.Timeout, idle.Deadline.MinRate, idle.MaxChunk, idle.Ctrl)
+		}
 		before := state()
 		defer func() { idleWriters <- [2]string{before, state()} }()
 	}
 	return next.ServeHTTP(w, r)
+}
+
+// counting counts the deadlines that are set.
+type counting struct{ http.ResponseWriter }
+
+var deadlines atomic.Int64
+
+func (w counting) SetWriteDeadline(at time.Time) error {
+	deadlines.Add(1)
+	for {
+		idle, ok := w.ResponseWriter.(*caddyhttp.IdleTimeoutWriter)
+		if ok {
+			return http.NewResponseController(idle.ResponseWriter).SetWriteDeadline(at)
+		}
+		w.ResponseWriter = w.ResponseWriter.(interface{ Unwrap() http.ResponseWriter }).Unwrap()
+	}
 }
 
 type writer struct {
@@ -258,5 +280,26 @@ func TestStreamGivesTimeoutsBack(t *testing.T) {
 		if idle := <-idleWriters; idle[0] != idle[1] || !strings.HasPrefix(idle[0], "7s 1000 ") {
 			t.Errorf("idle timeout %s, was %s", idle[1], idle[0])
 		}
+	})
+}
+
+// TestStreamSetsNoDeadlines: what is written needs no new deadline each time. Over HTTP/2
+// that is a message to the connection's goroutine, and a timer.
+func TestStreamSetsNoDeadlines(t *testing.T) {
+	s := startTLS(t, "", "test_writer idle\nsse /events {\n anonymous\n takeover off\n}")
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		before := deadlines.Load()
+		st := openWith(t, p.client, p.url(s)+"/events")
+		for i := range 10 {
+			s.send(fmt.Sprintf(`{"text":"%d"}`, i))
+			st.expect(strconv.Itoa(i))
+		}
+		// One is cleared at the begin.
+		if n := deadlines.Load() - before; n > 1 {
+			t.Errorf("%d deadlines were set for 11 writes", n)
+		}
+		st.close()
+		<-idleWriters
 	})
 }
