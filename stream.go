@@ -161,7 +161,7 @@ func (s *sink) Abort() {
 	if s.ctrl == nil {
 		return
 	}
-	// If it fails, the write has its own timeout still.
+	// It fails where a writer has no deadlines: nothing can cut off its writes.
 	_ = s.ctrl.SetWriteDeadline(time.Unix(1, 0))
 	if s.tcp != nil && serversEnd.Load() && s.stuck(time.Now()) {
 		_ = s.tcp.Close()
