@@ -223,13 +223,6 @@ func validateTopic(topic string) error {
 // ServeHTTP answers with a stream, for as long as the client stays.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
-	if r.ProtoMajor == 1 && h.Takeover != "off" { // this goroutine ends soon
-		s, err := h.open(w, r)
-		if s != nil {
-			s.serve(r.Context())
-		}
-		return err
-	}
 	var s *sink
 	aside(func() { s, err = h.open(w, r) })
 	if s != nil {
