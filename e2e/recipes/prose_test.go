@@ -56,7 +56,7 @@ func TestProseIsShort(t *testing.T) {
 
 // TestSentences: what counts as a sentence.
 func TestSentences(t *testing.T) {
-	const page = "# Not this one.\n\nOne has `code. And` more\nlines, e.g. `x`. `y` is two! [Is](x.md#y) it three?\n\n" +
+	const page = "# Not this one.\n\n[Nor](#this) ·\n[row](#row)\n\nOne has `code. And` more\nlines, e.g. `x`. `y` is two! [Is](x.md#y) it three?\n\n" +
 		"```sh\nnot this. Nor this.\n```\n\n- Four\n- Five: see 2.11.9\n  goes on.\n\n| not | this. Nor |\n|---|---|\n<!-- not: this -->\n1. **Six.** Seven"
 	want := []string{"One has Code more lines, eg Code.", "Code is two!", "Is it three?", "Four", "Five: see 2.11.9 goes on.", "Six.", "Seven"}
 	if got := sentences(page); !slices.Equal(got, want) {
@@ -83,7 +83,7 @@ func sentences(page string) (list []string) {
 	page = strings.NewReplacer("*", "", "e.g.", "eg", "i.e.", "ie").Replace(page)
 	for _, paragraph := range blank.Split(page, -1) {
 		for s := range strings.SplitSeq(ends.ReplaceAllString(paragraph, "$1\x00$2"), "\x00") {
-			if s = strings.Join(strings.Fields(s), " "); s != "" {
+			if s = strings.Join(strings.Fields(s), " "); s != "" && !strings.Contains(s, " · ") {
 				list = append(list, s)
 			}
 		}
