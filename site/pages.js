@@ -39,18 +39,18 @@ const title = (file) => read(file).match(/^# (.*)$/m)[1].replaceAll(/[`\\]/g, ""
 const item = (file) => ({ text: title(file), link: address(file) });
 
 // sidebar has the groups of docs/README.md, in its order: a group for each heading, an
-// item for the first link of each line. A page that is missing there is below "More".
+// item for each link to a page. A page that is missing there is below "More".
 export function sidebar() {
   const groups = [];
   const listed = new Set(["README.md", "docs/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]);
   const index = "docs/README.md";
   const text = existsSync(join(root, index)) ? read(index) : "";
-  for (const [, heading, label, link] of text.matchAll(/^## (.*)$|^.*?\[([^\]]+)\]\(([^)#:]+\.md)\)/gm)) {
+  for (const [, heading, label, link] of text.matchAll(/^## (.*)$|\[([^\]]+)\]\(([^)#:]+\.md)\)/gm)) {
     if (heading) groups.push({ text: heading, items: [] });
     const file = link && posix.join("docs", link);
-    if (!file || listed.has(file) || groups.length === 0) continue;
+    if (!file || !isPage(file) || listed.has(file) || groups.length === 0) continue;
     listed.add(file);
-    groups.at(-1).items.push({ text: label.replaceAll("`", ""), link: resolve(link, index) });
+    groups.at(-1).items.push({ text: label.replaceAll("`", ""), link: address(file) });
   }
   const rest = readdirSync(join(root, "docs"), { recursive: true })
     .map((name) => posix.join("docs", name))
