@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,9 +44,7 @@ func section(t *testing.T, page, heading string) string {
 	return text
 }
 
-var (
-	code = regexp.MustCompile("`([\\w.]+)[^`]*`")
-)
+var code = regexp.MustCompile("`([\\w.]+)[^`]*`")
 
 // names are the words in code in the first cells of the tables with this header, sorted.
 func names(text, header string) []string {
@@ -185,8 +184,7 @@ func tagsOf(of reflect.Type, deep bool) (fields []string) {
 	default:
 		return nil
 	}
-	for i := range of.NumField() {
-		f := of.Field(i)
+	for f := range of.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name != "" && name != "-" {
 			fields = append(fields, name)
@@ -265,13 +263,16 @@ func TestReferenceHasAllOfTheAPI(t *testing.T) {
 			shown[operation] = section(t, page, "## `"+strings.ToUpper(method)+" "+path+"`")
 		}
 	}
-	everything := "hub limit after next missing add remove topic user session id data type topic"
+	everything := []string{
+		"hub", "limit", "after", "next", "missing", "add", "remove", "user", "session", "topic",
+		"connection", "id", "type", "data", "text", "slot", "key", "ttl",
+	}
 	for operation, answer := range answers {
 		if answer == nil || slices.Contains([]string{"broadcast", "disconnectOne", "changeTopicsOfOne", "showWhy"}, operation) {
 			continue // the page says that the answer is that of another, or where it stands
 		}
 		for _, field := range tagsOf(reflect.TypeOf(answer), true) {
-			everything += " " + field
+			everything = append(everything, field)
 			if !strings.Contains(shown[operation], "`"+field+"`") {
 				t.Errorf("%s: the answer has %s, and the page does not", operation, field)
 			}
@@ -280,8 +281,7 @@ func TestReferenceHasAllOfTheAPI(t *testing.T) {
 	events := section(t, page, "## `GET /sse/events`")
 	same(t, "events", names(events, "field"), tagsOf(reflect.TypeFor[eventShown](), false))
 	for _, field := range append(names(page, "field"), names(page, "field of a row")...) {
-		if !slices.Contains(strings.Fields(everything), field) && !strings.Contains(events, "`"+field+"`") &&
-			!slices.Contains([]string{"connection", "text", "slot", "key", "ttl"}, field) {
+		if !slices.Contains(everything, field) && !strings.Contains(events, "`"+field+"`") {
 			t.Errorf("the page has a field %s", field)
 		}
 	}
@@ -353,6 +353,43 @@ func TestReferenceQuotesTheLog(t *testing.T) {
 		text := strings.NewReplacer("topic 1 of the query", "topic %d of the query").Replace(strings.TrimSpace(quote[1]))
 		if !strings.Contains(all.String(), text) {
 			t.Errorf("the page quotes %q, which is not in the code", text)
+		}
+	}
+}
+
+// TestReadmeHasTheFigures: those of the README are those of the last run of the benchmark.
+func TestReadmeHasTheFigures(t *testing.T) {
+	results := read(t, "bench/RESULTS.md")
+	figure := func(heading, server string, column int) float64 {
+		t.Helper()
+		m := regexp.MustCompile(`(?m)^\| ` + server + ` \| (.*) \|$`).FindStringSubmatch(section(t, results, heading))
+		if m == nil {
+			t.Fatalf("%s: there is no %s", heading, server)
+		}
+		value, err := strconv.ParseFloat(strings.Split(m[1], " | ")[column], 64)
+		if err != nil {
+			t.Fatalf("%s: %s: %v", heading, server, err)
+		}
+		return value
+	}
+	for _, row := range []struct {
+		what, unit, heading string
+		column              int
+	}{
+		{"CPU of a delivery, 5,000 streams at 5 events/s | HTTP/1.1, cleartext", "µs", "## Broadcast to 5,000 streams at 5 events/s, h1 cleartext", 0},
+		{"CPU of a delivery, 2,000 streams at 5 events/s | HTTP/1.1, TLS", "µs", "## Broadcast to 2,000 streams at 5 events/s, h1 over TLS", 0},
+		{"CPU of a delivery, 1,000 streams at 5 events/s | HTTP/2", "µs", "## Broadcast to 1,000 streams at 5 events/s, h2, a connection each", 0},
+		{"memory of an idle stream | HTTP/1.1, cleartext", "KB", "## Resident memory per idle connection", 0},
+		{"memory of an idle stream | HTTP/1.1, TLS", "KB", "## Resident memory per idle connection", 2},
+		{"memory of an idle stream | HTTP/2", "KB", "## Resident memory per idle connection", 4},
+	} {
+		cells := []string{row.what}
+		for _, server := range []string{"caddy-sse", "Nchan", "Centrifuge", "empty Caddy handler"} {
+			cells = append(cells, fmt.Sprintf("%.1f %s", figure(row.heading, server, row.column), row.unit))
+		}
+		line := "| " + strings.Join(cells, " | ") + " |"
+		if !strings.Contains(read(t, "README.md"), line+"\n") {
+			t.Errorf("the README does not have\n%s", line)
 		}
 	}
 }
