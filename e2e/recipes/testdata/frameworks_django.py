@@ -56,6 +56,8 @@ class Order:
 
 
 def publish(event):
+    if transaction.get_connection().in_atomic_block:
+        raise RuntimeError("it is published before the commit")
     urlopen(Request("http://localhost:2019/sse/send", json.dumps(event).encode(), {"Content-Type": "application/json"})).close()
 
 
