@@ -10,9 +10,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// network is what max_connections_per_ip counts by: an IPv4 address, but the first
-// 64 bits of an IPv6 address, since one client has all addresses below them.
-func network(addr netip.Addr) netip.Addr {
+// networkOf returns the address that max_connections_per_ip counts by: an IPv4 address, or
+// the first 64 bits of an IPv6 address, since one client usually has all addresses with
+// the same first 64 bits.
+func networkOf(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap()
 	if !addr.Is6() {
 		return addr
@@ -24,12 +25,12 @@ func network(addr netip.Addr) netip.Addr {
 	return prefix.Addr()
 }
 
-// addressless returns a function that warns, once, that clients have no address to
-// count by. It calls it if the listeners of the server say so already.
-func addressless(logger *zap.Logger, srv *caddyhttp.Server) (warn func()) {
+// warnerOfNoAddress returns a function that warns once that clients have no address to
+// count by. If the listeners of the server show that already, it calls the function.
+func warnerOfNoAddress(logger *zap.Logger, srv *caddyhttp.Server) (warn func()) {
 	warn = sync.OnceFunc(func() {
-		logger.Warn("max_connections_per_ip does nothing for clients of a unix socket, as they have no address: " +
-			"let the server option trusted_proxies_unix take it from the proxy's headers")
+		logger.Warn("max_connections_per_ip has no effect for clients of a unix socket, because they have no address: " +
+			"set the server option trusted_proxies_unix to take the address from the proxy's headers")
 	})
 	if srv != nil && !srv.TrustedProxiesUnix && slices.ContainsFunc(srv.Listen, isUnix) {
 		warn()

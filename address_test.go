@@ -64,7 +64,7 @@ func TestCapWithoutAddress(t *testing.T) {
 			warnings := func() int {
 				n := 0
 				for line := range strings.SplitSeq(logs.tail(1<<20), "\n") {
-					if strings.Contains(line, `"max_connections_per_ip does nothing`) {
+					if strings.Contains(line, `"max_connections_per_ip has no effect`) {
 						n++
 					}
 				}

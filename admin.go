@@ -26,11 +26,11 @@ func (AdminAPI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision registers the metrics: the admin endpoint, whose registry it is that
-// /metrics shows, is provisioned before any app.
+// Provision registers the metrics. The admin endpoint serves /metrics from its own
+// registry, and Caddy provisions it before any app.
 func (*AdminAPI) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
 
-// Routes returns the one route; what is below it answers its errors in JSON.
+// Routes returns one route for all paths of the API. The API answers its errors as JSON.
 func (*AdminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{
 		Pattern: "/sse/",
@@ -41,12 +41,12 @@ func (*AdminAPI) Routes() []caddy.AdminRoute {
 	}}
 }
 
-// API serves the same API on a route, below /sse/, for back ends that do not
-// reach the admin endpoint. Whoever reaches it may publish to everyone and list
-// all connections: authentication must stand before it. Requests that browsers
-// make from pages of other origins are refused.
+// API serves the same API on a route, below /sse/, for back ends that do not reach the
+// admin endpoint. A client that reaches it can publish to everyone and list all
+// connections, so an authentication handler must run before it. It refuses requests that
+// browsers make from pages of other origins.
 type API struct {
-	ended context.Context // when the server begins to shut down
+	shutdown context.Context // ends when the server begins to shut down
 }
 
 // CaddyModule returns the Caddy module information.
@@ -57,32 +57,35 @@ func (API) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision makes sure that there is an app.
+// Provision makes Caddy load the app sse.
 func (a *API) Provision(ctx caddy.Context) error {
-	a.ended = context.Background()
+	a.shutdown = context.Background()
 	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		var cancel func()
-		a.ended, cancel = context.WithCancel(a.ended)
+		a.shutdown, cancel = context.WithCancel(a.shutdown)
 		srv.RegisterOnShutdown(cancel)
 	}
 	_, err := ctx.App("sse")
 	return err
 }
 
-// crossOrigin keeps a page elsewhere from publishing with a visitor's login.
+// crossOrigin prevents that a page of another origin publishes with a visitor's login.
 var crossOrigin = http.NewCrossOriginProtection()
 
 // ServeHTTP answers an API request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if err := crossOrigin.Check(r); err != nil {
-		failure := &apiError{Status: http.StatusForbidden, Message: err.Error()}
-		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
-			refusedPublish(r.Context(), hubNameOf(r), failure)
+		failure := &apiError{
+			Status:  http.StatusForbidden,
+			Message: err.Error() + ": publish from the back end, or from a page of the same origin",
 		}
-		answer(w, failure.Status, failure)
+		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
+			countRefusedPublish(r.Context(), requestedHubName(r), failure)
+		}
+		writeJSON(w, failure.Status, failure)
 		return nil
 	}
-	serveAPI(w, r.WithContext(context.WithValue(r.Context(), endKey{}, a.ended)))
+	serveAPI(w, r.WithContext(context.WithValue(r.Context(), shutdownKey{}, a.shutdown)))
 	return nil
 }
 

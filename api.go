@@ -20,35 +20,36 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// The API by which back ends push, served by both the admin endpoint and
-// sse_api. It keeps no state: hubs are looked up at each request, so it is right
-// after reloads that succeed and after those that fail.
+// Back ends publish through this API. Both the admin endpoint and sse_api serve it. It
+// keeps no state: it looks the hub up at each request, so it uses the hubs that are open
+// after a reload, whether the reload succeeded or failed.
 
 const (
 	typeJSON   = "application/json"
 	typeNDJSON = "application/x-ndjson"
 )
 
-// apiError is an answer other than success.
+// apiError is a refusal or a failure, as JSON.
 type apiError struct {
 	Status  int    `json:"-"`
 	Message string `json:"error"`
-	allow   string // for 405
-	cause   error  // that the message tells of; nil: there is no other
+	allow   string // the header Allow of a 405
+	cause   error  // the error that the message quotes, or nil
 
-	// For 503: "no", or "unknown" and what to send again to know.
+	// For 503, whether the event was stored: "no" or "unknown". If it is unknown, the
+	// publisher finds out by sending the event again with the key.
 	Stored string   `json:"stored,omitempty"`
 	Key    string   `json:"key,omitempty"`
 	Keys   []string `json:"keys,omitempty"` // of a batch, in order
 
 	Missing      []string `json:"missing,omitempty"`      // nodes that did not answer
-	Disconnected *int     `json:"disconnected,omitempty"` // connections, although not all nodes know of it
+	Disconnected *int     `json:"disconnected,omitempty"` // connections ended so far, when the command could not be stored for all nodes
 }
 
 func (e *apiError) Error() string { return e.Message }
 func (e *apiError) Unwrap() error { return e.cause }
 
-func fail(status int, format string, args ...any) error {
+func apiErrorf(status int, format string, args ...any) error {
 	return &apiError{Status: status, Message: fmt.Sprintf(format, args...)}
 }
 
@@ -58,114 +59,134 @@ func serveAPI(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	failure := failureOf(err)
+	failure := asAPIError(err)
 	if failure.allow != "" {
 		w.Header().Set("Allow", failure.allow)
 	}
 	if failure.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
-	answer(w, failure.Status, failure)
+	writeJSON(w, failure.Status, failure)
 }
 
-func failureOf(err error) *apiError {
+func asAPIError(err error) *apiError {
 	if failure, ok := errors.AsType[*apiError](err); ok {
 		return failure
 	}
 	return &apiError{Status: http.StatusInternalServerError, Message: err.Error()}
 }
 
+// An endpoint is a path of the API with a handler for each method.
+type endpoint struct {
+	path    string // {id} stands for the id of a connection
+	methods methods
+}
+
+type methods map[string]func(http.ResponseWriter, *http.Request) error
+
+// endpoints are all paths and methods of the API.
+var endpoints = []endpoint{
+	{"/sse/send", methods{"POST": send}},
+	{"/sse/broadcast", methods{"POST": broadcast}},
+	{"/sse/connections", methods{"GET": listConnections, "PATCH": changeTopics, "DELETE": disconnect}},
+	{"/sse/connections/{id}", methods{"PATCH": changeTopics, "DELETE": disconnectOne}},
+	{"/sse/users", methods{"GET": listUsers}},
+	{"/sse/events", methods{"GET": watchEvents}},
+	{"/sse/why", methods{"GET": showWhy}},
+	{"/sse/status", methods{"GET": showStatus}},
+	{"/sse/ready", methods{"GET": showReady}},
+}
+
 func routeAPI(w http.ResponseWriter, r *http.Request) error {
-	name, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/sse/"), "/")
-	switch {
-	case !strings.HasPrefix(r.URL.Path, "/sse/"):
-	case name == "connections" && id != "":
-		return method(w, r, map[string]endpoint{"DELETE": disconnectOne, "PATCH": changeTopics})
-	case id != "":
-	case name == "send":
-		return method(w, r, map[string]endpoint{"POST": send})
-	case name == "broadcast":
-		return method(w, r, map[string]endpoint{"POST": broadcast})
-	case name == "connections":
-		return method(w, r, map[string]endpoint{"GET": listConnections, "DELETE": disconnect, "PATCH": changeTopics})
-	case name == "users":
-		return method(w, r, map[string]endpoint{"GET": listUsers})
-	case name == "events":
-		return method(w, r, map[string]endpoint{"GET": watchEvents})
-	case name == "why":
-		return method(w, r, map[string]endpoint{"GET": showWhy})
-	case name == "status":
-		return method(w, r, map[string]endpoint{"GET": showStatus})
-	case name == "ready":
-		return method(w, r, map[string]endpoint{"GET": showReady})
-	}
-	return fail(http.StatusNotFound, "no such path: there are /sse/send, /sse/broadcast, /sse/connections, /sse/users, /sse/events, /sse/why, /sse/status and /sse/ready")
-}
-
-// endpoint is one call of the API.
-type endpoint func(http.ResponseWriter, *http.Request) error
-
-func method(w http.ResponseWriter, r *http.Request, endpoints map[string]endpoint) error {
-	if call, ok := endpoints[r.Method]; ok {
-		return call(w, r)
-	}
-	if get, ok := endpoints[http.MethodGet]; ok {
-		if r.Method == http.MethodHead { // the server leaves the body out
-			return get(w, r)
+	paths := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		if e.matches(r.URL.Path) {
+			return e.serve(w, r)
 		}
-		endpoints[http.MethodHead] = get
+		paths[i] = e.path
 	}
-	allow := strings.Join(slices.Sorted(maps.Keys(endpoints)), ", ")
-	return &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + allow, allow: allow}
+	return apiErrorf(http.StatusNotFound, "unknown path %q (available: %s)", r.URL.Path, strings.Join(paths, ", "))
 }
 
-func answer(w http.ResponseWriter, status int, body any) {
+// matches reports whether the request's path is that of the endpoint. A slash at the end
+// is ignored.
+func (e *endpoint) matches(path string) bool {
+	if prefix, ok := strings.CutSuffix(e.path, "{id}"); ok {
+		return len(path) > len(prefix) && strings.HasPrefix(path, prefix)
+	}
+	return path == e.path || path == e.path+"/"
+}
+
+// serve calls the handler of the request's method. HEAD is served by the handler of GET.
+func (e *endpoint) serve(w http.ResponseWriter, r *http.Request) error {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // the server removes the body
+	}
+	if handler := e.methods[method]; handler != nil {
+		return handler(w, r)
+	}
+	allowed := slices.Collect(maps.Keys(e.methods))
+	if e.methods[http.MethodGet] != nil {
+		allowed = append(allowed, http.MethodHead)
+	}
+	slices.Sort(allowed)
+	allow := strings.Join(allowed, ", ")
+	return &apiError{
+		Status: http.StatusMethodNotAllowed, allow: allow,
+		Message: fmt.Sprintf("method %s is not allowed on %s (allowed: %s)", r.Method, e.path, allow),
+	}
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	setAPIHeader(w, typeJSON)
 	w.WriteHeader(status)
-	// What fails here is the client's connection.
+	// An error here means that the client is gone.
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// setAPIHeader keeps answers, which name users, out of caches.
+// setAPIHeader sets the header of an answer. Answers name users, so no cache may keep them.
 func setAPIHeader(w http.ResponseWriter, contentType string) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 }
 
-// queryOf reads a query that may have these parameters and no other, so that a
-// misspelt filter does not mean everybody.
-func queryOf(r *http.Request, allowed ...string) (url.Values, error) {
+// parseQuery parses a query that may have only the allowed parameters, and hub. Without
+// this check a misspelt filter would select all connections.
+func parseQuery(r *http.Request, allowed ...string) (url.Values, error) {
 	if r.URL.RawQuery == "" {
 		return nil, nil
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, fail(http.StatusBadRequest, "%s", errQuery)
+		return nil, apiErrorf(http.StatusBadRequest, "%s", errQuery)
 	}
 	for name := range query {
 		if name != "hub" && !slices.Contains(allowed, name) {
-			return nil, fail(http.StatusBadRequest, "unknown query parameter %q: there are %s",
+			return nil, apiErrorf(http.StatusBadRequest, "unknown query parameter %q (available: %s)",
 				name, strings.Join(append([]string{"hub"}, allowed...), ", "))
 		}
 	}
 	return query, nil
 }
 
-// hubOf is the hub that the request names.
-func hubOf(r *http.Request) (*pooledHub, error) {
-	h, err := findHub(hubNameOf(r))
+// requestedHub returns the hub that the request names, or the default hub.
+func requestedHub(r *http.Request) (*pooledHub, error) {
+	h, err := findHub(requestedHubName(r))
 	if err != nil && caddy.ActiveContext().Context == nil {
-		// The admin endpoint is up before the first config, and the hubs, are.
-		return nil, &apiError{Status: http.StatusServiceUnavailable, Message: "Caddy is starting", Stored: "no"}
+		// The admin endpoint starts before the first config and its hubs.
+		return nil, &apiError{Status: http.StatusServiceUnavailable, Message: errStarting.Error(), Stored: "no"}
 	}
 	if err != nil {
-		return nil, fail(http.StatusNotFound, "%s", err)
+		return nil, apiErrorf(http.StatusNotFound, "%s", err)
 	}
 	return h, nil
 }
 
-func hubNameOf(r *http.Request) string {
+var errStarting = errors.New("Caddy is starting and has no hubs yet: try again")
+
+func requestedHubName(r *http.Request) string {
 	if r.URL.RawQuery == "" {
 		return defaultHub
 	}
@@ -183,35 +204,36 @@ func send(w http.ResponseWriter, r *http.Request) error { return publish(w, r, f
 
 func broadcast(w http.ResponseWriter, r *http.Request) error { return publish(w, r, true) }
 
-// publish reads one event, or a batch, and says what became of it. The events of a
-// broadcast are for everyone.
+// publish reads one event or a batch, stores it and answers with receipts. It counts
+// refusals. The events of a broadcast are for everyone.
 func publish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	err := tryPublish(w, r, broadcast)
 	if err != nil {
-		refusedPublish(r.Context(), hubNameOf(r), failureOf(err))
+		countRefusedPublish(r.Context(), requestedHubName(r), asAPIError(err))
 	}
 	return err
 }
 
 func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
-	if _, err := queryOf(r); err != nil {
+	if _, err := parseQuery(r); err != nil {
 		return err
 	}
-	h, err := hubOf(r)
+	h, err := requestedHub(r)
 	if err != nil {
 		return err
 	}
-	// Several may be given in one header, or in several.
+	// A request may have several encodings, in one header or in several.
 	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return fail(http.StatusUnsupportedMediaType, "Content-Encoding %q is not supported: send the body without", encoding)
+		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Encoding %q: send the body without an encoding", encoding)
 	}
 	contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if contentType != typeJSON && contentType != typeNDJSON {
-		return fail(http.StatusUnsupportedMediaType, "Content-Type must be %s for one event or %s for one event a line", typeJSON, typeNDJSON)
+		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Type %q: use %s for one event, or %s for a batch with one event on each line",
+			r.Header.Get("Content-Type"), typeJSON, typeNDJSON)
 	}
 	batch := contentType == typeNDJSON
 	buf := bodies.Get().(*bytes.Buffer)
-	defer recycle(buf)
+	defer recycleBuffer(buf)
 	if err := readBody(w, r, batch, h.MaxEventSize(), buf); err != nil {
 		return err
 	}
@@ -225,7 +247,7 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 		return publishError(err, lines)
 	}
 	if !batch {
-		answer(w, http.StatusOK, receiptOf(receipts[0]))
+		writeJSON(w, http.StatusOK, receiptOf(receipts[0]))
 		return nil
 	}
 	setAPIHeader(w, typeNDJSON)
@@ -238,17 +260,19 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	return nil
 }
 
-// A large body keeps a CPU busy. So that others need not wait, as many are read at a
-// time as there are CPUs less one, or one.
-const large = 64 << 10
+// largeBody is the size in bytes above which reading a body needs one of the decodeSlots.
+const largeBody = 64 << 10
 
-var decoding = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
+// decodeSlots limits how many large bodies are read at the same time. Each keeps a CPU
+// busy, and one CPU stays free for other requests, if there is more than one.
+var decodeSlots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 
-// readEvents reads what a body holds, and the numbers of the lines of a batch, from 1.
+// readEvents reads the events of a body. For a batch it also returns the number of the
+// line of each event, from 1.
 func readEvents(body []byte, batch, broadcast bool) (events []hub.Event, lines []int, err error) {
-	if len(body) > large {
-		decoding <- struct{}{}
-		defer func() { <-decoding }()
+	if len(body) > largeBody {
+		decodeSlots <- struct{}{}
+		defer func() { <-decodeSlots }()
 	}
 	if batch {
 		return readBatch(body, broadcast)
@@ -261,19 +285,20 @@ func receiptOf(r hub.Receipt) receipt {
 	return receipt{r.Position.String(), r.Connections, r.Duplicate}
 }
 
-// bodies are reused: nothing that is read from a body refers to it.
+// bodies are buffers to reuse. Events are copied out of a body, so none refers to it.
 var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// recycle gives a buffer back, unless keeping it would cost more than it saves.
-func recycle(buf *bytes.Buffer) {
+// recycleBuffer gives a buffer back, unless it is so large that keeping it wastes memory.
+func recycleBuffer(buf *bytes.Buffer) {
 	if buf.Cap() <= 64<<10 {
 		buf.Reset()
 		bodies.Put(buf)
 	}
 }
 
-// readBody reads what one event, or a batch, may take into buf. JSON may escape a
-// payload to a multiple of its size; the event itself is measured by the hub.
+// readBody reads the body into buf, up to a limit for one event or for a batch. The limit
+// for one event is six times the event's, since JSON may escape each byte of a payload as
+// six. The hub checks the size of the event itself.
 func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize int, buf *bytes.Buffer) error {
 	limit := int64(maxBatchBytes)
 	if !batch {
@@ -281,16 +306,16 @@ func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize i
 	}
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return fail(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", limit)
+		return apiErrorf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send smaller events, or fewer in a batch", limit)
 	}
 	if err != nil {
-		return fail(http.StatusBadRequest, "reading the body: %s", err)
+		return apiErrorf(http.StatusBadRequest, "reading the body: %s", err)
 	}
 	return nil
 }
 
-// publishError is what the hub's refusal is over HTTP. lines is nil for a single
-// event.
+// publishError turns an error of the hub into an answer. lines has the line numbers of a
+// batch, and is nil for a single event.
 func publishError(err error, lines []int) error {
 	if errors.Is(err, hub.ErrNotStored) {
 		return &apiError{Status: http.StatusServiceUnavailable, Message: err.Error(), Stored: "no"}
@@ -313,7 +338,7 @@ func publishError(err error, lines []int) error {
 		status = http.StatusRequestEntityTooLarge
 	}
 	if lines == nil {
-		return fail(status, "%s", refused.Err)
+		return apiErrorf(status, "%s", refused.Err)
 	}
-	return fail(status, "line %d: %s", lines[refused.Index], refused.Err)
+	return apiErrorf(status, "line %d: %s", lines[refused.Index], refused.Err)
 }

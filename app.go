@@ -31,38 +31,38 @@ type App struct {
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
-	held   map[string]*pooledHub      // those this config holds in the pool
-	served map[string][]*hub.Settings // of each route, by hub
+	held   map[string]*pooledHub      // by name: the hubs that this config keeps open
+	served map[string][]*hub.Settings // by name of a hub: the settings of its routes
 
-	inForce atomic.Bool // it is or was in force
-	over    atomic.Bool // Stop was called
-	failed  atomic.Bool // the config has failed before it came into force
+	inForce atomic.Bool // the config is or was in force
+	stopped atomic.Bool // Stop was called
+	failed  atomic.Bool // the config failed before it came into force
 
-	stores map[string]StoreModule // by hub; none: memory
-	opened map[string]hub.Store   // by hub, from Start until they are put to use
+	stores map[string]StoreModule // by hub; a hub without a module has its history in memory
+	opened map[string]hub.Store   // by hub; from Start until the stores are in use
 }
 
-// HubConfig bounds the history of a hub. When a bound is met the oldest events
-// go, and clients that had not received them are told so. A reload may change
-// all of it without ending a stream.
+// HubConfig sets the limits of a hub's history. Above a limit the oldest events are
+// evicted, and clients that had not received them are told by sse.gap. A reload can
+// change all of these options without ending a stream.
 type HubConfig struct {
-	// How many events are retained. Default: 10000.
+	// The most events that are retained. Default: 10000.
 	History int `json:"history,omitempty"`
 
 	// How long events are retained. Default: 24h.
 	HistoryAge caddy.Duration `json:"history_age,omitempty"`
 
-	// How many bytes of the heap the history takes, within 15 %: the encoded events, the
-	// names of whom they are for, and the index. The process takes about 2.5 times
-	// that, since Go's collector lets the heap grow to twice what is live.
+	// The most bytes of the heap that the history uses, within 15 %: encoded events, the
+	// names of their targets, and the index. The process uses about 2.5 times as much,
+	// since Go's garbage collector lets the heap grow to twice the live data.
 	// Default: 67108864 (64 MiB).
 	HistorySize int64 `json:"history_size,omitempty"`
 
-	// How many bytes an event's type and payload may have together, at most 1 GiB;
-	// publishing a larger one is refused with status 413. Default: 1048576 (1 MiB).
+	// The most bytes of an event's type and payload together, at most 1 GiB. A larger
+	// event is refused with status 413. Default: 1048576 (1 MiB).
 	MaxEventSize int `json:"max_event_size,omitempty"`
 
-	// What keeps the history when the process ends. Default: nothing, the history
+	// The store that keeps the history when the process ends. Default: none; the history
 	// is in memory.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=sse.stores inline_key=kind"`
 }
@@ -71,16 +71,17 @@ const defaultHub = "default"
 
 var hubName = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 
-// hubs holds the open hubs by name. A config holds those it names from its
-// Provision to its Cleanup, so a hub lives on from one config to the next.
+// hubs has the open hubs by name. A config keeps its hubs open from Provision to Cleanup.
+// Caddy provisions the next config before it cleans the previous one up, so a hub
+// outlives reloads.
 var hubs = caddy.NewUsagePool()
 
-// running is the app of the config in force. Until its predecessor has stopped,
-// an app that has started is not in force, because its config may still fail.
+// running is the app of the config in force. An app that has started is not in force
+// until the previous one has stopped, because its config can still fail.
 var running atomic.Pointer[App]
 
-// CaddyModule returns the Caddy module information. Its receiver is a pointer,
-// because Caddy's events call it while the app may be changing.
+// CaddyModule returns the Caddy module information. The receiver is a pointer because
+// Caddy's events call CaddyModule while the app may change.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "sse",
@@ -88,7 +89,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision takes hold of the hubs. It changes nothing about one that is open.
+// Provision opens the hubs. It does not change hubs that are open already.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.logger = ctx.Logger()
@@ -104,7 +105,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	for name, config := range a.Hubs {
 		if !hubName.MatchString(name) {
-			return fmt.Errorf("hub name %q: 1 to 32 of a-z, 0-9, - and _ are allowed", name)
+			return errHubName(name)
 		}
 		if config == nil {
 			a.Hubs[name] = new(HubConfig)
@@ -117,11 +118,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	for name := range a.Hubs {
-		if _, err := a.hold(name); err != nil {
+		if _, err := a.holdHub(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func errHubName(name string) error {
+	return fmt.Errorf("invalid hub name %q: it must be 1 to 32 of a-z, 0-9, - and _", name)
 }
 
 func (c *HubConfig) validate() error {
@@ -130,17 +135,17 @@ func (c *HubConfig) validate() error {
 		"history_size": c.HistorySize, "max_event_size": int64(c.MaxEventSize),
 	} {
 		if n < 0 {
-			return fmt.Errorf("%s must not be negative", name)
+			return fmt.Errorf("%s is %d: it must not be negative; leave it out for the default", name, n)
 		}
 	}
 	size, limit := int64(c.MaxEventSize), c.HistorySize
 	orDefault(&size, hub.DefaultMaxEventSize)
 	orDefault(&limit, hub.DefaultMaxBytes)
 	if size > hub.MaxEventSizeLimit {
-		return fmt.Errorf("max_event_size is %d bytes, at most %d (1 GiB) are allowed", size, hub.MaxEventSizeLimit)
+		return fmt.Errorf("max_event_size is %d bytes: at most %d (1 GiB) are allowed", size, hub.MaxEventSizeLimit)
 	}
 	if size > limit {
-		return fmt.Errorf("max_event_size (%d bytes) is more than history_size (%d bytes): raise the one or lower the other", size, limit)
+		return fmt.Errorf("max_event_size (%d bytes) is more than history_size (%d bytes): lower max_event_size or raise history_size", size, limit)
 	}
 	return nil
 }
@@ -155,8 +160,8 @@ func (c *HubConfig) options() hub.Options {
 	}
 }
 
-// hold returns the hub, and keeps it open until Cleanup.
-func (a *App) hold(name string) (*hub.Hub, error) {
+// holdHub returns the hub and keeps it open until Cleanup.
+func (a *App) holdHub(name string) (*hub.Hub, error) {
 	if h := a.held[name]; h != nil {
 		return h.Hub, nil
 	}
@@ -164,7 +169,7 @@ func (a *App) hold(name string) (*hub.Hub, error) {
 		return &pooledHub{
 			Hub:              hub.New(a.Hubs[name].options()),
 			streamsRefused:   newCounters(streamRefusals),
-			publishesRefused: newCounters(publishRefusals, notStored, inDoubt, canceled),
+			publishesRefused: newCounters(publishRefusals, notStored, storeUncertain, canceled),
 		}, nil
 	})
 	if err != nil {
@@ -174,43 +179,44 @@ func (a *App) hold(name string) (*hub.Hub, error) {
 	return a.held[name].Hub, nil
 }
 
-// configured refuses hubs that a route may not serve.
-func (a *App) configured(name string) error {
+// checkConfigured returns an error if the config has no hub of this name. The default hub
+// needs no config.
+func (a *App) checkConfigured(name string) error {
 	if _, ok := a.Hubs[name]; !ok && name != defaultHub && name != "" {
-		return fmt.Errorf("hub %q is not configured: add `sse %s` to the global options", name, name)
+		return fmt.Errorf("hub %q is not configured: add `sse %[1]s` to the global options", name)
 	}
 	return nil
 }
 
-// serve is hold for a route that serves the hub's streams.
-func (a *App) serve(name string, settings *hub.Settings) (*hub.Hub, error) {
-	if err := a.configured(name); err != nil {
+// holdForRoute is holdHub for a route that serves the hub's streams with these settings.
+func (a *App) holdForRoute(name string, settings *hub.Settings) (*hub.Hub, error) {
+	if err := a.checkConfigured(name); err != nil {
 		return nil, err
 	}
 	a.served[name] = append(a.served[name], settings)
-	return a.hold(name)
+	return a.holdHub(name)
 }
 
-// late is called for each stream that a route has opened, as the config of the route
-// may be over by now.
-func (a *App) late(name string) {
-	if !a.over.Load() {
+// handleLateStream is called for each stream that a route has opened. It starts the grace
+// period of the hub, or ends the stream, if the config of the route has stopped meanwhile.
+func (a *App) handleLateStream(name string) {
+	if !a.stopped.Load() {
 		return
 	}
 	if a.failed.Load() {
-		a.endRoutes(hub.Lifetime)
+		a.endRouteStreams(hub.Lifetime)
 	}
 	if next := running.Load(); next == nil || next == a || next.served[name] == nil {
-		awaitRoute(name, a.held[name])
+		startGrace(name, a.held[name])
 	}
 }
 
-// superseded reports whether this config has no say any more, or never had.
-func (a *App) superseded() bool { return a.over.Load() || !a.inForce.Load() }
+// isSuperseded reports whether this config is not in force any more, or never was.
+func (a *App) isSuperseded() bool { return a.stopped.Load() || !a.inForce.Load() }
 
-// Start puts the app in force, unless there is one in force already: then that
-// happens when the other is stopped, which says that this config did not fail.
-// What can fail is done here.
+// Start opens the stores, which can fail, and puts the app in force. If another app is in
+// force, this app comes into force when Caddy stops the other one: then Caddy has started
+// all of the new config without an error.
 func (a *App) Start() error {
 	if err := a.openStores(); err != nil {
 		return err
@@ -223,14 +229,14 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop hands over to the app of the next config. An app that is not in force
-// has nothing to hand over. Hubs that have lost their route with that may get it back.
+// Stop puts the app of the next config in force, if this one is in force. For hubs that
+// the next config does not serve it starts the grace period.
 func (a *App) Stop() error {
 	active := caddy.ActiveContext()
 	if active.Context == nil && caddy.Exiting() {
-		return nil // there is no next config, and the servers may still serve
+		return nil // there is no next config, and the servers may still answer requests
 	}
-	if a.over.Swap(true) || running.Load() != a {
+	if a.stopped.Swap(true) || running.Load() != a {
 		return nil
 	}
 	var next *App
@@ -244,38 +250,38 @@ func (a *App) Stop() error {
 	}
 	for name, h := range a.held {
 		if next == nil || next.served[name] == nil {
-			awaitRoute(name, h)
+			startGrace(name, h)
 		}
 	}
 	return err
 }
 
-// apply puts this config into force: its options become those of its hubs.
+// apply puts this config in force: its hubs get its stores and its options.
 func (a *App) apply() error {
 	a.inForce.Store(true)
-	reports.newest.Store(a)
+	reports.newestApp.Store(a)
 	err := a.useStores()
 	for name, h := range a.held {
 		h.SetOptions(a.Hubs[name].options())
 		if a.served[name] != nil {
-			routeIsBack(name)
+			cancelGrace(name)
 		} else {
-			awaitRoute(name, h)
+			startGrace(name, h)
 		}
 	}
 	return err
 }
 
-// Cleanup lets go of the hubs. One that nothing holds any more is closed.
+// Cleanup releases the hubs. A hub that no config holds any more is closed.
 func (a *App) Cleanup() error {
-	err := a.Stop() // Caddy does not call it when a config fails after all was started
+	err := a.Stop() // Caddy does not call Stop when a config fails after all apps have started
 	if !a.inForce.Load() {
-		// Who may have a stream is for the config in force to decide.
+		// Only the config in force decides who may have a stream.
 		a.failed.Store(true)
-		a.endRoutes(hub.Lifetime)
+		a.endRouteStreams(hub.Lifetime)
 	}
 	if caddy.Exiting() {
-		err = errors.Join(err, exitHubs())
+		err = errors.Join(err, closeHubsAtExit())
 	}
 	err = errors.Join(err, a.closeStores())
 	for name := range a.held {
@@ -286,8 +292,8 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// endRoutes ends the streams that the routes of this config have opened.
-func (a *App) endRoutes(reason hub.Reason) {
+// endRouteStreams ends the streams that the routes of this config have opened.
+func (a *App) endRouteStreams(reason hub.Reason) {
 	for name, routes := range a.served {
 		if h := a.held[name]; h != nil {
 			h.EndOf(routes, reason)
@@ -295,7 +301,7 @@ func (a *App) endRoutes(reason hub.Reason) {
 	}
 }
 
-// openHubs lists the open hubs by name.
+// openHubs returns the open hubs by name.
 func openHubs() map[string]*pooledHub {
 	open := make(map[string]*pooledHub)
 	hubs.Range(func(name, h any) bool {
@@ -305,20 +311,20 @@ func openHubs() map[string]*pooledHub {
 	return open
 }
 
-// UnknownHub is the error of what is asked of a hub that there is not.
+// UnknownHub is the error of a call that names a hub that does not exist.
 type UnknownHub struct {
 	Name      string
-	Available []string // in order
+	Available []string // names of the open hubs, sorted
 }
 
 func (e *UnknownHub) Error() string {
 	if len(e.Available) == 0 {
-		return fmt.Sprintf("there is no hub %q: the config has none", e.Name)
+		return fmt.Sprintf("unknown hub %q (the config has no hub): add `sse` to the global options", e.Name)
 	}
-	return fmt.Sprintf("there is no hub %q; there is %s", e.Name, strings.Join(e.Available, ", "))
+	return fmt.Sprintf("unknown hub %q (available: %s)", e.Name, strings.Join(e.Available, ", "))
 }
 
-// findHub looks an open hub up. Its error is an *UnknownHub.
+// findHub returns the open hub of this name. Its error is an [*UnknownHub].
 func findHub(name string) (found *pooledHub, err error) {
 	var names []string
 	hubs.Range(func(other, h any) bool {

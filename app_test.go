@@ -43,7 +43,7 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 			default:
 			}
 			published++
-			// Whoever gets no answer, as when a listener closes, asks with the key again.
+			// A publisher without an answer, as when a listener closes, sends the key again.
 			event := fmt.Sprintf(`{"text":"%d","key":"%d"}`, published, published)
 			eventually(t, "an answer", func() bool {
 				resp, err := plain.Post("http://"+api+"/sse/broadcast", "application/json", strings.NewReader(event))
@@ -211,7 +211,7 @@ func TestPromise7NoAppAnyMore(t *testing.T) {
 		t.Errorf("it ended with %+v", blocks)
 	}
 	caddysse.EndGraces()
-	checkRefusal(t, s.api("POST", "/sse/broadcast", `{"text":"x"}`), http.StatusNotFound, "there is no hub")
+	checkRefusal(t, s.api("POST", "/sse/broadcast", `{"text":"x"}`), http.StatusNotFound, `unknown hub "default"`)
 	if a := s.api("GET", "/sse/status", ""); a.status != 200 || !strings.Contains(a.body, `"hubs":{}`) {
 		t.Errorf("status: %d %s", a.status, a.body)
 	}
@@ -265,7 +265,7 @@ func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 			if n := s.metric(`caddy_sse_connections{hub="chat",protocol="h1"}`); n != 1 {
 				t.Errorf("%s: %v connections of chat in the metrics", name, n)
 			}
-			checkRefusal(t, s.api("GET", "/sse/status?hub=fresh", ""), http.StatusNotFound, "there is chat, default")
+			checkRefusal(t, s.api("GET", "/sse/status?hub=fresh", ""), http.StatusNotFound, "(available: chat, default)")
 			s.open("/events").close()
 			eventually(t, "the stream to be gone", func() bool { return s.status("default").Connections == 1 })
 		}
@@ -286,9 +286,9 @@ func TestAppValidate(t *testing.T) {
 	for config, wrong := range map[string]string{
 		`{"hubs":{"Default":{}}}`:                      "1 to 32 of a-z",
 		`{"hubs":{"":{}}}`:                             "1 to 32 of a-z",
-		`{"hubs":{"x":{"history":-1}}}`:                "history must not be negative",
-		`{"hubs":{"x":{"history_age":-1}}}`:            "history_age must not be negative",
-		`{"hubs":{"x":{"max_event_size":-1}}}`:         "max_event_size must not be negative",
+		`{"hubs":{"x":{"history":-1}}}`:                "history is -1: it must not be negative",
+		`{"hubs":{"x":{"history_age":-1}}}`:            "history_age is -1: it must not be negative",
+		`{"hubs":{"x":{"max_event_size":-1}}}`:         "max_event_size is -1: it must not be negative",
 		`{"hubs":{"x":{"history_size":100}}}`:          "more than history_size",
 		`{"hubs":{"x":{"store":{"kind":"nonsense"}}}}`: "sse.stores.nonsense",
 		`{"hubs":{"x":{"histroy":1}}}`:                 "unknown field",
@@ -419,7 +419,7 @@ func TestStoresOfAConfigThatFails(t *testing.T) {
 	s.send(`{"text":"1"}`)
 	st.expect("1")
 	s.global = "sse" + on("b.db")
-	s.mustLoad(s.site(anonymousSite)) // waits in vain for the file if it is still open
+	s.mustLoad(s.site(anonymousSite)) // fails if the file is still open
 	if b := st.event(); b.event != "sse.gap" {
 		t.Errorf("after the change of the file came %+v", b)
 	}
@@ -431,7 +431,7 @@ func TestStoresOfAConfigThatFails(t *testing.T) {
 func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
 	s := start(t, "", bothWays(""))
 	early := s.open("/kept")
-	late := caddysse.ServerEnds()
+	late := caddysse.OnServerShutdown()
 	s.mustLoad(s.site(bothWays("")))
 	st := s.open("/kept")
 	caddysse.Exit(t)
@@ -442,7 +442,7 @@ func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
 	s.send(`{"text":"on we go"}`)
 	st.expect("on we go")
 	s.open("/events").close()
-	caddysse.ServerEnds()()
+	caddysse.OnServerShutdown()()
 	if blocks := st.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
 		t.Errorf("it ended with %+v", blocks)
 	}

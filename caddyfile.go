@@ -21,16 +21,16 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("sse_api", parseHandler[API])
 	httpcaddyfile.RegisterHandlerDirective("sse_cors", parseHandler[CORS])
 	httpcaddyfile.RegisterDirective("sse_test", parseTestPage)
-	// Like all that serves content in Caddy, after what may deny it: abort, error and
-	// respond. Each is put before the one that was put there before it.
+	// Caddy puts directives that serve content after those that may refuse a request:
+	// abort, error and respond. The last call here puts its directive first.
 	httpcaddyfile.RegisterDirectiveOrder("sse_test", httpcaddyfile.After, "respond")
 	httpcaddyfile.RegisterDirectiveOrder("sse_api", httpcaddyfile.After, "respond")
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.After, "respond")
-	// Before all that authenticates, which must not see preflight requests.
+	// Directives that authenticate must not see preflight requests.
 	httpcaddyfile.RegisterDirectiveOrder("sse_cors", httpcaddyfile.After, "try_files")
 }
 
-// parseHandler makes a directive of a handler that unmarshals itself.
+// parseHandler is the directive of a handler that has UnmarshalCaddyfile.
 func parseHandler[T any, P interface {
 	*T
 	caddyfile.Unmarshaler
@@ -40,7 +40,8 @@ func parseHandler[T any, P interface {
 	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// parseStream makes sure that the hub is there, while the line is known.
+// parseStream parses the directive sse. It checks that the hub is configured, so that an
+// error names the line.
 func parseStream(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
@@ -52,13 +53,13 @@ func parseStream(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			return nil, err
 		}
 	}
-	if err := app.configured(handler.Hub); err != nil {
+	if err := app.checkConfigured(handler.Hub); err != nil {
 		return nil, h.WrapErr(err)
 	}
 	return handler, nil
 }
 
-// parseGlobal parses the global option, which may be given once for each hub:
+// parseGlobal parses the global option. It may be given once for each hub:
 //
 //	sse [<name>] {
 //		history        <events> [<age>]
@@ -79,10 +80,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		name = d.Val()
 	}
 	if !hubName.MatchString(name) {
-		return nil, d.Errf("hub name %q: 1 to 32 of a-z, 0-9, - and _ are allowed", name)
+		return nil, d.WrapErr(errHubName(name))
 	}
 	if app.Hubs[name] != nil {
-		return nil, d.Errf("hub %s is configured already", name)
+		return nil, d.Errf("hub %s is configured twice: put all its options into one block", name)
 	}
 	if d.NextArg() {
 		return nil, d.ArgErr()
@@ -100,24 +101,24 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 
 // UnmarshalCaddyfile reads the block of the global option.
 func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return block(d, func(option string) error {
+	return parseBlock(d, func(option string) error {
 		switch option {
 		case "history":
-			if err := number(d, &c.History); err != nil {
+			if err := parseNumber(d, &c.History); err != nil {
 				return err
 			}
 			if d.CountRemainingArgs() == 0 {
 				return nil
 			}
-			return duration(d, &c.HistoryAge)
+			return parseDuration(d, &c.HistoryAge)
 		case "history_size":
-			return size(d, &c.HistorySize)
+			return parseSize(d, &c.HistorySize)
 		case "max_event_size":
-			return size(d, &c.MaxEventSize)
+			return parseSize(d, &c.MaxEventSize)
 		case "store":
-			return store(d, &c.StoreRaw)
+			return parseStore(d, &c.StoreRaw)
 		}
-		return d.Errf("unrecognized option of sse: %s", option)
+		return errOption(d, "the global option sse", hubOptions)
 	})
 }
 
@@ -143,16 +144,16 @@ func (c *HubConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
-		return d.Errf("unexpected argument %q: a path to match begins with /, everything else goes into a block", d.Val())
+		return d.Errf("unexpected argument %q: a path must begin with /, and options belong into a block", d.Val())
 	}
-	return block(d, func(option string) error {
+	return parseBlock(d, func(option string) error {
 		switch option {
 		case "hub":
-			return text(d, &h.Hub)
+			return parseText(d, &h.Hub)
 		case "user":
-			return text(d, &h.User)
+			return parseText(d, &h.User)
 		case "session":
-			return text(d, &h.Session)
+			return parseText(d, &h.Session)
 		case "anonymous":
 			h.Anonymous = true
 			return nil
@@ -169,22 +170,22 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.Topics = append(h.Topics, topics...)
 			return nil
 		case "grants":
-			return text(d, &h.Grants)
+			return parseText(d, &h.Grants)
 		case "heartbeat":
-			return duration(d, &h.Heartbeat)
+			return parseDuration(d, &h.Heartbeat)
 		case "connection_timeout":
-			return duration(d, &h.ConnectionTimeout)
+			return parseDuration(d, &h.ConnectionTimeout)
 		case "max_lifetime":
 			h.MaxLifetime = new(caddy.Duration)
-			return durationOrZero(d, h.MaxLifetime)
+			return parseDurationOrZero(d, h.MaxLifetime)
 		case "expires":
-			return text(d, &h.Expires)
+			return parseText(d, &h.Expires)
 		case "retry":
 			h.RetryMin, h.RetryMax = new(caddy.Duration), new(caddy.Duration)
-			if err := durationOrZero(d, h.RetryMin); err != nil {
+			if err := parseDurationOrZero(d, h.RetryMin); err != nil {
 				return err
 			}
-			if err := durationOrZero(d, h.RetryMax); err != nil {
+			if err := parseDurationOrZero(d, h.RetryMax); err != nil {
 				return err
 			}
 			if err := validateRetry(time.Duration(*h.RetryMin), time.Duration(*h.RetryMax)); err != nil {
@@ -192,15 +193,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 			return nil
 		case "takeover":
-			return text(d, &h.Takeover)
+			return parseText(d, &h.Takeover)
 		case "max_connections":
-			return number(d, &h.MaxConnections)
+			return parseNumber(d, &h.MaxConnections)
 		case "max_connections_per_user":
-			return number(d, &h.MaxConnectionsPerUser)
+			return parseNumber(d, &h.MaxConnectionsPerUser)
 		case "max_connections_per_ip":
-			return number(d, &h.MaxConnectionsPerIP)
+			return parseNumber(d, &h.MaxConnectionsPerIP)
 		}
-		return d.Errf("unrecognized option of sse: %s", option)
+		return errOption(d, "sse", streamOptions)
 	})
 }
 
@@ -212,8 +213,8 @@ func (*API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return block(d, func(option string) error {
-		return d.Errf("unrecognized option of sse_api: %s", option)
+	return parseBlock(d, func(option string) error {
+		return d.Errf("unknown option %q of sse_api, which has no options", option)
 	})
 }
 
@@ -228,9 +229,9 @@ func (c *CORS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := c.Validate(); err != nil {
 		return d.WrapErr(err)
 	}
-	return block(d, func(option string) error {
+	return parseBlock(d, func(option string) error {
 		if option != "headers" {
-			return d.Errf("unrecognized option of sse_cors: %s", option)
+			return errOption(d, "sse_cors", []string{"headers"})
 		}
 		if c.Headers = d.RemainingArgs(); len(c.Headers) == 0 {
 			return d.ArgErr()
@@ -242,8 +243,8 @@ func (c *CORS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	})
 }
 
-// parseTestPage makes a route of the directive, which takes a path and not a
-// matcher: it serves the path and what is below.
+// parseTestPage makes a route of the directive. The directive takes a path, not a matcher,
+// and serves that path and all paths below it.
 func parseTestPage(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	page := new(TestPage)
 	if err := page.UnmarshalCaddyfile(h.Dispenser); err != nil {
@@ -267,27 +268,40 @@ func (p *TestPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	p.Path = strings.TrimSuffix(p.Path, "/")
 	if !strings.HasPrefix(p.Path, "/") {
-		return d.Errf("%q must be a path below /, such as /sse-test", p.Path)
+		return d.WrapErr(errPagePath(p.Path))
 	}
-	return block(d, func(option string) error {
+	return parseBlock(d, func(option string) error {
 		switch option {
 		case "stream":
-			return text(d, &p.Stream)
+			return parseText(d, &p.Stream)
 		case "api":
-			return text(d, &p.API)
+			return parseText(d, &p.API)
 		}
-		return d.Errf("unrecognized option of sse_test: %s", option)
+		return errOption(d, "sse_test", []string{"stream", "api"})
 	})
 }
 
-// block calls option for each line of the block. An option may be given once,
-// except topics, and must take all of its arguments.
-func block(d *caddyfile.Dispenser, option func(string) error) error {
+// The names of all options, for errors.
+var (
+	hubOptions    = []string{"history", "history_size", "max_event_size", "store"}
+	streamOptions = []string{
+		"hub", "user", "session", "anonymous", "topics", "grants", "heartbeat", "connection_timeout", "max_lifetime",
+		"expires", "retry", "takeover", "max_connections", "max_connections_per_user", "max_connections_per_ip",
+	}
+)
+
+func errOption(d *caddyfile.Dispenser, directive string, available []string) error {
+	return d.Errf("unknown option %q of %s (available: %s)", d.Val(), directive, strings.Join(available, ", "))
+}
+
+// parseBlock calls option for each line of the block. An option other than topics may be
+// given once. The function option must read all arguments of its line.
+func parseBlock(d *caddyfile.Dispenser, option func(string) error) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		if seen[name] && name != "topics" {
-			return d.Errf("%s is given twice", name)
+			return d.Errf("option %s is given twice: give it once", name)
 		}
 		seen[name] = true
 		if err := option(name); err != nil {
@@ -300,8 +314,8 @@ func block(d *caddyfile.Dispenser, option func(string) error) error {
 	return nil
 }
 
-// store reads a module of the namespace sse.stores; memory is no module.
-func store(d *caddyfile.Dispenser, to *json.RawMessage) error {
+// parseStore parses the config of a store module. The store memory is no module.
+func parseStore(d *caddyfile.Dispenser, to *json.RawMessage) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
@@ -310,7 +324,7 @@ func store(d *caddyfile.Dispenser, to *json.RawMessage) error {
 		return nil
 	}
 	if _, err := caddy.GetModule("sse.stores." + kind); err != nil {
-		return d.Errf("unknown store %q (this build has: %s)%s", kind, strings.Join(storeKinds(), ", "), storeRemedies[kind])
+		return d.Errf("unknown store %q (available: %s)%s", kind, strings.Join(storeKinds(), ", "), storeRemedies[kind])
 	}
 	module, err := caddyfile.UnmarshalModule(d, "sse.stores."+kind)
 	if err != nil {
@@ -320,7 +334,7 @@ func store(d *caddyfile.Dispenser, to *json.RawMessage) error {
 	return nil
 }
 
-// storeKinds are those that this build of Caddy has.
+// storeKinds lists the kinds of stores in this build of Caddy.
 func storeKinds() []string {
 	kinds := []string{"memory"}
 	for _, module := range caddy.GetModules("sse.stores") {
@@ -335,55 +349,55 @@ var storeRemedies = map[string]string{
 	"nats": ": build Caddy with xcaddy build --with github.com/ea766355/caddy-sse --with github.com/ea766355/caddy-sse/store/nats",
 }
 
-func text(d *caddyfile.Dispenser, to *string) error {
+func parseText(d *caddyfile.Dispenser, to *string) error {
 	if !d.AllArgs(to) {
 		return d.ArgErr()
 	}
 	return nil
 }
 
-func number(d *caddyfile.Dispenser, to *int) error {
+func parseNumber(d *caddyfile.Dispenser, to *int) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
 	n, err := strconv.Atoi(d.Val())
 	if err != nil || n < 1 {
-		return d.Errf("%q must be a number from 1 on", d.Val())
+		return d.Errf("invalid number %q: it must be a positive integer", d.Val())
 	}
 	*to = n
 	return nil
 }
 
-// duration reads one that must not be 0, which would mean the default.
-func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
-	if err := durationOrZero(d, to); err != nil {
+// parseDuration parses a duration above 0. The value 0 would mean the default.
+func parseDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
+	if err := parseDurationOrZero(d, to); err != nil {
 		return err
 	}
 	if *to == 0 {
-		return d.Errf("%q must be more than 0", d.Val())
+		return d.Errf("invalid duration %q: it must be more than 0; leave the option out for the default", d.Val())
 	}
 	return nil
 }
 
-func durationOrZero(d *caddyfile.Dispenser, to *caddy.Duration) error {
+func parseDurationOrZero(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
 	parsed, err := caddy.ParseDuration(d.Val())
 	if err != nil || parsed < 0 {
-		return d.Errf("%q must be a duration, such as 15s or 24h", d.Val())
+		return d.Errf("invalid duration %q: it must be a duration such as 15s or 24h", d.Val())
 	}
 	*to = caddy.Duration(parsed)
 	return nil
 }
 
-func size[T int | int64](d *caddyfile.Dispenser, to *T) error {
+func parseSize[T int | int64](d *caddyfile.Dispenser, to *T) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
 	n, err := humanize.ParseBytes(d.Val())
 	if err != nil || n < 1 || n > 1<<40 {
-		return d.Errf("%q must be a size, such as 64MiB", d.Val())
+		return d.Errf("invalid size %q: it must be 1 byte to 1 TiB, such as 64MiB", d.Val())
 	}
 	*to = T(n)
 	return nil

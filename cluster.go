@@ -9,42 +9,43 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Cluster is what a store may be besides: the way to the other nodes that share
-// it, since each knows only its own connections.
+// Cluster is an optional interface of a [hub.Store] that several nodes share. A node knows
+// only its own connections, so it asks the other nodes about theirs.
 type Cluster interface {
-	// Join makes this node known to the others by its name. It is called once, when
-	// the store is put to use, and ends with the store. answer is called with what
-	// other nodes ask. It returns at most room bytes, or nil for a request that it
-	// does not understand.
+	// Join makes this node known to the others by its name, until the store is closed.
+	// It is called once, when the hub begins to use the store. The store calls answer
+	// with the requests of other nodes. answer returns at most room bytes, or nil for a
+	// request that it does not understand.
 	Join(node string, answer func(request []byte, room int) []byte) error
 
 	// Ask sends the request to all other nodes and calls take with each answer. It
-	// returns the names of those nodes that did not answer within 500 ms, or whose
-	// answer take has refused.
+	// returns the names of the nodes that did not answer within 500 ms, or whose answer
+	// take rejected by returning false.
 	Ask(ctx context.Context, request []byte, take func(answer []byte) bool) (missing []string)
 }
 
-// nodeRequest is what each node does for a call about connections.
+// nodeRequest is a request to each node of a cluster, as JSON.
 type nodeRequest struct {
 	Disconnect bool
 	Users      bool   // list users, not connections
-	Why        string `json:",omitempty"` // not empty: say what became of the event there
+	Why        string `json:",omitempty"` // the id of an event: report its deliveries
 	Filter     hub.Filter
-	After      string // list those with a higher id, or name
-	Limit      int
+	After      string // list only rows with a higher id or name
+	Limit      int    // the most rows
 }
 
-// nodeAnswer is what one node, and then all together, have found.
+// nodeAnswer is the answer of one node, or the merged answers of all nodes.
 type nodeAnswer struct {
 	Count       int
 	Connections []hub.Info     // by ascending id
 	Users       []hub.UserInfo // by ascending name
-	More        bool           // there are more after the last one of these
+	More        bool           // there are more rows after the last one
 	Why         *nodeWhy       `json:",omitempty"`
 }
 
-// perform does on this node what is asked. Another node may ask anything.
-func (r *nodeRequest) perform(h *hub.Hub) nodeAnswer {
+// performHere answers the request for this node. It checks all values, since another node
+// may send anything.
+func (r *nodeRequest) performHere(h *hub.Hub) nodeAnswer {
 	if r.Disconnect {
 		return nodeAnswer{Count: h.DisconnectHere(r.Filter)}
 	}
@@ -80,14 +81,14 @@ func answerNode(h *hub.Hub, request []byte, room int) []byte {
 	if json.Unmarshal(request, &r) != nil {
 		return nil
 	}
-	found := r.perform(h)
+	found := r.performHere(h)
 	return found.fit(room)
 }
 
-// fit encodes the answer with as many connections as room allows. The count stays
-// true, and More makes the node that asks list the rest next. At least one
-// connection stays, or that node could not go on; without some of its topics, if
-// it must be.
+// fit encodes the answer in at most room bytes. It leaves rows out if it must: the count
+// stays true, and More makes the other node ask for the rest. At least one row stays, since
+// the other node asks for the rows after the last one. If one connection is too large, some
+// of its topics are left out. The result is nil if the answer cannot be made to fit.
 func (a *nodeAnswer) fit(room int) []byte {
 	for {
 		encoded, err := json.Marshal(a)
@@ -113,9 +114,9 @@ func (a *nodeAnswer) fit(room int) []byte {
 	}
 }
 
-// everywhere does on all nodes what is asked.
-func (r *nodeRequest) everywhere(ctx context.Context, h *pooledHub) (found nodeAnswer, missing []string) {
-	answers, missing := r.ask(ctx, h)
+// performOnAllNodes performs the request on all nodes and merges the answers.
+func (r *nodeRequest) performOnAllNodes(ctx context.Context, h *pooledHub) (found nodeAnswer, missing []string) {
+	answers, missing := r.askAllNodes(ctx, h)
 	switch {
 	case len(answers) == 1:
 		return answers[0], missing
@@ -125,10 +126,10 @@ func (r *nodeRequest) everywhere(ctx context.Context, h *pooledHub) (found nodeA
 	return merge(answers, r.Limit), missing
 }
 
-// ask does on all nodes what is asked. The first answer is that of this node.
-func (r *nodeRequest) ask(ctx context.Context, h *pooledHub) (answers []nodeAnswer, missing []string) {
-	answers = []nodeAnswer{r.perform(h.Hub)}
-	cluster := h.use().cluster
+// askAllNodes performs the request on all nodes. The first answer is that of this node.
+func (r *nodeRequest) askAllNodes(ctx context.Context, h *pooledHub) (answers []nodeAnswer, missing []string) {
+	answers = []nodeAnswer{r.performHere(h.Hub)}
+	cluster := h.storeInUse().cluster
 	if cluster == nil {
 		return answers, nil
 	}
@@ -138,8 +139,8 @@ func (r *nodeRequest) ask(ctx context.Context, h *pooledHub) (answers []nodeAnsw
 	}
 	missing = cluster.Ask(ctx, request, func(answer []byte) bool {
 		var other nodeAnswer
-		if json.Unmarshal(answer, &other) != nil || !other.answers(r) {
-			return false // a node of another version
+		if json.Unmarshal(answer, &other) != nil || !other.isAnswerTo(r) {
+			return false // the node runs another version
 		}
 		answers = append(answers, other)
 		return true
@@ -147,8 +148,9 @@ func (r *nodeRequest) ask(ctx context.Context, h *pooledHub) (answers []nodeAnsw
 	return answers, missing
 }
 
-// answers reports whether what another node sent can be an answer to the request.
-func (a *nodeAnswer) answers(r *nodeRequest) bool {
+// isAnswerTo reports whether a, which came from another node, can be an answer to the
+// request.
+func (a *nodeAnswer) isAnswerTo(r *nodeRequest) bool {
 	if (a.Why != nil) != (r.Why != "") {
 		return false
 	}
@@ -166,8 +168,8 @@ func byID(a, b hub.Info) int { return cmp.Compare(a.ID, b.ID) }
 
 func byName(a, b hub.UserInfo) int { return cmp.Compare(a.User, b.User) }
 
-// mergeUsers puts answers together, each user once. The list ends where one of them ends
-// that has more.
+// mergeUsers merges answers, each user once. If a node has more users than it sent, the
+// result ends where the answer of that node ends.
 func mergeUsers(answers []nodeAnswer, limit int) (all nodeAnswer) {
 	for _, a := range answers {
 		all.Users = append(all.Users, a.Users...)
@@ -197,7 +199,8 @@ func mergeUsers(answers []nodeAnswer, limit int) (all nodeAnswer) {
 	return all
 }
 
-// merge puts answers together. The list ends where one of them ends that has more.
+// merge merges answers. If a node has more connections than it sent, the result ends where
+// the answer of that node ends.
 func merge(answers []nodeAnswer, limit int) (all nodeAnswer) {
 	for _, a := range answers {
 		all.Count += a.Count

@@ -50,7 +50,7 @@ func TestCallsCoverAllNodes(t *testing.T) {
 		t.Errorf("listed %q, want %q", listed, ids)
 	}
 
-	var ended disconnected
+	var ended disconnectAnswer
 	call(http.MethodDelete, "/sse/connections/"+ids[1]+"?hub=cluster", http.StatusOK, &ended)
 	if ended.Disconnected != 1 || !slices.Equal(ended.Missing, []string{"silent"}) {
 		t.Errorf("ending one on the other node is answered with %+v", ended)
@@ -203,7 +203,7 @@ func connectTo(t *testing.T, h *hub.Hub, id hub.Identity) string {
 func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path string, status int, into any)) {
 	t.Helper()
 	pooled, _ := hubs.LoadOrStore("cluster", &pooledHub{Hub: h})
-	pooled.(*pooledHub).store.Store(&usedStore{identity: "cluster", cluster: c})
+	pooled.(*pooledHub).store.Store(&storeInfo{identity: "cluster", cluster: c})
 	t.Cleanup(func() {
 		if _, err := hubs.Delete("cluster"); err != nil {
 			t.Error(err)
@@ -226,7 +226,7 @@ func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path stri
 func listAll(t *testing.T, call func(method, path string, status int, into any), limit, count int) (ids []string) {
 	t.Helper()
 	for after := ""; ; {
-		var p Page
+		var p ConnectionPage
 		call(http.MethodGet, fmt.Sprintf("/sse/connections?hub=cluster&limit=%d&after=%s", limit, after), http.StatusOK, &p)
 		if p.Count != count || len(p.Connections) > limit || !slices.Equal(p.Missing, []string{"silent"}) {
 			t.Errorf("a page has a count of %d, %d connections, and misses %q", p.Count, len(p.Connections), p.Missing)

@@ -17,17 +17,16 @@ func init() {
 	caddy.RegisterModule(CORS{})
 }
 
-// CORS lets pages of other origins read a stream. It answers preflight requests
-// and adds its headers to every answer, also to those of authentication handlers
-// that come after it.
+// CORS lets pages of other origins read a stream. It answers preflight requests and adds
+// its headers to every answer, including those of authentication handlers after it.
 type CORS struct {
-	// The origins whose pages may read streams, such as https://app.example.com, or
-	// https://*.example.com for all names that have one label in place of the *; or
-	// only * for all origins. Pages of listed origins may send the visitor's
-	// credentials, others may not. Default: none; at least one must be given.
+	// The origins whose pages may read streams, such as https://app.example.com. In
+	// https://*.example.com the * stands for one label. A single * stands for all
+	// origins. Pages of listed origins may send the visitor's credentials; with a
+	// single * no page may. At least one origin must be given. Default: none.
 	Origins []string `json:"origins,omitempty"`
 
-	// More request headers that pages may send, beside Authorization and
+	// Request headers that pages may send in addition to Authorization and
 	// Last-Event-ID. Default: none.
 	Headers []string `json:"headers,omitempty"`
 
@@ -36,7 +35,7 @@ type CORS struct {
 	allowed  string // the value of Access-Control-Allow-Headers
 }
 
-// originPattern is an origin with a * in the place of its first label.
+// originPattern is an origin whose first label is a *.
 type originPattern struct{ scheme, domain string } // https:// and .example.com
 
 func (p originPattern) matches(origin string) bool {
@@ -45,7 +44,7 @@ func (p originPattern) matches(origin string) bool {
 	return ok && under && oneLabel.MatchString(label)
 }
 
-// oneLabel is a label of a name as browsers send it.
+// oneLabel matches one label of a host name in the form that browsers send.
 var oneLabel = regexp.MustCompile(`^[a-z0-9_-]+$`)
 
 // CaddyModule returns the Caddy module information.
@@ -56,7 +55,7 @@ func (CORS) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sorts the origins into those that are exact and those that are patterns.
+// Provision separates exact origins from patterns.
 func (c *CORS) Provision(caddy.Context) error {
 	c.exact = make(map[string]bool)
 	for _, origin := range c.Origins {
@@ -70,25 +69,25 @@ func (c *CORS) Provision(caddy.Context) error {
 	return nil
 }
 
-// Validate refuses what no browser would send.
+// Validate rejects origins and headers that no browser would send.
 func (c *CORS) Validate() error {
 	if len(c.Origins) == 0 {
-		return errors.New("at least one origin must be given; a single * is a matcher, so for all origins it is: sse_cors * *")
+		return errors.New("no origin given: name at least one; a single * is read as a matcher, so write `sse_cors * *` to allow all origins")
 	}
 	for _, origin := range c.Origins {
 		if origin == "*" {
 			if len(c.Origins) > 1 {
-				return fmt.Errorf("* stands for all origins: leave out the others")
+				return fmt.Errorf("* and %d other origins are given: * stands for all origins, so leave the others out", len(c.Origins)-1)
 			}
 			continue
 		}
 		if err := validateOrigin(origin); err != nil {
-			return fmt.Errorf("origin %q: %w", origin, err)
+			return fmt.Errorf("invalid origin %q: %w", origin, err)
 		}
 	}
 	for _, name := range c.Headers {
 		if !headerName.MatchString(name) {
-			return fmt.Errorf("header %q: it must be the name of a header, such as X-Tenant; there are no wildcards", name)
+			return fmt.Errorf("invalid header %q: it must be the name of a header, such as X-Tenant, without wildcards", name)
 		}
 	}
 	return nil
@@ -97,7 +96,7 @@ func (c *CORS) Validate() error {
 var headerName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 func validateOrigin(origin string) error {
-	// A * that is a label is checked like any other label.
+	// A * is checked like any other label.
 	scheme, host, wild := strings.Cut(origin, "://*.")
 	named := origin
 	if wild {
@@ -108,20 +107,20 @@ func validateOrigin(origin string) error {
 		return errors.New("it must be a scheme and a host, such as https://app.example.com")
 	}
 	if strings.Contains(named, "*") {
-		return errors.New("a * must be the whole first label of the host, as in https://*.example.com")
+		return errors.New("a * must be the whole first label of the host, such as https://*.example.com")
 	}
 	if named != strings.ToLower(named) || u.Port() != "" && u.Port() == defaultPorts[u.Scheme] {
-		return errors.New("browsers send it in small letters, with a port only if it is not the scheme's own")
+		return errors.New("it must be lower case and without the default port, as browsers send it")
 	}
 	if domain := strings.TrimPrefix(u.Hostname(), "x."); wild && !strings.Contains(domain, ".") && domain != "localhost" {
-		return fmt.Errorf("anybody can have a name below %s: name a domain of yours, as in https://*.example.com", domain)
+		return fmt.Errorf("anybody can register a name below %s: give a domain of your own, such as https://*.example.com", domain)
 	}
 	return nil
 }
 
 var defaultPorts = map[string]string{"http": "80", "https": "443"}
 
-// ServeHTTP answers preflights and passes everything else on.
+// ServeHTTP answers preflight requests and passes all others on.
 func (c *CORS) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	origin := r.Header.Get("Origin")
 	preflight := r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
@@ -133,7 +132,7 @@ func (c *CORS) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if origin == "" {
 		return next.ServeHTTP(w, r)
 	}
-	if !all && !c.lists(origin) {
+	if !all && !c.isListed(origin) {
 		if preflight {
 			w.WriteHeader(http.StatusForbidden)
 			return nil
@@ -157,8 +156,8 @@ func (c *CORS) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	return next.ServeHTTP(w, r)
 }
 
-// lists reports whether the origin is listed, or fits a pattern that is.
-func (c *CORS) lists(origin string) bool {
+// isListed reports whether the origin is listed or matches a listed pattern.
+func (c *CORS) isListed(origin string) bool {
 	return c.exact[origin] || slices.ContainsFunc(c.patterns, func(p originPattern) bool { return p.matches(origin) })
 }
 

@@ -117,8 +117,8 @@ func TestCORSHeaders(t *testing.T) {
 		t.Errorf("%d, Access-Control-Allow-Headers: %q", a.status, got)
 	}
 	for headers, wrong := range map[string]string{
-		"headers": "wrong argument count", "headers *": "no wildcards", "headers X-A,X-B": "the name of a header", "headers X-A:": "the name of a header",
-		"headers X-A\nheaders X-B": "given twice", "header X-A": "unrecognized option",
+		"headers": "wrong argument count", "headers *": "without wildcards", "headers X-A,X-B": "the name of a header", "headers X-A:": "the name of a header",
+		"headers X-A\nheaders X-B": "given twice", "header X-A": "unknown option",
 	} {
 		err := s.load(s.site("sse_cors https://a.example {\n" + headers + "\n}\nsse /events"))
 		if err == nil || !strings.Contains(err.Error(), wrong) {
@@ -129,13 +129,13 @@ func TestCORSHeaders(t *testing.T) {
 
 func TestCORSValidate(t *testing.T) {
 	for origins, wrong := range map[string]string{
-		"": "at least one origin", "* https://a.example": "leave out the others", "a.example": "a scheme and a host",
+		"": "no origin given", "* https://a.example": "leave the others out", "a.example": "a scheme and a host",
 		"https://a.example/": "a scheme and a host", "https://a.example/path": "a scheme and a host", "https://": "a scheme and a host",
-		"https://*.example": "anybody can have a name below example", "https://A.example": "small letters", "https://a.example:443": "the scheme's own", "http://a.example:443": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
+		"https://*.example": "anybody can register a name below example", "https://A.example": "lower case", "https://a.example:443": "default port", "http://a.example:443": "", "https://a.example?": "a scheme and a host", "null": "a scheme and a host",
 		"https://*.example.com": "", "https://*.a.example.com:8443": "", "http://*.localhost:3000": "", "https://a.example https://*.example.com": "",
 		"https://*.com": "anybody", "https://*.": "anybody", "https://*": "first label", "https://a.*.example.com": "first label", "https://*a.example.com": "first label",
-		"https://*.*.example.com": "first label", "*.example.com": "a scheme and a host", "https://*.example.com/": "a scheme and a host", "https://*.Example.com": "small letters",
-		"https://*.example.com:443": "the scheme's own", "*://a.example.com": "a scheme and a host",
+		"https://*.*.example.com": "first label", "*.example.com": "a scheme and a host", "https://*.example.com/": "a scheme and a host", "https://*.Example.com": "lower case",
+		"https://*.example.com:443": "default port", "*://a.example.com": "a scheme and a host",
 		"*": "", "https://a.example http://localhost:3000": "", "https://u@a.example": "a scheme and a host",
 	} {
 		err := (&caddysse.CORS{Origins: strings.Fields(origins)}).Validate()

@@ -113,9 +113,9 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 	// The Caddyfile has one option for two fields, and other words for sizes.
 	written := strings.NewReplacer("retry_min", "retry", "history_age", "history")
 	words := map[string]string{
-		"no limit": "none", "false, they are refused with status 401": "off: 401", "1s and 5s": "`1s 5s`",
+		"no limit": "none", "false; they are refused with status 401": "off: 401", "1s and 5s": "`1s 5s`",
 		"10000": "`10000 24h`", "24h": "`10000 24h`", "67108864 (64 MiB)": "`64MiB`", "1048576 (1 MiB)": "`1MiB`",
-		"nothing, the history is in memory": "`memory`", "none": "none",
+		"none; the history is in memory": "`memory`", "none": "none",
 	}
 	checked := 0
 	for file, of := range map[string]string{"module.go": "Handler", "app.go": "HubConfig"} {
@@ -244,7 +244,7 @@ func reasons() map[string][]string {
 		"caddy_sse_rejected_total":           append(rejected, slices.Collect(maps.Values(streamRefusals))...),
 		"caddy_sse_gaps_total":               slices.Collect(maps.Keys(stats.Gaps)),
 		"caddy_sse_publishes_refused_total": append(slices.Collect(maps.Values(publishRefusals)),
-			notStored, inDoubt, canceled, "unknown_hub"),
+			notStored, storeUncertain, canceled, "unknown_hub"),
 	}
 }
 
@@ -279,7 +279,7 @@ func TestReferenceHasAllOfTheAPI(t *testing.T) {
 		}
 	}
 	events := section(t, page, "## `GET /sse/events`")
-	same(t, "events", names(events, "field"), tagsOf(reflect.TypeFor[eventShown](), false))
+	same(t, "events", names(events, "field"), tagsOf(reflect.TypeFor[eventView](), false))
 	for _, field := range append(names(page, "field"), names(page, "field of a row")...) {
 		if !slices.Contains(everything, field) && !strings.Contains(events, "`"+field+"`") {
 			t.Errorf("the page has a field %s", field)

@@ -16,43 +16,43 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// GET /sse/events is the history of a hub as a stream, for operators: all events, to
-// whomever they are, and commands. It is no connection of the hub.
+// GET /sse/events streams the history of a hub to operators: all events, whatever their
+// target, and commands. Such a stream is no connection of the hub.
 
 const (
-	watchTimeout = time.Minute     // in which the operator must take something
-	watchRetry   = time.Second     // before the operator comes back
-	watchLeave   = 2 * time.Second // for the operator to take the end
+	watchTimeout    = time.Minute     // how long a write may make no progress
+	watchRetry      = time.Second     // how long the client waits before it reconnects
+	watchCloseGrace = 2 * time.Second // how long the client may take to read the end of the stream
 )
 
-// watchBeat is how long the stream may be silent.
-var watchBeat = 15 * time.Second
+// watchHeartbeat is how long the stream may be silent.
+var watchHeartbeat = 15 * time.Second
 
 func watchEvents(w http.ResponseWriter, r *http.Request) error {
-	query, err := queryOf(r, "after", "user", "topic", "type", "data")
+	query, err := parseQuery(r, "after", "user", "topic", "type", "data")
 	if err != nil {
 		return err
 	}
 	if data := query.Get("data"); query.Has("data") && data != "true" && data != "false" {
-		return fail(http.StatusBadRequest, "data must be true or false")
+		return errDataParameter(data)
 	}
 	if n := len(query["user"]) + len(query["topic"]) + len(query["type"]); n > maxAskedTopics {
-		return fail(http.StatusBadRequest, "%d values of user, topic and type: at most %d are allowed; leave some out", n, maxAskedTopics)
+		return apiErrorf(http.StatusBadRequest, "the query has %d values of user, topic and type: at most %d are allowed; leave some out", n, maxAskedTopics)
 	}
 	filter := hub.EventFilter{Users: query["user"], Types: query["type"]}
 	for _, name := range query["topic"] {
 		topic, err := hub.ParseTopic(name)
 		if err != nil {
-			return fail(http.StatusBadRequest, "%s", err)
+			return apiErrorf(http.StatusBadRequest, "%s", err)
 		}
 		filter.Topics = append(filter.Topics, topic)
 	}
-	h, err := hubOf(r)
+	h, err := requestedHub(r)
 	if err != nil {
 		return err
 	}
-	if name := noFlusher(w); name != "" {
-		return fail(http.StatusInternalServerError, "a handler before the API has a response writer that cannot flush (%s): keep it away from /sse/events", name)
+	if name := typeWithoutFlush(w); name != "" {
+		return apiErrorf(http.StatusInternalServerError, "the response writer %s of a handler before the API cannot flush: keep that handler away from /sse/events", name)
 	}
 	if r.Method == http.MethodHead {
 		setWatchHeader(w)
@@ -61,7 +61,7 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	given := cmp.Or(r.Header.Get("Last-Event-ID"), query.Get("after"))
 	reader, err := h.Read(r.Context(), given, filter)
 	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
-		return &apiError{Status: http.StatusServiceUnavailable, Message: "the history of the hub is not open: " + string(refusal.Reason)}
+		return apiErrorf(http.StatusServiceUnavailable, "the history of hub %s is not open (%s): try again", requestedHubName(r), refusal.Reason)
 	}
 	if err != nil {
 		return nil // the client is gone
@@ -70,10 +70,14 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	watch := &watch{
 		sink: newSink(w, r, watchTimeout), reader: reader, payloads: query.Get("data") == "true",
-		hub: hubNameOf(r), resumed: given != "" && given != hub.Earliest,
+		hub: requestedHubName(r), resumed: given != "" && given != hub.Earliest,
 	}
 	watch.run(r)
 	return nil
+}
+
+func errDataParameter(value string) error {
+	return apiErrorf(http.StatusBadRequest, "invalid data %q: it must be true or false", value)
 }
 
 func setWatchHeader(w http.ResponseWriter) {
@@ -90,24 +94,24 @@ type watch struct {
 	hub      string
 	resumed  bool // a position was given
 
-	buf  bytes.Buffer // of one write
-	told hub.Position // that the client was last given
+	buf          bytes.Buffer // the bytes of the next write
+	sentPosition hub.Position // the last position sent to the client
 }
 
-// run writes until the client, the hub or the server ends.
+// run writes the stream until the client leaves, or the hub or the server ends it.
 func (s *watch) run(r *http.Request) {
 	defer s.sink.release()
 	s.sink.logger = caddy.Log().Named("sse")
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	ended, done := endOf(r), make(chan struct{})
+	ended, done := serverShutdown(r), make(chan struct{})
 	var leaving sync.WaitGroup
-	leaving.Go(func() { s.leave(ended, cancel, done) })
+	leaving.Go(func() { s.closeAtShutdown(ended, cancel, done) })
 	defer leaving.Wait()
 	defer close(done)
-	s.open()
-	for s.write() == nil {
-		beat, done := context.WithTimeout(ctx, watchBeat)
+	s.writeOpening()
+	for s.flush() == nil {
+		beat, done := context.WithTimeout(ctx, watchHeartbeat)
 		lines, err := s.reader.Next(beat)
 		done()
 		refusal, over := errors.AsType[*hub.Refusal](err)
@@ -118,120 +122,121 @@ func (s *watch) run(r *http.Request) {
 		case ctx.Err() != nil:
 			return
 		}
-		s.add(lines)
+		s.appendLines(lines)
 		if over {
 			s.buf.Write(refusal.Block())
-			_ = s.write()
+			_ = s.flush()
 			break
 		}
 	}
-	s.sink.abort()
+	s.sink.abortIfFailed()
 }
 
-// leave ends the stream when its server ends, and cuts off a client that does not
-// take the end. A write that began at that moment may have set its own deadline after
-// the cut, so it repeats itself.
-func (s *watch) leave(ended context.Context, cancel func(), done <-chan struct{}) {
+// closeAtShutdown ends the stream when its server shuts down. If the client does not read
+// the end of the stream within the grace time, it aborts the write. It does so repeatedly,
+// because a write that begins at the same time may set its own deadline afterwards.
+func (s *watch) closeAtShutdown(ended context.Context, cancel func(), done <-chan struct{}) {
 	select {
 	case <-done:
 		return
 	case <-ended.Done():
 	}
 	cancel()
-	late := time.NewTimer(watchLeave)
-	defer late.Stop()
+	grace := time.NewTimer(watchCloseGrace)
+	defer grace.Stop()
 	for {
 		select {
 		case <-done:
 			return
-		case <-late.C:
+		case <-grace.C:
 			s.sink.Abort()
-			late.Reset(watchLeave / 8)
+			grace.Reset(watchCloseGrace / 8)
 		}
 	}
 }
 
-// endKey is the key of a context that ends with the server of a request.
-type endKey struct{}
+// shutdownKey is the context key of a context that ends when the server shuts down.
+type shutdownKey struct{}
 
-// adminEnds has such contexts for the servers of the admin endpoint. Each config load
-// has its own server, which tells of its end alone.
-var adminEnds = struct {
+// adminShutdowns has such contexts for the servers of the admin endpoint. Each config load
+// starts a new server.
+var adminShutdowns = struct {
 	mu sync.Mutex
 	of map[*http.Server]context.Context
 }{of: make(map[*http.Server]context.Context)}
 
-// endOf ends when the server by which the request came begins to shut down.
-func endOf(r *http.Request) context.Context {
-	if end, ok := r.Context().Value(endKey{}).(context.Context); ok {
+// serverShutdown returns a context that ends when the server of the request begins to shut
+// down.
+func serverShutdown(r *http.Request) context.Context {
+	if end, ok := r.Context().Value(shutdownKey{}).(context.Context); ok {
 		return end
 	}
 	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok {
 		return context.Background()
 	}
-	adminEnds.mu.Lock()
-	defer adminEnds.mu.Unlock()
-	if end, ok := adminEnds.of[srv]; ok {
+	adminShutdowns.mu.Lock()
+	defer adminShutdowns.mu.Unlock()
+	if end, ok := adminShutdowns.of[srv]; ok {
 		return end
 	}
 	end, cancel := context.WithCancel(context.Background())
-	adminEnds.of[srv] = end
+	adminShutdowns.of[srv] = end
 	srv.RegisterOnShutdown(func() {
-		adminEnds.mu.Lock()
-		delete(adminEnds.of, srv)
-		adminEnds.mu.Unlock()
+		adminShutdowns.mu.Lock()
+		delete(adminShutdowns.of, srv)
+		adminShutdowns.mu.Unlock()
 		cancel()
 	})
 	return end
 }
 
-// open begins with the position, unless a gap has to be told first.
-func (s *watch) open() {
+// writeOpening appends the first block. The block has a position unless a gap comes next.
+func (s *watch) writeOpening() {
 	opening := struct {
 		Hub       string `json:"hub"`
 		Node      string `json:"node"`
 		Heartbeat int64  `json:"heartbeat"`
 		Resumed   bool   `json:"resumed"`
-	}{s.hub, nodeName(), watchBeat.Milliseconds(), s.resumed && s.reader.Resumed()}
+	}{s.hub, nodeName(), watchHeartbeat.Milliseconds(), s.resumed && s.reader.Resumed()}
 	fmt.Fprintf(&s.buf, "retry: %d\nevent: sse.connected\ndata: ", watchRetry.Milliseconds())
-	s.encode(opening)
+	s.appendJSON(opening)
 	if s.reader.Resumed() {
-		s.id(s.reader.Position())
+		s.appendID(s.reader.Position())
 	}
 	s.buf.WriteByte('\n')
 }
 
-// add puts into buf what was found, or else a heartbeat.
-func (s *watch) add(lines hub.Lines) {
+// appendLines appends the lines that were found, or a heartbeat if there are none.
+func (s *watch) appendLines(lines hub.Lines) {
 	if lines.Gap != "" {
 		fmt.Fprintf(&s.buf, "event: sse.gap\ndata: {\"reason\":%q}\n", lines.Gap)
-		s.id(lines.From)
+		s.appendID(lines.From)
 		s.buf.WriteByte('\n')
 	}
 	for _, line := range lines.Lines {
 		s.buf.WriteString("data: ")
-		s.encode(shownEvent(line, s.payloads))
-		s.id(line.Position)
+		s.appendJSON(newEventView(line, s.payloads))
+		s.appendID(line.Position)
 		s.buf.WriteByte('\n')
 	}
 	switch {
 	case s.buf.Len() > 0:
-	case lines.Position != s.told:
-		s.id(lines.Position)
+	case lines.Position != s.sentPosition:
+		s.appendID(lines.Position)
 		s.buf.WriteByte('\n')
 	default:
 		s.buf.WriteString(":\n")
 	}
 }
 
-func (s *watch) id(p hub.Position) {
-	s.told = p
+func (s *watch) appendID(p hub.Position) {
+	s.sentPosition = p
 	fmt.Fprintf(&s.buf, "id: %s\n", p)
 }
 
-// encode writes a line of JSON.
-func (s *watch) encode(v any) {
+// appendJSON appends a line of JSON.
+func (s *watch) appendJSON(v any) {
 	encoder := json.NewEncoder(&s.buf)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
@@ -239,8 +244,8 @@ func (s *watch) encode(v any) {
 	}
 }
 
-// write sends what is in buf.
-func (s *watch) write() error {
+// flush writes buf to the client and empties it.
+func (s *watch) flush() error {
 	_, err := s.sink.Write(s.buf.Bytes())
 	if err == nil {
 		err = s.sink.Flush()
@@ -251,31 +256,31 @@ func (s *watch) write() error {
 	return err
 }
 
-// eventShown is an event as operators see it. Whom it is for, data and text are the
-// fields by which it is published. A session is its hash.
-type eventShown struct {
+// eventView is an event as operators see it. The targets, data and text have the same names
+// as in a publish. A session is shown as its hash.
+type eventView struct {
 	ID         string          `json:"id"`
 	Stored     time.Time       `json:"stored"`
 	Expires    time.Time       `json:"expires,omitzero"`
-	All        bool            `json:"all,omitempty"` // it is for everybody
+	All        bool            `json:"all,omitempty"` // the event is for everyone
 	Connection []string        `json:"connection,omitempty"`
 	User       []string        `json:"user,omitempty"`
 	Session    []string        `json:"session,omitempty"`
 	Topic      []string        `json:"topic,omitempty"`
 	Type       string          `json:"type,omitempty"`
 	Size       int             `json:"size,omitempty"`     // bytes of the payload
-	Replaced   bool            `json:"replaced,omitempty"` // by a newer event of its slot: its type and payload are not kept
+	Replaced   bool            `json:"replaced,omitempty"` // a newer event of the slot replaced it; its type and payload are not kept
 	Data       json.RawMessage `json:"data,omitempty"`
 	Text       *string         `json:"text,omitempty"`
-	Command    json.RawMessage `json:"command,omitempty"` // it is no event, but ends connections or changes their topics
+	Command    json.RawMessage `json:"command,omitempty"` // the record is no event; it ends connections or changes their topics
 }
 
-func shownEvent(line hub.Line, payload bool) eventShown {
-	e := eventShown{ID: line.Position.String(), Stored: line.Stored, Expires: line.Expires}
+func newEventView(line hub.Line, payload bool) eventView {
+	e := eventView{ID: line.Position.String(), Stored: line.Stored, Expires: line.Expires}
 	if line.Command != nil {
 		e.Command = line.Command
 		if !json.Valid(e.Command) {
-			e.Command = json.RawMessage("{}") // of a later version
+			e.Command = json.RawMessage("{}") // a later version wrote it
 		}
 		return e
 	}
@@ -295,14 +300,14 @@ func shownEvent(line hub.Line, payload bool) eventShown {
 	}
 	e.Type, e.Size, e.Replaced = line.Type, len(line.Data), line.Replaced
 	if payload && !line.Replaced {
-		e.Data, e.Text = publishedAs(line.Data)
+		e.Data, e.Text = splitPayload(line.Data)
 	}
 	return e
 }
 
-// publishedAs gives a payload as data, if that publishes the same bytes, and else as
-// text.
-func publishedAs(payload string) (data json.RawMessage, text *string) {
+// splitPayload returns a payload as data if publishing that data gives the same bytes, else
+// as text.
+func splitPayload(payload string) (data json.RawMessage, text *string) {
 	var compact bytes.Buffer
 	if json.Compact(&compact, []byte(payload)) == nil && compact.String() == payload {
 		return compact.Bytes(), nil

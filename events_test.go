@@ -122,8 +122,8 @@ func TestEventsFilters(t *testing.T) {
 		}
 	}
 	for query, text := range map[string]string{
-		"?session=abc":                       "there are hub, after, user, topic, type, data",
-		"?data=1":                            "data must be true or false",
+		"?session=abc":                       "(available: hub, after, user, topic, type, data)",
+		"?data=1":                            "it must be true or false",
 		"?topic=room*":                       "whole segment",
 		"?topic=":                            "must not be empty",
 		"?user=%zz":                          "query",
@@ -131,13 +131,13 @@ func TestEventsFilters(t *testing.T) {
 	} {
 		checkRefusal(t, s.api("GET", "/sse/events"+query, ""), 400, text)
 	}
-	checkRefusal(t, s.api("GET", "/sse/events?hub=nope", ""), 404, "there is chat, default")
-	checkRefusal(t, s.api("POST", "/sse/events", ""), 405, "use GET, HEAD")
+	checkRefusal(t, s.api("GET", "/sse/events?hub=nope", ""), 404, "(available: chat, default)")
+	checkRefusal(t, s.api("POST", "/sse/events", ""), 405, "(allowed: GET, HEAD)")
 }
 
 // TestEventsHeartbeat: a silent stream moves its position past what is filtered.
 func TestEventsHeartbeat(t *testing.T) {
-	caddysse.SetWatchBeat(t, 50*time.Millisecond)
+	caddysse.SetWatchHeartbeat(t, 50*time.Millisecond)
 	s := start(t, "", "sse /events")
 	st := s.watch("?user=alice")
 	if b := st.next(); !b.colon {
@@ -173,7 +173,7 @@ func TestEventsTellsGaps(t *testing.T) {
 }
 
 // TestEventsEndsWithItsServer: a reload ends the stream at both doors, politely, so
-// that no server waits for it; whoever comes back misses nothing.
+// that no server waits for it; a client that comes back misses nothing.
 func TestEventsEndsWithItsServer(t *testing.T) {
 	s := start(t, "", "handle_path /internal/* {\n sse_api\n}\nsse /events")
 	site := s.site("handle_path /internal/* {\n sse_api\n}\nsse /events")
@@ -221,7 +221,7 @@ func TestEventsOfASlowOperator(t *testing.T) {
 		began := time.Now()
 		s.send(`{"text":"` + text + `"}`)
 		st.expect(text)
-		if took := time.Since(began); took > patience/2 {
+		if took := time.Since(began); took > waitLimit/2 {
 			t.Errorf("an event took %s", took)
 		}
 	}

@@ -41,6 +41,44 @@ func ExampleHubNamed() {
 	// available: [default]
 }
 
+// A program that embeds Caddy lists the connections of a user page by page, and ends them.
+func ExampleHub_Connections() {
+	config := []byte(`{"admin": {"disabled": true}, "logging": {"logs": {"default": {"level": "PANIC"}}}, "apps": {"sse": {"hubs": {"default": {}}}}}`)
+	if err := caddy.Load(config, true); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer caddy.Stop()
+
+	ctx, h := context.Background(), caddysse.HubNamed("default")
+	alice := hub.Filter{Users: []string{"alice"}}
+	for after := ""; ; {
+		page, err := h.Connections(ctx, alice, after, 100)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for _, c := range page.Connections {
+			fmt.Println(c.ID, c.Protocol)
+		}
+		fmt.Println(len(page.Connections), "of", page.Count)
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	n, missing, err := h.Disconnect(ctx, alice)
+	fmt.Println(n, missing, err)
+	// Output:
+	// 0 of 0
+	// 0 [] <nil>
+}
+
+// Back ends name a session by its hash, so that its value stays a secret.
+func ExampleSessionHash() {
+	fmt.Println(caddysse.SessionHash("secret"))
+	// Output: 2bb80d537b1da3e38bd30361aa855686
+}
+
 // Notifier is a module that publishes.
 type Notifier struct{ hub caddysse.Hub }
 
@@ -49,7 +87,7 @@ func (Notifier) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "example_notifier", New: func() caddy.Module { return new(Notifier) }}
 }
 
-// Provision finds the hub. It is an error at load if the config does not have it.
+// Provision finds the hub. A config without the hub fails to load.
 func (n *Notifier) Provision(ctx caddy.Context) error {
 	app, err := ctx.App("sse")
 	if err != nil {
@@ -59,7 +97,7 @@ func (n *Notifier) Provision(ctx caddy.Context) error {
 	return err
 }
 
-// Notify tells everybody.
+// Notify publishes a text to everyone.
 func (n *Notifier) Notify(ctx context.Context, text string) error {
 	_, err := n.hub.Publish(ctx, hub.Event{Data: []byte(text), Targets: []hub.Target{{Kind: hub.All}}})
 	return err
@@ -71,7 +109,7 @@ func (*Notifier) Start() error { return nil }
 // Stop has nothing to do.
 func (*Notifier) Stop() error { return nil }
 
-// Another module of Caddy finds a hub when it is provisioned.
+// Another module of Caddy gets a hub in its Provision.
 func ExampleApp_Hub() {
 	caddy.RegisterModule(Notifier{})
 	load := func(hub string) error {

@@ -13,51 +13,51 @@ import (
 )
 
 func init() {
-	// For streams of earlier configs, when the one in force has no hubs.
+	// Streams of earlier configs may be open although the config in force has no hubs.
 	caddy.OnExit(func(context.Context) {
-		_ = exitHubs()
+		_ = closeHubsAtExit()
 		graces.over.Wait()
 	})
 }
 
-// serversEnd says that the process is about to end, and the servers have begun to
-// shut down. With shutdown_delay they still serve after Caddy says that it exits.
-var serversEnd atomic.Bool
+// serversShuttingDown is true when the process exits and the servers have begun to shut
+// down. With the option shutdown_delay, servers still serve for a while after
+// [caddy.Exiting] is true.
+var serversShuttingDown atomic.Bool
 
-// reportPatience is how long the end of the process waits for the reports of the last
-// streams.
-const reportPatience = 2 * time.Second
+// reportTimeout is how long the exit waits for the reports of the last streams.
+const reportTimeout = 2 * time.Second
 
-// serverEnds runs when a server of this config begins to shut down. If the process is
-// about to end, all streams must end, or the server would wait for them for ever, also
-// for those that earlier configs opened. On a reload they go on.
+// onServerShutdown runs when a server of this config begins to shut down. If the process
+// exits, it ends all streams, also those that earlier configs opened: the server would wait
+// for them forever. On a reload streams go on.
 //
-// A server runs this beside its shutdown, so it may come late: when the config is over,
-// and the process is about to end for another reason. Then the next config decides for
-// all streams but those that this server may wait for.
-func (a *App) serverEnds() {
+// A server runs this concurrently with its shutdown, so it may run late, when the process
+// exits after this config has stopped. Then it ends only the streams of this config, which
+// the server may wait for. The config in force decides about all others.
+func (a *App) onServerShutdown() {
 	switch {
 	case !caddy.Exiting():
-	case a.superseded():
-		a.endRoutes(hub.Shutdown)
+	case a.isSuperseded():
+		a.endRouteStreams(hub.Shutdown)
 	default:
 		shutdownHubs()
 	}
 }
 
-// serversEnded runs when all servers of this config have shut down. If the process is
-// about to end, it waits for the streams that are no longer the servers', and reports
-// them while the config is still whole.
-func (a *App) serversEnded(context.Context) error {
-	if !caddy.Exiting() || a.superseded() {
+// onServersStopped runs when all servers of this config have shut down. If the process
+// exits, it waits for the streams that were taken over from the servers. They are reported
+// here, while the apps of the config still run.
+func (a *App) onServersStopped(context.Context) error {
+	if !caddy.Exiting() || a.isSuperseded() {
 		return nil
 	}
-	return exitHubs()
+	return closeHubsAtExit()
 }
 
-// shutdownHubs ends all streams.
+// shutdownHubs ends all streams of all hubs.
 func shutdownHubs() {
-	serversEnd.Store(true)
+	serversShuttingDown.Store(true)
 	for _, h := range openHubs() {
 		h.Shutdown()
 	}
@@ -65,14 +65,14 @@ func shutdownHubs() {
 
 var exitOnce = new(sync.Once)
 
-// exitHubs ends all hubs at the end of the process, once.
-func exitHubs() (err error) {
+// closeHubsAtExit closes all hubs when the process exits. Only the first call does so.
+func closeHubsAtExit() (err error) {
 	exitOnce.Do(func() {
 		shutdownHubs()
 		for _, h := range openHubs() {
 			err = errors.Join(err, h.Close())
 		}
-		reports.flush(reportPatience)
+		reports.flush(reportTimeout)
 	})
 	return err
 }

@@ -34,13 +34,13 @@ func Exit(t testing.TB) {
 	}
 	t.Cleanup(func() {
 		caddyExiting.Store(false)
-		serversEnd.Store(false)
+		serversShuttingDown.Store(false)
 		exitOnce = new(sync.Once)
 	})
 }
 
 // Decoding is where large bodies take a place.
-var Decoding = decoding
+var Decoding = decodeSlots
 
 // FlushReports waits until all streams are reported.
 func FlushReports(limit time.Duration) { reports.flush(limit) }
@@ -53,11 +53,11 @@ func SetMaxReports(t testing.TB, n int) {
 }
 
 // ServerEnds is what a server of the config in force runs beside its shutdown.
-func ServerEnds() func() { return running.Load().serverEnds }
+func OnServerShutdown() func() { return running.Load().onServerShutdown }
 
 // SetWatchBeat is how long a stream of all events may be silent, until the test ends.
-func SetWatchBeat(t testing.TB, d time.Duration) {
-	before := watchBeat
-	watchBeat = d
-	t.Cleanup(func() { watchBeat = before })
+func SetWatchHeartbeat(t testing.TB, d time.Duration) {
+	before := watchHeartbeat
+	watchHeartbeat = d
+	t.Cleanup(func() { watchHeartbeat = before })
 }

@@ -4,5 +4,5 @@ package caddysse
 
 import "context"
 
-// outOfFiles is for systems that limit the files of a process.
+// outOfFiles is false on systems without a limit on the files of a process.
 func outOfFiles(context.Context) bool { return false }

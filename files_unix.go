@@ -12,16 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spareFiles is how many file descriptors streams leave to others at least, such as
+// spareFiles is how many file descriptors streams leave free for others at least, such as
 // requests that publish.
 const spareFiles = 64
 
 // outOfFiles reports whether the connection of a request has one of the last file
-// descriptors of the process. A new file gets the lowest free number [POSIX open],
-// so the numbers below that of the connection were all taken when it came, and a
-// stream on it would hold one of the last for hours. An old connection of HTTP/2 may
-// have such a number though many are free now: it must be closed all the same, so
-// that its client comes back with a lower one.
+// descriptors of the process. A new file gets the lowest free number [POSIX open], so all
+// lower numbers were in use when the client connected, and a stream would hold one of the
+// last numbers for hours. An old connection of HTTP/2 may have a high number although many
+// are free now. It must be closed, too, so that its client reconnects with a lower one.
 func outOfFiles(ctx context.Context) bool {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	fd, known := fileOf(c)
@@ -32,14 +31,14 @@ func outOfFiles(ctx context.Context) bool {
 	return isLastFile(fd, uint64(limit.Cur))
 }
 
-// isLastFile reports whether fewer descriptors are left above fd than streams leave
-// to others.
+// isLastFile reports whether fewer descriptors are left above fd than streams must leave
+// free.
 func isLastFile(fd, limit uint64) bool {
 	return fd+max(spareFiles, limit/20) >= limit
 }
 
-// fileOf is the number of the file descriptor below c, if it is known. HTTP/3 has
-// one socket for all connections.
+// fileOf returns the number of the file descriptor below c, if it is known. With HTTP/3 it
+// is not known: all connections share one socket.
 func fileOf(c net.Conn) (fd uint64, known bool) {
 	for c != nil {
 		switch outer := c.(type) {
@@ -54,7 +53,7 @@ func fileOf(c net.Conn) (fd uint64, known bool) {
 			c = outer.NetConn()
 		case interface{ Raw() net.Conn }: // of a PROXY header
 			c = outer.Raw()
-		default: // Caddy's own have no method to get at what is below
+		default: // Caddy's own types have no method to unwrap them
 			v := reflect.Indirect(reflect.ValueOf(c))
 			if v.Kind() != reflect.Struct || !v.FieldByName("Conn").IsValid() {
 				return 0, false

@@ -9,20 +9,20 @@ import (
 	"go.uber.org/zap"
 )
 
-// routeGrace is how long a hub may be without a route before its streams end. The
-// route may be missing by mistake, or for a moment.
+// routeGrace is how long a hub may be without a route before its streams end. A route may
+// be missing by mistake or for a moment.
 var routeGrace = 10 * time.Second
 
-// graces are the hubs that no route serves at the moment.
+// graces are the grace periods of the hubs that no route serves.
 var graces = struct {
 	mu   sync.Mutex
-	back map[string]chan struct{} // by hub; closed when a route serves it again
-	over sync.WaitGroup           // the goroutines that wait for that
+	back map[string]chan struct{} // by hub; closed when a route serves the hub again
+	over sync.WaitGroup           // the goroutines that wait for the end of a grace period
 }{back: make(map[string]chan struct{})}
 
-// awaitRoute keeps the hub open until a route serves it again. When none does within
-// routeGrace, its streams end.
-func awaitRoute(name string, h *pooledHub) {
+// startGrace keeps the hub open until a route serves it again. If no route does within
+// routeGrace, it ends the hub's streams.
+func startGrace(name string, h *pooledHub) {
 	graces.mu.Lock()
 	defer graces.mu.Unlock()
 	if graces.back[name] != nil {
@@ -34,27 +34,27 @@ func awaitRoute(name string, h *pooledHub) {
 	if err != nil {
 		return
 	}
-	if pooled != h { // it was closed, and there is another of that name
-		release(name)
+	if pooled != h { // h was closed, and a new hub has its name
+		releaseHub(name)
 		return
 	}
 	back := make(chan struct{})
 	graces.back[name] = back
 	graces.over.Go(func() {
-		awaitEnd(back)
+		awaitGraceEnd(back)
 		graces.mu.Lock()
 		if graces.back[name] == back {
 			delete(graces.back, name)
-			h.end()
+			h.endAllStreams()
 		}
 		graces.mu.Unlock()
-		release(name)
+		releaseHub(name)
 	})
 }
 
-// awaitEnd waits until there is a route again, the time for that is over, or the
-// process is about to end, of which Caddy tells nobody.
-func awaitEnd(back <-chan struct{}) {
+// awaitGraceEnd waits until a route serves the hub again, routeGrace has passed, or the
+// process exits. Caddy has no signal for the exit that works here, so it polls.
+func awaitGraceEnd(back <-chan struct{}) {
 	over := time.NewTimer(routeGrace)
 	defer over.Stop()
 	look := time.NewTicker(100 * time.Millisecond)
@@ -70,8 +70,8 @@ func awaitEnd(back <-chan struct{}) {
 	}
 }
 
-// routeIsBack ends the wait of awaitRoute.
-func routeIsBack(name string) {
+// cancelGrace ends the grace period of a hub that has a route again.
+func cancelGrace(name string) {
 	graces.mu.Lock()
 	defer graces.mu.Unlock()
 	if back := graces.back[name]; back != nil {
@@ -80,8 +80,9 @@ func routeIsBack(name string) {
 	}
 }
 
-// release lets go of a hub in the pool, for those who have nobody to tell an error.
-func release(name string) {
+// releaseHub releases a hub in the pool. It logs an error, since its callers cannot return
+// one.
+func releaseHub(name string) {
 	if _, err := hubs.Delete(name); err != nil {
 		caddy.Log().Named("sse").Error("closing a hub", zap.String("hub", name), zap.Error(err))
 	}

@@ -31,8 +31,8 @@ func TestRouteGrace(t *testing.T) {
 	}{
 		"no route, no config":         {during: func(*testing.T, string) {}, want: hub.HubClosed, after: 10 * time.Second},
 		"no route, but a config":      {held: true, during: func(*testing.T, string) {}, want: hub.HubClosed, after: 10 * time.Second},
-		"a route is back":             {held: true, during: func(_ *testing.T, name string) { time.Sleep(9900 * time.Millisecond); routeIsBack(name) }},
-		"a route is back, and gone":   {held: true, during: func(_ *testing.T, name string) { time.Sleep(9 * time.Second); routeIsBack(name); await(name) }, want: hub.HubClosed, after: 19 * time.Second},
+		"a route is back":             {held: true, during: func(_ *testing.T, name string) { time.Sleep(9900 * time.Millisecond); cancelGrace(name) }},
+		"a route is back, and gone":   {held: true, during: func(_ *testing.T, name string) { time.Sleep(9 * time.Second); cancelGrace(name); await(name) }, want: hub.HubClosed, after: 19 * time.Second},
 		"another config has no route": {held: true, during: func(_ *testing.T, name string) { time.Sleep(9 * time.Second); await(name) }, want: hub.HubClosed, after: 10 * time.Second},
 		"the process ends":            {during: func(t *testing.T, _ string) { time.Sleep(1050 * time.Millisecond); Exit(t) }, want: hub.Shutdown, after: 1100 * time.Millisecond},
 	} {
@@ -56,9 +56,9 @@ func TestRouteGrace(t *testing.T) {
 				go stream.Serve(t.Context())
 
 				began := time.Now()
-				awaitRoute(name, h)
+				startGrace(name, h)
 				if !test.held {
-					release(name)
+					releaseHub(name)
 				}
 				test.during(t, name)
 				time.Sleep(time.Minute)
@@ -70,7 +70,7 @@ func TestRouteGrace(t *testing.T) {
 					t.Errorf("it ended after %s, want %s", took, test.after)
 				}
 				if test.held {
-					release(name)
+					releaseHub(name)
 				}
 				if openHubs()[name] != nil {
 					t.Error("the hub is still open")
@@ -81,7 +81,7 @@ func TestRouteGrace(t *testing.T) {
 	}
 }
 
-func await(name string) { awaitRoute(name, openHubs()[name]) }
+func await(name string) { startGrace(name, openHubs()[name]) }
 
 // hold holds a new hub in the pool, as a config does.
 func hold(t *testing.T, name string) {
@@ -100,16 +100,16 @@ func TestAwaitRouteOfAClosedHub(t *testing.T) {
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}
-	awaitRoute("closed", old)
+	startGrace("closed", old)
 	if openHubs()["closed"] != nil || len(graces.back) > 0 {
 		t.Error("a hub that is closed is awaited")
 	}
 	hold(t, "closed")
-	awaitRoute("closed", old)
+	startGrace("closed", old)
 	if len(graces.back) > 0 {
 		t.Error("another hub is awaited")
 	}
-	release("closed")
+	releaseHub("closed")
 	if openHubs()["closed"] != nil {
 		t.Error("it is still held")
 	}
@@ -131,7 +131,7 @@ func TestDestructAtTheEndOfTheProcess(t *testing.T) {
 	}
 	stream := conn.Open(nowhere{})
 	go stream.Serve(t.Context())
-	release("exit")
+	releaseHub("exit")
 	if reason := <-ended; reason != hub.Shutdown {
 		t.Errorf("the stream ended with %q", reason)
 	}

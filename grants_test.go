@@ -57,10 +57,10 @@ func TestGrantsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ list, want string }{
 		"a wildcard":         {"room/1,room/*", `topic 2 "room/*": it must be an exact name`},
 		"a wildcard alone":   {"*", "exact name"},
-		"an empty name":      {`["room/1",""]`, "topic 2: a topic must not be empty"},
+		"an empty name":      {`["room/1",""]`, "topic 2: it must not be empty"},
 		"no strings":         {`["room/1",2]`, "no JSON array of strings"},
 		"cut off":            {`["room/1"`, "no JSON array of strings"},
-		"too many":           {strings.Repeat("a,", 1000) + "b", "1001 topics, at most 1000"},
+		"too many":           {strings.Repeat("a,", 1000) + "b", "1001 topics: at most 1000"},
 		"too long":           {strings.Repeat("a", 513), "at most 512"},
 		"markup is not said": {`["<b>*"]`, "topic 1: it must be"},
 	} {
@@ -148,16 +148,16 @@ func TestTopicsChangeRefused(t *testing.T) {
 		status                  int
 		want                    string
 	}{
-		{"", `{"add":["x"]}`, "application/json", 400, "say which connections"},
-		{"?user=a&all=true", `{"add":["x"]}`, "application/json", 400, "say which connections"},
+		{"", `{"add":["x"]}`, "application/json", 400, "selects no connections"},
+		{"?user=a&all=true", `{"add":["x"]}`, "application/json", 400, "contradict each other"},
 		{"?usr=a", `{"add":["x"]}`, "application/json", 400, "unknown query parameter"},
 		{"?user=a", `{"add":["x"]}`, "text/plain", 415, "application/json"},
-		{"?user=a", `{}`, "application/json", 400, "nothing to change"},
-		{"?user=a", `{"add":["x"]}{}`, "application/json", 400, "more after"},
+		{"?user=a", `{}`, "application/json", 400, "are both empty"},
+		{"?user=a", `{"add":["x"]}{}`, "application/json", 400, "more text after"},
 		{"?user=a", `{"add":"x"}`, "application/json", 400, "lists of topics"},
 		{"?user=a", `{"topics":["x"]}`, "application/json", 400, "unknown field"},
-		{"?user=a", `{"add":["x","a/*"]}`, "application/json", 400, "add: topic 2: it must be an exact name"},
-		{"?user=a", `{"remove":[""]}`, "application/json", 400, "remove: topic 1: a topic must not be empty"},
+		{"?user=a", `{"add":["x","a/*"]}`, "application/json", 400, `add: topic 2 \"a/*\": it must be an exact name`},
+		{"?user=a", `{"remove":[""]}`, "application/json", 400, `remove: topic 1 \"\": it must not be empty`},
 		{"?user=a", `{"add":["x"],"remove":["x"]}`, "application/json", 400, "in add and in remove"},
 		{"?user=a", `{"add":["` + strings.Repeat("a", 513) + `"]}`, "application/json", 400, "at most 512"},
 		{"?user=a", `{"add":[` + strings.Repeat(`"a",`, 1000) + `"b"]}`, "application/json", 400, "at most 1000"},
@@ -239,8 +239,8 @@ func TestState(t *testing.T) {
 	again := s.open("/events?state=1", "Last-Event-ID", "earliest")
 	again.expect(`"event 0"`, `"event 1"`, "12", `"event 2"`, "3", `"event"`)
 	for body, want := range map[string]string{
-		`{"slot":"","data":1}`: "slot must not be empty",
-		`{"slot":1,"data":1}`:  "slot must be a string",
+		`{"slot":"","data":1}`: "slot is empty",
+		`{"slot":1,"data":1}`:  "invalid slot 1: it must be a string",
 		`{"slot":"` + strings.Repeat("a", 129) + `","data":1}`: "at most 128",
 	} {
 		if a := s.api("POST", "/sse/broadcast", body); a.status != http.StatusBadRequest || !strings.Contains(a.body, want) {

@@ -81,7 +81,7 @@ func TestBesideAnApp(t *testing.T) {
 // attempt makes a request once, and returns the status, or 0 if there was no answer.
 func attempt(t *testing.T, s *server, method, path, body string, headers ...string) int {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.http+path, strings.NewReader(body))
 	if err != nil {

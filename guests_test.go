@@ -114,7 +114,7 @@ func (w *breakWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriterWrapper.Write(p)
 }
 
-// testAuth authenticates as whoever the X-User header says, which may be empty,
+// testAuth authenticates as the user in the X-User header, which may be empty,
 // with X-Exp as metadata. Without X-User nobody is authenticated.
 type testAuth struct{}
 

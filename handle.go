@@ -11,48 +11,48 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Hub is a hub of the running config, for other modules of Caddy and for programs that
-// embed it. It is looked up at each call, so it may be kept: it is right after reloads,
-// those that fail too. The zero Hub is the default hub. Its methods may be called from
-// any goroutine.
+// Hub is the name of a hub of the running config. Other modules of Caddy, and programs that
+// embed Caddy, publish and list connections with it. Each method looks the hub up, so a Hub
+// stays valid over config reloads. The zero Hub is the default hub. The methods may be
+// called from any goroutine.
 //
-// Their errors say what those of the HTTP API say. They are an *[UnknownHub], a
-// [*hub.BatchError], or wrap [hub.ErrNotStored] or, as an *[hub.Uncertain],
-// [hub.ErrUncertain].
+// The errors of the methods have the texts of the HTTP API. They are an *[UnknownHub] or a
+// [*hub.BatchError], or they wrap [hub.ErrNotStored], or they are an [*hub.Uncertain],
+// which wraps [hub.ErrUncertain].
 type Hub struct{ name string }
 
-// HubNamed returns the hub with this name, which need not be open yet. The empty name
-// is that of the default hub.
+// HubNamed returns the hub with this name. The hub need not be open yet. The empty name
+// stands for the default hub.
 func HubNamed(name string) Hub { return Hub{name} }
 
-// Hub returns the hub with this name, for the Provision of another module, which gets
-// the app from [caddy.Context.App]. Its error is that the config has no such hub. The
-// hub stays open as long as the config, even if no route serves it.
+// Hub returns the hub with this name, or an error if the config has no such hub. Another
+// module calls it in its Provision, on the app that [caddy.Context.App] returns for "sse".
+// The hub stays open as long as the config is loaded, even if no route serves it.
 func (a *App) Hub(name string) (Hub, error) {
 	name = cmp.Or(name, defaultHub)
-	if err := a.configured(name); err != nil {
+	if err := a.checkConfigured(name); err != nil {
 		return Hub{}, err
 	}
-	_, err := a.hold(name)
+	_, err := a.holdHub(name)
 	return Hub{name}, err
 }
 
-// SessionHash is what stands for a session in targets, filters and listings: the first
-// 16 bytes of the SHA-256 of its value, in hex.
+// SessionHash returns the name of a session in targets, filters and listings: the first
+// 16 bytes of the SHA-256 of the session's value, in hex.
 func SessionHash(value string) string { return hashSession(value) }
 
-// find looks the hub up.
+// find returns the open hub of this name.
 func (h Hub) find() (*pooledHub, error) {
 	pooled, err := findHub(cmp.Or(h.name, defaultHub))
 	if err != nil && caddy.ActiveContext().Context == nil {
-		return nil, fmt.Errorf("%w: no config of Caddy is running", hub.ErrNotStored)
+		return nil, fmt.Errorf("%w: no config of Caddy is running; load one first", hub.ErrNotStored)
 	}
 	return pooled, err
 }
 
-// Publish stores the events, all or none, 1,000 at most, and returns when they are as
-// durable as the store makes them. Targets of the kind [hub.Session] are named by
-// [SessionHash].
+// Publish stores all of the events or none, at most 1,000, and returns one receipt for each.
+// It returns when the events are as durable as the hub's store makes them. The name of a
+// target of the kind [hub.Session] must be a [SessionHash].
 func (h Hub) Publish(ctx context.Context, events ...hub.Event) ([]hub.Receipt, error) {
 	pooled, err := h.find()
 	if err != nil {
@@ -67,52 +67,53 @@ func (h Hub) Publish(ctx context.Context, events ...hub.Event) ([]hub.Receipt, e
 		receipts, err = pooled.Publish(ctx, events...)
 	}
 	if err != nil {
-		refusedPublish(ctx, cmp.Or(h.name, defaultHub), failureOf(publishError(err, nil)))
+		countRefusedPublish(ctx, cmp.Or(h.name, defaultHub), asAPIError(publishError(err, nil)))
 	}
 	return receipts, err
 }
 
-// checkBatch refuses what the HTTP API would not have handed to a hub.
+// checkBatch makes the checks that the HTTP API makes before it calls the hub.
 func checkBatch(events []hub.Event) error {
 	if len(events) == 0 {
-		return &hub.BatchError{Err: fmt.Errorf("%w: there is none", hub.ErrInvalid)}
+		return &hub.BatchError{Err: fmt.Errorf("%w: the batch is empty", hub.ErrInvalid)}
 	}
 	if len(events) > maxBatch {
-		return &hub.BatchError{Index: maxBatch, Err: fmt.Errorf("%w: a batch has at most %d events", hub.ErrTooLarge, maxBatch)}
+		return &hub.BatchError{Index: maxBatch, Err: fmt.Errorf("%w: the batch has %d events, at most %d are allowed: split it", hub.ErrTooLarge, len(events), maxBatch)}
 	}
 	for i, event := range events {
 		for _, target := range event.Targets {
 			if target.Kind == hub.Session && !sessionHash.MatchString(target.Name) {
-				return &hub.BatchError{Index: i, Err: fmt.Errorf("%w: the name of a session must be its SessionHash", hub.ErrInvalid)}
+				return &hub.BatchError{Index: i, Err: fmt.Errorf("%w: the name of a session target is no hash: use SessionHash", hub.ErrInvalid)}
 			}
 		}
 	}
 	return nil
 }
 
-// Connections lists the open connections that the filter chooses, on all nodes, by
-// ascending id: those after this id, and no more than limit, which is 1 to 1,000.
-func (h Hub) Connections(ctx context.Context, filter hub.Filter, after string, limit int) (Page, error) {
+// Connections lists the open connections that match the filter, on all nodes, by ascending
+// id. The page begins after the id after and has at most limit connections. Limit must be
+// 1 to 1,000. An empty filter matches all connections.
+func (h Hub) Connections(ctx context.Context, filter hub.Filter, after string, limit int) (ConnectionPage, error) {
 	pooled, err := h.find()
 	if err != nil {
-		return Page{}, err
+		return ConnectionPage{}, err
 	}
 	if limit < 1 || limit > maxPage {
-		return Page{}, fmt.Errorf("limit is %d, it must be a number from 1 to %d", limit, maxPage)
+		return ConnectionPage{}, fmt.Errorf("invalid limit %d: it must be a number from 1 to %d", limit, maxPage)
 	}
-	return list(ctx, pooled, filter, after, limit), nil
+	return listOnAllNodes(ctx, pooled, filter, after, limit), nil
 }
 
-// Disconnect ends the connections that the filter chooses, on all nodes, and returns
-// how many, and the nodes that did not answer: they learn of it from the history. An
-// empty filter is refused.
+// Disconnect ends the connections that match the filter, on all nodes. It returns how many
+// ended, and the names of the nodes that did not answer; those end their connections when
+// they reach the command in the history. An empty filter is an error.
 func (h Hub) Disconnect(ctx context.Context, filter hub.Filter) (n int, missing []string, err error) {
 	pooled, err := h.find()
 	if err != nil {
 		return 0, nil, err
 	}
 	if len(filter.IDs)+len(filter.Users)+len(filter.Sessions)+len(filter.Topics) == 0 {
-		return 0, nil, errors.New("the filter is empty: say which connections are to end")
+		return 0, nil, errors.New("the filter is empty: name at least one id, user, session or topic")
 	}
-	return end(ctx, pooled, filter)
+	return disconnectOnAllNodes(ctx, pooled, filter)
 }

@@ -83,12 +83,12 @@ func TestHandleRefusals(t *testing.T) {
 		text   string
 		reason string // as it is counted
 	}{
-		"no event":               {h, nil, hub.ErrInvalid, "there is none", "invalid"},
+		"no event":               {h, nil, hub.ErrInvalid, "the batch is empty", "invalid"},
 		"too many":               {h, make([]hub.Event, 1001), hub.ErrTooLarge, "at most 1000", "too_large"},
 		"too large":              {h, []hub.Event{event("x", hub.All, ""), event("12345678901", hub.All, "")}, hub.ErrTooLarge, "event 2: ", "too_large"},
 		"no target":              {h, []hub.Event{{Data: []byte("x")}}, hub.ErrInvalid, "no target", "invalid"},
 		"the value of a session": {h, []hub.Event{event("x", hub.Session, "s3cret")}, hub.ErrInvalid, "SessionHash", "invalid"},
-		"an unknown hub":         {caddysse.HubNamed("dfault"), []hub.Event{event("x", hub.All, "")}, nil, `no hub "dfault"; there is default`, "unknown_hub"},
+		"an unknown hub":         {caddysse.HubNamed("dfault"), []hub.Event{event("x", hub.All, "")}, nil, `unknown hub "dfault" (available: default)`, "unknown_hub"},
 	} {
 		series := `caddy_sse_publishes_refused_total{hub="default",reason="` + test.reason + `"}`
 		if test.reason == "unknown_hub" {
@@ -106,7 +106,7 @@ func TestHandleRefusals(t *testing.T) {
 	if _, ok := errors.AsType[*caddysse.UnknownHub](func() error { _, err := caddysse.HubNamed("no").Connections(gone, hub.Filter{}, "", 1); return err }()); !ok {
 		t.Error("listing an unknown hub gives another error")
 	}
-	if _, err := h.Connections(t.Context(), hub.Filter{}, "", 1001); err == nil || !strings.Contains(err.Error(), "limit is 1001") {
+	if _, err := h.Connections(t.Context(), hub.Filter{}, "", 1001); err == nil || !strings.Contains(err.Error(), "invalid limit 1001") {
 		t.Errorf("a limit of 1001: %v", err)
 	}
 	if n, _, err := h.Disconnect(t.Context(), hub.Filter{}); n != 0 || err == nil || !strings.Contains(err.Error(), "filter is empty") {

@@ -37,7 +37,7 @@ import (
 // There is one Caddy a process: they run one after another.
 
 // patience is how long a test waits for what should happen at once.
-const patience = 10 * time.Second
+const waitLimit = 10 * time.Second
 
 // takeover is for all streams that do not say otherwise, so that the same tests
 // run both ways.
@@ -226,7 +226,7 @@ type answer struct {
 // do makes a request that ends. Headers are pairs of name and value.
 func do(t testing.TB, method, url, body string, headers ...string) answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	resp := request(ctx, t, plain, method, url, body, headers)
 	defer resp.Body.Close()
@@ -323,13 +323,13 @@ func (s *server) status(hub string) (h hubStatus) {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(waitLimit)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
 		select {
 		case <-deadline:
-			t.Fatalf("in vain waited for: %s", what)
+			t.Fatalf("timed out waiting for: %s", what)
 		case <-tick.C:
 		}
 	}

@@ -15,9 +15,10 @@ import (
 // placeholders finds Caddy's placeholders in a config value.
 var placeholders = regexp.MustCompile(`\{[^{}]+\}`)
 
-// fill puts values in the place of placeholders. It fails closed: if one is unknown
-// or empty, the whole is empty, and the error names it.
-func fill(repl *caddy.Replacer, template string) (string, error) {
+// fillPlaceholders replaces the placeholders in template by their values. It fails
+// closed: if one of them is unknown or empty, the result is empty and the error names
+// the placeholder.
+func fillPlaceholders(repl *caddy.Replacer, template string) (string, error) {
 	s, err := repl.ReplaceOrErr(template, true, true)
 	if err != nil {
 		return "", err
@@ -25,9 +26,9 @@ func fill(repl *caddy.Replacer, template string) (string, error) {
 	return s, nil
 }
 
-// canonical puts the names of response headers in placeholders into the canonical
-// form of HTTP, in which alone Caddy finds them.
-func canonical(template string) string {
+// canonicalizeHeaders puts the header names in placeholders into the canonical form of
+// HTTP, since Caddy looks them up letter for letter.
+func canonicalizeHeaders(template string) string {
 	return responseHeaders.ReplaceAllStringFunc(template, func(placeholder string) string {
 		name := strings.LastIndexByte(placeholder, '.') + 1
 		return placeholder[:name] + http.CanonicalHeaderKey(placeholder[name:])
@@ -36,14 +37,15 @@ func canonical(template string) string {
 
 var responseHeaders = regexp.MustCompile(`\{http\.(reverse_proxy|intercept)\.header\.[^{}.]+`)
 
-// hashSession is what is kept of a session's secret: 16 bytes of its SHA-256.
+// hashSession returns the first 16 bytes of the SHA-256 of a session's value in hex. The
+// value is a secret, so only the hash is kept.
 func hashSession(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:16])
 }
 
-// refuse answers with an error: through handle_errors if the site has any, else
-// with the reason as plain text.
+// refuse answers with an error: through handle_errors if the site has it, else with the
+// reason as plain text.
 func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) error {
 	if handlesErrors(r) {
 		return caddyhttp.Error(status, reason)
@@ -59,7 +61,7 @@ func handlesErrors(r *http.Request) bool {
 	return srv != nil && srv.Errors != nil && len(srv.Errors.Routes) > 0
 }
 
-// orDefault sets a config value that was left out.
+// orDefault sets a config value that was left out to its default.
 func orDefault[T comparable](value *T, def T) {
 	var zero T
 	if *value == zero {

@@ -19,12 +19,12 @@ func TestIdentityRefused(t *testing.T) {
 		headers    []string
 		body       string
 	}{
-		{"nobody authenticated", "sse /events", nil, "no user"},
-		{"an empty user, authenticated", "test_auth\nsse /events", []string{"X-User", ""}, "no user"},
-		{"an unknown placeholder", "test_auth\nsse /events {\n user {http.nonsense}\n}", []string{"X-User", "alice"}, "no user"},
-		{"an empty part", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}", []string{"X-User", "alice"}, "no user"},
-		{"a candidate is no user", "sse /events {\n user {http.auth.candidate.id}\n}", []string{"X-User", "alice"}, "no user"},
-		{"handle_errors", "sse /events\nhandle_errors {\n respond \"{err.status_code} {err.message}\"\n}", nil, "401 no user"},
+		{"nobody authenticated", "sse /events", nil, "no authenticated user"},
+		{"an empty user, authenticated", "test_auth\nsse /events", []string{"X-User", ""}, "no authenticated user"},
+		{"an unknown placeholder", "test_auth\nsse /events {\n user {http.nonsense}\n}", []string{"X-User", "alice"}, "no authenticated user"},
+		{"an empty part", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}", []string{"X-User", "alice"}, "no authenticated user"},
+		{"a candidate is no user", "sse /events {\n user {http.auth.candidate.id}\n}", []string{"X-User", "alice"}, "no authenticated user"},
+		{"handle_errors", "sse /events\nhandle_errors {\n respond \"{err.status_code} {err.message}\"\n}", nil, "401 no authenticated user"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -143,23 +143,23 @@ func TestIdentitySession(t *testing.T) {
 func TestIdentityExpires(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n expires {http.auth.user.exp}\n retry 10ms 20ms\n}")
 	for exp, want := range map[string]string{
-		"":                        "neither Unix seconds nor RFC 3339",
-		"garbage":                 "neither Unix seconds nor RFC 3339",
-		"tomorrow":                "neither Unix seconds nor RFC 3339",
-		"1":                       "the login has ended",
-		"-5":                      "the login has ended",
-		"2001-01-01":              "neither Unix seconds nor RFC 3339",
-		"1.9e999":                 "neither Unix seconds nor RFC 3339",
-		"NaN":                     "neither Unix seconds nor RFC 3339",
-		"99999999999999999999999": "neither Unix seconds nor RFC 3339",
-		"<script>":                "the value is neither",
+		"":                        "it must be Unix seconds or RFC 3339",
+		"garbage":                 "it must be Unix seconds or RFC 3339",
+		"tomorrow":                "it must be Unix seconds or RFC 3339",
+		"1":                       "the login ended at ",
+		"-5":                      "the login ended at ",
+		"2001-01-01":              "it must be Unix seconds or RFC 3339",
+		"1.9e999":                 "it must be Unix seconds or RFC 3339",
+		"NaN":                     "it must be Unix seconds or RFC 3339",
+		"99999999999999999999999": "it must be Unix seconds or RFC 3339",
+		"<script>":                "invalid value: it must be",
 		fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()): "more than ten years",
 		fmt.Sprint(time.Now().Add(time.Hour).UnixMicro()): "more than ten years",
 		fmt.Sprint(time.Now().Add(time.Hour).UnixNano()):  "more than ten years",
 		fmt.Sprint(time.Now().AddDate(11, 0, 0).Unix()):   "more than ten years",
 		"2999-01-01T00:00:00Z":                            "more than ten years",
-		"9223372036854775807":                             "neither Unix seconds",
-		"2001-01-01T00:00:00Z":                            "the login has ended",
+		"9223372036854775807":                             "it must be Unix seconds",
+		"2001-01-01T00:00:00Z":                            "the login ended at ",
 	} {
 		a := s.refused("/events", "X-User", "alice", "X-Exp", exp)
 		if a.status != http.StatusUnauthorized || !strings.Contains(a.body, want) {

@@ -80,7 +80,7 @@ func checkSecretStream(t *testing.T, s *server, addr, version string, streams, t
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	if !streams {
 		req, err := http.NewRequestWithContext(ctx, "GET", "https://localhost:"+port(s.https)+"/events", nil)

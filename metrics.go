@@ -9,8 +9,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// collector reads the open hubs' counters when it is scraped. There is one for
-// the whole process, so reloads neither reset nor double anything.
+// collector reads the counters of the open hubs when Prometheus scrapes it. The process has
+// one collector, so a reload neither resets nor doubles a metric.
 type collector struct{}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -55,7 +55,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// protocols are shown also before there is a connection.
+// protocols have a metric also before they have a connection.
 var protocols = []string{"h1", "h2", "h3"}
 
 // Collect implements prometheus.Collector.
@@ -86,7 +86,7 @@ func (h *pooledHub) collect(ch chan<- prometheus.Metric, name string) {
 		}
 		ch <- prometheus.MustNewConstHistogram(d, total, h.Sum.Seconds(), buckets, name)
 	}
-	truth := func(d *prometheus.Desc, is bool) {
+	boolGauge := func(d *prometheus.Desc, is bool) {
 		value := 0.0
 		if is {
 			value = 1
@@ -130,13 +130,13 @@ func (h *pooledHub) collect(ch chan<- prometheus.Metric, name string) {
 	gauge(maxHeapDesc, float64(s.MaxBytes))
 	gauge(ageDesc, s.OldestAge.Seconds())
 
-	truth(connectedDesc, store.Connected)
-	truth(writableDesc, store.Writable)
+	boolGauge(connectedDesc, store.Connected)
+	boolGauge(writableDesc, store.Writable)
 	gauge(lagDesc, float64(store.Lag))
 	histogram(commitsDesc, s.Commits)
 }
 
-// registerMetrics makes the config's registry show the metrics.
+// registerMetrics registers the metrics in the registry of the config.
 func registerMetrics(ctx caddy.Context) error {
 	err := ctx.GetMetricsRegistry().Register(collector{})
 	if _, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {

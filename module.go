@@ -21,94 +21,96 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler serves an event stream to each client that asks for one. Who the
-// client is comes from Caddy's authentication, which must stand before it in
-// the route; without a user there is no stream unless it allows anonymous ones.
+// Handler serves an event stream to each client that asks for one. It takes the
+// client's user from the authentication handler that runs before it in the route.
+// A client without a user gets no stream, unless Anonymous is set.
 type Handler struct {
-	// The hub whose events are served. Any other than "default" must be
-	// configured in the sse app. Default: "default".
+	// The hub whose events are served. A hub other than "default" must be configured
+	// in the sse app. Default: "default".
 	Hub string `json:"hub,omitempty"`
 
-	// Whose stream it is. Placeholders are allowed; if one of them is empty, so
-	// is the user. Behind forward_auth it is a header of the authentication
-	// server's answer, such as {http.reverse_proxy.header.Remote-User}. At most 512
-	// bytes long.
+	// The user that the stream belongs to, at most 512 bytes. Placeholders are allowed;
+	// if one of them is empty, the user is empty. Behind forward_auth, use a header of
+	// the authentication server's answer, such as {http.reverse_proxy.header.Remote-User}.
 	// Default: {http.auth.user.id}.
 	User string `json:"user,omitempty"`
 
-	// What names the client's session, so that events can be sent to all of its
-	// connections. It is hashed before it is kept or shown. Placeholders are
-	// allowed. At most 512 bytes long. Default: none.
+	// The client's session, at most 512 bytes. Back ends can send events to all
+	// connections of a session. The value is hashed before it is kept or shown.
+	// Placeholders are allowed. Default: none.
 	Session string `json:"session,omitempty"`
 
-	// Whether clients without a user get a stream. They are sent what is for
-	// everyone, for their connection, their session and their topics.
-	// Default: false, they are refused with status 401.
+	// Whether clients without a user get a stream. They receive the events for
+	// everyone, for their connection, for their session and for their topics.
+	// Default: false; they are refused with status 401.
 	Anonymous bool `json:"anonymous,omitempty"`
 
-	// The topics that clients may receive: exact names, or patterns of segments
-	// between slashes, where a segment * matches any one segment and, as the last
-	// one, the rest. A client that asks for topics with ?topic= gets those,
-	// others get all. A pattern with a placeholder that is empty, or that holds
-	// * or /, matches nothing. Default: none.
+	// The topics that clients may receive: exact names, or patterns. A pattern consists
+	// of segments between slashes. A segment * matches any one segment; as the last
+	// segment it matches the rest of the name. A client that asks for topics with
+	// ?topic= gets only those, other clients get all. A pattern matches nothing if one
+	// of its placeholders is empty or holds * or /. Default: none.
 	Topics []string `json:"topics,omitempty"`
 
-	// Topics that the client may receive beside these: exact names that the app, or a
-	// claim of a token, gives, such as {http.reverse_proxy.header.X-SSE-Topics} behind
-	// forward_auth. It is a list separated by commas or spaces, or a JSON array of
-	// strings. A name with *, or more than 1,000 names, are refused with status 403.
-	// PATCH /sse/connections changes them while a stream is open. Default: none.
+	// More topics that the client may receive: a list of exact names that comes from the
+	// app or from a claim of a token, such as {http.reverse_proxy.header.X-SSE-Topics}
+	// behind forward_auth. The list is separated by commas or spaces, or it is a JSON
+	// array of strings. A client is refused with status 403 if the list has a name with
+	// * or more than 1,000 names. PATCH /sse/connections changes the topics of an open
+	// stream. Default: none.
 	Grants string `json:"grants,omitempty"`
 
-	// How long a stream may be silent before a heartbeat is sent. HTTP/3 ends
+	// How long a stream may be silent before a heartbeat is sent. HTTP/3 closes
 	// connections that are silent for 30 seconds. Default: 15s.
 	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
 
-	// How long a client may take no bytes, or, on Linux, acknowledge none, before
-	// its connection is dropped. Default: 60s.
+	// How long a write may make no progress before the connection is dropped. On Linux
+	// the same limit holds for data that the client does not acknowledge. Default: 60s.
 	ConnectionTimeout caddy.Duration `json:"connection_timeout,omitempty"`
 
-	// The age at which a stream ends, so that the client comes back and is
-	// authenticated again. Each stream draws its own, from nine tenths of this on.
+	// The age at which a stream ends, so that the client reconnects and is authenticated
+	// again. Each stream ends at a random age between 90 % and 100 % of this value.
 	// 0 means never. Default: 12h.
 	MaxLifetime *caddy.Duration `json:"max_lifetime,omitempty"`
 
-	// When the client's login ends, and the stream with it: Unix seconds or
-	// RFC 3339. Placeholders are allowed. A client for whom it is empty, unreadable,
-	// passed, or more than ten years ahead, is refused with status 401. Default: none.
+	// When the client's login ends, in Unix seconds or RFC 3339. The stream ends at the
+	// same time. Placeholders are allowed. A client is refused with status 401 if the
+	// value is empty, unreadable, in the past or more than ten years ahead.
+	// Default: none.
 	Expires string `json:"expires,omitempty"`
 
-	// The bounds between which each client is given its own delay before it
-	// reconnects. Default: 1s and 5s.
+	// The bounds of the delay before a client reconnects. Each client gets a random
+	// delay between them. Default: 1s and 5s.
 	RetryMin *caddy.Duration `json:"retry_min,omitempty"`
 	RetryMax *caddy.Duration `json:"retry_max,omitempty"`
 
-	// Whether connections over HTTP/1.1 are taken over from the server once the
-	// stream has begun, which makes them cost a fraction of the memory. "off" is
-	// for when something in the server must see the whole stream. Default: "on".
+	// Whether connections over HTTP/1.1 are taken over from the server when the stream
+	// has begun: a stream then needs a fraction of the memory. Set "off" if another
+	// handler must see the whole stream. Default: "on".
 	Takeover string `json:"takeover,omitempty"`
 
-	// How many connections the hub may have open when this route admits one more.
-	// Clients over it are told to come back after 30 to 90 seconds. Whatever it is,
-	// streams leave 64 file descriptors of the process to others, or 5 % if that is
-	// more. Default: no limit.
+	// The most connections that the hub may have open. This route refuses a client above
+	// the limit and tells it to come back after 30 to 90 seconds. Independent of this
+	// option, streams always leave 64 file descriptors of the process free, or 5 % of
+	// its limit if that is more. Default: no limit.
 	MaxConnections int `json:"max_connections,omitempty"`
 
-	// The same for the connections of one user; it does not apply to anonymous
-	// ones. Default: no limit.
+	// The same limit for the connections of one user. It does not apply to anonymous
+	// clients. Default: no limit.
 	MaxConnectionsPerUser int `json:"max_connections_per_user,omitempty"`
 
-	// The same for the connections from one client address, as Caddy's client_ip has
-	// it; of IPv6, from one /64. It does not apply where there is no address: on a unix
-	// socket, unless the server option trusted_proxies_unix is set. Default: no limit.
+	// The same limit for the connections from one client address (Caddy's client_ip), or
+	// from one /64 of IPv6. Clients of a unix socket have no address, so the limit does
+	// not apply to them unless the server option trusted_proxies_unix is set.
+	// Default: no limit.
 	MaxConnectionsPerIP int `json:"max_connections_per_ip,omitempty"`
 
-	app       *App
-	logger    *zap.Logger
-	hub       *hub.Hub
-	settings  *hub.Settings
-	noAddress func()     // warns that a client has none, once
-	warned    *sync.Once // of a placeholder of topics that holds a list
+	app           *App
+	logger        *zap.Logger
+	hub           *hub.Hub
+	settings      *hub.Settings
+	warnNoAddress func()     // nil without MaxConnectionsPerIP; warns once
+	listWarning   *sync.Once // for a placeholder of topics that holds a list
 }
 
 // CaddyModule returns the Caddy module information.
@@ -119,18 +121,18 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision fills in the defaults and finds the hub.
+// Provision sets the defaults and opens the hub.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	orDefault(&h.Hub, defaultHub)
 	orDefault(&h.User, "{http.auth.user.id}")
-	h.User, h.Session, h.Expires = canonical(h.User), canonical(h.Session), canonical(h.Expires)
-	h.Grants, h.warned = canonical(h.Grants), new(sync.Once)
+	h.User, h.Session, h.Expires = canonicalizeHeaders(h.User), canonicalizeHeaders(h.Session), canonicalizeHeaders(h.Expires)
+	h.Grants, h.listWarning = canonicalizeHeaders(h.Grants), new(sync.Once)
 	for i, topic := range h.Topics {
-		h.Topics[i] = canonical(topic)
+		h.Topics[i] = canonicalizeHeaders(topic)
 	}
 	orDefault(&h.Heartbeat, caddy.Duration(15*time.Second))
 	orDefault(&h.ConnectionTimeout, caddy.Duration(time.Minute))
-	name := h.Hub // streams outlive the handler: they must not keep it
+	name := h.Hub // streams outlive the handler, so they must not refer to it
 	h.settings = &hub.Settings{
 		Heartbeat:      time.Duration(h.Heartbeat),
 		Timeout:        time.Duration(h.ConnectionTimeout),
@@ -153,32 +155,32 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	if h.hub, err = h.app.serve(h.Hub, h.settings); err != nil {
+	if h.hub, err = h.app.holdForRoute(h.Hub, h.settings); err != nil {
 		return err
 	}
 	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if h.MaxConnectionsPerIP > 0 {
-		h.noAddress = addressless(h.logger, srv)
+		h.warnNoAddress = warnerOfNoAddress(h.logger, srv)
 	}
 	if ok {
-		srv.RegisterOnShutdown(h.app.serverEnds)
-		srv.RegisterOnStop(h.app.serversEnded)
+		srv.RegisterOnShutdown(h.app.onServerShutdown)
+		srv.RegisterOnStop(h.app.onServersStopped)
 		srv.RegisterConnContext(rememberConn)
 	}
 	return nil
 }
 
-// Validate refuses what cannot work, and what contradicts itself.
+// Validate rejects values that are out of range or contradict each other.
 func (h *Handler) Validate() error {
 	s := h.settings
 	for name, d := range map[string]time.Duration{"heartbeat": s.Heartbeat, "connection_timeout": s.Timeout} {
 		if d <= 0 {
-			return fmt.Errorf("%s must be more than 0, not %s", name, d)
+			return fmt.Errorf("%s is %s: it must be more than 0", name, d)
 		}
 	}
 	for name, d := range map[string]time.Duration{"max_lifetime": s.MaxLifetime, "retry": s.RetryMin} {
 		if d < 0 {
-			return fmt.Errorf("%s must not be negative (got %s)", name, d)
+			return fmt.Errorf("%s is %s: it must not be negative", name, d)
 		}
 	}
 	if err := validateRetry(s.RetryMin, s.RetryMax); err != nil {
@@ -189,11 +191,11 @@ func (h *Handler) Validate() error {
 		"max_connections_per_ip": h.MaxConnectionsPerIP,
 	} {
 		if n < 0 {
-			return fmt.Errorf("%s must not be negative (got %d); leave it out for no limit", name, n)
+			return fmt.Errorf("%s is %d: it must not be negative; leave it out for no limit", name, n)
 		}
 	}
 	if h.Takeover != "" && h.Takeover != "on" && h.Takeover != "off" {
-		return fmt.Errorf("takeover must be on or off, not %q", h.Takeover)
+		return fmt.Errorf("takeover is %q: it must be on or off", h.Takeover)
 	}
 	for _, topic := range h.Topics {
 		if err := validateTopic(topic); err != nil {
@@ -205,114 +207,143 @@ func (h *Handler) Validate() error {
 
 func validateRetry(low, high time.Duration) error {
 	if low > high {
-		return fmt.Errorf("retry: the lower bound %s is above the upper bound %s", low, high)
+		return fmt.Errorf("retry: the lower bound %s is above the upper bound %s: give the lower bound first", low, high)
 	}
 	return nil
 }
 
 func validateTopic(topic string) error {
-	// What stands in the place of a placeholder is checked at each request.
+	// The values of placeholders are checked at each request.
 	filled := placeholders.ReplaceAllLiteralString(topic, "x")
 	if len(filled) > hub.MaxNameLength {
-		return fmt.Errorf("topic %.20q...: it is longer than %d bytes", topic, hub.MaxNameLength)
+		return fmt.Errorf("topic %.20q... has %d bytes: at most %d are allowed", topic, len(filled), hub.MaxNameLength)
 	}
 	_, err := hub.ParseTopic(filled)
 	return err
 }
 
-// ServeHTTP answers with a stream, for as long as the client stays.
+// ServeHTTP answers with a stream and returns when the stream has ended, or when the
+// hub has taken the connection over.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
 	var s *sink
-	aside(func() { s, err = h.open(w, r) })
+	runOnTempGoroutine(func() { s, err = h.open(w, r) })
 	if s != nil {
 		s.serve(r.Context())
 	}
 	return err
 }
 
-// open begins a stream, and returns it if the handler's goroutine is to go on
-// with it.
+// open checks the request, connects to the hub and begins the stream. It returns a
+// sink if the handler's goroutine must write the rest of the stream, and nil if the
+// request is answered or its connection is taken over.
 func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		h.refusedStream(http.StatusMethodNotAllowed)
-		return nil, refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
+		h.countRefusedStream(http.StatusMethodNotAllowed)
+		return nil, refuse(w, r, http.StatusMethodNotAllowed, errNotGET)
 	}
-	if err := r.Context().Err(); err != nil { // a client may reset streams as fast as it asks for them
+	// A client can reset streams as fast as it opens them.
+	if err := r.Context().Err(); err != nil {
 		return nil, caddyhttp.Error(statusClientGone, err)
 	}
-	req, status, err := h.request(r)
+	req, status, err := h.parseRequest(r)
 	if err != nil {
-		h.refusedStream(status)
+		h.countRefusedStream(status)
 		return nil, refuse(w, r, status, err)
 	}
-
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	// no-transform keeps encode and proxies from buffering it. [RFC 9111 5.2.2.6]
-	header.Set("Cache-Control", "no-cache, no-transform")
-	header.Set("X-Accel-Buffering", "no")
+	setStreamHeader(w.Header())
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return nil, nil
 	}
-
-	if name := noFlusher(w); name != "" {
-		return nil, h.cannotStream(w, r, fmt.Errorf("a handler before sse has a response writer that cannot flush (%s): keep it away from the path of sse", name))
+	if name := typeWithoutFlush(w); name != "" {
+		return nil, h.answerCannotStream(w, r, errCannotFlush(name))
 	}
-	conn, err := h.hub.Connect(r.Context(), req)
-	if refusal, ok := errors.AsType[*hub.Refusal](err); ok {
-		if refusal.Reason == hub.Shutdown || req.Full {
-			// It came by a connection that does not know yet, or that holds one of the last
-			// files. Over HTTP/2, this has the server say so. [RFC 9113 6.8]
-			header.Set("Connection", "close")
-		}
-		w.WriteHeader(http.StatusOK)
-		_, err := w.Write(refusal.Block())
+	conn, err := h.connect(w, r, req)
+	if conn.Conn == nil {
 		return nil, err
 	}
-	if err != nil {
-		return nil, caddyhttp.Error(statusClientGone, err)
+	return h.startStream(w, r, conn, req)
+}
+
+var errNotGET = errors.New("method not allowed: use GET")
+
+func errCannotFlush(writer string) error {
+	return fmt.Errorf("the response writer %s of a handler before sse cannot flush: keep that handler away from the path of sse", writer)
+}
+
+func setStreamHeader(header http.Header) {
+	header.Set("Content-Type", "text/event-stream")
+	// no-transform keeps encode and proxies from buffering the stream. [RFC 9111 5.2.2.6]
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("X-Accel-Buffering", "no")
+}
+
+// connect asks the hub for a connection. If the hub refuses, connect answers with the
+// block that says so, and returns no connection.
+func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Request) (hub.Pending, error) {
+	conn, err := h.hub.Connect(r.Context(), req)
+	if err == nil {
+		return conn, nil
 	}
-	begun := false
+	refusal, ok := errors.AsType[*hub.Refusal](err)
+	if !ok {
+		return hub.Pending{}, caddyhttp.Error(statusClientGone, err)
+	}
+	if refusal.Reason == hub.Shutdown || req.Full {
+		// The client must not reuse the connection: its server ends, or it holds one of
+		// the last file descriptors. Over HTTP/2 the server sends GOAWAY for this
+		// header. [RFC 9113 6.8]
+		w.Header().Set("Connection", "close")
+	}
+	w.WriteHeader(http.StatusOK)
+	_, err = w.Write(refusal.Block())
+	return hub.Pending{}, err
+}
+
+// startStream sends the header, and hands the connection over to the hub if it can. Else
+// it returns the sink that writes through w.
+func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.Pending, req hub.Request) (*sink, error) {
+	started := false
 	defer func() {
-		if !begun { // what others do with the response, or the event, has panicked
+		if !started { // the response is refused, or another handler's code panicked
 			conn.Cancel()
 		}
 	}()
 	reports.opened(h.Hub, conn.Conn)
-	h.app.late(h.Hub)
+	h.app.handleLateStream(h.Hub)
 	h.warnOfHTTP3(req.Protocol)
-	limitUnacknowledged(r.Context(), h.settings.Timeout)
+	setAckTimeout(r.Context(), h.settings.Timeout)
 	var chain []any
-	if h.Takeover != "off" && !req.Poll { // the next poll comes by the same connection
-		chain = passive(w, r)
+	if h.Takeover != "off" && !req.Poll { // the client sends its next poll on the same connection
+		chain = takeOverChain(w, r)
 	}
 	if chain != nil {
-		// No other request can follow on a connection that is not the server's.
-		header.Set("Connection", "close")
+		// After the take-over the server reads no other request from the connection.
+		w.Header().Set("Connection", "close")
 	}
 	w.WriteHeader(http.StatusOK)
-	if name := bufferer(w); name != "" {
-		return nil, h.cannotStream(w, r, fmt.Errorf("a handler before sse buffers the response (%s): keep it away from the path of sse", name))
+	if name := bufferingType(w); name != "" {
+		return nil, h.answerCannotStream(w, r,
+			fmt.Errorf("%s of a handler before sse buffers the response: keep that handler away from the path of sse", name))
 	}
 	if chain != nil {
 		conn.Greet(w)
 	}
 	nc, tcp := takeOver(chain)
-	begun = true
+	started = true
 	if nc != nil {
 		conn.TakeOver(nc, tcp)
 		return nil, nil
 	}
-	return h.begin(w, r, conn), nil
+	return h.openSink(w, r, conn), nil
 }
 
-// cannotStream answers 500. A mistake in the config is logged as an error, once:
-// Caddy does so unless the site has handle_errors.
-func (h *Handler) cannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
-	h.refusedStream(http.StatusInternalServerError)
+// answerCannotStream answers 500. Its reason is a mistake in the config, so it is
+// logged as an error once: here if the site has handle_errors, else by Caddy.
+func (h *Handler) answerCannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
+	h.countRefusedStream(http.StatusInternalServerError)
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "Connection"} {
 		w.Header().Del(name)
 	}
@@ -322,7 +353,7 @@ func (h *Handler) cannotStream(w http.ResponseWriter, r *http.Request, reason er
 	return caddyhttp.Error(http.StatusInternalServerError, reason)
 }
 
-// statusClientGone is what nobody receives, and the log has.
+// statusClientGone is for the access log: the client is gone and receives no status.
 const statusClientGone = 499
 
 // Interface guards.

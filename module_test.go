@@ -147,7 +147,7 @@ type never struct{}
 func (never) NextBackOff() time.Duration { return -1 }
 func (never) Reset()                     {}
 
-// run starts the client. Whoever calls it must call stop.
+// run starts the client. The caller must call stop.
 func (c client) run(t *testing.T, p protocol, url, position string) (got chan received, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	got = make(chan received, 100)
@@ -164,7 +164,7 @@ func (c client) run(t *testing.T, p protocol, url, position string) (got chan re
 // take waits for an event of ours, or, if it is named so, of the server's.
 func take(t *testing.T, got <-chan received, event string) received {
 	t.Helper()
-	timeout := time.After(patience)
+	timeout := time.After(waitLimit)
 	for {
 		select {
 		case e := <-got:

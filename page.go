@@ -19,20 +19,19 @@ func init() {
 	caddy.RegisterModule(TestPage{})
 }
 
-// TestPage serves a page that shows a stream live and sends test messages
-// through sse_api. It reads and sends as whoever looks at it, so it needs the
-// authentication that the stream has.
+// TestPage serves a page that shows a stream live and sends test messages through sse_api.
+// The page connects and sends with the login of its visitor, so it needs the same
+// authentication as the stream.
 type TestPage struct {
-	// The path of the page; everything below it belongs to the page too.
-	// Default: none; it must be given.
+	// The path of the page. All paths below it belong to the page, too. It must be given.
+	// Default: none.
 	Path string `json:"path,omitempty"`
 
-	// The path of the stream that it shows. Default: /events.
+	// The path of the stream that the page shows. Default: /events.
 	Stream string `json:"stream,omitempty"`
 
-	// The address of the API by which it sends, up to and with /sse, such as
-	// /internal/sse where sse_api is mounted at /internal. Default: none, the
-	// page cannot send.
+	// The address of the API that the page sends to, including /sse, such as /internal/sse
+	// if sse_api is mounted at /internal. Default: none; the page cannot send.
 	API string `json:"api,omitempty"`
 
 	files  http.Handler
@@ -47,12 +46,12 @@ func (TestPage) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision prepares what is served.
+// Provision sets the defaults and prepares the files.
 func (p *TestPage) Provision(caddy.Context) error {
 	orDefault(&p.Stream, "/events")
 	p.Path = strings.TrimSuffix(p.Path, "/")
 	if !strings.HasPrefix(p.Path, "/") {
-		return fmt.Errorf("path %q: it must begin with / and have something behind it", p.Path)
+		return errPagePath(p.Path)
 	}
 	dist, err := fs.Sub(testpage.Files, "dist")
 	if err != nil {
@@ -66,17 +65,20 @@ func (p *TestPage) Provision(caddy.Context) error {
 	return err
 }
 
-// contentPolicy allows the page what it has: its own files, and requests to its
-// own site.
+func errPagePath(path string) error {
+	return fmt.Errorf("invalid path %q: it must begin with / and not be / itself, such as /sse-test", path)
+}
+
+// contentPolicy allows the page its own files and requests to its own site.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
 	"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// ServeHTTP serves the page's files, and the config that they read.
+// ServeHTTP serves the files of the page and the config that the page reads.
 func (p *TestPage) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	name, below := strings.CutPrefix(r.URL.Path, p.Path)
 	if name == "" && below {
-		// The page names its files relative to itself. So does this, as a handler
-		// before it may have taken a prefix off the path.
+		// The target is relative, like the addresses on the page: a handler before this
+		// one may have removed a prefix from the path.
 		w.Header().Set("Location", path.Base(p.Path)+"/")
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return nil
@@ -87,16 +89,16 @@ func (p *TestPage) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	header := w.Header()
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		header.Set("Allow", "GET, HEAD")
-		return refuse(w, r, http.StatusMethodNotAllowed, errors.New("method not allowed: use GET"))
+		return refuse(w, r, http.StatusMethodNotAllowed, errNotGET)
 	}
-	if path.Clean(name) == "/assets" { // which would list them
-		return refuse(w, r, http.StatusNotFound, errors.New("there is no such file"))
+	if path.Clean(name) == "/assets" { // the file server would list the directory
+		return refuse(w, r, http.StatusNotFound, errors.New("file not found"))
 	}
 	header.Set("Content-Security-Policy", contentPolicy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	switch {
-	case strings.HasPrefix(name, "/assets/"): // their names change with their content
+	case strings.HasPrefix(name, "/assets/"): // a file with other content has another name
 		header.Set("Cache-Control", "max-age=31536000, immutable")
 	default:
 		header.Set("Cache-Control", "no-cache")

@@ -24,33 +24,33 @@ const (
 	maxBatchBytes = 8 << 20
 )
 
-// payload is an event as the API reads it.
+// payload collects the fields of an event while the API reads it.
 type payload struct {
 	event   *hub.Event
 	targets []targetField
-	data    bool
-	text    bool
+	data    bool // the field data was given
+	text    bool // the field text was given
 }
 
-// targetField is a field that says whom an event is for, with its names.
+// targetField is a field that names targets, such as user, with the names.
 type targetField struct {
 	field string
 	names []string
 }
 
-// targetKinds are the fields that say whom an event is for.
+// targetKinds are the fields that name targets.
 var targetKinds = map[string]hub.Kind{
 	"connection": hub.Connection, "user": hub.User, "session": hub.Session, "topic": hub.Topic,
 }
 
-// readEvent reads one event. Its errors say which field to mend.
+// readEvent reads one event. Its errors name the field that is wrong.
 func readEvent(event *hub.Event, body []byte, broadcast bool) error {
 	err := parseEvent(event, body, broadcast)
-	if errors.Is(err, errMore) {
-		err = fmt.Errorf("%w; for many events use Content-Type %s", err, typeNDJSON)
+	if errors.Is(err, errTrailing) {
+		err = fmt.Errorf("%w; to send several events use Content-Type %s", err, typeNDJSON)
 	}
 	if err != nil {
-		return fail(http.StatusBadRequest, "%s", err)
+		return apiErrorf(http.StatusBadRequest, "%s", err)
 	}
 	return nil
 }
@@ -61,14 +61,14 @@ func parseEvent(event *hub.Event, body []byte, broadcast bool) (err error) {
 		return err
 	}
 	if broadcast {
-		event.Targets, err = p.everyone()
+		event.Targets, err = p.broadcastTargets()
 	} else {
-		event.Targets, err = p.target()
+		event.Targets, err = p.sendTargets()
 	}
 	return err
 }
 
-// readBatch reads one event a line, and the number of each line.
+// readBatch reads one event from each line. It returns the number of each event's line.
 func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, err error) {
 	line := 0
 	for text := range bytes.Lines(body) {
@@ -77,92 +77,110 @@ func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, er
 			continue
 		}
 		if len(events) == maxBatch {
-			return nil, nil, fail(http.StatusRequestEntityTooLarge, "line %d: a batch has at most %d events", line, maxBatch)
+			return nil, nil, apiErrorf(http.StatusRequestEntityTooLarge, "line %d: more than %d events in a batch: split the batch", line, maxBatch)
 		}
 		var event hub.Event
 		err := parseEvent(&event, text, broadcast)
-		if errors.Is(err, errMore) {
-			err = fmt.Errorf("%w; write each event on a line of its own (curl keeps the line breaks of a file with --data-binary)", err)
+		if errors.Is(err, errTrailing) {
+			err = fmt.Errorf("%w; put each event on a line of its own (curl keeps the line breaks of a file with --data-binary)", err)
 		}
 		if err != nil {
-			return nil, nil, fail(http.StatusBadRequest, "line %d: %s", line, err)
+			return nil, nil, apiErrorf(http.StatusBadRequest, "line %d: %s", line, err)
 		}
 		events = append(events, event)
 		lines = append(lines, line)
 	}
 	if len(events) == 0 {
-		return nil, nil, fail(http.StatusBadRequest, "the batch is empty")
+		return nil, nil, apiErrorf(http.StatusBadRequest, "the batch is empty: put one event on each line")
 	}
 	return events, lines, nil
 }
 
-// What data holds is the publisher's own: only the fields of the event are checked.
+// jsonOptions are lenient because they apply to the value of data, too, which belongs to
+// the publisher. The fields of the event itself are checked by payload.read.
 var jsonOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
 
-// decoders are reused, since each keeps buffers. encoding/json would accept a field
-// that is given twice, or in other letter case.
+// decoders are reused, since each has buffers. They are not those of encoding/json, which
+// silently accepts duplicate fields and wrong letter case.
 var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(new(bytes.Buffer)) }}
 
 // read reads the object field by field.
 func (p *payload) read(body []byte) error {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
-		return errors.New("bad JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
+		return errors.New("invalid JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
 	}
 	if !utf8.Valid(body) {
-		return errors.New("bad JSON: it is not valid UTF-8")
+		return errors.New("invalid JSON: it is not valid UTF-8")
 	}
 	decoder := decoders.Get().(*jsontext.Decoder)
 	defer decoders.Put(decoder)
 	decoder.Reset(bytes.NewBuffer(body), jsonOptions...)
 	if token, err := decoder.ReadToken(); err != nil {
-		return badJSON(err)
+		return jsonError(err)
 	} else if token.Kind() != jsontext.KindBeginObject {
-		return errors.New("an event is a JSON object")
+		return fmt.Errorf("invalid event: it must be a JSON object (got %s)", kindName(token.Kind()))
 	}
 	var seen []string
 	for decoder.PeekKind() != jsontext.KindEndObject {
 		token, err := decoder.ReadToken()
 		if err != nil {
-			return badJSON(err)
+			return jsonError(err)
 		}
-		name := token.String() // the decoder takes nothing else for a name
+		name := token.String() // always a string: the decoder rejects other names
 		if slices.Contains(seen, name) {
-			return fmt.Errorf("field %q is given twice", name)
+			return fmt.Errorf("duplicate field %q: give it once", name)
 		}
 		seen = append(seen, name)
 		value, err := decoder.ReadValue()
 		if err != nil {
-			return badJSON(err)
+			return jsonError(err)
 		}
 		if err := p.set(name, value); err != nil {
 			return err
 		}
 	}
 	if _, err := decoder.ReadToken(); err != nil {
-		return badJSON(err)
+		return jsonError(err)
 	}
 	if _, err := decoder.ReadToken(); err != io.EOF {
-		return errMore
+		return errTrailing
 	}
-	if p.data == p.text {
-		return errors.New("an event has either data (any JSON value) or text (a string)")
+	switch {
+	case p.data && p.text:
+		return errors.New("data and text are both given: give data (any JSON value) or text (a string)")
+	case !p.data && !p.text:
+		return errors.New("the event has no payload: give data (any JSON value) or text (a string)")
 	}
 	return nil
 }
 
-var errMore = errors.New("bad JSON: there is more after the event")
-
-func badJSON(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("bad JSON: it ends too early")
+// kindName names a kind of JSON value in an error.
+func kindName(kind jsontext.Kind) string {
+	switch kind {
+	case jsontext.KindBeginArray:
+		return "array"
+	case jsontext.KindString:
+		return "string"
+	case jsontext.KindNumber:
+		return "number"
 	}
-	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
-		return fmt.Errorf("bad JSON: %w at byte %d", syntax.Err, syntax.ByteOffset)
-	}
-	return fmt.Errorf("bad JSON: %w", err)
+	return kind.String()
 }
 
-// set reads the value of a field. value is valid only until set returns.
+var errTrailing = errors.New("invalid JSON: there is more text after the event")
+
+func jsonError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("invalid JSON: unexpected end of input")
+	}
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		return fmt.Errorf("invalid JSON: %w at byte %d", syntax.Err, syntax.ByteOffset)
+	}
+	return fmt.Errorf("invalid JSON: %w", err)
+}
+
+// set reads the value of a field into the event. The value is valid only until set
+// returns.
 func (p *payload) set(name string, value jsontext.Value) (err error) {
 	switch name {
 	case "connection", "user", "session", "topic":
@@ -173,7 +191,7 @@ func (p *payload) set(name string, value jsontext.Value) (err error) {
 		p.event.Type, err = readString(name, value)
 	case "slot":
 		if p.event.Slot, err = readString(name, value); err == nil && p.event.Slot == "" {
-			err = errors.New("slot must not be empty")
+			err = errors.New("slot is empty: give it a name, or leave it out")
 		}
 	case "key":
 		p.event.Key, err = readString(name, value)
@@ -193,35 +211,35 @@ func (p *payload) set(name string, value jsontext.Value) (err error) {
 		}
 		d, err := caddy.ParseDuration(ttl)
 		if err != nil || d <= 0 || d > maxTTL {
-			return fmt.Errorf("ttl must be a duration of more than 0 and at most %s, such as \"10m\", not %q", maxTTL, ttl)
+			return fmt.Errorf("invalid ttl %q: it must be a duration of more than 0 and at most %s, such as \"10m\"", ttl, maxTTL)
 		}
 		p.event.Expires = time.Now().Add(d)
 	default:
-		return fmt.Errorf("unknown field %q: there are connection, user, session, topic, type, data, text, slot, key and ttl", name)
+		return fmt.Errorf("unknown field %q (available: connection, user, session, topic, type, data, text, slot, key, ttl)", name)
 	}
 	return err
 }
 
-// maxTTL is far from where times in nanoseconds end, which is in 2262.
+// maxTTL keeps expiry times below the year 2262, the last one that fits into nanoseconds.
 const maxTTL = 100 * 365 * 24 * time.Hour
 
-// readString reads a string. Half of a surrogate pair is no character: browsers and
-// stores would each put something else in its place.
+// readString reads a string. It rejects half of a surrogate pair, which is no character:
+// browsers and stores would each replace it by something else.
 func readString(name string, value jsontext.Value) (string, error) {
 	if value.Kind() != jsontext.KindString {
-		return "", fmt.Errorf("%s must be a string", name)
+		return "", fmt.Errorf("invalid %s %.50s: it must be a string", name, value)
 	}
 	if bytes.IndexByte(value, '\\') < 0 {
 		return string(value[1 : len(value)-1]), nil
 	}
 	s, err := jsontext.AppendUnquote(nil, value)
 	if err != nil {
-		return "", fmt.Errorf("%s holds half of a surrogate pair (\\ud800 to \\udfff), which is no character", name)
+		return "", fmt.Errorf("%s has half of a surrogate pair (\\ud800 to \\udfff), which is no character: send both halves", name)
 	}
 	return string(s), nil
 }
 
-// readNames reads one name or a list of them.
+// readNames reads one name or a list of names.
 func readNames(field string, value jsontext.Value) (names []string, err error) {
 	if value.Kind() != jsontext.KindBeginArray {
 		name, err := readName(field, value)
@@ -240,33 +258,34 @@ func readNames(field string, value jsontext.Value) (names []string, err error) {
 	case err != nil:
 		return nil, err
 	case len(names) == 0:
-		return nil, fmt.Errorf("%s must not be an empty list", field)
+		return nil, fmt.Errorf("%s is an empty list: give at least one name, or broadcast to everyone", field)
 	case len(names) > hub.MaxTargets:
-		return nil, fmt.Errorf("%s is a list of %d, at most %d are allowed", field, len(names), hub.MaxTargets)
+		return nil, fmt.Errorf("%s has %d names: at most %d are allowed in one event", field, len(names), hub.MaxTargets)
 	}
 	return names, nil
 }
 
 func readName(field string, value jsontext.Value) (string, error) {
 	if value.Kind() != jsontext.KindString {
-		return "", fmt.Errorf("%s must be a string or a list of strings", field)
+		return "", fmt.Errorf("invalid %s %.50s: it must be a string or a list of strings", field, value)
 	}
 	name, err := readString(field, value)
 	switch {
 	case err != nil:
 		return "", err
 	case name == "":
-		return "", fmt.Errorf("%s must not be empty", field)
+		return "", fmt.Errorf("%s is empty: give a name, or broadcast to everyone", field)
 	case len(name) > hub.MaxNameLength:
-		return "", fmt.Errorf("%s is %d bytes long, at most %d are allowed", field, len(name), hub.MaxNameLength)
+		return "", fmt.Errorf("%s has %d bytes: at most %d are allowed", field, len(name), hub.MaxNameLength)
 	}
 	return name, nil
 }
 
-// target is for send: exactly one field says whom the event is for.
-func (p *payload) target() ([]hub.Target, error) {
+// sendTargets returns the targets of an event that is sent. Exactly one field must name
+// them.
+func (p *payload) sendTargets() ([]hub.Target, error) {
 	if len(p.targets) != 1 {
-		return nil, fmt.Errorf("send needs exactly one of connection, user, session and topic, not %d; to reach everyone use broadcast", len(p.targets))
+		return nil, fmt.Errorf("the event has %d of the fields connection, user, session and topic: send needs exactly one; to reach everyone use broadcast", len(p.targets))
 	}
 	to := p.targets[0]
 	targets := make([]hub.Target, len(to.names))
@@ -279,10 +298,10 @@ func (p *payload) target() ([]hub.Target, error) {
 	return targets, nil
 }
 
-// everyone is for broadcast.
-func (p *payload) everyone() ([]hub.Target, error) {
+// broadcastTargets returns the target of a broadcast: everyone. No field may name another.
+func (p *payload) broadcastTargets() ([]hub.Target, error) {
 	if len(p.targets) > 0 {
-		return nil, fmt.Errorf("broadcast goes to everyone: leave out %s, or use send", p.targets[0].field)
+		return nil, fmt.Errorf("the event has the field %s, but broadcast goes to everyone: leave the field out, or use send", p.targets[0].field)
 	}
 	return []hub.Target{{Kind: hub.All}}, nil
 }

@@ -15,7 +15,7 @@ import (
 // poll asks once, after the position, and returns the blocks of the answer.
 func (s *server) poll(client *http.Client, url, position string) string {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.Context(), waitLimit)
 	defer cancel()
 	resp := request(ctx, s, client, "GET", url, "", []string{"Last-Event-ID", position})
 	defer resp.Body.Close()
@@ -69,7 +69,7 @@ func TestPollKeepsItsConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(waitLimit))
 	r := bufio.NewReader(conn)
 	for i := range 3 {
 		fmt.Fprintf(conn, "GET /events?poll=1 HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %s\r\n\r\n", position)
@@ -88,8 +88,8 @@ func TestPollKeepsItsConnection(t *testing.T) {
 func TestPollParameter(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	for query, want := range map[string]string{
-		"poll=0":    "poll \"0\": it must be 1",
-		"poll=true": "poll \"true\": it must be 1",
+		"poll=0":    `invalid value "0" of the query parameter poll`,
+		"poll=true": `invalid value "true" of the query parameter poll`,
 		"poll":      "it must be 1",
 		"polls=1":   "did you mean poll?",
 	} {

@@ -109,7 +109,7 @@ func TestProtocolsAreToldApart(t *testing.T) {
 
 // TestWarnsOnceOfHTTP3: when a hub has a hundred streams and most of them come by it.
 func TestWarnsOnceOfHTTP3(t *testing.T) {
-	const message = "most streams come over HTTP/3, where one takes several times the memory and CPU of one over HTTP/1.1: " +
+	const message = "most streams use HTTP/3, where a stream needs several times the memory and CPU of a stream over HTTP/1.1: " +
 		"serve them on a port of their own with the global option servers :8443 { protocols h1 }, or turn HTTP/3 off " +
 		"with servers { protocols h1 h2 }; docs/http-versions.md says how"
 	s := startTLS(t, "", "sse /events {\n anonymous\n}")

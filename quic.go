@@ -11,7 +11,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// quicStream is a stream of HTTP/3 and the connection that it is on.
+// quicStream is a stream of HTTP/3 and its connection.
 type quicStream struct {
 	writer  http3.HTTPStreamer
 	conn    *quic.Conn
@@ -19,9 +19,9 @@ type quicStream struct {
 	streams reflect.Value
 }
 
-// quicStreamOf finds the stream that a response goes by. Its connection is known to
-// quic-go alone, which has no method to get at it. When quic-go looks different one day
-// there is no result, and a test fails.
+// quicStreamOf returns the stream of a response. It reads the connection from private
+// fields of quic-go, which has no method for it. It returns nil if the fields of another
+// version of quic-go differ; then a test fails.
 func quicStreamOf(w http.ResponseWriter) *quicStream {
 	for {
 		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -34,8 +34,8 @@ func quicStreamOf(w http.ResponseWriter) *quicStream {
 	if !ok {
 		return nil
 	}
-	raw := field(reflect.ValueOf(w), "conn")
-	conn, mu, streams := field(raw, "conn"), field(raw, "streamMx"), field(raw, "streams")
+	raw := fieldOf(reflect.ValueOf(w), "conn")
+	conn, mu, streams := fieldOf(raw, "conn"), fieldOf(raw, "streamMx"), fieldOf(raw, "streams")
 	if !conn.IsValid() || conn.Type() != reflect.TypeFor[*quic.Conn]() ||
 		!mu.IsValid() || mu.Type() != reflect.TypeFor[sync.Mutex]() ||
 		!streams.IsValid() || streams.Kind() != reflect.Map {
@@ -44,21 +44,23 @@ func quicStreamOf(w http.ResponseWriter) *quicStream {
 	return &quicStream{writer, (*quic.Conn)(conn.UnsafePointer()), (*sync.Mutex)(unsafe.Pointer(mu.UnsafeAddr())), streams}
 }
 
-// field is a field of the struct that v points to, and invalid if there is none.
-func field(v reflect.Value, name string) reflect.Value {
+// fieldOf returns a field of the struct that v points to. The result is invalid if there
+// is no such field.
+func fieldOf(v reflect.Value, name string) reflect.Value {
 	if !v.IsValid() || v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
 		return reflect.Value{}
 	}
 	return v.Elem().FieldByName(name)
 }
 
-// quicLinger is how long the end of other streams may be on its way to the client.
+// quicLinger is how long a connection stays open after its last stream, so that the end
+// of that stream reaches the client.
 const quicLinger = time.Second
 
-// abandon resets the stream, and closes its connection as soon as that has no other
-// stream. A client should do so by itself when the server shuts down, but one that does
-// not read the end of its stream may not, and the server would wait for it.
-func (s *quicStream) abandon() {
+// reset resets the stream, and closes its connection when that has no other stream. The
+// server waits for all connections when it shuts down. A client should close its
+// connection then, but a client that does not read the end of its stream may not.
+func (s *quicStream) reset() {
 	const cancelled = quic.StreamErrorCode(http3.ErrCodeInternalError)
 	stream := s.writer.HTTPStream()
 	stream.CancelRead(cancelled)
@@ -66,7 +68,7 @@ func (s *quicStream) abandon() {
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
 	for busy := time.Now(); time.Since(busy) < quicLinger; {
-		if s.others() > 0 {
+		if s.openStreams() > 0 {
 			busy = time.Now()
 		}
 		select {
@@ -75,12 +77,12 @@ func (s *quicStream) abandon() {
 		case <-look.C:
 		}
 	}
-	// That it fails says that it is closed.
+	// An error says that the connection is closed already.
 	_ = s.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 }
 
-// others is how many streams the connection has.
-func (s *quicStream) others() int {
+// openStreams returns how many streams the connection has.
+func (s *quicStream) openStreams() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.streams.Len()

@@ -15,11 +15,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// A catch-all handle hides sse, and try_files makes another path of its own, without a
-// word. So each path of sse is followed through the routes when a config starts. What
-// is not certain is not said.
+// A catch-all handle hides a directive sse, and try_files may rewrite its path. Caddy
+// reports neither. So when a config starts, a probe request to each path of sse is followed
+// through the routes. Uncertain results are not reported.
 
-// warnOfHidden logs which streams of this config no request can reach.
+// warnOfHidden logs the streams of this config that no request can reach.
 func (a *App) warnOfHidden() {
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -27,14 +27,14 @@ func (a *App) warnOfHidden() {
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
 		eachHandler(server.Routes, nil, func(h *Handler, parents []*caddyhttp.Route) {
-			host, paths := address(parents)
+			host, paths := probeTarget(parents)
 			var fields []zap.Field
 			for _, path := range paths {
 				p := newProbe(h, parents, server, host, path)
 				if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesPath(route) != yes }) {
-					return // it is below a prefix that is taken away
+					return // an earlier handler strips a prefix that is not known here
 				}
-				cause, f := p.through(server.Routes, 0)
+				cause, f := p.follow(server.Routes, 0)
 				if f == reaches || f == uncertain {
 					return
 				}
@@ -44,14 +44,14 @@ func (a *App) warnOfHidden() {
 				}
 			}
 			if len(paths) > 0 {
-				h.logger.Warn("no request reaches this stream: give it a handle of its own, and put what answers or rewrites all paths into another", fields...)
+				h.logger.Warn("no request reaches this stream: put sse into a handle of its own, and the directive that answers or rewrites all paths into another handle", fields...)
 			}
 		})
 	}
 }
 
-// eachHandler calls f for each handler of a kind in the routes, with the routes that it
-// is in.
+// eachHandler calls f for each handler of type H in the routes, with the routes around the
+// handler, the outermost first.
 func eachHandler[H caddyhttp.MiddlewareHandler](routes caddyhttp.RouteList, parents []*caddyhttp.Route, f func(H, []*caddyhttp.Route)) {
 	for i := range routes {
 		parents := append(slices.Clip(parents), &routes[i])
@@ -66,10 +66,9 @@ func eachHandler[H caddyhttp.MiddlewareHandler](routes caddyhttp.RouteList, pare
 	}
 }
 
-// address gives requests that are meant for a stream: a host, which is empty if it is
-// not certain, and a path for each that its routes name, or none if they are not
-// certain.
-func address(parents []*caddyhttp.Route) (host string, paths []string) {
+// probeTarget returns the host and the paths of requests for a handler inside these routes.
+// The host is empty if it is not certain. There are no paths if they are not certain.
+func probeTarget(parents []*caddyhttp.Route) (host string, paths []string) {
 	patterns := []string{"*"}
 	for _, route := range parents {
 		if len(route.MatcherSets) > 1 {
@@ -87,7 +86,7 @@ func address(parents []*caddyhttp.Route) (host string, paths []string) {
 		}
 	}
 	for _, pattern := range patterns {
-		// A * at the end stands for something that is nobody's special case.
+		// A * at the end is replaced by a name that no other route matches on purpose.
 		path, wild := strings.CutSuffix(pattern, "*")
 		if wild {
 			path += "caddy-sse-probe"
@@ -101,14 +100,14 @@ func address(parents []*caddyhttp.Route) (host string, paths []string) {
 	return host, paths
 }
 
-// probe is a request for a handler that is followed through the routes.
+// probe is a request that is followed through the routes to a handler.
 type probe struct {
-	handler caddyhttp.MiddlewareHandler
-	parents []*caddyhttp.Route // of the handler
-	wary    bool               // it does not get through what may refuse it
-	host    string
-	request *http.Request
-	groups  map[string]bool
+	handler       caddyhttp.MiddlewareHandler
+	parents       []*caddyhttp.Route // the routes around the handler, the outermost first
+	stoppedByAuth bool               // a handler that may refuse the request stops the probe
+	host          string
+	request       *http.Request
+	groups        map[string]bool
 }
 
 func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, host, path string) *probe {
@@ -120,9 +119,9 @@ func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server 
 	return &probe{handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
 }
 
-// known reports whether all placeholders have for the probe the value that they have
-// for a request.
-func (p *probe) known(values ...string) bool {
+// knows reports whether all placeholders have the same value for the probe as for a real
+// request.
+func (p *probe) knows(values ...string) bool {
 	for _, value := range values {
 		for _, placeholder := range placeholders.FindAllString(value, -1) {
 			if strings.HasPrefix(placeholder, "{http.request.host") && p.host == "" {
@@ -140,18 +139,19 @@ var knownPlaceholders = []string{
 	"{http.request.uri", "{http.request.orig_uri", "{http.request.host", "{http.matchers.file.", "{http.vars.root}", "{http.vars.fs}", "{env.",
 }
 
-// fate is what becomes of the request.
+// fate is the result of following a probe.
 type fate int
 
 const (
 	uncertain fate = iota
-	goesOn         // to what follows
-	reaches        // the handler
-	answered       // by something else
+	goesOn         // the next route or handler gets the request
+	reaches        // the request reaches the handler
+	answered       // another handler answers the request
 )
 
-// through follows the request through a list of routes, which is this deep.
-func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f fate) {
+// follow follows the probe through a list of routes at the given depth of nesting. cause
+// names the handler that answers.
+func (p *probe) follow(routes caddyhttp.RouteList, depth int) (cause string, f fate) {
 	for i := range routes {
 		route := &routes[i]
 		ours := depth < len(p.parents) && route == p.parents[depth]
@@ -163,12 +163,12 @@ func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f 
 		}
 		matches := p.matches(route.MatcherSets)
 		if ours {
-			// It is asked for by a request that fits, whatever else is matched.
+			// The probe's path comes from this route. Other matchers are assumed to match.
 			matches = p.matchesPath(route)
 		}
 		switch matches {
 		case unknown:
-			if p.passes(route.Handlers) && route.Group == "" && !route.Terminal {
+			if p.canPass(route.Handlers) && route.Group == "" && !route.Terminal {
 				continue
 			}
 			return "", uncertain
@@ -181,7 +181,7 @@ func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f 
 			p.groups[route.Group] = true
 		}
 		for _, handler := range route.Handlers {
-			if cause, f := p.handle(handler, depth); f != goesOn {
+			if cause, f := p.followHandler(handler, depth); f != goesOn {
 				return cause, f
 			}
 		}
@@ -192,8 +192,8 @@ func (p *probe) through(routes caddyhttp.RouteList, depth int) (cause string, f 
 	return "nothing", goesOn
 }
 
-// handle follows the request through a handler.
-func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause string, f fate) {
+// followHandler follows the probe through one handler.
+func (p *probe) followHandler(handler caddyhttp.MiddlewareHandler, depth int) (cause string, f fate) {
 	if handler == p.handler {
 		return "", reaches
 	}
@@ -203,7 +203,7 @@ func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause st
 	case *API:
 		return "sse_api", answered
 	case *caddyhttp.Subroute:
-		return p.through(h.Routes, depth+1)
+		return p.follow(h.Routes, depth+1)
 	case *caddyhttp.StaticResponse:
 		if h.StatusCode == "103" {
 			return "", goesOn
@@ -228,7 +228,7 @@ func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause st
 		for _, part := range h.PathRegexp {
 			values = append(values, part.Find, part.Replace)
 		}
-		if !p.known(values...) {
+		if !p.knows(values...) {
 			return "", uncertain
 		}
 		h.Rewrite(p.request, p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer))
@@ -236,20 +236,20 @@ func (p *probe) handle(handler caddyhttp.MiddlewareHandler, depth int) (cause st
 	case *caddyhttp.VarsMiddleware:
 		return "", p.setVars(*h)
 	}
-	if p.passes([]caddyhttp.MiddlewareHandler{handler}) {
+	if p.canPass([]caddyhttp.MiddlewareHandler{handler}) {
 		return "", goesOn
 	}
 	return "", uncertain
 }
 
-// setVars sets the variables that tell where files are.
+// setVars sets the variables that say where files are.
 func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
 	for _, name := range []string{"root", "fs"} {
 		value, ok := vars[name].(string)
 		if !ok {
 			continue
 		}
-		if !p.known(value) {
+		if !p.knows(value) {
 			return uncertain
 		}
 		repl := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -258,18 +258,18 @@ func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
 	return goesOn
 }
 
-// passesOn are handlers that leave the path alone, and that a request for a stream
-// gets through.
-var passesOn = []string{
+// transparentHandlers are the names of handlers that do not change the path and that pass
+// on a request for a stream.
+var transparentHandlers = []string{
 	"authentication", "encode", "headers", "log_append", "map", "push", "request_body", "sse_cors", "timeouts", "tracing",
 }
 
-// passes reports whether the probe gets through the handlers.
-func (p *probe) passes(handlers []caddyhttp.MiddlewareHandler) bool {
-	return passes(handlers) && !(p.wary && slices.ContainsFunc(handlers, mayRefuse))
+// canPass reports whether all of the handlers pass the probe on.
+func (p *probe) canPass(handlers []caddyhttp.MiddlewareHandler) bool {
+	return areTransparent(handlers) && !(p.stoppedByAuth && slices.ContainsFunc(handlers, mayRefuse))
 }
 
-// mayRefuse tells handlers that pass on only whom they know.
+// mayRefuse reports whether the handler passes on only requests of known users.
 func mayRefuse(handler caddyhttp.MiddlewareHandler) bool {
 	switch handler.(type) {
 	case *caddyauth.Authentication, *reverseproxy.Handler:
@@ -278,15 +278,16 @@ func mayRefuse(handler caddyhttp.MiddlewareHandler) bool {
 	return false
 }
 
-// passes reports whether all of the handlers do.
-func passes(handlers []caddyhttp.MiddlewareHandler) bool {
+// areTransparent reports whether all of the handlers pass on a request for a stream and do
+// not change its path.
+func areTransparent(handlers []caddyhttp.MiddlewareHandler) bool {
 	for _, handler := range handlers {
 		switch h := handler.(type) {
 		case *reverseproxy.Handler:
-			// forward_auth lets a request pass, or answers it.
+			// forward_auth passes a request on, or answers it.
 			for _, response := range h.HandleResponse {
 				for _, route := range response.Routes {
-					if !passes(route.Handlers) {
+					if !areTransparent(route.Handlers) {
 						return false
 					}
 				}
@@ -299,7 +300,7 @@ func passes(handlers []caddyhttp.MiddlewareHandler) bool {
 				return false
 			}
 		case caddy.Module:
-			if !slices.Contains(passesOn, h.CaddyModule().ID.Name()) {
+			if !slices.Contains(transparentHandlers, h.CaddyModule().ID.Name()) {
 				return false
 			}
 		default:
@@ -309,17 +310,17 @@ func passes(handlers []caddyhttp.MiddlewareHandler) bool {
 	return true
 }
 
-// match is what a matcher says about the request.
+// match is the result of a matcher for the probe.
 type match int
 
 const (
-	unknown match = iota // it may depend on more than what the request has
+	unknown match = iota // it may depend on properties that the probe does not have
 	no
 	yes
-	refuses // it answers with an error
+	refuses // the matcher makes Caddy answer with an error
 )
 
-// matches reports whether one of the sets matches, or none is needed.
+// matches returns whether one of the sets matches. No sets match every request.
 func (p *probe) matches(sets caddyhttp.MatcherSets) match {
 	result := no
 	if len(sets) == 0 {
@@ -364,11 +365,11 @@ func (p *probe) matchesOne(matcher any) match {
 		}
 		return unknown
 	case *caddyhttp.MatchPath:
-		if !p.known(*m...) {
+		if !p.knows(*m...) {
 			return unknown
 		}
 	case *fileserver.MatchFile:
-		if !p.known(append([]string{m.Root, m.FileSystem}, m.TryFiles...)...) {
+		if !p.knows(append([]string{m.Root, m.FileSystem}, m.TryFiles...)...) {
 			return unknown
 		}
 	case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
@@ -385,7 +386,7 @@ func (p *probe) matchesOne(matcher any) match {
 	return no
 }
 
-// matchesPath is matches with nothing but paths, for a route that has one set at most.
+// matchesPath is matches with the path matchers only, for a route with at most one set.
 func (p *probe) matchesPath(route *caddyhttp.Route) match {
 	for _, matcher := range slices.Concat(route.MatcherSets...) {
 		if _, ok := matcher.(*caddyhttp.MatchPath); ok && p.matchesOne(matcher) != yes {

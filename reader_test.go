@@ -122,7 +122,7 @@ func (st *stream) wait() (block, error) {
 			return b, errors.New("the stream has ended")
 		}
 		return b, nil
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		return block{}, errors.New("the stream is silent")
 	}
 }
@@ -180,7 +180,7 @@ func (st *stream) close() {
 // is not.
 func (s *server) refused(path string, headers ...string) answer {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	resp := request(ctx, s, plain, "GET", "http://"+s.http+path, "", headers)
 	return answer{resp.StatusCode, resp.Header, readAll(s, resp)}

@@ -64,8 +64,8 @@ func (*testStore) Writable() (problem error, since time.Time) {
 }
 
 var (
-	_ caddysse.StoreModule = (*testStoreModule)(nil)
-	_ caddysse.Writer      = (*testStore)(nil)
+	_ caddysse.StoreModule  = (*testStoreModule)(nil)
+	_ caddysse.WriteChecker = (*testStore)(nil)
 )
 
 // TestStatusSaysWhetherTheStoreCanBeWritten: with what failed, and since when.
@@ -138,12 +138,12 @@ func TestReady(t *testing.T) {
 	}
 	eventually(t, "chat to be open", func() bool { return s.api("GET", "/sse/ready?hub=chat", "").status == http.StatusOK })
 	check("/sse/ready?hub=chat", 200, "")
-	check("/sse/ready", 503, "hub default: its history is not open yet: the store is opening")
+	check("/sse/ready", 503, "hub default: the history is not open yet: the store is opening")
 
 	feed := <-testStores.Load().feed
 	feed.Begin("abcdefgh", 1)
 	feed.Status(nil, 7)
-	check("/sse/ready", 503, "7 records are still to be read")
+	check("/sse/ready", 503, "7 records are not read yet")
 	feed.Status(nil, 0)
 	check("/sse/ready", 200, "")
 
@@ -157,7 +157,7 @@ func TestReady(t *testing.T) {
 	check("/sse/ready", 200, "") // what there is is served
 	feed.Status(nil, 0)
 	check("/sse/ready", 200, "")
-	check("/sse/ready?hub=nope", 404, "there is chat, default")
+	check("/sse/ready?hub=nope", 404, "(available: chat, default)")
 	check("/sse/ready?verbose=1", 400, "unknown query parameter")
 	caddysse.Exit(t)
 	check("/sse/ready", 503, "shutting down")

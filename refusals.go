@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// counters count by reason. The reasons are there from the start, so that an alert
-// sees the first refusal.
+// counters count by reason. All reasons exist from the start: a counter that appears with
+// the value 1 is no increase to Prometheus, and an alert would miss the first refusal.
 type counters map[string]*atomic.Uint64
 
 func newCounters(reasons map[int]string, more ...string) counters {
@@ -21,8 +21,8 @@ func newCounters(reasons map[int]string, more ...string) counters {
 	return c
 }
 
-// streamRefusals are the reasons why a request for a stream is refused before it comes
-// to the hub, by status.
+// streamRefusals are the reasons why the handler refuses a stream before it asks the hub,
+// by status.
 var streamRefusals = map[int]string{
 	http.StatusBadRequest:          "invalid",
 	http.StatusMethodNotAllowed:    "invalid",
@@ -31,8 +31,8 @@ var streamRefusals = map[int]string{
 	http.StatusInternalServerError: "cannot_stream",
 }
 
-// publishRefusals are the reasons why a publish is refused, by status. That of 503 says
-// what became of the events.
+// publishRefusals are the reasons why a publish is refused, by status. A 503 has one of the
+// reasons below.
 var publishRefusals = map[int]string{
 	http.StatusBadRequest:            "invalid",
 	http.StatusUnsupportedMediaType:  "invalid",
@@ -42,26 +42,26 @@ var publishRefusals = map[int]string{
 }
 
 const (
-	notStored = "not_stored"
-	inDoubt   = "uncertain"
-	canceled  = "canceled" // the publisher went away
+	notStored      = "not_stored"
+	storeUncertain = "uncertain"
+	canceled       = "canceled" // the publisher disconnected
 )
 
-// unknownHubs counts what was published to hubs that there are not.
+// unknownHubs counts publishes to hubs that do not exist.
 var unknownHubs atomic.Uint64
 
-// refusedStream counts a stream that the handler has refused with this status.
-func (h *Handler) refusedStream(status int) {
+// countRefusedStream counts a stream that the handler refused with this status.
+func (h *Handler) countRefusedStream(status int) {
 	if n := h.app.held[h.Hub].streamsRefused[streamRefusals[status]]; n != nil {
 		n.Add(1)
 	}
 }
 
-// refusedPublish counts a publish that was refused.
-func refusedPublish(ctx context.Context, hubName string, failure *apiError) {
+// countRefusedPublish counts a publish that was refused.
+func countRefusedPublish(ctx context.Context, hubName string, failure *apiError) {
 	h, err := findHub(hubName)
 	if err != nil {
-		if failure.Status == http.StatusNotFound { // and not because Caddy is starting
+		if failure.Status == http.StatusNotFound { // else Caddy is starting
 			unknownHubs.Add(1)
 		}
 		return
@@ -74,7 +74,7 @@ func refusedPublish(ctx context.Context, hubName string, failure *apiError) {
 		case failure.Stored == "no":
 			reason = notStored
 		default:
-			reason = inDoubt
+			reason = storeUncertain
 		}
 	}
 	if n := h.publishesRefused[reason]; n != nil {

@@ -13,39 +13,39 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// report tells that a stream was opened or closed: with one debug line, and with one
-// event of Caddy's.
+// report says that a stream was opened or closed. It becomes one debug log line and one
+// event of Caddy's app events.
 type report struct {
 	message, event string
 	fields         []zap.Field
 }
 
-// reports is where all streams are reported.
+// reports is the reporter of the process.
 var reports = newReporter()
 
-// reporter tells reports in order, from one goroutine. Handlers of Caddy's events
-// belong to others: one may be slow, and one may wait for a lock that Caddy holds
-// while it changes its config. So no stream and no reload waits for them.
+// reporter emits reports in order, from one goroutine. Handlers of Caddy's events are code
+// of others: they may be slow, or wait for a lock that Caddy holds while it changes its
+// config. So no stream and no reload waits for them.
 type reporter struct {
-	newest atomic.Pointer[App] // the app that came into force last; it tells the reports, even when it is over
+	newestApp atomic.Pointer[App] // the app that came into force last, also after it has stopped; it emits the reports
 
-	mu     sync.Mutex
-	queue  []report
-	busy   chan struct{}          // closed when the goroutine ends; nil: there is none
-	untold map[*hub.Conn]struct{} // connections whose opening was left out
-	late   bool                   // it is logged that there are some, and the queue was never empty since
+	mu          sync.Mutex
+	queue       []report
+	runDone     chan struct{}          // closed when the goroutine ends; nil if none runs
+	unreported  map[*hub.Conn]struct{} // open connections whose opening was not reported
+	overflowing bool                   // the overflow is logged; false again when the queue is empty
 }
 
-// maxReports is how many reports may wait. When there are more, streams that open are
-// not reported, and neither is their end.
+// maxReports is the most reports in the queue. When the queue is full, new streams are not
+// reported, neither their opening nor their end.
 var maxReports = 1 << 16
 
-func newReporter() *reporter { return &reporter{untold: make(map[*hub.Conn]struct{})} }
+func newReporter() *reporter { return &reporter{unreported: make(map[*hub.Conn]struct{})} }
 
 // opened reports a new stream.
 func (r *reporter) opened(hubName string, conn *hub.Conn) {
-	a := r.newest.Load()
-	if a == nil || !a.listensTo("sse_connected") && !a.listensTo("sse_disconnected") {
+	a := r.newestApp.Load()
+	if a == nil || !a.wantsReport("sse_connected") && !a.wantsReport("sse_disconnected") {
 		return
 	}
 	r.mu.Lock()
@@ -53,27 +53,27 @@ func (r *reporter) opened(hubName string, conn *hub.Conn) {
 	if len(r.queue) < maxReports {
 		r.add(report{"stream opened", "sse_connected", fieldsOf(hubName, conn)})
 	} else {
-		r.untold[conn] = struct{}{}
-		first, r.late = !r.late, true
+		r.unreported[conn] = struct{}{}
+		first, r.overflowing = !r.overflowing, true
 	}
 	r.mu.Unlock()
 	if first {
-		a.logger.Error("streams are not reported: handlers of Caddy's events are too slow for as many as open and close",
+		a.logger.Error("new streams are not reported, because the queue of reports is full: make the handlers of Caddy's events faster",
 			zap.Int("waiting", maxReports))
 	}
 }
 
 // closed reports the end of a stream whose opening was reported.
 func (r *reporter) closed(hubName string, conn *hub.Conn, reason hub.Reason) {
-	a := r.newest.Load()
-	listens := a != nil && a.listensTo("sse_disconnected")
+	a := r.newestApp.Load()
+	wanted := a != nil && a.wantsReport("sse_disconnected")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, untold := r.untold[conn]; untold {
-		delete(r.untold, conn)
+	if _, ok := r.unreported[conn]; ok {
+		delete(r.unreported, conn)
 		return
 	}
-	if !listens {
+	if !wanted {
 		return
 	}
 	events, bytes := conn.Sent()
@@ -96,22 +96,22 @@ func fieldsOf(hubName string, conn *hub.Conn) []zap.Field {
 	}
 }
 
-// add queues a report. mu is held.
+// add appends a report to the queue. mu is held.
 func (r *reporter) add(rep report) {
 	r.queue = append(r.queue, rep)
-	if r.busy == nil {
-		r.busy = make(chan struct{})
-		go r.run(r.busy)
+	if r.runDone == nil {
+		r.runDone = make(chan struct{})
+		go r.run(r.runDone)
 	}
 }
 
-// run tells what is queued, and ends when there is nothing.
+// run emits the queued reports and returns when the queue is empty.
 func (r *reporter) run(busy chan struct{}) {
 	defer close(busy)
 	for {
 		r.mu.Lock()
 		if len(r.queue) == 0 {
-			r.queue, r.busy, r.late = nil, nil, false
+			r.queue, r.runDone, r.overflowing = nil, nil, false
 			r.mu.Unlock()
 			return
 		}
@@ -119,14 +119,14 @@ func (r *reporter) run(busy chan struct{}) {
 		r.queue[0] = report{}
 		r.queue = r.queue[1:]
 		r.mu.Unlock()
-		r.newest.Load().tell(rep)
+		r.newestApp.Load().emit(rep)
 	}
 }
 
-// flush waits until all is told, but not for longer than the limit.
+// flush waits until all reports are emitted, at most for the limit.
 func (r *reporter) flush(limit time.Duration) {
 	r.mu.Lock()
-	busy := r.busy
+	busy := r.runDone
 	r.mu.Unlock()
 	if busy == nil {
 		return
@@ -139,14 +139,15 @@ func (r *reporter) flush(limit time.Duration) {
 	}
 }
 
-// listensTo tells whether anybody wants reports with the event.
-func (a *App) listensTo(event string) bool {
+// wantsReport reports whether debug lines are logged or a handler waits for the event.
+func (a *App) wantsReport(event string) bool {
 	return a.logger.Core().Enabled(zap.DebugLevel) || a.events.ShouldEmit(event)
 }
 
-// tell tells one report. The config of the app may have ended meanwhile, and its
-// context with it: without that Caddy would call no handler and log an error.
-func (a *App) tell(rep report) {
+// emit emits one report. The config of the app, and its context, may have ended meanwhile.
+// With an ended context Caddy would call no handler and log an error, so emit uses a
+// context that does not end.
+func (a *App) emit(rep report) {
 	defer func() {
 		if failure := recover(); failure != nil {
 			a.logger.Error("a handler of Caddy's events panicked",

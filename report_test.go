@@ -195,12 +195,12 @@ func TestReportsAreBounded(t *testing.T) {
 		s.open("/events").close()
 	}
 	eventually(t, "the end of all", func() bool { return s.status("default").Connections == 0 })
-	const message = "streams are not reported: handlers of Caddy's events are too slow for as many as open and close"
+	const message = "new streams are not reported, because the queue of reports is full: make the handlers of Caddy's events faster"
 	if n := len(logs.with(t, message)); n != 1 {
 		t.Errorf("%d lines say so", n)
 	}
 	close(release)
-	caddysse.FlushReports(patience)
+	caddysse.FlushReports(waitLimit)
 	last := s.open("/events")
 	last.close()
 	eventually(t, "reports of the last one", func() bool {

@@ -31,20 +31,20 @@ func TestStreamQuery(t *testing.T) {
 		{"lasteventid=x", 400, "did you mean last_event_id?"},
 		{"lastEventIds=x", 400, "did you mean last_event_id?"},
 		{"Previous=x", 400, "did you mean previous?"},
-		{"topic=", 400, "topic 1 of the query: a topic must not be empty"},
+		{"topic=", 400, "topic 1 of the query: it must not be empty"},
 		{"topic=public/*", 400, `topic 1 of the query "public/*": it must be an exact name`},
 		{"topic=news&topic=*", 400, "topic 2 of the query"},
-		{"topic=" + strings.Repeat("x", 513), 400, "513 bytes long, at most 512"},
+		{"topic=" + strings.Repeat("x", 513), 400, "513 bytes: at most 512"},
 		{"topic=%ff", 400, "valid UTF-8"},
-		{strings.Repeat("topic=news&", 101), 400, "101 topics asked for, at most 100"},
-		{"topic=news,public/a", 403, `topic 1 of the query "news,public/a": you may not subscribe`},
-		{"topic=secret", 403, "you may not subscribe"},
+		{strings.Repeat("topic=news&", 101), 400, "101 topics: at most 100"},
+		{"topic=news,public/a", 403, `topic 1 of the query "news,public/a": not allowed on this stream`},
+		{"topic=secret", 403, "not allowed on this stream"},
 	}
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
 		s := s.in(t)
 		for _, test := range tests {
 			for _, method := range []string{"GET", "HEAD"} {
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 				resp := request(ctx, t, p.client, method, p.url(s)+"/events?"+test.query, "", nil)
 				body := readAll(t, resp)
 				cancel()
@@ -110,9 +110,9 @@ func TestNamesAreShort(t *testing.T) {
 		headers []string
 		text    string
 	}{
-		"user":             {[]string{"X-User", more}, "user is 513 bytes long, at most 512"},
-		"session":          {[]string{"X-User", "alice", "Cookie", "sid=" + more}, "session is 513 bytes long, at most 512"},
-		"topic":            {[]string{"X-User", "alice", "X-Tenant", most}, "515 bytes long, at most 512"},
+		"user":             {[]string{"X-User", more}, "user has 513 bytes: at most 512"},
+		"session":          {[]string{"X-User", "alice", "Cookie", "sid=" + more}, "session has 513 bytes: at most 512"},
+		"topic":            {[]string{"X-User", "alice", "X-Tenant", most}, "515 bytes with its placeholders replaced: at most 512"},
 		"the longest user": {[]string{"X-User", most}, ""},
 		"the longest":      {[]string{"X-User", "alice", "Cookie", "sid=" + most, "X-Tenant", most[3:]}, ""},
 	} {

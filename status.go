@@ -20,8 +20,8 @@ type status struct {
 type hubStatus struct {
 	Connections int64       `json:"connections"`
 	Users       int         `json:"users"`
-	Head        string      `json:"head"`   // a client that connects with it misses nothing from now on
-	Oldest      string      `json:"oldest"` // the oldest retained; the next, if there is none; both empty before the store has begun
+	Head        string      `json:"head"`   // the newest position, "" before the store has begun
+	Oldest      string      `json:"oldest"` // the oldest retained position, or the next one if none is retained; "" before the store has begun
 	Events      int         `json:"events"`
 	Bytes       int64       `json:"bytes"`
 	Store       storeStatus `json:"store"`
@@ -31,18 +31,18 @@ type storeStatus struct {
 	Kind      string `json:"kind"`
 	Connected bool   `json:"connected"`
 	Lag       uint64 `json:"lag"`      // records that this node has yet to receive
-	Writable  bool   `json:"writable"` // as far as is known without an event to store
+	Writable  bool   `json:"writable"` // false if a failed write or check is known
 
-	// What keeps it from being reached, or from being written, and since when.
+	// Why the store cannot be reached or written, and since when.
 	Problem string    `json:"problem,omitempty"`
 	Since   time.Time `json:"since,omitzero"`
 
-	Note string `json:"note,omitempty"` // what happened to the store that an operator should know of
+	Note string `json:"note,omitempty"` // see Noter
 }
 
-// storeStatus says how the hub's store is.
+// storeStatus returns the state of the hub's store.
 func (h *pooledHub) storeStatus(stats hub.Stats) storeStatus {
-	used := h.use()
+	used := h.storeInUse()
 	problem, since := stats.Problem, stats.Since
 	s := storeStatus{Kind: used.kind, Connected: problem == nil, Lag: stats.Behind}
 	if problem == nil && used.writer != nil {
@@ -58,10 +58,10 @@ func (h *pooledHub) storeStatus(stats hub.Stats) storeStatus {
 }
 
 func showStatus(w http.ResponseWriter, r *http.Request) error {
-	if _, err := queryOf(r); err != nil {
+	if _, err := parseQuery(r); err != nil {
 		return err
 	}
-	open, err := askedHubs(r)
+	open, err := requestedHubs(r)
 	if err != nil {
 		return err
 	}
@@ -80,24 +80,24 @@ func showStatus(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.Hubs[name] = hub
 	}
-	answer(w, http.StatusOK, s)
+	writeJSON(w, http.StatusOK, s)
 	return nil
 }
 
-// askedHubs are the one that the request names, or all.
-func askedHubs(r *http.Request) (map[string]*pooledHub, error) {
+// requestedHubs returns the hub that the request names, or all open hubs if it names none.
+func requestedHubs(r *http.Request) (map[string]*pooledHub, error) {
 	if !r.URL.Query().Has("hub") {
 		return openHubs(), nil
 	}
-	h, err := hubOf(r)
+	h, err := requestedHub(r)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]*pooledHub{hubNameOf(r): h}, nil
+	return map[string]*pooledHub{requestedHubName(r): h}, nil
 }
 
-// positionOf is empty where no store has begun yet: to connect with that is to
-// connect from now on.
+// positionOf formats a position. Before the store has begun the result is "", and a client
+// that connects with "" receives the events from then on.
 func positionOf(p hub.Position) string {
 	if p.Epoch == "" {
 		return ""
@@ -105,7 +105,7 @@ func positionOf(p hub.Position) string {
 	return p.String()
 }
 
-// version is this module's, as it was built in.
+// version returns the version of this module in the running binary.
 func version() string {
 	const path = "github.com/ea766355/caddy-sse"
 	info, ok := debug.ReadBuildInfo()
@@ -120,7 +120,7 @@ func version() string {
 	return "unknown"
 }
 
-// nodeName tells the nodes of a cluster apart.
+// nodeName returns a name that is different for each node of a cluster.
 func nodeName() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -12,44 +12,45 @@ import (
 	_ "github.com/ea766355/caddy-sse/store/disk" // the store module that comes with the app
 )
 
-// StoreModule is what the modules in the namespace sse.stores are: a way to keep
-// a hub's history.
+// StoreModule is implemented by the Caddy modules in the namespace sse.stores. Such a
+// module opens the stores that keep the histories of hubs.
 type StoreModule interface {
-	// Identity tells one history from another: no two hubs may have the same. As
-	// long as it stays the same, the open store goes on over config reloads, unless
-	// the module is Remote; when it changes, another is opened.
+	// Identity returns a string that is the same for the same history, and different
+	// for each hub of a config. While it does not change, the open store stays in use
+	// over config reloads, unless the module is a [Remote]. When it changes, another
+	// store is opened.
 	Identity(hubName string) string
 
-	// Open opens the store. It is called when the config starts, never to
-	// validate one. Its error names what could not be opened, and the way out.
+	// Open opens the store. It is called when the config starts, never to validate a
+	// config. Its error says what could not be opened and what to do about it.
 	Open(hubName string) (hub.Store, error)
 }
 
-// Remote is what a store module may be besides, if the history is elsewhere.
+// Remote is an optional interface of a [StoreModule] whose history is on another machine.
 type Remote interface {
-	// Connection tells one way to the history from another. It may hold secrets,
-	// since it is only compared. When it changes over a config reload, another
-	// store is opened and takes the place of the open one. If the history is the
-	// same, streams go on without a gap.
+	// Connection returns the settings of the connection to the history as a string. It
+	// may hold secrets, since it is only compared. When it changes over a config reload,
+	// another store is opened and replaces the open one. If the history is the same,
+	// streams go on without a gap.
 	Connection() string
 }
 
-// Noter is what a store may be besides, if things may happen to it that an
-// operator should know of.
+// Noter is an optional interface of a [hub.Store] that has something to tell operators,
+// such as a damaged file that was quarantined.
 type Noter interface {
-	// Note is shown in the status. Empty: there is nothing to say.
+	// Note returns a text for the status, or "".
 	Note() string
 }
 
-// Writer is what a store may be besides, if it may be that it can be read and not
-// written. The feed's Status tells of all else that keeps events from being stored.
-type Writer interface {
-	// Writable returns why nothing can be stored, and since when; nil: it can, as far
-	// as is known. It must not block.
+// WriteChecker is an optional interface of a [hub.Store] that may be readable and not
+// writable at the same time, such as one on a full disk.
+type WriteChecker interface {
+	// Writable returns why events cannot be stored, and since when. It returns nil if
+	// nothing is known that prevents it. It must not block.
 	Writable() (problem error, since time.Time)
 }
 
-// memory is the store of a hub that has none configured.
+// memory is the store module of a hub without a configured store.
 type memory struct{}
 
 func (memory) Identity(string) string { return "memory" }
@@ -59,39 +60,40 @@ func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
 // pooledHub is a hub in the pool.
 type pooledHub struct {
 	*hub.Hub
-	store atomic.Pointer[usedStore] // nil before the first
+	store atomic.Pointer[storeInfo] // nil before the first store
 
-	streamsRefused, publishesRefused counters // by the doors
+	streamsRefused, publishesRefused counters // by handlers and the API, before the hub is asked
 	warnedOfHTTP3                    atomic.Bool
 }
 
-// usedStore is what is known about the store that a hub uses.
-type usedStore struct {
+// storeInfo describes the store that a hub uses.
+type storeInfo struct {
 	identity   string
-	connection string // empty unless the module is Remote
+	connection string // empty unless the module is a Remote
 	kind       string
-	cluster    Cluster // nil: the store is this node's alone
-	noter      Noter   // nil: it has nothing to say
-	writer     Writer  // nil: it can be written when it can be reached
+	cluster    Cluster      // nil: only this node uses the store
+	noter      Noter        // nil: the store has no notes
+	writer     WriteChecker // nil: the store is writable when it is reachable
 }
 
-// use is the store that the hub uses, empty before the first.
-func (h *pooledHub) use() usedStore {
+// storeInUse describes the store that the hub uses. The result is empty before the first
+// store.
+func (h *pooledHub) storeInUse() storeInfo {
 	if s := h.store.Load(); s != nil {
 		return *s
 	}
-	return usedStore{}
+	return storeInfo{}
 }
 
-// Destruct is called when nothing holds the hub any more.
+// Destruct closes the hub. The pool calls it when no config holds the hub any more.
 func (h *pooledHub) Destruct() error {
-	h.end()
+	h.endAllStreams()
 	return h.Close()
 }
 
-// end ends the streams of a hub that has no use any more. When the process is about
-// to end, that is the reason, and not that nothing serves the hub.
-func (h *pooledHub) end() {
+// endAllStreams ends the streams of a hub that no route serves. If the process exits,
+// clients are told that reason instead.
+func (h *pooledHub) endAllStreams() {
 	if caddy.Exiting() {
 		h.Shutdown()
 	} else {
@@ -99,62 +101,63 @@ func (h *pooledHub) end() {
 	}
 }
 
-// loadStores loads the store modules, without opening anything.
+// loadStores loads the store modules. It opens no store.
 func (a *App) loadStores(ctx caddy.Context) error {
 	a.stores = make(map[string]StoreModule)
-	users := make(map[string]string) // of stores, by identity
+	users := make(map[string]string) // names of hubs by the identity of their store
 	for name, config := range a.Hubs {
 		if config.StoreRaw == nil {
 			continue
 		}
 		module, err := ctx.LoadModule(config, "StoreRaw")
 		if err != nil {
-			return fmt.Errorf("hub %s: loading its store: %w", name, err)
+			return fmt.Errorf("hub %s: loading the store: %w", name, err)
 		}
 		store, ok := module.(StoreModule)
 		if !ok {
-			return fmt.Errorf("hub %s: %T is not a store", name, module)
+			return fmt.Errorf("hub %s: the module %T is no store: it does not implement caddysse.StoreModule", name, module)
 		}
 		a.stores[name] = store
 		id := store.Identity(name)
 		if other, taken := users[id]; taken {
-			return fmt.Errorf("hubs %s and %s have the same store %s: each needs its own", other, name, id)
+			other, name := min(other, name), max(other, name)
+			return fmt.Errorf("hubs %s and %s have the same store %s: give each hub a store of its own", other, name, id)
 		}
 		users[id] = name
 	}
 	return nil
 }
 
-// store is the hub's store module.
-func (a *App) store(name string) StoreModule {
+// storeModule returns the hub's store module.
+func (a *App) storeModule(name string) StoreModule {
 	if s := a.stores[name]; s != nil {
 		return s
 	}
 	return memory{}
 }
 
-// toUse is what there is to know about the hub's store before it is opened.
-func (a *App) toUse(name string) usedStore {
-	module := a.store(name)
-	used := usedStore{identity: module.Identity(name), kind: "memory"}
+// describeStore describes the hub's configured store before it is opened.
+func (a *App) describeStore(name string) storeInfo {
+	module := a.storeModule(name)
+	info := storeInfo{identity: module.Identity(name), kind: "memory"}
 	if m, ok := module.(caddy.Module); ok {
-		used.kind = m.CaddyModule().ID.Name()
+		info.kind = m.CaddyModule().ID.Name()
 	}
 	if m, ok := module.(Remote); ok {
-		used.connection = m.Connection()
+		info.connection = m.Connection()
 	}
-	return used
+	return info
 }
 
-// openStores opens those stores that are not open already.
+// openStores opens the stores that are not open yet.
 func (a *App) openStores() error {
 	a.opened = make(map[string]hub.Store)
 	for name, h := range a.held {
-		used, next := h.use(), a.toUse(name)
+		used, next := h.storeInUse(), a.describeStore(name)
 		if used.identity == next.identity && used.connection == next.connection {
 			continue
 		}
-		store, err := a.store(name).Open(name)
+		store, err := a.storeModule(name).Open(name)
 		if err != nil {
 			return errors.Join(fmt.Errorf("hub %s: %w", name, err), a.closeStores())
 		}
@@ -163,7 +166,7 @@ func (a *App) openStores() error {
 	return nil
 }
 
-// closeStores closes what was opened and not put to use.
+// closeStores closes the stores that were opened and are not in use.
 func (a *App) closeStores() (err error) {
 	for _, store := range a.opened {
 		err = errors.Join(err, store.Close())
@@ -172,19 +175,19 @@ func (a *App) closeStores() (err error) {
 	return err
 }
 
-// useStores puts to use what was opened.
+// useStores hands the opened stores over to their hubs.
 func (a *App) useStores() (err error) {
 	for name, store := range a.opened {
-		h, used := a.held[name], a.toUse(name)
+		h, info := a.held[name], a.describeStore(name)
 		if cluster, ok := store.(Cluster); ok {
-			used.cluster = cluster
+			info.cluster = cluster
 			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte, room int) []byte {
 				return answerNode(h.Hub, request, room)
 			}))
 		}
-		used.noter, _ = store.(Noter)
-		used.writer, _ = store.(Writer)
-		h.store.Store(&used)
+		info.noter, _ = store.(Noter)
+		info.writer, _ = store.(WriteChecker)
+		h.store.Store(&info)
 		err = errors.Join(err, h.Use(store))
 	}
 	a.opened = nil

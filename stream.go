@@ -17,27 +17,28 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// sink is a response as the hub sees it.
+// sink is the [hub.Sink] of a stream that is written through the response.
 type sink struct {
-	stream  hub.Stream
-	restore func() // gives the response its own timeout back
+	stream         hub.Stream
+	restoreTimeout func() // restores the response's own timeout
 
-	w      http.ResponseWriter
-	guard  *time.Timer // cuts a write off of which the client takes nothing
-	limit  time.Duration
-	broken bool // a write has failed
-	logger *zap.Logger
-	tcp    *net.TCPConn // that the request came by, if it came by HTTP/2 and it is known
+	w           http.ResponseWriter
+	writeGuard  *time.Timer   // aborts a write when the client reads nothing for timeout
+	timeout     time.Duration // see writeGuard
+	writeFailed bool
+	logger      *zap.Logger
+	tcp         *net.TCPConn // the connection of a request over HTTP/2, nil if unknown
 
-	mu    sync.Mutex               // guards what follows
-	ctrl  *http.ResponseController // nil when the handler has returned: it must not be used then
-	acked uint64                   // by the client, when that was last looked at
-	still time.Time                // since when it is the same
+	mu         sync.Mutex               // guards the fields below
+	ctrl       *http.ResponseController // nil after the handler has returned, when it must not be used
+	acked      uint64                   // bytes that the client had acknowledged at the last look
+	stillSince time.Time                // when acked last changed
 }
 
-// aside runs f on a goroutine of its own and waits for it, since a goroutine that
-// stays keeps as large a stack as it ever needed. A panic of f is the caller's.
-func aside(f func()) {
+// runOnTempGoroutine runs f on a goroutine of its own and waits for it. The stack of a
+// goroutine never shrinks below what it once needed for f, and the caller's goroutine
+// lives as long as the stream. If f panics, runOnTempGoroutine panics.
+func runOnTempGoroutine(f func()) {
 	failed := make(chan any)
 	go func() {
 		defer func() {
@@ -54,54 +55,54 @@ func aside(f func()) {
 	}
 }
 
-// begin begins a stream on the normal path, where the handler's goroutine is the
-// writer.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, conn hub.Pending) *sink {
+// openSink begins a stream that the handler's goroutine writes through the response.
+func (h *Handler) openSink(w http.ResponseWriter, r *http.Request, conn hub.Pending) *sink {
 	s := newSink(w, r, h.settings.Timeout)
 	s.logger = h.logger
 	s.stream = conn.Open(s)
 	return s
 }
 
-// serve goes on with the stream until it ends.
+// serve writes the stream until it ends.
 func (s *sink) serve(ctx context.Context) {
 	defer s.release()
 	s.stream.Serve(ctx)
-	s.abort()
+	s.abortIfFailed()
 }
 
-// abort does not return if a write has failed.
-func (s *sink) abort() {
-	if s.broken {
-		if serversEnd.Load() {
+// abortIfFailed aborts the response if a write has failed, and does not return then.
+func (s *sink) abortIfFailed() {
+	if s.writeFailed {
+		if serversShuttingDown.Load() {
 			if stream := quicStreamOf(s.w); stream != nil {
-				stream.abandon()
+				stream.reset()
 			}
 		}
-		// To return would end the response as if it were complete; and over HTTP/3
-		// that end would wait, behind what the client does not take.
+		// A normal return would mark the response as complete. Over HTTP/3 it would also
+		// wait for the data that the client does not read.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// maxChunk is how much a client must take within its timeout not to be dropped.
+// maxChunk is how many bytes a client must read within its timeout. Otherwise it is
+// dropped.
 const maxChunk = 16 << 10
 
-// noDeadline takes the place of the controller by which Caddy's writer for idle timeouts
-// sets and clears a deadline for each write and each flush. Over HTTP/2 every change of
-// a deadline is a message to the connection's goroutine, and a new timer.
-var noDeadline = http.NewResponseController(undated{})
+// noDeadline replaces the controller of Caddy's writer for idle timeouts. That writer sets
+// and clears a deadline for each write and each flush. Over HTTP/2 each change of a
+// deadline is a message to the connection's goroutine, and a new timer.
+var noDeadline = http.NewResponseController(withoutDeadline{})
 
-type undated struct{ http.ResponseWriter }
+type withoutDeadline struct{ http.ResponseWriter }
 
-func (undated) SetWriteDeadline(time.Time) error { return nil }
+func (withoutDeadline) SetWriteDeadline(time.Time) error { return nil }
 
-// newSink puts a guard of our own over each write, in place of Caddy's writer for idle
-// timeouts. The server's limit on the time of a whole response is lifted, as a stream
-// has no such time.
+// newSink puts each write under the given timeout, with one timer of its own in place of
+// Caddy's writer for idle timeouts. The server's limit on the time of a whole response is
+// removed, because a stream has no such limit.
 func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sink {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	s := &sink{w: w, limit: timeout, restore: func() {}, ctrl: http.NewResponseController(w)}
+	s := &sink{w: w, timeout: timeout, restoreTimeout: func() {}, ctrl: http.NewResponseController(w)}
 	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 2 {
 		s.tcp = tcpOf(c)
 	}
@@ -110,72 +111,71 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 		restore := idle.Override(timeout, 0, maxChunk)
 		s.ctrl, idle.Ctrl = idle.Ctrl, noDeadline
 		ctrl := s.ctrl
-		s.restore = func() {
+		s.restoreTimeout = func() {
 			idle.Ctrl = ctrl
 			restore()
 		}
 	}
-	s.guard = time.AfterFunc(math.MaxInt64, s.Abort)
-	// Not every writer has deadlines to clear; those that have none need nothing.
+	s.writeGuard = time.AfterFunc(math.MaxInt64, s.Abort)
+	// A writer without deadlines returns an error, and has none to clear.
 	_ = s.ctrl.SetWriteDeadline(time.Time{})
 	return s
 }
 
-// release is called before the handler returns.
+// release must be called before the handler returns.
 func (s *sink) release() {
-	s.guard.Stop()
+	s.writeGuard.Stop()
 	s.mu.Lock()
 	s.ctrl = nil
 	s.mu.Unlock()
-	s.restore()
+	s.restoreTimeout()
 }
 
 func (s *sink) Write(p []byte) (n int, err error) {
-	defer s.guard.Stop()
+	defer s.writeGuard.Stop()
 	for n < len(p) && err == nil {
-		s.guard.Reset(s.limit)
+		s.writeGuard.Reset(s.timeout)
 		var took int
 		took, err = s.w.Write(p[n:min(len(p), n+maxChunk)])
 		n += took
 	}
-	s.broken = s.broken || err != nil
+	s.writeFailed = s.writeFailed || err != nil
 	return n, err
 }
 
 func (s *sink) Flush() error {
-	s.guard.Reset(s.limit)
+	s.writeGuard.Reset(s.timeout)
 	err := http.NewResponseController(s.w).Flush()
-	s.guard.Stop()
-	if errors.Is(err, http.ErrNotSupported) { // hidden by a writer that seemed to
-		s.logger.Error("a handler before sse has a response writer that cannot flush: keep it away from the path of sse",
-			zap.String("writer", fmt.Sprintf("%T", s.w)), zap.Error(err))
+	s.writeGuard.Stop()
+	if errors.Is(err, http.ErrNotSupported) { // a writer has the method and does not support it
+		s.logger.Error("cannot stream", zap.Error(errCannotFlush(fmt.Sprintf("%T", s.w))))
 	}
-	s.broken = s.broken || err != nil
+	s.writeFailed = s.writeFailed || err != nil
 	return err
 }
 
-// Abort resets the stream, and leaves others of its connection alone.
+// Abort resets the stream. Other streams on the same connection are not affected.
 func (s *sink) Abort() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctrl == nil {
 		return
 	}
-	// It fails where a writer has no deadlines: nothing can cut off its writes.
+	// This fails where a writer has no deadlines. Nothing can abort a write there.
 	_ = s.ctrl.SetWriteDeadline(time.Unix(1, 0))
-	if s.tcp != nil && serversEnd.Load() && s.stuck(time.Now()) {
+	if s.tcp != nil && serversShuttingDown.Load() && s.isStuck(time.Now()) {
 		_ = s.tcp.Close()
 	}
 }
 
-// stuckAfter is how long a connection may take nothing at all, when the server ends.
+// stuckAfter is how long a client may acknowledge nothing while the server shuts down.
 const stuckAfter = time.Second
 
-// stuck tells whether the client takes nothing of the connection, so that not even a
-// reset can be written. All of its streams stand still then. mu is held.
-func (s *sink) stuck(now time.Time) bool {
-	if acked := acknowledged(s.tcp); s.still.IsZero() || acked != s.acked {
-		s.acked, s.still = acked, now
+// isStuck reports whether the client acknowledges nothing on the connection, so that not
+// even a reset can be written. Then all of its streams are stuck. mu is held.
+func (s *sink) isStuck(now time.Time) bool {
+	if acked := acknowledged(s.tcp); s.stillSince.IsZero() || acked != s.acked {
+		s.acked, s.stillSince = acked, now
 	}
-	return now.Sub(s.still) >= stuckAfter
+	return now.Sub(s.stillSince) >= stuckAfter
 }

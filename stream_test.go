@@ -267,7 +267,7 @@ func TestStreamCaps(t *testing.T) {
 				s.open("/events")
 				s.open("/events") // anonymous ones are many
 			}
-			// Whoever replaces its own connection takes no place of another.
+			// A client that replaces its own connection needs no other place.
 			again := s.open("/events?previous="+first.id, "X-User", "alice")
 			if again.connected.event != "sse.connected" {
 				t.Errorf("with previous came %+v", again.connected)

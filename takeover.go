@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// A layer is the type of a response writer or a connection, which may wrap another.
-// It is known by the path of its package: another package of the same name may do
-// anything.
+// A layer is the type of a response writer or of a connection, which may wrap another
+// one. It is identified by the path of its package and its name: a type of the same name
+// in another package may do anything.
 type layer struct{ path, name string }
 
 const (
@@ -24,8 +24,9 @@ const (
 	proxyproto = "github.com/pires/go-proxyproto"
 )
 
-// layers are those that pass on unchanged what is written to them. Each has the
-// function that returns what is below it, the innermost have none.
+// layers is the table of the types that pass on every write unchanged. Only through them
+// a stream is taken over. Each type has a function that returns the value below it; the
+// innermost types have none.
 var layers = map[layer]func(any) any{
 	{"net/http", "response"}:                                 nil,
 	{caddyHTTP, "readDeadlineWriter"}:                        unwrapWriter,
@@ -44,40 +45,40 @@ var layers = map[layer]func(any) any{
 	{caddyHTTP, "httpRedirectConn"}: unwrapEmbedded,
 }
 
-// layerOf is the key of a value in layers.
+// layerOf returns the key of a value in layers.
 func layerOf(v any) layer {
 	t := reflect.TypeOf(v)
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t.PkgPath() == httpsnoop { // it has a type for each set of methods
+	if t.PkgPath() == httpsnoop { // it has a numbered type for each set of methods
 		return layer{httpsnoop, strings.TrimRight(t.Name(), "0123456789")}
 	}
 	return layer{t.PkgPath(), t.Name()}
 }
 
-// unwrapsOf is layers by type, since the name of a type is dear to compare.
-var unwrapsOf sync.Map // reflect.Type: unwraps
+// unwrapOfType caches layers by type, because comparing the name of a type is slow.
+var unwrapOfType sync.Map // reflect.Type: unwraps
 
 type unwraps struct {
 	unwrap func(any) any
 	known  bool
 }
 
-// unwrapOf is the entry of layers for v.
+// unwrapOf returns the entry of layers for v.
 func unwrapOf(v any) (unwrap func(any) any, known bool) {
 	t := reflect.TypeOf(v)
-	found, ok := unwrapsOf.Load(t)
+	found, ok := unwrapOfType.Load(t)
 	if !ok {
 		unwrap, known = layers[layerOf(v)]
-		found, _ = unwrapsOf.LoadOrStore(t, unwraps{unwrap, known})
+		found, _ = unwrapOfType.LoadOrStore(t, unwraps{unwrap, known})
 	}
 	u := found.(unwraps)
 	return u.unwrap, u.known
 }
 
-// layersOf lists the layers from the outermost to the innermost, or nil if one of
-// them is not known.
+// layersOf lists v and the values below it, the outermost first. It returns nil if the
+// type of one of them is not in layers.
 func layersOf(v any) (chain []any) {
 	for v != nil {
 		unwrap, known := unwrapOf(v)
@@ -107,7 +108,7 @@ func unwrapProxied(c any) any {
 	return nil
 }
 
-// unwrapEmbedded is for connections that have no method for it.
+// unwrapEmbedded is for connections that have no method to unwrap them.
 func unwrapEmbedded(c any) any {
 	below := reflect.Indirect(reflect.ValueOf(c)).FieldByName("Conn")
 	if !below.IsValid() {
@@ -126,8 +127,8 @@ func unwrapTraced(w any) any {
 	return unwrapWriter(w)
 }
 
-// funcField is the name of the function in a field of a struct that v points to, or
-// empty if there is none.
+// funcField returns the name of the function in a field of the struct that v points to,
+// or "" if there is none.
 func funcField(v any, field string) string {
 	f := reflect.Indirect(reflect.ValueOf(v)).FieldByName(field)
 	if f.Kind() != reflect.Func || f.IsNil() {
@@ -136,8 +137,8 @@ func funcField(v any, field string) string {
 	return runtime.FuncForPC(f.Pointer()).Name()
 }
 
-// tcpOf is the TCP connection below c, or nil if a layer between is not known. It is
-// for what concerns the socket: what is written to it may bypass TLS.
+// tcpOf returns the TCP connection below c, or nil if the type of a layer between is not
+// in layers. The result is for options of the socket only: a write to it may bypass TLS.
 func tcpOf(c net.Conn) *net.TCPConn {
 	chain := layersOf(c)
 	if chain == nil {
@@ -147,10 +148,11 @@ func tcpOf(c net.Conn) *net.TCPConn {
 	return tcp
 }
 
-// writable returns what a stream that is taken over writes to, and the TCP
-// connection below; or nil if it cannot be taken over. TLS must be the outermost
-// layer, and the stream is written to it: everything below it is in clear text.
-func writable(c net.Conn) (net.Conn, *net.TCPConn) {
+// writeTarget returns the connection that a taken-over stream is written to, and the TCP
+// connection below it. It returns nil if the connection cannot be taken over. If there is
+// TLS, it must be the outermost layer, and the stream is written to it: a write to any
+// layer below TLS would be in clear text.
+func writeTarget(c net.Conn) (net.Conn, *net.TCPConn) {
 	chain := layersOf(c)
 	if chain == nil {
 		return nil, nil
@@ -167,26 +169,26 @@ func writable(c net.Conn) (net.Conn, *net.TCPConn) {
 			return nil, nil
 		}
 	}
-	return tcp, tcp // below what has read a PROXY header
+	return tcp, tcp // the layers above it, such as that of a PROXY header, only matter for reads
 }
 
-// passive lists the response writers from w to the server's own, or nil if the
-// connection below must stay with the server.
-func passive(w http.ResponseWriter, r *http.Request) []any {
-	// A body that is not read yet has a timeout that the server would still set.
+// takeOverChain lists the response writers from w to the server's own. It returns nil if
+// the connection must stay with the server.
+func takeOverChain(w http.ResponseWriter, r *http.Request) []any {
+	// The server sets a timeout for a body that is not read yet, also after a take-over.
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Method != http.MethodGet || r.ContentLength != 0 {
 		return nil
 	}
 	c, _ := r.Context().Value(connKey{}).(net.Conn)
-	if conn, _ := writable(c); conn == nil {
+	if conn, _ := writeTarget(c); conn == nil {
 		return nil
 	}
 	return layersOf(w)
 }
 
-// takeOver takes the connection from the server, after the header was written
-// to the chain of response writers. It returns what to write to, and the TCP
-// connection below; or nil, if the stream must go through the chain.
+// takeOver takes the connection from the server, after the header was written to the
+// chain of response writers. It returns the connection to write to and the TCP connection
+// below it, or nil if the stream must go through the chain.
 func takeOver(chain []any) (net.Conn, *net.TCPConn) {
 	if len(chain) == 0 {
 		return nil, nil
@@ -195,11 +197,12 @@ func takeOver(chain []any) (net.Conn, *net.TCPConn) {
 	if http.NewResponseController(w).Flush() != nil {
 		return nil, nil
 	}
-	// Only now is it known what the writers make of this response.
+	// The writers decide at the first flush whether they compress the response.
 	if w.Header().Get("Content-Encoding") != "" {
 		return nil, nil
 	}
-	// The outer writers' Hijack would leave themselves, and the request, in the way.
+	// Hijack of an outer writer would return a connection that keeps the writer and the
+	// request in memory.
 	innermost, ok := chain[len(chain)-1].(http.Hijacker)
 	if !ok {
 		return nil, nil
@@ -208,12 +211,12 @@ func takeOver(chain []any) (net.Conn, *net.TCPConn) {
 	if err != nil {
 		return nil, nil
 	}
-	return writable(conn)
+	return writeTarget(conn)
 }
 
-// noFlusher names the innermost response writer that can be reached from w if it
-// cannot flush; else it is empty.
-func noFlusher(w http.ResponseWriter) string {
+// typeWithoutFlush returns the type of the innermost response writer below w if that
+// writer cannot flush, else "".
+func typeWithoutFlush(w http.ResponseWriter) string {
 	for {
 		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
@@ -228,10 +231,10 @@ func noFlusher(w http.ResponseWriter) string {
 	return fmt.Sprintf("%T", w)
 }
 
-// bufferer names what holds the response back, after the header was written; or it
-// is empty. Many handlers use Caddy's recorder, so of that it is the function that
-// decides about it.
-func bufferer(w http.ResponseWriter) (name string) {
+// bufferingType returns the type of the writer that buffers the response, or "". It must
+// be called after the header was written. Many handlers use Caddy's recorder, so for a
+// recorder the result is the name of the function that decides whether it buffers.
+func bufferingType(w http.ResponseWriter) (name string) {
 	for {
 		if b, ok := w.(interface{ Buffered() bool }); ok && b.Buffered() {
 			name = fmt.Sprintf("%T", w)
@@ -247,10 +250,11 @@ func bufferer(w http.ResponseWriter) (name string) {
 	}
 }
 
-// connKey is the context key of the network connection of a request.
+// connKey is the context key of a request's network connection.
 type connKey struct{}
 
-// rememberConn is a ConnContext function.
+// rememberConn puts the network connection into the context of its requests. It is a
+// ConnContext function of [http.Server].
 func rememberConn(ctx context.Context, c net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
@@ -258,13 +262,13 @@ func rememberConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// limitUnacknowledged makes the kernel drop the connection when the client
-// acknowledges nothing for the timeout: to a client that has vanished, writes
-// succeed until the socket's buffer is full, which heartbeats take long to do.
-func limitUnacknowledged(ctx context.Context, timeout time.Duration) {
+// setAckTimeout makes the kernel drop the connection when the client acknowledges nothing
+// for the timeout. Otherwise writes to a vanished client succeed until the socket's
+// buffer is full, and heartbeats are too small to fill it soon.
+func setAckTimeout(ctx context.Context, timeout time.Duration) {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	if tcp := tcpOf(c); tcp != nil {
-		// The timeout of a write comes first, because it gives the exact reason.
+		// The timeout of a write must come first, because only that tells the exact reason.
 		setUserTimeout(tcp, timeout+timeout/4)
 	}
 }

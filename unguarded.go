@@ -11,13 +11,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// sse_api lets everybody in who reaches it. So a request that knows no secret is followed
-// through the routes when a config starts. What is not certain is not said.
+// sse_api has no access control of its own. So when a config starts, a probe request
+// without credentials is followed through the routes to each sse_api. Uncertain results are
+// not reported.
 
-// readyPath is the call that anybody may make.
+// readyPath is the call that needs no protection.
 const readyPath = "/sse/ready"
 
-// warnOfUnguarded logs which sse_api of this config anybody may use.
+// warnOfUnguarded logs each sse_api of this config that anybody can use.
 func (a *App) warnOfUnguarded() {
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -31,15 +32,15 @@ func (a *App) warnOfUnguarded() {
 			if slices.ContainsFunc(parents, hasGuard) {
 				return
 			}
-			_, paths := address(parents)
-			host := someHost(parents)
+			_, paths := probeTarget(parents)
+			host := probeHost(parents)
 			for _, path := range paths {
 				p := newProbe(h, parents, server, host, path)
-				p.wary, p.request.Method = true, http.MethodPost
-				if _, f := p.through(server.Routes, 0); f != reaches || p.request.URL.Path == readyPath {
+				p.stoppedByAuth, p.request.Method = true, http.MethodPost
+				if _, f := p.follow(server.Routes, 0); f != reaches || p.request.URL.Path == readyPath {
 					continue
 				}
-				a.logger.Warn("sse_api is open to everybody: who reaches it may publish to all clients and list them; "+
+				a.logger.Warn("sse_api is open to everybody: anyone who reaches it can publish to all clients and list them; "+
 					"put basic_auth or forward_auth before it, or `respond @outside 403` with a matcher of remote_ip, "+
 					"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path))
 				return
@@ -48,7 +49,8 @@ func (a *App) warnOfUnguarded() {
 	}
 }
 
-// isLocal reports whether only this machine reaches the server, as far as is known.
+// isLocal reports whether all known addresses of the server are reachable only from this
+// machine.
 func isLocal(server *caddyhttp.Server) bool {
 	return !slices.ContainsFunc(server.Listen, func(listen string) bool {
 		addr, err := caddy.ParseNetworkAddress(listen)
@@ -60,8 +62,8 @@ func isLocal(server *caddyhttp.Server) bool {
 	})
 }
 
-// asksForCertificate reports whether the server has clients that must show a
-// certificate. Which sites that is for is not looked at.
+// asksForCertificate reports whether some site of the server requires a client
+// certificate. It does not check which site.
 func asksForCertificate(server *caddyhttp.Server) bool {
 	for _, policy := range server.TLSConnPolicies {
 		if auth := policy.ClientAuthentication; auth != nil && auth.Active() && auth.Mode != "request" && auth.Mode != "verify_if_given" {
@@ -71,11 +73,13 @@ func asksForCertificate(server *caddyhttp.Server) bool {
 	return false
 }
 
-// hasGuard reports whether a route looks at more than what anybody can ask for.
+// hasGuard reports whether the route matches on properties that a client cannot choose
+// freely, such as its address.
 func hasGuard(route *caddyhttp.Route) bool {
 	return len(route.MatcherSets) > 0 && !slices.ContainsFunc(route.MatcherSets, isOpen)
 }
 
+// isOpen reports whether any client can send a request that the set matches.
 func isOpen(set caddyhttp.MatcherSet) bool {
 	return !slices.ContainsFunc(set, func(matcher any) bool {
 		switch m := matcher.(type) {
@@ -88,8 +92,8 @@ func isOpen(set caddyhttp.MatcherSet) bool {
 	})
 }
 
-// someHost is one of those that the routes are for.
-func someHost(parents []*caddyhttp.Route) (host string) {
+// probeHost returns a host that the routes match, or "" if it is not certain.
+func probeHost(parents []*caddyhttp.Route) (host string) {
 	for _, route := range parents {
 		for _, matcher := range slices.Concat(route.MatcherSets...) {
 			if m, ok := matcher.(*caddyhttp.MatchHost); ok && len(*m) > 0 {

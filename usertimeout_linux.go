@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout sets TCP_USER_TIMEOUT. [RFC 5482] A socket that refuses it is
-// still under keep-alive, so that is no error.
+// setUserTimeout sets TCP_USER_TIMEOUT. [RFC 5482] It ignores an error, since TCP
+// keep-alive still applies to the socket.
 func setUserTimeout(c *net.TCPConn, d time.Duration) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -7,6 +7,6 @@ import (
 	"time"
 )
 
-// setUserTimeout leaves it to TCP keep-alive, which Caddy sets on every
-// connection, to notice that a client has vanished.
+// setUserTimeout does nothing here. TCP keep-alive, which Caddy sets on every connection,
+// detects that a client has vanished.
 func setUserTimeout(*net.TCPConn, time.Duration) {}

@@ -38,19 +38,19 @@ func TestWhyRefusesNonsense(t *testing.T) {
 	clusterOf(t, h, nil)
 	id := publishTo(t, h, "x", hub.Target{})
 	for query, message := range map[string]string{
-		"id=" + id:                            "say who",
-		"user=&id=" + id:                      "must not be empty",
-		"user=alice":                          "id must be the id of one event",
-		"user=alice&id=x":                     `id "x" must be`,
-		"user=alice&id=" + id + "&id=" + id:   "must be the id of one event",
-		"user=alice&user=bob&id=" + id:        "one user",
-		"user=alice&connection=x&id=" + id:    "one user",
-		"session=secret&id=" + id:             "session must be the hash",
-		"user=alice&data=yes&id=" + id:        "data must be true or false",
+		"id=" + id:                            "does not say who",
+		"user=&id=" + id:                      "user is empty",
+		"user=alice":                          "invalid id: give the id of one event",
+		"user=alice&id=x":                     `invalid id "x"`,
+		"user=alice&id=" + id + "&id=" + id:   "give the id of one event",
+		"user=alice&user=bob&id=" + id:        "more than one user",
+		"user=alice&connection=x&id=" + id:    "more than one user",
+		"session=secret&id=" + id:             "session is no hash",
+		"user=alice&data=yes&id=" + id:        `invalid data "yes": it must be true or false`,
 		"user=alice&limit=1&id=" + id:         "unknown query parameter",
 		"user=%ff&id=" + id:                   "UTF-8",
 		"user=a%3&id=" + id:                   "invalid query",
-		"user=" + strings.Repeat("x", 513):    "at most 512 bytes",
+		"user=" + strings.Repeat("x", 513):    "at most 512 are allowed",
 		"user=alice&id=" + id + "&topic=news": "unknown query parameter",
 	} {
 		w := httptest.NewRecorder()
@@ -185,7 +185,7 @@ func TestWhyOfOlderNode(t *testing.T) {
 	if a := askWhy(t, call, publishTo(t, h, "x", hub.Target{}), "user=alice"); !slices.Equal(a.Missing, []string{"older"}) {
 		t.Errorf("missing is %q", a.Missing)
 	}
-	var p Page
+	var p ConnectionPage
 	call(http.MethodGet, "/sse/connections?hub=cluster", http.StatusOK, &p)
 	if p.Missing != nil {
 		t.Errorf("it is missing in a listing: %q", p.Missing)
@@ -248,8 +248,8 @@ func TestWhyInWords(t *testing.T) {
 			for _, v := range c.visits {
 				n.Fates[v.Fate]++
 			}
-			a := putTogether([]nodeAnswer{{Why: n}}, nil)
-			a.conclude(subject{"user", "alice"})
+			a := mergeWhy([]nodeAnswer{{Why: n}}, nil)
+			a.summarize(subject{"user", "alice"})
 			if a.State != c.state || a.Summary != c.words {
 				t.Errorf("it is %s: %s\nwant %s: %s", a.State, a.Summary, c.state, c.words)
 			}

@@ -136,7 +136,7 @@ func TestStreamThatCannotBe(t *testing.T) {
 					s := s.in(t)
 					for _, path := range []string{"/events", "/kept"} {
 						logs.reset()
-						ctx, cancel := context.WithTimeout(t.Context(), patience)
+						ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 						resp := request(ctx, t, p.client, "GET", p.url(s)+path, "", nil)
 						if body := readAll(t, resp); resp.StatusCode != http.StatusInternalServerError || body == "a stream" {
 							t.Errorf("%s: %d %v %q", path, resp.StatusCode, resp.Header, body)
@@ -169,7 +169,7 @@ func TestStreamThatIsLogged(t *testing.T) {
 		s := s.in(t)
 		for _, path := range []string{"/events", "/kept"} {
 			logs.reset()
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 			defer cancel()
 			if body := readAll(t, request(ctx, t, p.client, "GET", p.url(s)+path, "", nil)); body != "" {
 				t.Errorf("%s: %q", path, body)
@@ -191,7 +191,7 @@ func TestStreamOfAWriterThatSeemsToFlush(t *testing.T) {
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
 		s := s.in(t)
 		logs.reset()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, "GET", p.url(s)+"/events", nil)
 		if err != nil {

@@ -208,7 +208,7 @@ func (c *client) get(ctx context.Context, method, path string, query url.Values,
 // unknown hub is not meant: that is a mistake in the command.
 func isNothing(err error) bool {
 	failure, ok := errors.AsType[*refusal](err)
-	return ok && failure.Status == http.StatusNotFound && strings.HasPrefix(failure.Message, "there is no open connection")
+	return ok && failure.Status == http.StatusNotFound && strings.HasPrefix(failure.Message, "no open connection")
 }
 
 // hubName returns the name of the hub.

@@ -1,0 +1,68 @@
+package caddysse
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Words that make a reader stop, with plain ones for them. CONTRIBUTING.md has the rules.
+var (
+	wordsNowhere = map[string]string{
+		"thereof": "its", "whereof": "of which", "whence": "from which", "thence": "from there", "wherein": "in which",
+		"thereby": "by this", "hereby": "with this", "lest": "so that not", "forthwith": "at once",
+	}
+	// wordsNotHere may not be in the files of this directory.
+	wordsNotHere = map[string]string{
+		"whoever": "the client", "whomever": "the client", "anew": "again", "farewell": "close", "in vain": "without success", "aught": "anything",
+	}
+)
+
+// TestPlainWords: code and pages do without words that slow a reader down.
+func TestPlainWords(t *testing.T) {
+	skipped := []string{".git", "node_modules", "dist", "CHANGELOG.md", "words_test.go"}
+	checked := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if slices.Contains(skipped, entry.Name()) {
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if entry.IsDir() || !slices.Contains([]string{".go", ".ts", ".tsx", ".md"}, filepath.Ext(path)) {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		checked++
+		checkWords(t, path, string(text), wordsNowhere)
+		if filepath.Dir(path) == "." && path != "CONTRIBUTING.md" { // which quotes them
+			checkWords(t, path, string(text), wordsNotHere)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked < 200 {
+		t.Errorf("only %d files were checked", checked)
+	}
+}
+
+func checkWords(t *testing.T, path, text string, words map[string]string) {
+	t.Helper()
+	for word, plain := range words {
+		for _, at := range regexp.MustCompile(`(?i)\b`+word+`\b`).FindAllStringIndex(text, -1) {
+			t.Errorf("%s:%d: write %q, or another sentence, for %q", path, 1+strings.Count(text[:at[0]], "\n"), plain, word)
+		}
+	}
+}
