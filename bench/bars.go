@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// The hubs that bars are about.
+// The hubs of the bars.
 const (
 	ours  = "caddy-sse"
 	limit = "raw write(2) loop"
@@ -14,15 +14,15 @@ const (
 	floor = "empty Caddy handler"
 )
 
-// bar is what a figure must be.
+// bar is a limit for figures.
 type bar struct {
 	what string
 	bar  string
-	// measured returns the figures as shown, and whether they meet the bar.
+	// measured returns the figures as text, and whether they are within the limit.
 	measured func(look) (string, bool)
 }
 
-// look finds a figure and remembers whether any was missing.
+// look looks figures up and records whether one is missing.
 type look struct {
 	b       *bench
 	missing *bool
@@ -44,7 +44,7 @@ func (l look) find(hub, mode, key string, sum bool) float64 {
 	return 0
 }
 
-// all is a figure in every round.
+// all returns the figure of every round.
 func (l look) all(hub, mode, key string) (values []float64) {
 	for _, e := range l.b.entries {
 		if e.hub.Name() == hub {
@@ -56,7 +56,7 @@ func (l look) all(hub, mode, key string) (values []float64) {
 	return values
 }
 
-// timesRaw is a mode's CPU per delivery by that of the raw loop.
+// timesRaw returns the CPU time per delivery of a mode as a multiple of the raw loop's.
 func timesRaw(mode string, most float64) func(look) (string, bool) {
 	return func(l look) (string, bool) {
 		us, raw, lost := l.up(ours, mode, "cpu"), l.up(limit, mode, "cpu"), l.total(limit, mode, "lost")
@@ -82,8 +82,8 @@ func atLeast(hub, mode, key string, least float64, format string) func(look) (st
 	}
 }
 
-// timesFloor compares figures with those of an empty Caddy handler, each of which
-// must be at most so many times it.
+// timesFloor compares figures with those of an empty Caddy handler. Each must be at most the given
+// multiple.
 func timesFloor(mode string, most float64, format string, keys ...string) func(look) (string, bool) {
 	return func(l look) (string, bool) {
 		var shown []string
@@ -106,7 +106,7 @@ var allBars = []bar{
 	{"by the raw loop's: 2,000 streams, 1 publisher flat out", "<= 0.1x", timesRaw("flat1", 0.1)},
 	{"by the raw loop's: 2,000 streams, 4 publishers flat out", "<= 0.06x", timesRaw("flat4", 0.06)},
 	{"the same: p50 of a delivery in ms, and deliveries/s by the raw loop's", "<= 100, >= 22x", func(l look) (string, bool) {
-		// It was 25 times the raw loop's when the p50 was 730 ms; a tenth less is allowed.
+		// The p50 was 730 ms at 25 times the raw loop. This allows a tenth less.
 		p50, times := l.up(ours, "flat4", "p50"), l.up(ours, "flat4", "deliveries")/l.up(limit, "flat4", "deliveries")
 		return fmt.Sprintf("%.0f ms, %.1fx", p50, times), p50 <= 100 && times >= 22
 	}},
@@ -146,7 +146,7 @@ var allBars = []bar{
 	}},
 	{"lost, doubled or out of order, in all modes of this run", "0", func(l look) (string, bool) {
 		var sum float64
-		*l.missing = true // unless anything was measured
+		*l.missing = true // until something was measured
 		for _, m := range allModes {
 			for _, c := range faults {
 				for _, e := range l.b.entries {
@@ -162,7 +162,7 @@ var allBars = []bar{
 	}},
 }
 
-// bars are the rows of the bars' table.
+// bars are the rows of the table of bars.
 func (b *bench) bars() [][]string {
 	var rows [][]string
 	for _, bar := range allBars {

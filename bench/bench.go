@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// patience is how long a run waits for events that do not come.
+// patience is how long a run waits for missing events.
 const patience = 5 * time.Second
 
 // bench is one run of the program.
@@ -28,23 +28,23 @@ type bench struct {
 	cert, key  string
 	clientCPU  int
 	loadBefore string // load average
-	maxStreams int    // by the limit of open files
+	maxStreams int    // limited by open files
 	profiles   string // directory for CPU profiles of the servers, or empty
-	mode       string // the one being measured
+	mode       string // current mode
 
 	entries []*entry
 }
 
-// entry is a hub and what was measured of it.
+// entry is a hub and its measurements.
 type entry struct {
 	hub     hub.Hub
 	version string
-	missing error // why it could not be prepared
+	missing error // why the hub could not be prepared
 	samples map[string][]sample
 	failed  map[string]error
 }
 
-// sample is what one run of a mode measured, by column.
+// sample is the measurements of one run of a mode, by column.
 type sample map[string]float64
 
 func newBench(ctx context.Context, cpu int, quick bool, rounds int) (*bench, error) {
@@ -79,8 +79,7 @@ func (b *bench) prepare(ctx context.Context, h hub.Hub) {
 	b.entries = append(b.entries, e)
 }
 
-// measure runs a mode on every hub that takes part, round by round: what disturbs
-// the machine for a while disturbs all of them.
+// measure runs a mode on every hub, round by round, so that a disturbance of the machine affects all hubs.
 func (b *bench) measure(ctx context.Context, m *mode) error {
 	rounds := 1
 	if m.median && !b.quick {
@@ -108,7 +107,7 @@ func (b *bench) measure(ctx context.Context, m *mode) error {
 	return nil
 }
 
-// scaled is a number of streams, a tenth of it in a quick run.
+// scaled returns a number of streams, or a tenth of it in a quick run.
 func (b *bench) scaled(n int) int {
 	if b.quick {
 		n /= 10
@@ -116,7 +115,7 @@ func (b *bench) scaled(n int) int {
 	return min(n, b.maxStreams)
 }
 
-// lasting is the time of a run, shorter in a quick one.
+// lasting returns the duration of a run, which is shorter in a quick run.
 func (b *bench) lasting(d time.Duration) time.Duration {
 	if b.quick {
 		return time.Second
@@ -124,7 +123,7 @@ func (b *bench) lasting(d time.Duration) time.Duration {
 	return d
 }
 
-// session is a server, fresh for this run, and the streams that are open to it.
+// session is a server that was started for one run, and its open streams.
 type session struct {
 	hub   hub.Hub
 	srv   *hub.Server
@@ -160,7 +159,7 @@ func (s *session) stop() {
 	s.srv.Stop()
 }
 
-// open opens a fleet, in place of the one that was open.
+// open opens a fleet in place of the open one.
 func (s *session) open(p load.Protocol, conns int, position string) error {
 	if s.fleet != nil {
 		s.fleet.Close()
@@ -181,7 +180,7 @@ func (s *session) open(p load.Protocol, conns int, position string) error {
 	return nil
 }
 
-// user is the user of the i-th stream.
+// user returns the user of the i-th stream.
 func (s *session) user(i int) string {
 	if !s.users {
 		return ""
@@ -189,16 +188,16 @@ func (s *session) user(i int) string {
 	return fmt.Sprintf("u%d", i)
 }
 
-// burst is what a run publishes.
+// burst is the events that a run publishes.
 type burst struct {
 	publishers int
-	rate       float64 // events per second; 0: flat out
+	rate       float64 // events per second; 0: as fast as possible
 	lasting    time.Duration
-	count      int // or until so many
-	size       int // bytes of an event's data
+	count      int // the burst ends after this many events
+	size       int // bytes of data per event
 }
 
-// outcome is what came of a burst.
+// outcome is the result of a burst.
 type outcome struct {
 	load.Result
 	*load.Published
@@ -206,7 +205,7 @@ type outcome struct {
 	took           time.Duration // from the first request to the last receipt
 }
 
-// broadcast publishes to all streams and waits until all have received all.
+// broadcast publishes to all streams and waits until all have received everything.
 func (s *session) broadcast(ctx context.Context, b burst) (*outcome, error) {
 	run := s.rec.Begin(s.conns, b.publishers)
 	request := func(publisher uint16, n uint32) load.Request {
@@ -218,13 +217,13 @@ func (s *session) broadcast(ctx context.Context, b burst) (*outcome, error) {
 	})
 }
 
-// sendToOne publishes each event to one user, to each in turn in a scattered order.
+// sendToOne publishes each event to one user, in a scattered order of users.
 func (s *session) sendToOne(ctx context.Context, b burst) (*outcome, error) {
 	run := s.rec.Begin(s.conns, 1)
 	sent := make([]uint32, s.conns)
 	next := 0
 	request := func(uint16, uint32) load.Request {
-		next = (next + 7919) % s.conns // a prime: every user has a turn
+		next = (next + 7919) % s.conns // a prime, so that every user has a turn
 		sent[next]++
 		m := load.Mark{Run: run, Seq: sent[next], At: load.Now()}
 		return s.hub.Publish(s.user(next), m.Data(b.size))
@@ -246,7 +245,7 @@ func (s *session) publish(ctx context.Context, b burst, request func(uint16, uin
 	var (
 		published *load.Published
 		failure   error
-		finished  atomic.Bool // orders the two above
+		finished  atomic.Bool // publishes the two fields above
 	)
 	if seconds := int(b.lasting.Seconds()); s.profile != "" && seconds > 0 {
 		profiled := make(chan error, 1)
@@ -261,7 +260,7 @@ func (s *session) publish(ctx context.Context, b burst, request func(uint16, uin
 	}()
 	received := s.received(fanout, &finished, &published)
 	runErr := s.fleet.Run(received)
-	for !finished.Load() { // Run may have failed while it publishes
+	for !finished.Load() { // Run may fail during the burst
 		time.Sleep(time.Millisecond)
 	}
 	if err := errors.Join(runErr, failure, ctx.Err()); err != nil {
@@ -278,7 +277,7 @@ func (s *session) publish(ctx context.Context, b burst, request func(uint16, uin
 	return out, nil
 }
 
-// received tells when all that was published has come, or nothing more comes.
+// received returns a function that reports whether all events have arrived, or no more arrive.
 func (s *session) received(fanout int, finished *atomic.Bool, published **load.Published) func() bool {
 	var arrived func() bool
 	return func() bool {
@@ -292,7 +291,7 @@ func (s *session) received(fanout int, finished *atomic.Bool, published **load.P
 	}
 }
 
-// arrived tells when n events have come, or nothing more comes.
+// arrived returns a function that reports whether n events have arrived, or no more arrive.
 func (s *session) arrived(n int64) func() bool {
 	var count int64
 	var since time.Duration
@@ -305,9 +304,9 @@ func (s *session) arrived(n int64) func() bool {
 	}
 }
 
-// clientCPU is the user and system time of this process.
+// clientCPU returns the user and system time of this process.
 func clientCPU() time.Duration {
 	var usage unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &usage) // cannot fail
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &usage) // never fails
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// writeCertificate makes a self-signed certificate for localhost.
+// writeCertificate creates a self-signed certificate for localhost.
 func writeCertificate(certFile, keyFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

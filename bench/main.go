@@ -1,5 +1,4 @@
-// Command bench measures this module beside its peers in one run: README.md says
-// what and how. It runs on Linux.
+// Command bench measures this module and its peers in one run, as README.md describes. Linux only.
 package main
 
 import (
@@ -47,12 +46,12 @@ func run() error {
 	if err := pin(*clientCPU); err != nil {
 		return err
 	}
-	// The loop that receives never yields its place; publishers need others.
+	// The receiving loop never blocks, and publishers need another thread.
 	runtime.GOMAXPROCS(4)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	context.AfterFunc(ctx, stop) // a second signal ends the process
 	b, err := newBench(ctx, *serverCPU, *quick, *rounds)
 	if err != nil {
 		return err
@@ -120,8 +119,8 @@ func chooseModes(names string) ([]*mode, error) {
 	return chosen, nil
 }
 
-// pin runs the program anew on one CPU with as many file descriptors as allowed:
-// affinity is per thread, and this one has threads already.
+// pin starts the program again on one CPU, with the limit of open files raised. The affinity is set per
+// thread, and this process already has several.
 func pin(cpu int) error {
 	const mark = "CADDY_SSE_BENCH_PINNED"
 	if os.Getenv(mark) != "" {
@@ -133,7 +132,7 @@ func pin(cpu int) error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("CPU %d: %w", cpu, err)
 	}
-	// Set by hand, the limit is inherited by the servers.
+	// Go does not pass on its own limit, only one that was set explicitly.
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
@@ -148,7 +147,7 @@ func pin(cpu int) error {
 	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), mark+"=1"))
 }
 
-// moduleDir is where this module is checked out.
+// moduleDir is the directory of this module's source.
 func moduleDir(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/ea766355/caddy-sse/bench").Output()
 	if err != nil {

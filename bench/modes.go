@@ -9,15 +9,15 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// eventSize is the size of an event's data where a mode says nothing else, in bytes.
+// eventSize is the default size of an event's data, in bytes.
 const eventSize = 200
 
-// mode is a way to load a hub.
+// mode is a kind of load.
 type mode struct {
 	name    string
 	title   string
 	columns []column
-	median  bool // of several rounds
+	median  bool // the result is the median of several rounds
 	takes   func(hub.Abilities) bool
 	run     func(context.Context, *bench, hub.Hub) (sample, error)
 }
@@ -131,7 +131,7 @@ func (b *bench) broadcast(ctx context.Context, h hub.Hub, p load.Protocol, conns
 	return out.sample(), nil
 }
 
-// warm opens streams and publishes a little, for all buffers to find their size.
+// warm opens streams and publishes a little, so that all buffers reach their size.
 func (s *session) warm(ctx context.Context, p load.Protocol, conns int) error {
 	if err := s.open(p, conns, ""); err != nil {
 		return err
@@ -167,7 +167,7 @@ func (o *outcome) sample() sample {
 	}
 }
 
-// micros is the CPU time of one of n, in microseconds.
+// micros returns the CPU time per item, in microseconds.
 func micros(cpu time.Duration, n int64) float64 {
 	return float64(cpu.Microseconds()) / float64(max(n, 1))
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// What is published where no stream is open: events of a size, each for one of many
-// users and with a key of its own, one or a batch of them a request.
+// Publishing without streams: events of a size, each for one of many users and with its own key, one per
+// request or in batches.
 const (
 	keptSize  = 256 // bytes of data
 	keptBatch = 100
@@ -27,7 +27,7 @@ const (
 
 func keeps(a hub.Abilities) bool { return a.Keep }
 
-// keep publishes to a history on disk, and beside that to one in memory.
+// keep publishes to a history on disk and to one in memory.
 func keep(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
 	for _, kind := range []string{"disk", "memory"} {
@@ -56,8 +56,8 @@ func keep(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	return out, nil
 }
 
-// endure publishes flat out to disk for ten minutes. Keys are remembered for two
-// minutes, so nothing should grow after that.
+// endure publishes to disk for ten minutes, as fast as possible. Keys are remembered for two minutes, so
+// nothing should grow after that.
 func endure(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	minute := time.Minute
 	if b.quick {
@@ -83,7 +83,7 @@ func endure(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	began := time.Now()
 	for _, at := range []int{1, 5, 10} {
 		select {
-		case err := <-published: // which should go on
+		case err := <-published: // publishing ended early
 			return nil, errors.Join(err, errors.New("publishing ended early"))
 		case <-time.After(time.Until(began.Add(time.Duration(at)*minute - minute/20))):
 		}
@@ -104,8 +104,8 @@ func endure(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	return out, nil
 }
 
-// restart kills a server that has 100,000 events on disk, and measures from the start
-// of the next process until a client that comes back has its first block.
+// restart kills a server with 100,000 events on disk. It measures from the start of the next process until
+// a returning client has its first block.
 func restart(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	retained := 100_000
 	if b.quick {
@@ -157,7 +157,7 @@ func restart(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 // keeper is a server without streams.
 type keeper struct {
 	*hub.Server
-	file string // its history, if that is on disk
+	file string // its history, if on disk
 }
 
 func (b *bench) keep(ctx context.Context, h hub.Hub, options string) (*keeper, error) {
@@ -180,7 +180,7 @@ func (b *bench) keepIn(ctx context.Context, h hub.Hub, dir, options string) (*ke
 	return &keeper{srv, file}, nil
 }
 
-// flatOut publishes with so many events a request, and returns the events a second.
+// flatOut publishes with the given events per request, and returns the events per second.
 func (s *keeper) flatOut(ctx context.Context, plan load.Publishing, batch int) (*load.Published, float64, error) {
 	data := bytes.Repeat([]byte("x"), keptSize)
 	contentType := "application/json"

@@ -10,14 +10,14 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// carriage is a protocol, how many streams are opened over it, and its key in a sample.
+// carriage is a protocol, the number of streams to open over it, and its key in a sample.
 type carriage struct {
 	protocol load.Protocol
 	conns    int
 	key      string
 }
 
-// carriages are the protocols that a hub speaks.
+// carriages returns the protocols of a hub.
 func carriages(a hub.Abilities) []carriage {
 	all := []carriage{{load.H1, 5_000, "h1"}}
 	if a.TLS {
@@ -38,7 +38,7 @@ func stormOf(p load.Protocol, conns int) func(context.Context, *bench, hub.Hub) 
 	}
 }
 
-// stormTLS is a storm for each protocol over TLS.
+// stormTLS runs a storm for each protocol over TLS.
 func stormTLS(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
 	for _, c := range carriages(h.Abilities())[1:] {
@@ -54,7 +54,7 @@ func stormTLS(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	return out, nil
 }
 
-// storm closes all streams, publishes, and lets all come back with their position.
+// storm closes all streams, publishes, and lets all clients reconnect with their position.
 func (b *bench) storm(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (sample, error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {
@@ -74,7 +74,7 @@ func (b *bench) storm(ctx context.Context, h hub.Hub, p load.Protocol, conns int
 		return nil, err
 	}
 	s.fleet.Close()
-	if err := s.srv.Settle(ctx); err != nil { // the departures are not part of it
+	if err := s.srv.Settle(ctx); err != nil { // so that the closing is not measured
 		return nil, err
 	}
 
@@ -110,7 +110,7 @@ func (b *bench) storm(ctx context.Context, h hub.Hub, p load.Protocol, conns int
 	}, nil
 }
 
-// connect opens streams as fast as they are answered, over each protocol.
+// connect opens streams over each protocol, as fast as they are answered.
 func connect(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
 	for _, c := range carriages(h.Abilities()) {
@@ -137,7 +137,7 @@ func (b *bench) connect(ctx context.Context, h hub.Hub, p load.Protocol, conns i
 		return 0, 0, err
 	}
 	s.fleet.Close()
-	if err := s.srv.Settle(ctx); err != nil { // the departures are not part of it
+	if err := s.srv.Settle(ctx); err != nil { // so that the closing is not measured
 		return 0, 0, err
 	}
 	before, err := s.srv.CPU()
@@ -153,7 +153,7 @@ func (b *bench) connect(ctx context.Context, h hub.Hub, p load.Protocol, conns i
 	return after - before, took, err
 }
 
-// stall runs without, with, and again without a client that reads nothing.
+// stall measures without, with, and again without a client that reads nothing.
 func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	plan := burst{publishers: 1, rate: 5, lasting: b.lasting(5 * time.Second), size: 2_000}
 	measure := func(stalled bool) (out *outcome, took int, err error) {
@@ -172,7 +172,7 @@ func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 		if err := s.warm(ctx, load.H1, b.scaled(5_000)); err != nil {
 			return nil, 0, err
 		}
-		// More than the stalled client's buffers hold: from now on it is stalled.
+		// More than the client's buffers hold, so that it stalls.
 		if _, err := s.broadcast(ctx, burst{publishers: 1, count: 20, size: 5 * plan.size}); err != nil {
 			return nil, 0, err
 		}
@@ -208,7 +208,7 @@ func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	return out, nil
 }
 
-// idle measures what an idle connection keeps resident, for each protocol.
+// idle measures the resident memory of an idle connection, for each protocol.
 func idle(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
 	for _, c := range carriages(h.Abilities()) {
@@ -221,14 +221,14 @@ func idle(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	return out, nil
 }
 
-// idle returns KB per connection, as found and after settling.
+// idle returns KB per connection, before and after settling.
 func (b *bench) idle(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (found, settled float64, err error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer s.stop()
-	// What a server makes once, for its first streams, is not a connection's.
+	// The first streams make a server allocate what is not per connection.
 	if err := s.open(p, 16, ""); err != nil {
 		return 0, 0, err
 	}
@@ -258,8 +258,7 @@ func (b *bench) idle(ctx context.Context, h hub.Hub, p load.Protocol, conns int)
 	return each(after), each(rest), nil
 }
 
-// peak compares the memory in a broadcast with that before it: as found after the
-// streams were opened, and once more after settling.
+// peak compares the memory during a broadcast with that before: before and after settling.
 func peak(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {

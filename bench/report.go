@@ -16,8 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// column is a figure of a mode: the median of its rounds, or, for what must not
-// happen, their sum.
+// column is a figure of a mode: the median of the rounds, or the sum for failures.
 type column struct {
 	key    string
 	title  string
@@ -131,7 +130,7 @@ var (
 	}
 )
 
-// figure is a column's value for a hub; not ok if it was not measured.
+// figure returns a column's value for a hub; ok is false if it was not measured.
 func (e *entry) figure(mode, key string, sum bool) (v float64, ok bool) {
 	var values []float64
 	for _, s := range e.samples[mode] {
@@ -152,7 +151,7 @@ func (e *entry) figure(mode, key string, sum bool) (v float64, ok bool) {
 	return values[len(values)/2], true
 }
 
-// style is how tables are drawn.
+// style is the format of tables.
 type style func(w io.Writer, heads []string, rows [][]string) error
 
 func plain(w io.Writer, heads []string, rows [][]string) error {
@@ -174,7 +173,7 @@ func markdown(w io.Writer, heads []string, rows [][]string) error {
 	return nil
 }
 
-// table draws what a mode measured.
+// table writes the table of a mode.
 func (b *bench) table(w io.Writer, m *mode, draw style) error {
 	heads := []string{""}
 	for _, c := range m.columns {
@@ -207,7 +206,7 @@ func (b *bench) table(w io.Writer, m *mode, draw style) error {
 	return draw(w, heads, rows)
 }
 
-// report writes on what was measured, how, and the tables of modes.
+// report writes the environment, the method, and the tables of modes.
 func (b *bench) report(w io.Writer, modes []*mode, draw style) error {
 	ew := &errWriter{w: w}
 	fmt.Fprintf(ew, "\n# Results\n\nWritten by `bench %s` on %s.\n", strings.Join(os.Args[1:], " "), time.Now().Format("2 January 2006"))
@@ -276,14 +275,14 @@ func (b *bench) machine() string {
 		onlineCPUs(), model, kernel, runtime.Version(), commit, b.workshop.CPU, b.clientCPU, b.loadBefore)
 }
 
-// loadAverage is that of the last minute: what else the machine does.
+// loadAverage returns the load of the machine in the last minute.
 func loadAverage() string {
 	load, _ := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(load), " ")
 	return first
 }
 
-// onlineCPUs counts the machine's, not those that this process is pinned to.
+// onlineCPUs counts the CPUs of the machine, also those that this process may not use.
 func onlineCPUs() int {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	return strings.Count(string(info), "processor\t:")

@@ -23,16 +23,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// No container engine runs where these tests do. They check the syntax of what such an
-// engine reads, and that the paths, ports and users in it are those of the other files.
+// There is no container engine where these tests run. They check the syntax of the files for it, and that
+// paths, ports and users in these files match.
 
 const root = "../"
 
-// image is what the Dockerfile says of the image.
+// image is the content of the Dockerfile.
 type image struct {
 	user  string
 	env   map[string]string
-	files map[string]string // by path in the image: where they come from
+	files map[string]string // sources by path in the image
 	ports []string
 	check []string
 	cmd   []string
@@ -98,8 +98,7 @@ func exists(t *testing.T, who, path string) {
 	}
 }
 
-// listeners are the ports that a Caddyfile serves. store nats is of a module that is not
-// built in here.
+// listeners returns the ports of a Caddyfile. The module of store nats is not built in here.
 func listeners(t *testing.T, name string, text []byte) (ports []string) {
 	t.Helper()
 	text = bytes.ReplaceAll(text, []byte("store nats {"), []byte("store contract {"))
@@ -142,8 +141,8 @@ func read(t *testing.T, name string) []byte {
 	return text
 }
 
-// TestDockerfile: the image runs a config that is in it, as nobody, and is asked for its
-// health at the admin endpoint.
+// TestDockerfile: the image has its config, does not run as root, and has a health check at the admin
+// endpoint.
 func TestDockerfile(t *testing.T) {
 	i := readDockerfile(t)
 	if user, _, _ := strings.Cut(i.user, ":"); user == "" || user == "root" || user == "0" {
@@ -172,7 +171,7 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// project reads a compose file as compose does.
+// project parses a compose file as compose does.
 func project(t *testing.T, name string) *types.Project {
 	t.Helper()
 	p, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
@@ -185,7 +184,7 @@ func project(t *testing.T, name string) *types.Project {
 	return p
 }
 
-// mounted is the file of the repository that is mounted at a path, or empty.
+// mounted returns the file of the repository that is mounted at a path, or empty.
 func mounted(s types.ServiceConfig, path string) string {
 	for _, v := range s.Volumes {
 		if rel, err := filepath.Rel(v.Target, path); v.Type == types.VolumeTypeBind && err == nil && !strings.HasPrefix(rel, "..") {
@@ -195,8 +194,8 @@ func mounted(s types.ServiceConfig, path string) string {
 	return ""
 }
 
-// TestCompose: each service of both files runs without rights and on a read-only file
-// system, what is mounted exists, and no port is open to others.
+// TestCompose: each service of both files runs without capabilities and with a read-only file system. All
+// mounted files exist, and no port is open to other hosts.
 func TestCompose(t *testing.T) {
 	i := readDockerfile(t)
 	for _, name := range []string{"compose.yaml", "compose.cluster.yaml"} {
@@ -221,7 +220,7 @@ func TestCompose(t *testing.T) {
 				t.Errorf("%s: %s has no full version", who, s.Image)
 			}
 			if s.Restart == "" {
-				continue // it does one thing, and ends
+				continue // it runs once and ends
 			}
 			if !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
 				t.Errorf("%s is not locked in", who)
@@ -229,7 +228,7 @@ func TestCompose(t *testing.T) {
 			if s.Build == nil {
 				continue
 			}
-			// It is the image, which writes to two folders.
+			// The image writes to two folders.
 			for _, folder := range []string{i.env["XDG_DATA_HOME"], i.env["XDG_CONFIG_HOME"]} {
 				writable := slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool { return v.Target == folder && !v.ReadOnly }) ||
 					slices.ContainsFunc(s.Tmpfs, func(mount string) bool { path, _, _ := strings.Cut(mount, ":"); return path == folder })
@@ -262,8 +261,8 @@ func TestCompose(t *testing.T) {
 // address is the name of a service, with a port.
 var address = regexp.MustCompile(`\b(nats\d|node\d|balancer|prometheus|grafana):(\d+)`)
 
-// TestComposeAddresses: the addresses in the configs of the cluster are of services, and
-// of ports on which these listen.
+// TestComposeAddresses: the addresses in the configs of the cluster are services and ports of the compose
+// file.
 func TestComposeAddresses(t *testing.T) {
 	p := project(t, "compose.cluster.yaml")
 	ports := map[string][]string{
@@ -301,7 +300,7 @@ func TestComposeAddresses(t *testing.T) {
 			t.Errorf("no config names %s", name)
 		}
 	}
-	// The health check of NATS asks the port of its monitoring.
+	// The health check of NATS uses its monitoring port.
 	check := strings.Join(p.Services["nats1"].HealthCheck.Test, " ")
 	if monitoring := regexp.MustCompile(`(?m)^http: (\S+)`).FindSubmatch(read(t, "deploy/cluster/nats.conf")); monitoring == nil || !strings.Contains(check, string(monitoring[1])) {
 		t.Errorf("the health check of NATS is %s", check)
@@ -337,8 +336,7 @@ func decode(t *testing.T, text []byte, into any) {
 	}
 }
 
-// TestKubernetes: the manifest of the docs names ports and folders that exist, and the
-// user of the image.
+// TestKubernetes: the manifest in the docs has the ports, folders and user of the image.
 func TestKubernetes(t *testing.T) {
 	m := regexp.MustCompile("(?s)<!-- check: kubernetes -->\n```yaml\n(.*?)\n```").FindSubmatch(read(t, "docs/deploying.md"))
 	if m == nil {
@@ -452,7 +450,7 @@ func TestKubernetes(t *testing.T) {
 	}
 }
 
-// TestSystemd: systemd takes the drop-in, on a unit like that of Caddy's packages.
+// TestSystemd: systemd accepts the drop-in, with a unit like that of Caddy's packages.
 func TestSystemd(t *testing.T) {
 	dir := t.TempDir()
 	unit := "[Unit]\nDescription=Caddy\n[Service]\nType=notify\nExecStart=/bin/true\nExecReload=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
@@ -476,7 +474,7 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// TestVersions: what the release raises together is the same.
+// TestVersions: all versions that a release raises are the same.
 func TestVersions(t *testing.T) {
 	var document struct{ Info struct{ Version string } }
 	decode(t, read(t, "docs/openapi.yaml"), &document)

@@ -12,8 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// TestFirstEvent does with the config of the image what docs/deploying.md says for
-// compose, on the ports that it names: a client, a publish, and the health check.
+// TestFirstEvent follows docs/deploying.md for compose, with the config and the ports of the image: a client,
+// a publish, and the health check.
 func TestFirstEvent(t *testing.T) {
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(read(t, "deploy/Caddyfile"), map[string]any{"filename": "Caddyfile"})
 	if err != nil {

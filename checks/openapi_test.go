@@ -29,10 +29,10 @@ const (
 	typeStream = "text/event-stream"
 )
 
-// object is what the document has in braces.
+// object is a JSON object of the document.
 type object = map[string]any
 
-// document is the OpenAPI document, as it stands.
+// document is the parsed OpenAPI document.
 type document struct {
 	validator.Validator
 	root object
@@ -59,7 +59,7 @@ func readDocument(t *testing.T) document {
 	return d
 }
 
-// at follows references and names.
+// at follows names and references.
 func (d document) at(value any, names ...string) object {
 	found, _ := value.(object)
 	for {
@@ -96,18 +96,18 @@ func (d document) operations() (all []operation) {
 	return all
 }
 
-// request is what an example of an answer says of the request that has it: x-request.
-// What it leaves out is that of the example of the same name, or of the first.
+// request is the field x-request of an example of an answer: the request that leads to it. Missing fields are
+// taken from the request example with the same name, or from the first one.
 type request struct {
 	ContentType string            `json:"contentType"`
 	Body        any               `json:"body"`
 	Query       string            `json:"query"`
 	Header      map[string]string `json:"header"`
-	Door        string            `json:"door"`   // the only one that answers so
-	Filter      bool              `json:"filter"` // say which connections, where that must be said
+	Door        string            `json:"door"`   // the only endpoint that answers so
+	Filter      bool              `json:"filter"` // add parameters that select connections, where they are required
 }
 
-// example is one answer, and what it answers.
+// example is an example of an answer, with its request.
 type example struct {
 	operation
 	request
@@ -117,11 +117,11 @@ type example struct {
 	answer      any
 }
 
-// examples are all examples of answers.
+// examples returns all examples of answers.
 func (d document) examples(t *testing.T) (all []example) {
 	t.Helper()
 	for _, o := range d.operations() {
-		asked := make(map[string]bool) // the examples of requests that have an answer
+		asked := make(map[string]bool) // request examples that have an answer
 		answered := 0
 		for status := range d.at(o.object, "responses") {
 			code, err := strconv.Atoi(status)
@@ -181,7 +181,7 @@ func (d document) readRequest(t *testing.T, e *example, given any) {
 	if given == nil {
 		t.Fatalf("%s: nothing says what has the answer %s", e.operation, e.name)
 	}
-	// Any that has an answer of success.
+	// Any example with a status of success.
 	e.ContentType = cmp.Or(e.ContentType, typeJSON)
 	for _, name := range slices.Sorted(maps.Keys(d.at(e.object, "responses", "200", "content", e.ContentType, "examples"))) {
 		if body, ok := d.at(content, e.ContentType, "examples", name)["value"]; ok {
@@ -194,7 +194,7 @@ func (d document) readRequest(t *testing.T, e *example, given any) {
 
 var keys = regexp.MustCompile(`"key":"([^"]*)"`)
 
-// send makes the request at one of the doors. The connection is what stands for {id}.
+// send sends the request to one of the endpoints. connection replaces {id}.
 func (e *example) send(t *testing.T, base, connection string) (req *http.Request, resp *http.Response, body []byte) {
 	t.Helper()
 	var sent []byte
@@ -205,7 +205,7 @@ func (e *example) send(t *testing.T, base, connection string) (req *http.Request
 	default:
 		sent = mustMarshal(t, body)
 	}
-	// Examples share keys; their tests must not.
+	// Examples share keys, but each test needs its own.
 	sent = keys.ReplaceAll(sent, []byte(`"key":"$1 `+t.Name()+`"`))
 	if e.status == http.StatusNotFound {
 		connection = "0192f0c4-0000-4000-8000-000000000000"
@@ -233,7 +233,7 @@ func (e *example) send(t *testing.T, base, connection string) (req *http.Request
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.Header.Get("Content-Type") == typeStream { // its first block, as it does not end
+	if resp.Header.Get("Content-Type") == typeStream { // only its first block, since it does not end
 		for lines := bufio.NewReader(resp.Body); err == nil && !bytes.HasSuffix(body, []byte("\n\n")); {
 			var line []byte
 			line, err = lines.ReadBytes('\n')
@@ -245,7 +245,7 @@ func (e *example) send(t *testing.T, base, connection string) (req *http.Request
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The validator knows the first server of the document.
+	// The validator knows the first server of the document only.
 	return build("http://localhost:2019"), resp, body
 }
 
@@ -258,7 +258,7 @@ func mustMarshal(t *testing.T, value any) []byte {
 	return text
 }
 
-// TestOpenAPIDocument: it is an OpenAPI document.
+// TestOpenAPIDocument: the file is a valid OpenAPI document.
 func TestOpenAPIDocument(t *testing.T) {
 	d := readDocument(t)
 	_, errs := d.ValidateDocument()
@@ -267,8 +267,8 @@ func TestOpenAPIDocument(t *testing.T) {
 	}
 }
 
-// TestOpenAPIExamples sends each example of the document at both doors, and holds the
-// answer against the document: its status, its schema, and the example of it.
+// TestOpenAPIExamples sends the request of each example to both endpoints. It compares the answer with the
+// document: the status, the schema and the example.
 func TestOpenAPIExamples(t *testing.T) {
 	d := readDocument(t)
 	s := startCaddy(t)
@@ -285,7 +285,7 @@ func TestOpenAPIExamples(t *testing.T) {
 				}
 				t.Cleanup(func() { s.wait(t, hub, 0) }) // after the streams of this test are closed
 				connection := ""
-				if hub != "closed" { // which has no streams
+				if hub != "closed" { // it has no streams
 					connection = s.open(t, hub)
 					s.open(t, hub)
 				}
@@ -304,7 +304,7 @@ func TestOpenAPIExamples(t *testing.T) {
 	}
 }
 
-// checkRequest: what succeeds is a request by the document.
+// checkRequest: a request that succeeds must be valid by the document.
 func (d document) checkRequest(t *testing.T, e *example, req *http.Request) {
 	t.Helper()
 	if e.status >= 300 {
@@ -324,7 +324,7 @@ func (d document) checkRequest(t *testing.T, e *example, req *http.Request) {
 	}
 }
 
-// checkAnswer: it is an answer by the document.
+// checkAnswer: the answer must be valid by the document.
 func (d document) checkAnswer(t *testing.T, req *http.Request, resp *http.Response, body []byte) {
 	t.Helper()
 	if got := resp.Header.Get("Retry-After"); (got != "") != (resp.StatusCode == http.StatusServiceUnavailable) {
@@ -344,7 +344,7 @@ func (d document) checkAnswer(t *testing.T, req *http.Request, resp *http.Respon
 	}
 }
 
-// lines are the lines of NDJSON, and else all of it.
+// lines returns the lines of NDJSON, or the whole text of other types.
 func lines(t *testing.T, header http.Header, body io.Reader) [][]byte {
 	t.Helper()
 	text, err := io.ReadAll(body)
@@ -357,12 +357,12 @@ func lines(t *testing.T, header http.Header, body io.Reader) [][]byte {
 	return bytes.Split(bytes.TrimSpace(text), []byte("\n"))
 }
 
-// varying is what differs from one answer to the next, and from one machine to another.
+// varying matches the parts of an answer that differ by time and machine.
 var varying = regexp.MustCompile(`"(id|head|oldest|position|next|since|remote|session|protocol|version|node|key|events|bytes|lag|disconnected|summary|began)":("[^"]*"|\d+)|"(keys)":\[[^]]*\]`)
 
 var sizes = regexp.MustCompile(`payload are \d+ bytes`)
 
-// checkExample: the answer is that of the document, but for what varies.
+// checkExample: the answer is the example, except for the varying parts.
 func checkExample(t *testing.T, e *example, body []byte) {
 	t.Helper()
 	shape := func(text []byte) (list []any) {
@@ -387,7 +387,7 @@ func checkExample(t *testing.T, e *example, body []byte) {
 	if !ok {
 		want = string(mustMarshal(t, e.answer))
 	}
-	// The hubs are those of the test, and so are the events.
+	// The hubs and events are those of the test.
 	body = sizes.ReplaceAll(body, []byte("payload are 40 bytes"))
 	body = bytes.ReplaceAll(body, []byte("there is away, closed, default, doubt, small"), []byte("there is chat, default"))
 	if !reflect.DeepEqual(shape(body), shape([]byte(want))) {
@@ -397,8 +397,7 @@ func checkExample(t *testing.T, e *example, body []byte) {
 
 var errParameters = regexp.MustCompile(`there are ([\w, ]+)"`)
 
-// TestOpenAPIParameters: the document has the parameters that the server knows, and the
-// methods that it allows.
+// TestOpenAPIParameters: the document has all parameters and methods that the server accepts.
 func TestOpenAPIParameters(t *testing.T) {
 	d := readDocument(t)
 	s := startCaddy(t)

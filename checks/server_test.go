@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	// The go command that a test runs keeps its caches.
+	// The go commands of a test use the existing caches.
 	for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
 		if out, err := exec.Command("go", "env", name).Output(); err == nil {
 			os.Setenv(name, strings.TrimSpace(string(out)))
@@ -44,10 +44,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// outOfReach is a store that serves streams, and stores nothing any more.
+// outOfReach is a store that has lost its connection: it can serve streams but store nothing.
 type outOfReach struct {
-	// Mode is "doubt" if it is uncertain whether an event was stored, and "closed" if
-	// the history cannot be read either.
+	// Mode is "doubt" if it is uncertain whether an event was stored, and "closed" if the history cannot be read
+	// either.
 	Mode string `json:"mode,omitempty"`
 }
 
@@ -60,7 +60,7 @@ func (o *outOfReach) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		o.Mode = d.Val()
 	}
-	for d.NextBlock(0) { // store nats has one
+	for d.NextBlock(0) { // store nats has a block
 		d.RemainingArgs()
 	}
 	return nil
@@ -97,7 +97,7 @@ func (s *lostStore) Tail(ctx context.Context, feed hub.Feed) {
 	s.Memory.Tail(ctx, &lostFeed{feed, s.mode})
 }
 
-// lostFeed says that the store was lost as soon as its history is open.
+// lostFeed reports the loss of the store as soon as the history is open.
 type lostFeed struct {
 	hub.Feed
 	mode string
@@ -119,9 +119,8 @@ type server struct {
 	admin, site string // addresses
 }
 
-// startCaddy runs a Caddy whose hubs are in the states that the examples need:
-// "away", "doubt" and "closed" have lost their stores, and "small" takes only small
-// events.
+// startCaddy starts a Caddy with hubs in the states of the examples: "away", "doubt" and "closed" have lost
+// their stores, and "small" accepts only small events.
 func startCaddy(t *testing.T) server {
 	t.Helper()
 	s := server{freeAddr(t), freeAddr(t)}
@@ -177,7 +176,7 @@ func freeAddr(t *testing.T) string {
 	return fmt.Sprintf("127.0.0.1:%d", e2e.FreePort(t))
 }
 
-// open opens a stream of alice, and returns the id of its connection.
+// open opens a stream of alice and returns the id of its connection.
 func (s server) open(t *testing.T, hubName string) (id string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -40,7 +40,7 @@ func startCaddy(ctx context.Context, bin string, s Site, route string) (*Server,
 	return srv, srv.launch(ctx, s, bin, "run", "--config", conf, "--adapter", "caddyfile")
 }
 
-// module is this module, with its streams taken over or not.
+// module is this module, with or without taking connections over.
 type module struct {
 	name     string
 	takeover bool
@@ -50,7 +50,7 @@ type module struct {
 func (h *module) Name() string { return h.name }
 
 func (h *module) Abilities() Abilities {
-	// Over HTTP/2 and HTTP/3 nothing is taken over, so that one row is enough.
+	// HTTP/2 and HTTP/3 connections are never taken over, so one row is enough.
 	return Abilities{Publish: true, TLS: true, H2: h.takeover, H3: h.takeover, Users: true, Resume: true, Keep: h.takeover}
 }
 
@@ -106,7 +106,7 @@ func (h *module) Position(receipt []byte) (string, error) {
 	return answer.ID, nil
 }
 
-// empty is a Caddy handler that only streams: the floor under the normal path.
+// empty is a Caddy handler that only streams. It is the lower bound of the normal path.
 type empty struct{ bin string }
 
 func (h *empty) Name() string { return "empty Caddy handler" }

@@ -9,7 +9,7 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// centrifuge is the Go library behind Centrifugo, with its SSE handler.
+// centrifuge is the Go library of Centrifugo, with its SSE handler.
 type centrifuge struct{ bin string }
 
 func (h *centrifuge) Name() string { return "Centrifuge" }
@@ -34,7 +34,7 @@ func (h *centrifuge) Start(ctx context.Context, s Site) (*Server, error) {
 	return srv, srv.launch(ctx, s, h.bin, "-listen", srv.H1, "-tls", srv.TLS, "-cert", s.Cert, "-key", s.Key)
 }
 
-// Stream is a connect command; a position is a subscription to recover.
+// Stream is a connect command. A position is a subscription with recovery.
 func (h *centrifuge) Stream(user, position string) load.Request {
 	connect := `{"id":1,"connect":{}}`
 	if position != "" {

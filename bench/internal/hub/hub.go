@@ -1,5 +1,5 @@
-// Package hub starts the servers that are measured, each the way its users run it,
-// and knows how each is subscribed and published to.
+// Package hub starts the measured servers as their users run them, and builds the requests to subscribe
+// and publish.
 package hub
 
 import (
@@ -14,57 +14,56 @@ import (
 // Hub is a server to measure.
 type Hub interface {
 	Name() string
-	// Prepare builds or finds the server. Its error says why the hub is missing.
+	// Prepare builds or finds the server. The error says why the hub cannot be measured.
 	Prepare(ctx context.Context, w Workshop) (version string, err error)
 	Abilities() Abilities
 	Start(ctx context.Context, s Site) (*Server, error)
-	// Stream is the request for a stream: of everyone's events, or of one user's; from
-	// now on, or after a position.
+	// Stream returns the request for a stream: of the events for all, or of one user; from now on, or after
+	// a position.
 	Stream(user, position string) load.Request
-	// Publish is the request that sends an event to everyone, or to one user.
+	// Publish returns the request that sends an event to all, or to one user.
 	Publish(user string, data []byte) load.Request
-	// Position is the position of the event that was answered with this receipt.
+	// Position returns the position of the event with this receipt.
 	Position(receipt []byte) (string, error)
 }
 
 // Abilities says which modes a hub takes part in.
 type Abilities struct {
-	Publish bool // has something to publish through
+	Publish bool // can publish
 	TLS     bool // h1 over TLS
 	H2      bool
 	H3      bool
 	Users   bool // can send to one user
-	Resume  bool // can go on after a position
+	Resume  bool // can resume at a position
 	Keep    bool // is measured with its history on disk
 }
 
 // Workshop is where servers are built.
 type Workshop struct {
 	Module string // this module's directory, where servers/ is
-	Bin    string // built here
-	CPU    int    // servers run on this CPU alone
+	Bin    string // directory of the built servers
+	CPU    int    // the only CPU for servers
 }
 
 func (w Workshop) server(name string) string { return filepath.Join(w.Module, "servers", name) }
 
-// Site is what a server is started with.
+// Site is the environment of a server.
 type Site struct {
-	Dir       string // its own and empty
+	Dir       string // empty, for this server alone
 	CPU       int
 	Cert, Key string
-	// Users makes the header X-User the identity of a stream; else all are anonymous.
+	// Users makes the header X-User the identity of a stream; otherwise all are anonymous.
 	Users bool
-	// Options of the hub itself, if it has any.
+	// Options of the hub, if it has any.
 	Options string
 }
 
-// Heartbeat is how often an idle stream is written to, by the hubs that do so at all:
-// so rarely that it is not in the figures.
+// Heartbeat is the heartbeat interval of hubs that have one: so long that it does not affect the figures.
 const Heartbeat = 5 * time.Minute
 
 var errNone = errors.New("not supported by this hub")
 
-// All is every hub, in the order in which they are shown.
+// All is all hubs, in the order of the tables.
 func All() []Hub {
 	return []Hub{
 		&module{name: "caddy-sse", takeover: true},

@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// nchanModule is where Debian's libnginx-mod-nchan puts it.
+// nchanModule is the path in Debian's libnginx-mod-nchan.
 const nchanModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 
 //go:embed nginx.conf
@@ -24,7 +24,7 @@ var nginxConf string
 
 var nginxTemplate = template.Must(template.New("nginx.conf").Parse(nginxConf))
 
-// nchan is nginx with the Nchan module, one worker.
+// nchan is nginx with the Nchan module and one worker.
 type nchan struct{ bin string }
 
 func (h *nchan) Name() string { return "Nchan" }

@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// Publish runs this module's own benchmark: 64 goroutines publish to a hub in their
-// process, whose history is on disk or in memory, on the servers' CPU and another. It
-// returns the events a second.
+// Publish runs this module's own benchmark and returns the events per second: 64 goroutines publish to a
+// hub in the same process, on the servers' CPU and another one. The history is on disk or in memory.
 func (w Workshop) Publish(ctx context.Context, kind string, d time.Duration, cpu int) (events float64, err error) {
 	bin := filepath.Join(w.Bin, "publish.test")
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", bin, "github.com/ea766355/caddy-sse/store/disk")

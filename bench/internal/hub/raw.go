@@ -6,7 +6,7 @@ import (
 	"github.com/ea766355/caddy-sse/bench/internal/load"
 )
 
-// raw is a loop of write(2): the limit.
+// raw is a loop of write(2). It is the lower bound of all.
 type raw struct{ bin string }
 
 func (h *raw) Name() string { return "raw write(2) loop" }

@@ -20,20 +20,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server is a running server and the processes it consists of.
+// Server is a running server and its processes.
 type Server struct {
 	H1, TLS, API string // addresses
 	Launched     time.Time
-	settle       string // URL that makes it give memory back, or empty
+	settle       string // URL that makes it return free memory, or empty
 	profile      string // URL of its CPU profile, or empty
 
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when cmd has
+	ended chan struct{} // closed when cmd has ended
 	pids  []int
 	log   *os.File
 }
 
-// launch starts a command on the site's CPU and waits until s.H1 takes connections.
+// launch starts a command on the site's CPU and waits until s.H1 accepts connections.
 func (s *Server) launch(ctx context.Context, site Site, name string, args ...string) error {
 	var err error
 	if s.log, err = os.Create(filepath.Join(site.Dir, "server.log")); err != nil {
@@ -43,7 +43,7 @@ func (s *Server) launch(ctx context.Context, site Site, name string, args ...str
 	s.cmd.Dir = site.Dir
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Env = append(os.Environ(), "HOME="+site.Dir, "XDG_DATA_HOME="+site.Dir, "XDG_CONFIG_HOME="+site.Dir)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Stop ends the workers too
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Stop ends the workers too
 	s.Launched = time.Now()
 	if err := startOn(s.cmd, site.CPU); err != nil {
 		s.log.Close()
@@ -52,7 +52,7 @@ func (s *Server) launch(ctx context.Context, site Site, name string, args ...str
 	s.ended = make(chan struct{})
 	go func() {
 		defer close(s.ended)
-		_ = s.cmd.Wait() // its log says more
+		_ = s.cmd.Wait() // the log has the reason
 	}()
 	if err := s.await(ctx); err != nil {
 		s.Stop()
@@ -64,8 +64,8 @@ func (s *Server) launch(ctx context.Context, site Site, name string, args ...str
 	return err
 }
 
-// startOn starts a command with its affinity set before its first instruction: Go
-// programs count their CPUs once.
+// startOn starts a command with its affinity set from the first instruction on: Go programs count their
+// CPUs once.
 func startOn(cmd *exec.Cmd, cpus ...int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -82,7 +82,7 @@ func startOn(cmd *exec.Cmd, cpus ...int) error {
 	return errors.Join(cmd.Start(), unix.SchedSetaffinity(0, &here))
 }
 
-// await waits for an answer, whatever it is: nginx listens before it has a worker.
+// await waits for any answer: nginx listens before it has a worker.
 func (s *Server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -105,15 +105,14 @@ func (s *Server) await(ctx context.Context) error {
 	}
 }
 
-// Stop ends the server at once.
+// Stop kills the server.
 func (s *Server) Stop() {
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	<-s.ended
 	s.log.Close()
 }
 
-// Profile takes a CPU profile of so many seconds into a file. It is an error only if
-// the server is one that can be profiled.
+// Profile writes a CPU profile of some seconds to a file. It does nothing for a server without profiles.
 func (s *Server) Profile(ctx context.Context, seconds int, file string) error {
 	if s.profile == "" {
 		return nil
@@ -147,8 +146,7 @@ func (s *Server) call(ctx context.Context, method, url string) (*http.Response, 
 	return resp, nil
 }
 
-// Settle has the server collect its garbage and give the memory back, if it is one
-// that does so, and waits for the dust to settle.
+// Settle makes the server collect garbage and return free memory, if it can, and waits until it is idle.
 func (s *Server) Settle(ctx context.Context) error {
 	if s.settle != "" {
 		resp, err := s.call(ctx, http.MethodPost, s.settle)
@@ -164,8 +162,8 @@ func (s *Server) Settle(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// CPU is the user and system time that the server has used so far, exact to the
-// nanosecond: the CPU-time clocks of its processes (clock_getcpuclockid(3)).
+// CPU returns the user and system time of the server so far, in nanosecond resolution: the CPU-time
+// clocks of its processes (clock_getcpuclockid(3)).
 func (s *Server) CPU() (time.Duration, error) {
 	const sched = 2 // CPUCLOCK_SCHED
 	var sum time.Duration
@@ -179,13 +177,13 @@ func (s *Server) CPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// RSS is the resident memory of the server in bytes.
+// RSS returns the resident memory of the server in bytes.
 func (s *Server) RSS() (int64, error) { return s.memory("VmRSS:") }
 
-// PeakRSS is the highest resident memory since [Server.ResetPeak].
+// PeakRSS returns the highest resident memory since [Server.ResetPeak].
 func (s *Server) PeakRSS() (int64, error) { return s.memory("VmHWM:") }
 
-// ResetPeak makes the peak what is resident now.
+// ResetPeak sets the peak to the current resident memory.
 func (s *Server) ResetPeak() error {
 	var errs []error
 	for _, pid := range s.pids {
@@ -212,7 +210,7 @@ func (s *Server) memory(field string) (int64, error) {
 	return sum, nil
 }
 
-// family is a process and its descendants.
+// family returns a process and its descendants.
 func family(pid int) ([]int, error) {
 	pids := []int{pid}
 	for i := 0; i < len(pids); i++ {
@@ -237,7 +235,7 @@ func family(pid int) ([]int, error) {
 	return pids, nil
 }
 
-// addresses are n free ones on loopback.
+// addresses returns n free loopback addresses.
 func addresses(n int) ([]string, error) {
 	var out []string
 	for range n {
@@ -251,8 +249,7 @@ func addresses(n int) ([]string, error) {
 	return out, nil
 }
 
-// build compiles servers/name, which may be a module of its own, and returns the
-// binary's path.
+// build compiles servers/name, which may be a module of its own, and returns the path of the binary.
 func build(ctx context.Context, w Workshop, name string) (string, error) {
 	bin := filepath.Join(w.Bin, name)
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, ".")
@@ -263,7 +260,7 @@ func build(ctx context.Context, w Workshop, name string) (string, error) {
 	return bin, nil
 }
 
-// version is the version of a module that servers/name is built with.
+// version returns the version of a module that servers/name is built with.
 func version(ctx context.Context, w Workshop, name, module string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}} {{.Version}}", module)
 	cmd.Dir = w.server(name)
@@ -274,5 +271,5 @@ func version(ctx context.Context, w Workshop, name, module string) (string, erro
 	return strings.TrimSpace(string(out)), nil
 }
 
-// port is the port of an address.
+// port returns the port of an address.
 func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }

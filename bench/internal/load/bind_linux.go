@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lateBind leaves the choice of a port to connect, which knows the other end: a
-// port that another server's streams have, or have had, serves again.
+// lateBind makes the kernel choose the port at connect, when the destination is known. So a port that is or
+// was used for another server can be used again.
 func lateBind(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 }

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Deaf is a client that asks for a stream and reads nothing of it. Its buffers, and
-// by a small segment size those that the kernel gives the server for it, are small.
+// Deaf is a client that requests a stream and reads nothing. Its buffers are small, and so are the server's
+// for it, because of a small segment size.
 type Deaf struct {
 	fd     int
 	server netip.AddrPort
 }
 
-// OpenDeaf opens one.
+// OpenDeaf opens a Deaf.
 func OpenDeaf(addr string, r Request) (*Deaf, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -45,8 +45,8 @@ func OpenDeaf(addr string, r Request) (*Deaf, error) {
 	return d, nil
 }
 
-// Queued is the number of bytes that wait in the kernel for the client to read: what
-// the server could write, its answer's header included.
+// Queued returns the bytes that wait in the kernel for the client: all that the server could write,
+// including the response header.
 func (d *Deaf) Queued() (int, error) {
 	unread, err := unix.IoctlGetInt(d.fd, unix.TIOCINQ)
 	if err != nil {

@@ -11,19 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opening is how many connections are opened at a time: fewer than any server's
-// backlog, so that no SYN is dropped and repeated a second later.
+// opening is the number of connections that are opened at the same time. It is less than the backlog of any
+// server, so that no SYN is dropped and repeated after a second.
 const opening = 64
 
-// epollFleet reads cleartext HTTP/1.1 streams with one epoll and one buffer, in the
-// goroutine that calls it.
+// epollFleet reads cleartext HTTP/1.1 streams with one epoll and one buffer, in the goroutine of its caller.
 type epollFleet struct {
 	addr  unix.SockaddrInet4
 	host  string
 	rec   *Recorder
 	epoll int
 	conns []stream
-	ready int // answered
+	ready int // answered streams
 
 	found  found
 	events [256]unix.EpollEvent
@@ -31,7 +30,7 @@ type epollFleet struct {
 }
 
 type stream struct {
-	fd      int // -1 when closed
+	fd      int // -1: closed
 	parser  parser
 	request []byte // until it is sent
 }
@@ -154,7 +153,7 @@ func (f *epollFleet) serve(i int, s *stream) error {
 	return nil
 }
 
-// end takes note that the server has ended a stream.
+// end records that the server has ended a stream.
 func (f *epollFleet) end(s *stream) {
 	unix.Close(s.fd)
 	s.fd = -1

@@ -18,8 +18,7 @@ func TestDataHasItsSize(t *testing.T) {
 	}
 }
 
-// TestParserFindsEveryMark cuts the same answer at every place, with chunks that end
-// inside events.
+// TestParserFindsEveryMark splits the same answer at every position, with chunks that end inside events.
 func TestParserFindsEveryMark(t *testing.T) {
 	var want []Mark
 	var body, chunked bytes.Buffer
@@ -29,7 +28,7 @@ func TestParserFindsEveryMark(t *testing.T) {
 		want = append(want, m)
 		body.WriteString(block(m))
 	}
-	// Two in one event, with carriage returns, as one of the peers replays them.
+	// Two marks in one event, with carriage returns, as one of the peers replays them.
 	fmt.Fprintf(&body, "data: [%s,%s]\r\n\r\n", want[0].Data(60), want[1].Data(60))
 	want = append(want, want[0], want[1])
 
@@ -86,7 +85,7 @@ func TestRecorderCountsLostDoubledAndDisordered(t *testing.T) {
 			var r Recorder
 			run := r.Begin(2, 2)
 			for lane := range uint16(2) {
-				for _, seq := range []uint32{1, 2, 3, 4} { // connection 0 has no trouble
+				for _, seq := range []uint32{1, 2, 3, 4} { // connection 0 misses nothing
 					r.receive(0, 0, &found{marks: []Mark{{Run: run, Lane: lane, Seq: seq}}})
 				}
 			}

@@ -1,6 +1,5 @@
-// Package load opens event streams by the thousand, publishes to them, and checks
-// and times what arrives, at as little CPU as it can: it reads a stream only as far
-// as is needed to find where events end and the [Mark] in each.
+// Package load opens thousands of event streams, publishes to them, and checks and times the events. It uses
+// little CPU: it parses a stream only to find the ends of events and the [Mark] in each.
 package load
 
 import (
@@ -13,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mark is what an event of a run carries: which run, lane and number it is, and when
-// it was published. A lane numbers its events from 1 without holes; where a
-// connection is in a lane, it must get each of them once and in order.
+// Mark is the content of an event: its run, lane and number, and when it was published. The events of a
+// lane are numbered from 1 without gaps. A connection must get each event of its lanes once and in order.
 type Mark struct {
 	Run  uint16
 	Lane uint16
@@ -28,21 +26,21 @@ const (
 	markLen  = len(markSign) + 32
 )
 
-// Now is the monotonic clock that marks are stamped with.
+// Now returns the monotonic time, which marks use.
 func Now() time.Duration {
 	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // never fails for this clock
 	return time.Duration(ts.Nano())
 }
 
-// Data is the JSON payload of an event: m, padded to size bytes.
+// Data returns the JSON payload of an event: m, padded to size bytes.
 func (m Mark) Data(size int) []byte {
 	const frame = len(`{"k":"","p":""}`)
 	pad := strings.Repeat("x", max(size-frame-markLen, 0))
 	return fmt.Appendf(nil, `{"k":"%s%04x%04x%08x%016x","p":"%s"}`, markSign, m.Run, m.Lane, m.Seq, int64(m.At), pad)
 }
 
-// appendMarks appends the marks found in an event block.
+// appendMarks appends the marks in an event block.
 func appendMarks(marks []Mark, block []byte) []Mark {
 	for {
 		i := bytes.Index(block, []byte(markSign))

@@ -6,30 +6,30 @@ import (
 	"strconv"
 )
 
-// found is what one read brought. It is reused from read to read.
+// found is the result of one read. It is reused.
 type found struct {
-	ready bool // the answer's header is complete, and it is 200
+	ready bool // the response header is complete, and the status is 200
 	marks []Mark
 	gaps  int
-	ended bool // the body's last chunk
+	ended bool // the last chunk of the body was read
 }
 
 func (f *found) reset() { *f = found{marks: f.marks[:0]} }
 
-// parser reads one stream. Its zero value expects an HTTP/1.1 answer; with body set
-// it starts in the body (HTTP/2).
+// parser parses one stream. The zero value expects an HTTP/1.1 response. With body set it starts in the body
+// (HTTP/2).
 type parser struct {
 	body    bool
 	chunked bool
 	inChunk bool
-	left    int    // of the current chunk, line end included
-	line    []byte // unfinished header, or chunk size line
+	left    int    // of the current chunk, including its line end
+	line    []byte // unfinished header, or line with the chunk size
 	block   []byte // unfinished event
 }
 
 var headerEnd = []byte("\r\n\r\n")
 
-// feed takes the next bytes of the connection.
+// feed parses the next bytes of the connection.
 func (p *parser) feed(b []byte, f *found) error {
 	if !p.body {
 		p.line = append(p.line, b...)
@@ -69,7 +69,7 @@ func (p *parser) feed(b []byte, f *found) error {
 			b = rest
 		}
 		n := min(p.left, len(b))
-		// The last two bytes of left are the chunk's line end.
+		// The last two bytes of left are the line end of the chunk.
 		if payload := min(n, p.left-len("\r\n")); payload > 0 {
 			p.events(b[:payload], f)
 		}
@@ -80,7 +80,7 @@ func (p *parser) feed(b []byte, f *found) error {
 	return nil
 }
 
-// events takes the next bytes of the event stream.
+// events parses the next bytes of the event stream.
 func (p *parser) events(b []byte, f *found) {
 	if len(p.block) > 0 {
 		p.block = append(p.block, b...)
@@ -94,7 +94,7 @@ func (p *parser) events(b []byte, f *found) {
 		f.block(b[:end])
 		b = b[end:]
 	}
-	// An idle connection must cost the client nothing either: no empty buffer is kept.
+	// Free the buffer, so that an idle connection needs no memory in the client.
 	if len(b) == 0 {
 		p.block = nil
 		return
@@ -102,7 +102,7 @@ func (p *parser) events(b []byte, f *found) {
 	p.block = append([]byte(nil), b...)
 }
 
-// blockEnd is the index after the first empty line in b, or -1.
+// blockEnd returns the index after the first empty line in b, or -1.
 func blockEnd(b []byte) int {
 	for off := 0; ; {
 		i := bytes.IndexByte(b[off:], '\n')

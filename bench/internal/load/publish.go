@@ -13,27 +13,27 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Publishing is a plan: publishers that each keep one HTTP connection and wait for
-// each answer before they publish again.
+// Publishing is a plan. Each publisher has one HTTP connection and waits for each answer before it publishes
+// again.
 type Publishing struct {
 	Addr       string
 	Publishers int
-	Rate       float64       // events per second, all publishers together; 0: as fast as they are answered
-	For        time.Duration // ends after this, or
-	Count      int           // after so many events, all publishers together; 0: no such end
-	// Request is the n-th request, from 1, of a publisher; it is called right before it is sent.
+	Rate       float64       // events per second of all publishers together; 0: as fast as they are answered
+	For        time.Duration // ends after this time
+	Count      int           // ends after this many events of all publishers together; 0: no such end
+	// Request returns the n-th request of a publisher, from 1. It is called right before the request is sent.
 	Request func(publisher uint16, n uint32) Request
 }
 
-// Published is what came of it.
+// Published is the result of a plan.
 type Published struct {
 	Start    time.Duration           // [Now] at the first request
 	Answered *hdrhistogram.Histogram // nanoseconds from request to answer
-	Each     []uint32                // events, by publisher
+	Each     []uint32                // number of events by publisher
 	Receipt  []byte                  // the last answer
 }
 
-// Total is the number of events published.
+// Total returns the number of published events.
 func (p *Published) Total() int64 {
 	var n int64
 	for _, each := range p.Each {

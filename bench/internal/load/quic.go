@@ -11,7 +11,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// quicConn is a connection with a socket of its own, as each browser has.
+// quicConn is a connection with its own socket, like that of a browser.
 type quicConn struct {
 	conn   *quic.Conn
 	socket *quic.Transport

@@ -13,21 +13,21 @@ type Result struct {
 	Latency    *hdrhistogram.Histogram // nanoseconds from publish to receipt
 	LastAt     time.Duration           // [Now] of the last receipt
 
-	Lost       int64 // published, and never received
-	Doubled    int64 // received again
+	Lost       int64 // published but not received
+	Doubled    int64 // received more than once
 	Disordered int64 // received after a later one
 	Gaps       int64 // sse.gap events
 	Closed     int64 // streams that the server ended
-	Stray      int64 // of another run
+	Stray      int64 // events of another run
 }
 
-// place is where a connection is in a lane.
+// place is the position of a connection in a lane.
 type place struct {
 	last    uint32
-	missing map[uint32]struct{} // skipped so far; nil as long as all is well
+	missing map[uint32]struct{} // skipped numbers; nil: none so far
 }
 
-// Recorder checks and times what arrives. It may be used by many goroutines.
+// Recorder checks and times events. It may be used from any goroutine.
 type Recorder struct {
 	mu     sync.Mutex
 	run    uint16
@@ -36,7 +36,7 @@ type Recorder struct {
 	res    Result
 }
 
-// NewLatencies is a histogram of up to two minutes at three digits, in nanoseconds.
+// NewLatencies returns a histogram of up to two minutes in nanoseconds, with three digits.
 func NewLatencies() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1_000, int64(2*time.Minute), 3)
 }
@@ -45,8 +45,7 @@ func observe(h *hdrhistogram.Histogram, d time.Duration) {
 	_ = h.RecordValue(min(max(int64(d), 0), h.HighestTrackableValue()))
 }
 
-// Begin starts a run of conns connections that each follow the given number of
-// lanes, and returns its number.
+// Begin starts a run of conns connections that each follow the given number of lanes, and returns its number.
 func (r *Recorder) Begin(conns, lanes int) uint16 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,14 +56,14 @@ func (r *Recorder) Begin(conns, lanes int) uint16 {
 	return r.run
 }
 
-// Deliveries is the number of events received in this run.
+// Deliveries returns the number of events received in this run.
 func (r *Recorder) Deliveries() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.res.Deliveries
 }
 
-// End closes a run. expected is the last number published for a connection in a lane.
+// End ends a run. expected returns the last number published for a connection in a lane.
 func (r *Recorder) End(expected func(conn, lane int) uint32) Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,7 +85,7 @@ func (r *Recorder) closed() {
 	r.res.Closed++
 }
 
-// receive takes what one read of a connection brought.
+// receive processes the result of one read of a connection.
 func (r *Recorder) receive(conn int, now time.Duration, f *found) {
 	if len(f.marks) == 0 && f.gaps == 0 {
 		return

@@ -7,15 +7,14 @@ import (
 	"strings"
 )
 
-// Request is what a hub wants to be sent: a GET that opens a stream, or, with a
-// Body, a POST that publishes.
+// Request is a request to a hub: a GET that opens a stream, or, with a Body, a POST that publishes.
 type Request struct {
 	Path   string
 	Header []string // name, value, name, value...
 	Body   []byte
 }
 
-// browser is what a browser's EventSource sends along; servers keep some of it.
+// browser is the headers that a browser's EventSource sends. Servers keep some of them.
 var browser = []string{
 	"User-Agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
 	"Accept", "text/event-stream",
@@ -34,7 +33,7 @@ func (r Request) method() string {
 	return http.MethodGet
 }
 
-// http1 is the request as HTTP/1.1 puts it on the wire.
+// http1 encodes the request as HTTP/1.1.
 func (r Request) http1(host string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", r.method(), r.Path, host)
@@ -52,7 +51,7 @@ func (r Request) http1(host string) []byte {
 	return b.Bytes()
 }
 
-// http2 is the same GET for HTTP/2 and HTTP/3.
+// http2 returns the same GET for HTTP/2 and HTTP/3.
 func (r Request) http2(host string) (*http.Request, error) {
 	req, err := http.NewRequest(r.method(), "https://"+host+r.Path, nil)
 	if err != nil {

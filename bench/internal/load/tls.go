@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// tlsFleet reads streams over TLS with a goroutine for each.
+// tlsFleet reads streams over TLS, with one goroutine per stream.
 type tlsFleet struct {
 	protocol Protocol
 	addr     string
@@ -25,7 +25,7 @@ type tlsFleet struct {
 
 	mu      sync.Mutex
 	closing bool
-	err     error // the first stream that could not be read
+	err     error // of the first stream that failed
 }
 
 func (f *tlsFleet) Open(n int, request func(i int) Request) error {
@@ -58,7 +58,7 @@ func (f *tlsFleet) open(ctx context.Context, i int, r Request) error {
 	if err != nil {
 		return err
 	}
-	f.conns[i] = conn.(*tls.Conn).NetConn() // closed without a word
+	f.conns[i] = conn.(*tls.Conn).NetConn() // to close it without a TLS alert
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetReadDeadline(deadline)
 	}
@@ -85,7 +85,7 @@ func (f *tlsFleet) openH2(ctx context.Context, i int, r Request) error {
 	return f.follow(conn, i, r)
 }
 
-// follow opens the i-th stream on a connection of its own, over HTTP/2 or HTTP/3.
+// follow opens the i-th stream on its own connection, over HTTP/2 or HTTP/3.
 func (f *tlsFleet) follow(conn http.RoundTripper, i int, r Request) error {
 	req, err := r.http2("localhost")
 	if err != nil {
@@ -111,7 +111,7 @@ func dialer(i int) *net.Dialer {
 func tlsConfig() *tls.Config {
 	return &tls.Config{
 		ServerName:         "localhost",
-		InsecureSkipVerify: true, // a certificate made for this run, on loopback
+		InsecureSkipVerify: true, // the certificate was created for this run, on loopback
 	}
 }
 
@@ -143,7 +143,7 @@ func (f *tlsFleet) Close() {
 	f.conns = nil
 }
 
-// tlsStream belongs to the goroutine that reads it.
+// tlsStream is owned by the goroutine that reads it.
 type tlsStream struct {
 	fleet  *tlsFleet
 	index  int
@@ -162,7 +162,7 @@ func (s *tlsStream) run() {
 	}
 }
 
-// errEnded is the last chunk of an HTTP/1.1 answer.
+// errEnded means that the last chunk of an HTTP/1.1 response was read.
 var errEnded = fmt.Errorf("stream ended: %w", io.EOF)
 
 func (s *tlsStream) read() error {
@@ -179,7 +179,7 @@ func (s *tlsStream) read() error {
 	return err
 }
 
-// protocolError is an answer that is no event stream: the run is worth nothing.
+// protocolError is a response that is not an event stream. It makes the run invalid.
 type protocolError struct{ error }
 
 func (f *tlsFleet) ended(err error) {

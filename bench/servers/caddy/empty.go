@@ -22,8 +22,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("bench_empty", httpcaddyfile.Before, "respond")
 }
 
-// event is a link of the chain that the streams follow: block and next are set
-// before ready is closed.
+// event is a link in the chain that the streams follow. block and next are set before ready is closed.
 type event struct {
 	block []byte
 	next  *event
@@ -32,12 +31,12 @@ type event struct {
 
 var (
 	headMu sync.Mutex
-	head   = &event{ready: make(chan struct{})} // the one that is not published yet
+	head   = &event{ready: make(chan struct{})} // the event that is published next
 	seq    int
 )
 
-// empty is the least that a streaming handler can do in Caddy: it answers, and its
-// goroutine waits for the next event, writes and flushes. POST publishes the body.
+// empty is the smallest streaming handler in Caddy. Its goroutine waits for the next event, writes it and
+// flushes. POST publishes the body.
 type empty struct{}
 
 func (empty) CaddyModule() caddy.ModuleInfo {
@@ -96,7 +95,7 @@ func publish(data []byte) {
 	head = head.next
 }
 
-// settle is POST /bench/settle: collect garbage and give its memory back.
+// settle handles POST /bench/settle: it collects garbage and returns free memory.
 type settle struct{}
 
 func (settle) CaddyModule() caddy.ModuleInfo {

@@ -1,5 +1,5 @@
-// Command caddy is Caddy with this module, with a handler that only streams, and
-// with a call to give freed memory back to the kernel.
+// Command caddy is Caddy with this module, a handler that only streams, and an endpoint that returns free
+// memory to the kernel.
 package main
 
 import (

@@ -1,6 +1,5 @@
-// Command centrifuge serves the SSE handler of github.com/centrifugal/centrifuge
-// as its documentation shows it: server-side subscriptions with recovery, the
-// memory broker, and a handler to publish through.
+// Command centrifuge serves the SSE handler of github.com/centrifugal/centrifuge as its documentation shows
+// it: server-side subscriptions with recovery, the memory broker, and a handler to publish.
 package main
 
 import (
@@ -36,7 +35,7 @@ func main() {
 
 func run(listen, listenTLS, cert, key string) error {
 	node, err := centrifuge.New(centrifuge.Config{
-		// A reader that lags in a flat-out run is not to be dropped for it.
+		// Do not drop slow readers in a run at full speed.
 		ClientQueueMaxSize: 64 << 20,
 	})
 	if err != nil {

@@ -1,10 +1,9 @@
-// Command raw is the limit that the hubs are measured against: one thread, one
-// epoll, and one write(2) per event and connection, with nothing around it. It
-// knows no history, no users and no departures beyond a closed socket; it loses
-// nothing, though: what a full socket does not take waits in a backlog.
+// Command raw is the lower bound for all hubs: one thread, one epoll, and one write(2) per event and
+// connection. It has no history and no users, and notices only closed sockets. It loses no data: what a full
+// socket does not accept waits in a backlog.
 //
-// GET opens a stream, POST publishes its body to all of them and is answered when
-// every socket has been written to.
+// GET opens a stream. POST publishes its body to all streams and is answered when every socket has been
+// written to.
 package main
 
 import (
@@ -24,12 +23,12 @@ import (
 const head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 type conn struct {
-	request []byte // read so far, until the request is complete
-	backlog []byte // what the socket did not take yet
+	request []byte // read so far, while the request is incomplete
+	backlog []byte // not accepted by the socket yet
 	stream  int    // index in server.streams, or -1
 }
 
-// server belongs to the one goroutine of main.
+// server is owned by the goroutine of main.
 type server struct {
 	epoll   int
 	conns   map[int]*conn
@@ -47,7 +46,7 @@ func main() {
 	os.Exit(1)
 }
 
-// run returns only when something failed.
+// run returns only after an error.
 func run(listen string) error {
 	addr, err := netip.ParseAddrPort(listen)
 	if err != nil {
@@ -136,7 +135,7 @@ func (s *server) serve(fd int, events uint32) {
 	s.requests(fd, c)
 }
 
-// requests answers every complete request that the connection has sent.
+// requests answers every complete request of the connection.
 func (s *server) requests(fd int, c *conn) {
 	for {
 		header, rest, ok := bytes.Cut(c.request, []byte("\r\n\r\n"))
@@ -174,15 +173,14 @@ func (s *server) publish(data []byte) {
 	s.seq++
 	event := fmt.Appendf(nil, "event: b\ndata: %s\nid: raw-%d\n\n", data, s.seq)
 	s.block = fmt.Appendf(s.block[:0], "%x\r\n%s\r\n", len(event), event)
-	// From the back: a connection that fails is replaced by the last one, which has been served.
+	// Backwards: a connection that fails is replaced by the last one, which was already written to.
 	for i := len(s.streams) - 1; i >= 0; i-- {
 		fd := s.streams[i]
 		s.send(fd, s.conns[fd], s.block)
 	}
 }
 
-// send writes b, or keeps what the socket does not take. It reports whether the
-// connection is still there.
+// send writes b, and keeps what the socket does not accept. It reports whether the connection is still open.
 func (s *server) send(fd int, c *conn, b []byte) bool {
 	if len(c.backlog) > 0 {
 		c.backlog = append(c.backlog, b...)
@@ -217,7 +215,7 @@ func (s *server) drop(fd int, c *conn) {
 	unix.Close(fd)
 }
 
-// write is write(2) without a word to the Go scheduler.
+// write calls write(2) without the Go scheduler.
 func write(fd int, b []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(n), errno
