@@ -4,7 +4,7 @@ import { SSETestComponent } from "../src/test-component/index.js";
 import "../src/test-component.css";
 import "./page.css";
 
-/** What the page is told by the server that mounts it, beside it at any path. */
+/** The settings of the page. The server that serves the page has them at a path beside it. */
 interface Config {
   stream: string;
   api?: string;

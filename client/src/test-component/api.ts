@@ -1,7 +1,7 @@
-/** What the API answered, or why it did not. `text` is for people. */
+/** The answer of the API, or the reason why there is none. `text` is for people. */
 export type Answer<T> = { ok: true; value: T } | { ok: false; text: string };
 
-/** One call of an `sse_api` route, with the login that the page has. */
+/** Calls an `sse_api` route with the page's login. */
 export async function call<T>(method: string, url: string, body?: object): Promise<Answer<T>> {
   let response: Response;
   let text: string;
@@ -33,7 +33,7 @@ function explain(status: number, why: string): string {
     return "There is no API at the address of this page (404). Check `api` in its configuration.";
   }
   if (status >= 500) return `The server could not do it (${status}${because}). Try again.`;
-  if (status === 200) return "What answered is not the API. Check `api` in the configuration.";
+  if (status === 200) return "The answer is not from the API. Check `api` in the configuration.";
   return `The server refused it (${status}${because}).`;
 }
 

@@ -1,7 +1,7 @@
 import { type ReactElement, useId, useState } from "react";
 import { type Answer, call } from "./api.js";
 
-/** An open connection, as `GET /sse/connections` lists it. */
+/** An open connection, as listed by `GET /sse/connections`. */
 export interface Connection {
   id: string;
   user?: string;
@@ -25,7 +25,7 @@ interface Props {
 
 const LIMIT = 50;
 
-/** Who is connected to the hub, and a button to disconnect each. */
+/** The list of connections to the hub, with a button to disconnect each. */
 export function Connections({ api, own }: Props): ReactElement {
   const id = useId();
   const [page, setPage] = useState<Page | null>(null);

@@ -1,14 +1,14 @@
 import { type ReactElement, useEffect, useState } from "react";
 
 interface Props {
-  /** What it copies; a function is asked when it is pressed. */
+  /** The text to copy. A function is called when the button is pressed. */
   text: string | (() => string);
   children: string;
-  /** What a screen reader says, where the text alone is not clear. */
+  /** The label for screen readers, if the text alone is not clear. */
   label?: string;
 }
 
-/** Copies a text and says so. */
+/** Copies a text and confirms it. */
 export function CopyButton({ text, children, label }: Props): ReactElement {
   const [said, setSaid] = useState("");
   useEffect(() => {
@@ -25,7 +25,9 @@ export function CopyButton({ text, children, label }: Props): ReactElement {
         onClick={async () => {
           const done = await copy(typeof text === "string" ? text : text());
           setSaid(
-            done ? "Copied" : "Select and copy it by hand: the browser does not let this page.",
+            done
+              ? "Copied"
+              : "Select and copy the text yourself: the browser does not allow this page to copy.",
           );
         }}
       >
@@ -43,7 +45,7 @@ async function copy(text: string): Promise<boolean> {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // No clipboard on plain http: the old way still works there.
+    // Plain http has no clipboard API; the old command still works there.
     const area = document.createElement("textarea");
     area.value = text;
     area.setAttribute("readonly", "");

@@ -3,7 +3,7 @@ import type { SSEMessage } from "../types.js";
 import { CopyButton } from "./copy-button.js";
 import { curlPush } from "./curl.js";
 
-/** The data of an event as it came, and what it means if it is JSON. */
+/** The data of an event as received, and its value if it is JSON. */
 export interface Payload {
   raw: string;
   json?: { value: unknown };
@@ -11,7 +11,7 @@ export interface Payload {
 
 /** One line of the list. */
 export interface Entry {
-  /** Tells it from the others of its kind. */
+  /** Distinguishes it from other lines of the same type. */
   key: string;
   kind: "event" | "gap" | "topics";
   at: number;
@@ -30,10 +30,10 @@ interface Props {
 }
 
 const VIEWS = ["Events", "Raw"] as const;
-// Rows that exist: a list of a thousand costs more time than anybody has to read it.
+// The number of rendered rows: a longer list would be slow.
 const SHOWN = 200;
 
-/** What arrived, newest first: events, gaps and changes of topics, or the same as it came. */
+/** The received events, gaps and topic changes, newest first, or their raw form. */
 export function Events({ messages, notes, user, latency, onClear, list }: Props): ReactElement {
   const id = useId();
   const [view, setView] = useState<(typeof VIEWS)[number]>("Events");
@@ -43,7 +43,7 @@ export function Events({ messages, notes, user, latency, onClear, list }: Props)
     const all = messages.map(({ receivedAt, id, type, data }, i): Entry => {
       return { key: id || `#${i}`, kind: "event", at: receivedAt, id, type, payload: data };
     });
-    // A gap comes before the events of its moment: it is told before them.
+    // A gap is reported before the events of the same moment.
     return [...notes, ...all].sort((a, b) => a.at - b.at).reverse();
   }, [messages, notes]);
   const needle = filter.toLowerCase();
@@ -104,7 +104,7 @@ export function Events({ messages, notes, user, latency, onClear, list }: Props)
   );
 }
 
-/** What to do when there is nothing: an event, from a shell on the server. */
+/** A hint for an empty list: the command that sends an event from a shell on the server. */
 function Empty({ user }: { user: string | null }): ReactElement {
   const event = { ...(user && { user }), type: "notification", data: { message: "Hello" } };
   const path = user ? "send" : "broadcast";
@@ -140,7 +140,7 @@ function Row({ entry, raw, ms }: RowProps): ReactElement {
       ) : (
         <p className="sse-note">
           {kind === "gap"
-            ? "Events before this position may be missing. An app loads its data anew here."
+            ? "Events before this position may be missing. An app must load its data again here."
             : "The server has changed the topics of this connection. This holds from here on."}
         </p>
       )}
@@ -160,7 +160,7 @@ const clock = (at: number) => {
 
 const pretty = ({ raw, json }: Payload) => (json ? JSON.stringify(json.value, null, 2) : raw);
 
-/** The event as it came, as far as it can be told: the type and the id have no other spelling. */
+/** The raw form of an event, except for the spelling of type and id, which is not known. */
 const wire = ({ type, id }: Entry, { raw }: Payload) =>
   [
     ...(type === "message" ? [] : [`event: ${type}`]),

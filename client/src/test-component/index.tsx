@@ -14,20 +14,19 @@ export interface SSETestComponentProps {
   /** The stream's address. */
   url: string;
   /**
-   * Where the form sends to: the address of an `sse_api` route of this origin, as `/internal/sse`.
-   * Default: none; the form is shown disabled and says why.
+   * The address of an `sse_api` route of this origin, for example `/internal/sse`, to which the form sends.
+   * Default: none; the form is disabled and says why.
    */
   api?: string | undefined;
-  /** Options of the stream; its functions are used by the component. */
+  /** Options of the stream, except for the functions that the component itself uses. */
   options?: Omit<UseSSEOptions<never>, "parse" | "onMessage" | "onGap" | "onTopics"> | undefined;
 }
 
 const KEEP = 1000;
 
 /**
- * A bench for one stream: its state, a form that sends test events, who is connected, and what arrives.
- * Its elements have class names that begin with `sse-`; `caddy-sse/test-component.css` styles them,
- * nothing else is needed.
+ * A test page for one stream: its state, a form that sends test events, the connections, and the received
+ * events. Its elements have class names that begin with `sse-`. `caddy-sse/test-component.css` has all styles.
  */
 export function SSETestComponent(props: SSETestComponentProps): ReactElement {
   const [{ listening, round }, setState] = useState(() => ({
@@ -47,7 +46,7 @@ interface BenchProps extends SSETestComponentProps {
   onListen: (next: Listening) => void;
 }
 
-/** The bench while it listens from one start. */
+/** The component from one start of the stream to the next. */
 function Bench({ url, api, options, listening, onListen }: BenchProps): ReactElement {
   const [notes, setNotes] = useState<readonly Entry[]>([]);
   const [sent, setSent] = useState<ReadonlyMap<string, number>>(new Map());
@@ -74,7 +73,7 @@ function Bench({ url, api, options, listening, onListen }: BenchProps): ReactEle
     lastEventId: listening.from,
     state: listening.state,
     topics: listening.topics,
-    // What was published as text is text, and what is JSON is shown as what it means.
+    // Published text is shown as text, and JSON is shown formatted.
     parse: read,
     onGap,
     onTopics,
@@ -88,14 +87,14 @@ function Bench({ url, api, options, listening, onListen }: BenchProps): ReactEle
     setSent((before) => new Map([...before].slice(-KEEP)).set(id, at));
     awaited.current = id;
   }, []);
-  /** On the clock of this page, which did both. */
+  /** Milliseconds on the clock of this page, which sent and received the event. */
   const latency = (id: string) => {
     const at = sent.get(id);
     const message = at === undefined ? undefined : sse.messages.find((one) => one.id === id);
     return message && at !== undefined ? message.receivedAt - at : undefined;
   };
 
-  // On a small screen the list is below the form: what was sent is to be seen when it arrives.
+  // On a small screen the list is below the form, so scroll to it when the sent event arrives.
   useEffect(() => {
     if (!awaited.current || !sse.messages.some(({ id }) => id === awaited.current)) return;
     awaited.current = "";

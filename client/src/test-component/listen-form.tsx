@@ -1,11 +1,11 @@
 import { type FormEvent, type ReactElement, useId, useState } from "react";
 import { names } from "./send-form.js";
 
-/** What the stream is asked for. */
+/** The start and the topics of the stream. */
 export interface Listening {
-  /** A position, `earliest`, or nothing for from now on. */
+  /** A position, `earliest`, or empty for new events only. */
   from: string;
-  /** Without a position: the newest event of each slot comes first. */
+  /** Without a position: start with the newest event of each slot. */
   state: boolean;
   topics: readonly string[];
 }
@@ -15,7 +15,7 @@ interface Props {
   onListen: (next: Listening) => void;
 }
 
-/** From where the stream is read, and which topics. */
+/** The form for the start and the topics of the stream. */
 export function ListenForm({ listening, onListen }: Props): ReactElement {
   const id = useId();
   const [start, setStart] = useState<Start>(() => startOf(listening));

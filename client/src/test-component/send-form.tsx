@@ -3,7 +3,7 @@ import { call } from "./api.js";
 import { CopyButton } from "./copy-button.js";
 import { absolute, curlPush } from "./curl.js";
 
-/** The answer to a send: the event's position, and when it was sent. */
+/** The answer to a send: the event's position and the time of sending. */
 export interface Sent {
   id: string;
   at: number;
@@ -13,7 +13,7 @@ interface Props {
   api: string | undefined;
   user: string | null;
   connectionId: string | null;
-  /** How long an event of this form took to arrive here, if it has. */
+  /** The time until a sent event arrived here, if it has. */
   latency: (id: string) => number | undefined;
   onSent: (sent: Sent) => void;
 }
@@ -33,11 +33,11 @@ const NAMES: Partial<Record<To, string>> = {
   topic: "Topics",
 };
 
-/** A list that was typed: names between commas. */
+/** Parses a list of names with commas between them. */
 export const names = (text: string): string[] =>
   text.split(/[,\n]/).flatMap((name) => name.trim() || []);
 
-/** Sends test events through an `sse_api` route, with the login that the page has. */
+/** Sends test events through an `sse_api` route with the page's login. */
 export function SendForm({ api, user, connectionId, latency, onSent }: Props): ReactElement {
   const id = useId();
   const [to, setTo] = useState<To>("me");
@@ -49,7 +49,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
   const [ttl, setTtl] = useState("");
   const [slot, setSlot] = useState("");
   const [result, setResult] = useState<Result | null>(null);
-  const [wrong, setWrong] = useState(""); // with the payload
+  const [wrong, setWrong] = useState(""); // what is wrong with the payload
   const [busy, setBusy] = useState(false);
 
   const path = to === "all" ? "broadcast" : "send";
@@ -74,7 +74,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
     };
   }
 
-  /** The payload as it is sent; says what is wrong with it otherwise. */
+  /** Returns the payload, or sets what is wrong with it. */
   function read(): { data: unknown } | undefined {
     if (as === "text") return { data: payload.text };
     try {

@@ -9,7 +9,7 @@ interface Props {
   children: ReactNode;
 }
 
-/** The connection: where it is, who it is, and what one can do to it. */
+/** The state of the connection, and buttons to change it. */
 export function Status({ url, sse, children }: Props): ReactElement {
   const { connectionStatus: status, connectionId, user, error, lastEventId } = sse;
   const id = useId();
@@ -64,7 +64,7 @@ function Id({ text, name }: { text: string; name: string }): ReactElement {
   );
 }
 
-/** How the events come, by the server's word: the page may have come another way. */
+/** The protocol of the stream, as the server says: the page may have come over another one. */
 function by({ transport, protocol }: StreamState): string {
   const how = transport === "poll" ? "polling: this network holds streams back" : "streaming";
   return protocol ? `${how}, ${PROTOCOLS[protocol] ?? protocol}` : how;
@@ -72,7 +72,7 @@ function by({ transport, protocol }: StreamState): string {
 
 const PROTOCOLS: Record<string, string> = { h1: "HTTP/1.1", h2: "HTTP/2", h3: "HTTP/3" };
 
-/** Outside the status region: a screen reader that read every tenth of a second would be no help. */
+/** Outside the status region, so that screen readers do not read every change. */
 function Countdown({ until, attempt }: { until: number; attempt: number }): ReactElement {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {
@@ -88,15 +88,15 @@ function Countdown({ until, attempt }: { until: number; attempt: number }): Reac
 }
 
 const REASONS: Record<string, string> = {
-  shutdown: "The server is restarting. The page comes back by itself.",
-  lifetime: "The connection had reached its age. The page comes back by itself.",
+  shutdown: "The server is restarting. The page reconnects by itself.",
+  lifetime: "The connection had reached its age. The page reconnects by itself.",
   expired: "The login has ended. Sign in again, then reconnect.",
   disconnected: "The server has disconnected this page. Reconnect to come back.",
-  hub_closed: "The stream is not served any more. The page tries again, slowly.",
-  starting: "The server is still reading its history. The page comes back by itself.",
+  hub_closed: "The stream is no longer served. The page retries slowly.",
+  starting: "The server is still reading its history. The page reconnects by itself.",
 };
 
-/** What happened, and what to do about it where there is something. */
+/** Describes an error and, if there is one, the remedy. */
 function explain(error: SSEError): string {
   if (error.type === "http") {
     const { status } = error;
@@ -109,21 +109,21 @@ function explain(error: SSEError): string {
     if (status === 429)
       return "Too many requests (429). The page waits, then comes back by itself.";
     return status >= 500
-      ? `The server could not answer (${status}). The page tries again by itself.`
+      ? `The server could not answer (${status}). The page reconnects by itself.`
       : `The server answered ${status}. Check the address of the stream.`;
   }
   if (error.type === "terminated") {
     return (
       REASONS[error.reason] ??
       (error.reason.startsWith("max_")
-        ? "There are too many connections. Close other tabs, or wait: the page comes back by itself."
+        ? "There are too many connections. Close other tabs, or wait: the page reconnects by itself."
         : `The server has ended the stream: ${error.reason}.`)
     );
   }
   if (error.type === "content-type") {
-    return "What answered is no event stream; it may be a login page. Sign in, or check the address.";
+    return "The answer is not an event stream; it may be a login page. Sign in, or check the address.";
   }
   if (error.type === "idle-timeout")
-    return "Nothing was heard for too long. The page connects anew by itself.";
-  return "The connection was lost. The page tries again by itself.";
+    return "The server was silent for too long. The page reconnects by itself.";
+  return "The connection was lost. The page reconnects by itself.";
 }

@@ -58,7 +58,7 @@ test("shows the connection, counts down to the next attempt, and why", async () 
   expect(find("[role=status]").textContent).toBe("reconnecting");
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 3.5 s");
   expect(find(".sse-connection .sse-error").textContent).toBe(
-    "The server could not answer (503). The page tries again by itself.",
+    "The server could not answer (503). The page reconnects by itself.",
   );
   await act(() => vi.advanceTimersByTimeAsync(1000));
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 2.5 s");
@@ -85,7 +85,7 @@ test("lists events newest first, gaps, text and raw data, and filters", async ()
     "htmltexte-4<b>",
     'messagee-3"two"',
     'notee-2{\n  "a": 1\n}',
-    "gap: evictede-1Events before this position may be missing. An app loads its data anew here.",
+    "gap: evictede-1Events before this position may be missing. An app must load its data again here.",
   ]);
   await click("Raw");
   expect(rows()[2]).toContain('event: note\ndata: {"a":1}\nid: e-2');
