@@ -1,14 +1,14 @@
 .PHONY: test recipes test-go test-client test-browser check lint vuln build build-with page site bench soak soak-cluster hostile release-dry-run
 
-# All tests, with what they need installed or fetched.
+# Runs all tests. Installs or downloads what they need.
 test: test-go test-client test-browser
 
-# The apps, proxies and tools that e2e/recipes and checks run, from Debian.
+# Installs the Debian packages of the apps, proxies and tools that e2e/recipes and checks run.
 RECIPES = default-jdk-headless haproxy nginx php-cli prometheus python3-django python3-flask ruby-sinatra ruby-webrick systemd
 recipes:
 	dpkg -s $(RECIPES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-upgrade --no-install-recommends $(RECIPES); }
 
-# One package after the other: some measure processes, or own the machine's ports.
+# Tests one package after the other: some measure processes or use fixed ports.
 test-go: recipes
 	go test -race -shuffle=on -timeout=900s -p 1 ./...
 	go test -race -shuffle=on -timeout=900s -p 1 . ./e2e -takeover=off
@@ -19,8 +19,8 @@ test-go: recipes
 test-client: client/node_modules
 	cd client && npm test
 
-# Against the real server, in Debian's Chromium, Firefox and WebKit, and behind its
-# nginx. The page in it must be the one that is built from the sources.
+# Tests the client against the real server, in Debian's Chromium, Firefox and WebKit, and
+# behind Debian's nginx. The embedded page must be the one built from the sources.
 BROWSERS = chromium firefox-esr webkit2gtk-driver libnss3-tools xvfb xauth nginx
 test-browser: page e2e/browser/node_modules
 	git diff --exit-code testpage/dist
@@ -32,37 +32,37 @@ test-browser: page e2e/browser/node_modules
 	cd $* && npm ci --no-audit --no-fund
 	touch $@
 
-# The page of sse_test, which is embedded.
+# Builds the page of sse_test, which is embedded.
 page: client/node_modules
 	cd client && npm run build
 
-# The docs as a static site, into site/dist. It fails if a link in them leads nowhere.
+# Builds the docs as a static site into site/dist. It fails if a link in them leads nowhere.
 site: client/node_modules site/node_modules
 	cd site && npm run build
 
-# This module beside its peers, on a quiet machine: bench/README.md.
+# Measures this module and its peers. Needs an idle machine. See bench/README.md.
 bench:
 	command -v nginx || { apt-get update && apt-get install -y --no-install-recommends nginx libnginx-mod-nchan; }
 	cd bench && go run .
 
-# Tries to lose events: make soak DURATION=20m SEED=1. It writes its section of
-# e2e/RESULTS.md, and heap profiles into tmp if the server has grown.
+# Tries to lose events: make soak DURATION=20m SEED=1. Writes its section of
+# e2e/RESULTS.md, and heap profiles to tmp if the memory of the server has grown.
 DURATION ?= 20m
 SEED ?= 0
 soak:
 	mkdir -p tmp
 	go test -count=1 -timeout=0 -artifacts -outputdir="$(CURDIR)/tmp" -v -run '^TestChaos$$' ./e2e/chaos -duration=$(DURATION) -seed=$(SEED) -clients=150 -rate=40 -results=../RESULTS.md
 
-# The same with three nodes and three NATS servers, into the same file.
+# Does the same with three nodes and three NATS servers.
 soak-cluster:
 	cd store/nats && go test -count=1 -timeout=0 -v -run '^TestClusterLosesNothing$$' ./e2e -duration=$(DURATION) -seed=$(SEED) -results=../../../e2e/RESULTS.md
 
-# Attacks a server, and compares what innocent clients wait for with a quiet server:
-# on a quiet machine. It writes its section of the same file.
+# Attacks a server, and compares the waiting times of innocent clients with and without
+# the attack. Needs an idle machine. Writes its section of e2e/RESULTS.md.
 hostile:
 	go test -count=1 -timeout=0 -v ./e2e/hostile -full -results=../RESULTS.md
 
-# What CI runs after the tests.
+# Runs the checks that CI runs after the tests.
 check: lint build
 
 lint: client/node_modules e2e/browser/node_modules
@@ -81,12 +81,12 @@ lint: client/node_modules e2e/browser/node_modules
 	cd client && npm run build && npm run check
 	cd e2e/browser && npm run check
 
-# Known vulnerabilities in what is used, by a database on the web.
+# Looks for known vulnerabilities of dependencies in an online database.
 vuln:
 	go tool -modfile=tools.mod govulncheck ./...
 	cd store/nats && go tool -modfile=../../tools.mod govulncheck ./...
 
-# Caddy with this module, as users build it, and with both modules.
+# Builds Caddy as users do: with this module, and with both modules.
 CADDY ?= $(shell scripts/caddy-version)
 SSE = github.com/ea766355/caddy-sse
 build: tmp/xcaddy
@@ -100,6 +100,6 @@ build-with: build
 tmp/xcaddy: tools.mod
 	go build -modfile=tools.mod -o $@ github.com/caddyserver/xcaddy/cmd/xcaddy
 
-# What a release does, on this machine, with nothing published: CONTRIBUTING.md.
+# Does the steps of a release on this machine, without publishing. See CONTRIBUTING.md.
 release-dry-run: client/node_modules
 	scripts/release-dry-run
