@@ -1,6 +1,6 @@
-// Three browser engines behind one small interface: Chromium over Playwright, Firefox over WebDriver BiDi,
-// WebKit over WebDriver. Each has a profile that `begin` makes and `end` drops, in which alice is signed in. A page
-// can go somewhere, go back, and evaluate an expression that gives JSON.
+// Three browser engines with one small interface: Chromium over Playwright, Firefox over WebDriver BiDi,
+// WebKit over WebDriver. Each has a profile, created by `begin` and removed by `end`, in which alice is signed in.
+// A page can open a URL, go back, and evaluate an expression that returns JSON.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash, X509Certificate } from "node:crypto";
 import { once } from "node:events";
@@ -10,19 +10,19 @@ import { join } from "node:path";
 import WebSocket from "ws";
 import { freePort, launch, launchProfile, until } from "./harness.mjs";
 
-/** Starts a program, and gives what its output has matched. */
+/** Starts a program and returns the match of its output. */
 async function run(command, args, pattern, options = {}) {
   const child = spawn(command, args, {
     stdio: ["ignore", "pipe", "pipe"],
     detached: true,
     ...options,
   });
-  // With all that it has started: a driver leaves its browser behind.
+  // And its children: a driver does not end its browser.
   const kill = () => {
     try {
       process.kill(-child.pid, "SIGKILL");
     } catch {
-      // It has ended.
+      // It has already ended.
     }
   };
   process.on("exit", kill);
@@ -57,7 +57,7 @@ async function chromium() {
   };
 }
 
-/** Opens tabs of Playwright. */
+/** Opens tabs with Playwright. */
 const tabsOf = (newPage) => async (url) => {
   const page = await newPage();
   const goto = (url) => page.goto(url);
@@ -142,7 +142,7 @@ async function firefox({ profile = mkdtempSync(join(tmpdir(), "firefox-")), pref
       kill();
       rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
     },
-    /** Ends it in peace, so that the profile has what it knows. */
+    /** Closes the browser properly, so that it saves its profile. */
     async quit() {
       await call("browser.close").catch(() => {});
       await exited;
@@ -168,7 +168,7 @@ async function webkit() {
     ["-a", "WebKitWebDriver", `--port=${port}`, "--host=127.0.0.1"],
     undefined,
     {
-      // Its sandbox needs namespaces that a container may not make.
+      // Its sandbox needs namespaces, which a container may not create.
       env: {
         ...process.env,
         WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1",
@@ -232,8 +232,8 @@ async function webkit() {
 }
 
 /**
- * Browsers that speak HTTP/3 to these hosts, on this machine, whose certificates an authority of the test has signed.
- * `profile` is a folder that outlives them: what they know after `quit` they know when they are started again.
+ * Browsers that use HTTP/3 to these hosts on this machine. An authority of the test has signed the certificates.
+ * `profile` is a folder that outlives the browsers: they know it again after a restart.
  */
 export const withHTTP3 = {
   async chromium({ profile, hosts, authority }) {
@@ -243,8 +243,8 @@ export const withHTTP3 = {
       "--enable-quic",
       `--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`)}`,
       `--ignore-certificate-errors-spki-list=${createHash("sha256").update(spki).digest("base64")}`,
-      // QUIC wants an authority that browsers are delivered with, but for hosts that are named here. On port 1 there is
-      // nothing, so that it is forced on none.
+      // QUIC requires a well-known authority, except for the hosts that are named here. Nothing listens on port 1, so
+      // HTTP/3 is not forced on any host.
       `--origin-to-force-quic-on=${hosts.map((host) => `${host}:1`)}`,
     ]);
     return { open: tabsOf(() => context.newPage()), quit: () => context.close() };
@@ -272,7 +272,7 @@ export const withHTTP3 = {
   },
 };
 
-/** The cookie of the user is set by a page of the site itself, which every engine lets it do. */
+/** A page of the site itself sets the cookie of the user, which every engine allows. */
 async function signIn({ goto, evaluate }, url) {
   await goto(new URL("/blank.html", url).href);
   const { hostname } = new URL(url);

@@ -1,4 +1,4 @@
-// A real Caddy with this module, a real browser, and the fixtures between them.
+// A real Caddy with this module, a real browser, and the fixtures for both.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -15,7 +15,7 @@ const caddy = process.env.CADDY_BIN;
 if (!caddy)
   throw new Error("set CADDY_BIN to a Caddy with this module: go build -o /tmp/caddy ./cmd/caddy");
 
-/** Waits until what `probe` gives is true; fails with what it last gave. */
+/** Waits until `probe` returns a true value. Fails with the last value. */
 export async function until(probe, what, ms = 15_000) {
   const end = Date.now() + ms;
   for (;;) {
@@ -35,7 +35,7 @@ export async function freePort() {
   return port;
 }
 
-/** alice's password is wonderland, bob's is builder. Weak hashes, so that each request is quick. */
+/** The password of alice is wonderland, that of bob is builder. The hashes are weak, so that requests are fast. */
 const users = {};
 for (const [name, password] of [
   ["alice", "wonderland"],
@@ -57,8 +57,8 @@ const login = `basic_auth {\n${Object.entries(users)
   .join("\n")}\n\t\t}`;
 
 /**
- * Starts Caddy on ports of its own. /events knows its user by the cookie `user`; /signed/events,
- * /signed/internal and /sse-test are behind a login; everything else is a fixture. `sites` are more sites.
+ * Starts Caddy on its own ports. /events takes the user from the cookie `user`. /signed/events, /signed/internal
+ * and /sse-test require a login. All other paths are fixtures. `sites` are further sites.
  */
 export async function startCaddy({
   heartbeat = "1s",
@@ -145,7 +145,7 @@ ${sites}
   async function call(method, path, body, type = "application/json") {
     const response = await fetch(api + path, {
       method,
-      // Node's fetch looks like a browser's, of which the admin API wants its own origin.
+      // Node's fetch looks like a browser's, from which the admin API requires its own origin.
       headers: { Origin: new URL(api).origin, ...(body !== undefined && { "Content-Type": type }) },
       ...(body !== undefined && { body }),
     });
@@ -160,11 +160,11 @@ ${sites}
     origin,
     api,
     www: join(dir, "www"),
-    /** Of the authority that has signed the certificates of further sites: "root" or "intermediate". */
+    /** Of the authority that signed the certificates of further sites: "root" or "intermediate". */
     authority: (name) => join(dir, "storage/pki/authorities/local", `${name}.crt`),
     send: (event) => call("POST", "/send", JSON.stringify(event)),
     broadcast: (event) => call("POST", "/broadcast", JSON.stringify(event)),
-    /** A thousand at a time, as the API takes them. */
+    /** In batches of a thousand, the most that the API accepts. */
     async burst(events) {
       for (let i = 0; i < events.length; i += 1000) {
         const lines = events.slice(i, i + 1000).map((event) => JSON.stringify(event));
@@ -194,7 +194,7 @@ ${sites}
   };
 }
 
-/** A Caddy with this address of its admin endpoint. */
+/** A Caddy with this address of the admin endpoint. */
 export async function startWithAdmin(admin) {
   const dir = mkdtempSync(join(tmpdir(), "caddy-sse-"));
   const config = join(dir, "Caddyfile");
@@ -224,8 +224,8 @@ http://127.0.0.1:${port} {
 }
 
 /**
- * A proxy in front of a site, that does what some do: `hold` lets a body go when it has ended, `cut` ends every
- * answer after so many milliseconds. It remembers the requests for the stream.
+ * A proxy in front of a site. With `hold` it passes a body on when it has ended. With `cut` it ends every answer
+ * after this many milliseconds. It records the requests for the stream.
  */
 export async function startProxy(origin, { hold = false, cut = Infinity } = {}) {
   const seen = [];
@@ -265,8 +265,8 @@ export async function startProxy(origin, { hold = false, cut = Infinity } = {}) 
 }
 
 /**
- * Debian's nginx in front of a site, as it buffers unless it is told not to, and does not listen to that. With
- * `gzip` it compresses the stream too, and holds it until a block is full.
+ * Debian's nginx in front of a site. It buffers and ignores X-Accel-Buffering. With `gzip` it also compresses the
+ * stream, and holds it back until a block is full.
  */
 export async function startNginx(origin, { gzip = false } = {}) {
   const dir = mkdtempSync(join(tmpdir(), "nginx-"));
@@ -319,7 +319,7 @@ http {
   };
 }
 
-/** Bundles the fixtures with the built package, as a user's bundler would. */
+/** Bundles the fixtures with the built package, like a user's bundler. */
 async function bundle(dir) {
   await build({
     entryPoints: [
@@ -337,7 +337,7 @@ async function bundle(dir) {
     alias: {
       "caddy-sse": here("../../client/dist/index.js"),
       "caddy-sse/react": here("../../client/dist/react.js"),
-      // One React: the one that the package was built beside.
+      // Use one React: that of the package's build.
       react: here("../../client/node_modules/react"),
       "react-dom": here("../../client/node_modules/react-dom"),
     },
@@ -363,10 +363,10 @@ async function bundle(dir) {
   );
 }
 
-/** Debian's Chromium; with the back/forward cache, which Playwright switches off. */
+/** Debian's Chromium with the back/forward cache, which Playwright disables by default. */
 export const launch = () => chromium.launch(chromiumWith(["--disable-quic"]));
 
-/** The same with a profile that is kept in a folder. */
+/** The same with a profile in a folder. */
 export const launchProfile = (dir, args) =>
   chromium.launchPersistentContext(dir, chromiumWith(args));
 
@@ -403,10 +403,10 @@ export async function openApp(context, query = "") {
 
 export const opened = (page) => page.waitForFunction(() => window.sse?.connectionStatus === "open");
 
-/** The data of all messages that the page's onMessage was called with. */
+/** The data of all messages that the page's onMessage got. */
 export const got = (page) => page.evaluate(() => window.got);
 
-/** Waits until the page has received this many, and gives them. */
+/** Waits until the page has received this many messages, and returns them. */
 export async function received(page, n) {
   await page.waitForFunction((n) => window.got.length >= n, n);
   return got(page);

@@ -1,4 +1,4 @@
-// The recipes of client/README.md, from its text: each is type-checked and made into a page.
+// The recipes in the text of client/README.md. Each is type-checked and built into a page.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import { compileScript, compileTemplate, parse } from "vue/compiler-sfc";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-/** The recipes by heading: what language each code block is in, and its code. */
+/** The recipes by heading: the language and the code of each block. */
 export function readRecipes() {
   const readme = readFileSync(here("../../client/README.md"), "utf8");
   const text = readme.slice(readme.indexOf("\n## Recipes"), readme.indexOf("\n## Browsers"));
@@ -24,7 +24,7 @@ export function readRecipes() {
   return recipes;
 }
 
-/** What the README says is yours; what it is called with is on window.shown. */
+/** The functions that the README leaves to the user. Their arguments are recorded in window.shown. */
 const YOURS = `window.shown = [];
 window.show = window.toast = window.alert = (what) => void window.shown.push(structuredClone(what));
 window.refetch = () => window.show("refetch");`;
@@ -34,7 +34,7 @@ declare function refetch(): void;
 declare module "*.css";
 declare module "expo/fetch" { export const fetch: typeof globalThis.fetch }`;
 
-/** Checks the TypeScript ones as an app's strict compiler does; gives its complaints. */
+/** Type-checks the TypeScript recipes like an app's strict compiler, and returns the errors. */
 export function typeCheck(dir, recipes) {
   mkdirSync(dir, { recursive: true });
   const all = Object.values(recipes).flat();
@@ -76,7 +76,7 @@ export function typeCheck(dir, recipes) {
   return stdout;
 }
 
-/** A module that shows what the recipe makes, in the element "root". */
+/** A module that renders the recipe's component in the element "root". */
 function moduleOf({ language, code }) {
   if (language === "vue") return vue(code);
   if (language === "svelte") return svelte(code);
@@ -116,7 +116,7 @@ const app = mount(Recipe, { target: document.getElementById("root") });
 window.unmount = () => unmount(app);`;
 }
 
-/** Builds the page of one recipe. `html` and `script` are around what is HTML already. */
+/** Builds the page of one recipe. `html` and `script` wrap a recipe that is HTML. */
 export async function buildRecipe(www, name, recipe, { script = "", attributes = "" } = {}) {
   const dir = join(www, "recipes");
   mkdirSync(dir, { recursive: true });
@@ -141,7 +141,7 @@ export async function buildRecipe(www, name, recipe, { script = "", attributes =
       "caddy-sse/react": client("dist/react.js"),
       "caddy-sse/test-component": client("dist/test-component.js"),
       "caddy-sse/test-component.css": client("dist/test-component.css"),
-      // One React: the one that the package was built beside.
+      // Use one React: that of the package's build.
       react: client("node_modules/react"),
       "react-dom": client("node_modules/react-dom"),
     },

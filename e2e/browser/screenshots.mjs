@@ -1,4 +1,4 @@
-// The pictures of the docs: CADDY_BIN=caddy node screenshots.mjs
+// Takes the pictures of the docs: CADDY_BIN=caddy node screenshots.mjs
 import { fileURLToPath } from "node:url";
 import { launch, profile, startCaddy } from "./harness.mjs";
 
