@@ -58,8 +58,8 @@ func (c *client) read(stream string) *client {
 			c.t.Fatalf("sse.connected had no id, but neither a gap nor a state follows: %q", text)
 		}
 		untold = m.event == "sse.connected" && m.id == ""
-		if farewell := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && farewell != (m.id == "") {
-			c.t.Fatalf("a block has an id unless it is a farewell, but: %q", text)
+		if isLast := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && isLast != (m.id == "") {
+			c.t.Fatalf("every block has an id except the last one of a stream, but: %q", text)
 		}
 		if m.id != "" {
 			p, ok := ParsePosition(m.id)

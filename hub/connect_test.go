@@ -113,7 +113,7 @@ func TestPrevious(t *testing.T) {
 		want(t, "the new one", second.client(t).data(), "x")
 		want(t, "the old one", first.wait(), Replaced)
 		want(t, "is told nothing", first.client(t).controlSummary(), "")
-		want(t, "and is cut off after", time.Since(began), closeGrace)
+		want(t, "and is aborted after", time.Since(began), closeGrace)
 		want(t, "counted", h.Stats().Closed["replaced"], 1)
 		refusedBy(t, h, request("alice", "s", first.ID())) // gone, and the second one counts
 

@@ -14,12 +14,12 @@ func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 	second, _, secondTCP := connPair(t, overTCP)
 	defer first.Close()
 	defer second.Close()
-	visit := func() *servedConn {
+	connected := func() *servedConn {
 		v := &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}
 		v.endOnClosed()
 		return v
 	}
-	one, two := visit(), visit()
+	one, two := connected(), connected()
 
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

@@ -130,7 +130,7 @@ func TestWriteIsAbortedAfterCloseGrace(t *testing.T) {
 		synctest.Wait()
 		select {
 		case <-v.ended:
-			t.Error("cut off early")
+			t.Error("aborted early")
 		default:
 		}
 		want(t, "reason", v.wait(), Disconnected)
@@ -149,13 +149,13 @@ func TestWriteIsAbortedAfterCloseGrace(t *testing.T) {
 		began = time.Now()
 		want(t, "reason", v.wait(), Disconnected)
 		if took := time.Since(began); took > closeGrace/4 {
-			t.Errorf("a later write was cut off after %v", took)
+			t.Errorf("a later write was aborted after %v", took)
 		}
 		resume()
 	})
 }
 
-// One that ends while it lags is sent what it had coming, and then the farewell.
+// A connection that ends while it lags is sent its pending events, and then sse.closing.
 func TestClosingComesAfterPendingEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

@@ -24,15 +24,15 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 		other.readUntil(t, "data: the end")
 		eventually(t, "events to be given up", func() bool {
 			h.mu.RLock()
-			held, known := h.pinned.bytes, len(h.pinned.events)
+			pinned, known := h.pinned.bytes, len(h.pinned.events)
 			h.mu.RUnlock()
-			return held <= bound && known <= int(h.Stats().Connections["h1"])
+			return pinned <= bound && known <= int(h.Stats().Connections["h1"])
 		})
 		if n := h.Stats().Closed["timeout"]; n > streams-bound/size {
 			t.Errorf("%d of %d streams were let go", n, streams)
 		}
 		h.EndStreams()
-		eventually(t, "nothing to be held", func() bool {
+		eventually(t, "nothing to be pinned", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
 			return h.pinned.bytes == 0 && len(h.pinned.events) == 0 && h.pinned.evicted.Len() == 0

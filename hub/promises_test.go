@@ -271,7 +271,7 @@ func TestPromise4EncodedOnce(t *testing.T) {
 			})
 		}
 		if one, many := allocs(1), allocs(1000); many > one+1 {
-			t.Errorf("allocations: %v for one listener, %v for 1000", one, many)
+			t.Errorf("allocations: %v for one subscriber, %v for 1000", one, many)
 		}
 	})
 }
@@ -377,7 +377,7 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 		want(t, "time for those who listen", time.Since(began), 0)
 		want(t, "reason of the stalled", slow.wait(), Shutdown)
 		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("the stalled one was cut off after %v", took)
+			t.Errorf("the stalled write was aborted after %v", took)
 		}
 		_, err := h.Connect(t.Context(), requestOf("alice"))
 		want(t, "admission", err.Error(), "connection refused: shutdown")

@@ -52,7 +52,7 @@ func TestStalledAmongMany(t *testing.T) {
 					// It may lose more while it catches up.
 					told, gaps := strings.CutSuffix(c.controlSummary(), ", sse.closing shutdown")
 					if !gaps || strings.ReplaceAll(told+", ", "sse.gap evicted, ", "") != "" {
-						t.Errorf("told %s, want gaps and a farewell", c.controlSummary())
+						t.Errorf("told %s, want gaps and sse.closing", c.controlSummary())
 					}
 				}
 				for _, p := range others {
@@ -201,7 +201,7 @@ func TestTimeoutOfStalled(t *testing.T) {
 	})
 }
 
-// A write that has been cut off does not go on because the client took a part of it.
+// An aborted write does not continue when the client takes a part of it.
 func TestCutEndsDrain(t *testing.T) {
 	for range 10 {
 		near, tcp := tcpPair(t)
@@ -220,10 +220,10 @@ func TestCutEndsDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "it waits", func() bool { return strings.Contains(stacks(), "waitWrite") })
-		// As it is cut off in the hub: again and again, for the case that the socket
+		// As the hub aborts it: again and again, in case the socket
 		// has just taken a piece and the next one sets its own deadline.
 		var err error
-		eventually(t, "it is cut off", func() bool {
+		eventually(t, "it is aborted", func() bool {
 			s.Abort()
 			select {
 			case err = <-drained:

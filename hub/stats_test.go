@@ -164,7 +164,7 @@ func TestStats(t *testing.T) {
 			want(t, "closed, "+string(reason), s.Closed[string(reason)], n)
 		}
 		want(t, "networks", len(h.networks), 0)
-		want(t, "listeners of all", len(h.history.all.subscribers), 0)
+		want(t, "subscribers of all", len(h.history.all.subscribers), 0)
 	})
 }
 

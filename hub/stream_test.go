@@ -27,7 +27,7 @@ func TestOpening(t *testing.T) {
 		want(t, "in one write", stale.writes, 1)
 		h.DisconnectHere(Filter{})
 		synctest.Wait()
-		want(t, "farewell", strings.HasSuffix(stale.received(), "\n\nretry: 2137\nevent: sse.closing\ndata: {\"reason\":\"disconnected\",\"retryMs\":2137}\n\n"), true)
+		want(t, "sse.closing", strings.HasSuffix(stale.received(), "\n\nretry: 2137\nevent: sse.closing\ndata: {\"reason\":\"disconnected\",\"retryMs\":2137}\n\n"), true)
 	})
 }
 
@@ -177,7 +177,7 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 }
 
 // A quarter of the history is the signal: idle clients do not fall out of it,
-// unless it passes faster than nudgeEvery allows.
+// unless it passes faster than earlyHeartbeatEvery allows.
 func TestHeartbeatComesEarly(t *testing.T) {
 	for name, opts := range map[string]Options{"events": {MaxEvents: 100}, "bytes": {MaxBytes: 25 * 4 * 470}} {
 		t.Run(name, func(t *testing.T) {

@@ -34,7 +34,7 @@ func TestEachSubscriberMissesNobody(t *testing.T) {
 	})
 	for c, times := range met {
 		if times == 0 && !gone[c] {
-			t.Fatal("a listener was left out")
+			t.Fatal("a subscriber was missed")
 		}
 	}
 	for _, c := range conns {

@@ -26,7 +26,7 @@ func (w *waiting) push(c *Conn) {
 // News that is told before a writer looks is seen by it, and one writer at a time
 // has the turn.
 func TestTurnLosesNoNews(t *testing.T) {
-	const pokers, each = 4, 5000
+	const wakers, each = 4, 5000
 	w := &waiting{ready: make(chan *Conn, 1)}
 	c := &Conn{queue: w}
 	var news, seen, writers atomic.Int64
@@ -64,7 +64,7 @@ func TestTurnLosesNoNews(t *testing.T) {
 		}
 	})
 	var poking sync.WaitGroup
-	for range pokers {
+	for range wakers {
 		poking.Go(func() {
 			for range each {
 				news.Add(1)
@@ -76,7 +76,7 @@ func TestTurnLosesNoNews(t *testing.T) {
 		})
 	}
 	poking.Wait()
-	eventually(t, "all news is seen", func() bool { return seen.Load() == pokers*each })
+	eventually(t, "all news is seen", func() bool { return seen.Load() == wakers*each })
 	for range 3000 { // and each alone, with nothing after it that would cover for it
 		n := news.Add(1)
 		c.wake()
