@@ -55,7 +55,8 @@
 //	    |                  history moves on while a client is slow, and calls
 //	    |                  history.resume again when a new history has begun
 //	    |
-//	sse.connected          with sse.gap after it if there is a gap
+//	sse.connected          with sse.gap after it if there is a gap; [Pending.Greet] may have
+//	                       written it with the header of the response
 //
 // # Who writes
 //
