@@ -113,7 +113,7 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 				switch err := <-published; {
 				case c.ok && err != nil:
 					t.Error(err)
-				case !c.ok && (!errors.Is(err, ErrUncertain) || !strings.Contains(err.Error(), "began anew")):
+				case !c.ok && (!errors.Is(err, ErrUncertain) || !strings.Contains(err.Error(), "history was reset")):
 					t.Errorf("it is answered with %v", err)
 				}
 			})
