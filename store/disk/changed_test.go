@@ -287,6 +287,41 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	}
 }
 
+// An older copy that is written into the file while a transaction runs is noticed, too. The
+// transaction overwrites one of the copy's headers.
+func TestHeaderRewrittenInATransaction(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	sample(t, path)
+	f, err := openFile(path, quick(time.Second, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put([]byte("x"), []byte("y")) }
+	older, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := f.update(put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = f.update(func(tx *bbolt.Tx) error {
+		file, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = file.WriteAt(older[:2*f.headers.pageSize], 0)
+		return errors.Join(err, file.Close(), put(tx))
+	})
+	if !errors.Is(err, errChanged) {
+		t.Errorf("the transaction ends with %v", err)
+	}
+	if err := f.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // noteState does not read the mapping, whose pages may be gone.
 func TestNoteStateReadsNoMapping(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")

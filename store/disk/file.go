@@ -64,7 +64,14 @@ func (f *file) update(change func(*bbolt.Tx) error) error {
 	case err != nil:
 		return err
 	}
-	return f.noteState()
+	before := f.headers
+	if err := f.noteState(); err != nil {
+		return err
+	}
+	if !f.headers.follows(&before) { // while the transaction ran: checkUnchanged would not see it
+		return fmt.Errorf("%w: its header was rewritten", errChanged)
+	}
+	return nil
 }
 
 // errNoChange makes update roll back and return nil.

@@ -112,4 +112,14 @@ func (h *headers) current() (header, error) {
 	}, nil
 }
 
+// follows reports whether one transaction made h of before: it overwrote the older header,
+// and left the other as it was.
+func (h *headers) follows(before *headers) bool {
+	newer := 0
+	if a, b := before.raw[0][:], before.raw[1][:]; !isValid(a) || isValid(b) && txOf(b) > txOf(a) {
+		newer = 1
+	}
+	return h.raw[newer] == before.raw[newer]
+}
+
 func txOf(raw []byte) uint64 { return binary.NativeEndian.Uint64(raw[64:]) }
