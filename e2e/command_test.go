@@ -91,7 +91,7 @@ func TestCommands(t *testing.T) {
 		{"send --user alice", "", 1, "", "no payload given: give it as an argument, as @file, or as - for standard input"},
 		{"send --user alice @/nowhere", "", 1, "", "opening the payload @/nowhere: .*no such file"},
 		{"send --user alice --topic x 1", "", 1, "", "exactly one of --user, --topic, --session and --connection \\(got 2\\)"},
-		{"send --user alice --ttl soon 1", "", 1, "", `ttl must be a duration .*"soon"`},
+		{"send --user alice --ttl soon 1", "", 1, "", `invalid ttl "soon": it must be a duration`},
 		{"send --users alice 1", "", 1, "", "unknown flag: --users"},
 		{"broadcast --user alice 1", "", 1, "", "unknown flag: --user"},
 		{"statsu", "", 1, "", `unknown command "statsu" \(available: broadcast, connections, disconnect, send, status, tail, users, why\)`},
@@ -118,7 +118,7 @@ func TestCommands(t *testing.T) {
 	}
 	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID), "").check(t, "why", 0, `[^{]+\n.*  user +alice\n.*`, "")
 	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID, "--data"), "").check(t, "why with data", 0, `.*\{"secret":1\}\n.*`, "")
-	runs(t, s.SSE("why", "--user", "alice", "--id", "x"), "").check(t, "why without an event", 1, "", "id \"x\" must be the id of one event")
+	runs(t, s.SSE("why", "--user", "alice", "--id", "x"), "").check(t, "why without an event", 1, "", "invalid id \"x\": give the id of one event")
 
 	stream, err := io.ReadAll(alice.Body) // which the last command has ended
 	if err != nil {
