@@ -389,13 +389,13 @@ func checkExample(t *testing.T, e *example, body []byte) {
 	}
 	// The hubs and events are those of the test.
 	body = sizes.ReplaceAll(body, []byte("payload are 40 bytes"))
-	body = bytes.ReplaceAll(body, []byte("there is away, closed, default, doubt, small"), []byte("there is chat, default"))
+	body = bytes.ReplaceAll(body, []byte("available: away, closed, default, doubt, small"), []byte("available: chat, default"))
 	if !reflect.DeepEqual(shape(body), shape([]byte(want))) {
 		t.Errorf("the answer is\n%s\nand the example says\n%s", body, want)
 	}
 }
 
-var errParameters = regexp.MustCompile(`there are ([\w, ]+)"`)
+var errParameters = regexp.MustCompile(`available: ([\w, ]+)\)`)
 
 // TestOpenAPIParameters: the document has all parameters and methods that the server accepts.
 func TestOpenAPIParameters(t *testing.T) {
