@@ -184,7 +184,7 @@ func requestedHub(r *http.Request) (*pooledHub, error) {
 	return h, nil
 }
 
-var errStarting = errors.New("Caddy is starting and has no hubs yet: try again")
+var errStarting = errors.New("no hubs yet, because Caddy is starting: try again")
 
 func requestedHubName(r *http.Request) string {
 	if r.URL.RawQuery == "" {

@@ -70,7 +70,7 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	watch := &watch{
 		sink: newSink(w, r, watchTimeout), reader: reader, payloads: query.Get("data") == "true",
-		hub: requestedHubName(r), resumed: given != "" && given != hub.Earliest,
+		hub: requestedHubName(r), resumed: given != "" && given != hub.Earliest, heartbeat: watchHeartbeat,
 	}
 	watch.run(r)
 	return nil
@@ -88,11 +88,12 @@ func setWatchHeader(w http.ResponseWriter) {
 
 // watch is an open stream of all events.
 type watch struct {
-	sink     *sink
-	reader   *hub.Reader
-	payloads bool
-	hub      string
-	resumed  bool // a position was given
+	sink      *sink
+	reader    *hub.Reader
+	payloads  bool
+	hub       string
+	resumed   bool // a position was given
+	heartbeat time.Duration
 
 	buf          bytes.Buffer // the bytes of the next write
 	sentPosition hub.Position // the last position sent to the client
@@ -111,7 +112,7 @@ func (s *watch) run(r *http.Request) {
 	defer close(done)
 	s.writeOpening()
 	for s.flush() == nil {
-		beat, done := context.WithTimeout(ctx, watchHeartbeat)
+		beat, done := context.WithTimeout(ctx, s.heartbeat)
 		lines, err := s.reader.Next(beat)
 		done()
 		refusal, over := errors.AsType[*hub.Refusal](err)
@@ -198,7 +199,7 @@ func (s *watch) writeOpening() {
 		Node      string `json:"node"`
 		Heartbeat int64  `json:"heartbeat"`
 		Resumed   bool   `json:"resumed"`
-	}{s.hub, nodeName(), watchHeartbeat.Milliseconds(), s.resumed && s.reader.Resumed()}
+	}{s.hub, nodeName(), s.heartbeat.Milliseconds(), s.resumed && s.reader.Resumed()}
 	fmt.Fprintf(&s.buf, "retry: %d\nevent: sse.connected\ndata: ", watchRetry.Milliseconds())
 	s.appendJSON(opening)
 	if s.reader.Resumed() {

@@ -38,7 +38,10 @@ func limitFiles(t *testing.T, some int) {
 // TestStreamsSpareFiles: streams never take the last file descriptors, so that others
 // can still publish. They do not take them back either: what is rejected is closed.
 func TestStreamsSpareFiles(t *testing.T) {
-	const some = 40 // half of them are the clients'
+	const (
+		some = 40 // half of them are the clients'
+		few  = 4
+	)
 	for _, name := range []string{"h1", "h1 TLS", "h2"} {
 		t.Run(name, func(t *testing.T) {
 			s := startTLS(t, "", bothWays(""))
@@ -71,13 +74,22 @@ func TestStreamsSpareFiles(t *testing.T) {
 			last.ended()
 			t.Logf("%d streams were admitted", len(streams))
 
-			// Many more come, and take nothing. With others there are files for a while.
+			// Many more come, and take nothing. Each has files for a while. The files of
+			// clients, and of idle connections, are those of this process too: a few of them may
+			// be closed meanwhile, which makes room.
+			rejected := 1
 			for range 2 * some {
 				client, url := fresh()
 				st := openWith(t, client, url)
-				if st.ended(); st.id != "" {
-					t.Fatal("one more was admitted")
+				if st.id != "" {
+					streams, clients = append(streams, st), append(clients, client)
+					continue
 				}
+				st.ended()
+				rejected++
+			}
+			if rejected < 2*some-few {
+				t.Errorf("%d of %d were rejected", rejected, 2*some+1)
 			}
 			if got := s.send(`{"text":"still here"}`).Connections; got != len(streams)+1 {
 				t.Errorf("it is for %d streams, want %d", got, len(streams)+1)
@@ -85,8 +97,8 @@ func TestStreamsSpareFiles(t *testing.T) {
 			for _, st := range streams {
 				st.expect("still here")
 			}
-			if n := s.metric(fmt.Sprintf(`caddy_sse_rejected_total{hub="default",reason=%q}`, "max_connections")); int(n) != 2*some+1 {
-				t.Errorf("%v are counted as rejected, want %d", n, 2*some+1)
+			if n := s.metric(fmt.Sprintf(`caddy_sse_rejected_total{hub="default",reason=%q}`, "max_connections")); int(n) != rejected {
+				t.Errorf("%v are counted as rejected, want %d", n, rejected)
 			}
 			if name == "h2" {
 				if openWith(t, early, url).id == "" {

@@ -56,11 +56,11 @@ var unwritable atomic.Pointer[error]
 
 var unwritableSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func (*testStore) Writable() (problem error, since time.Time) {
+func (*testStore) Writable() (since time.Time, problem error) {
 	if err := unwritable.Load(); err != nil {
-		return *err, unwritableSince
+		return unwritableSince, *err
 	}
-	return nil, time.Time{}
+	return time.Time{}, nil
 }
 
 var (

@@ -46,7 +46,7 @@ func (h *pooledHub) storeStatus(stats hub.Stats) storeStatus {
 	problem, since := stats.Problem, stats.Since
 	s := storeStatus{Kind: used.kind, Connected: problem == nil, Lag: stats.Behind}
 	if problem == nil && used.writer != nil {
-		problem, since = used.writer.Writable()
+		since, problem = used.writer.Writable()
 	}
 	if s.Writable = problem == nil; !s.Writable {
 		s.Problem, s.Since = problem.Error(), since

@@ -45,9 +45,9 @@ type Noter interface {
 // WriteChecker is an optional interface of a [hub.Store] that may be readable and not
 // writable at the same time, such as one on a full disk.
 type WriteChecker interface {
-	// Writable returns why events cannot be stored, and since when. It returns nil if
-	// nothing is known that prevents it. It must not block.
-	Writable() (problem error, since time.Time)
+	// Writable returns why events cannot be stored, and since when. The error is nil if
+	// nothing is known that prevents it. Writable must not block.
+	Writable() (since time.Time, problem error)
 }
 
 // memory is the store module of a hub without a configured store.

@@ -32,7 +32,8 @@ func TestProxies(t *testing.T) {
 	here := fmt.Sprintf("127.0.0.1:%d", behind)
 	nginx := local("nginx", "localhost:8080", here, "listen 80;", fmt.Sprintf("listen 127.0.0.1:%d;", port["nginx"]))
 	haproxy := local("haproxy", "localhost:8080", here, "bind :80\n", fmt.Sprintf("bind 127.0.0.1:%d\n", port["haproxy"]))
-	text := local("caddy", "localhost:8080", here, "http:// {", fmt.Sprintf("http://:%d {", port["caddy"]))
+	var text strings.Builder
+	text.WriteString(local("caddy", "localhost:8080", here, "http:// {", fmt.Sprintf("http://:%d {", port["caddy"])))
 	var globals []string
 	// The options are those of one address each, as all of these are in one server.
 	for name, pairs := range map[string][]string{
@@ -45,11 +46,11 @@ func TestProxies(t *testing.T) {
 			t.Fatalf("the Caddyfile %s has no global options", name)
 		}
 		globals = append(globals, options[1])
-		text += strings.TrimPrefix(site, options[0])
+		text.WriteString(strings.TrimPrefix(site, options[0]))
 	}
 	done(t, page)
 
-	server := serve(t, strings.Join(globals, "\n"), text)
+	server := serve(t, strings.Join(globals, "\n"), text.String())
 	dir := t.TempDir()
 	launch(t, port["nginx"], "nginx", "-p", dir, "-e", "stderr", "-c", write(t, dir, "nginx.conf", `daemon off;
 master_process off;

@@ -24,11 +24,11 @@ var (
 	errNoQuorum = errors.New("the stream cannot store messages: most of its NATS servers are not reachable")
 )
 
-// Writable implements the Writer of the module caddy-sse.
-func (s *store) Writable() (problem error, since time.Time) {
+// Writable implements WriteChecker of the module caddy-sse.
+func (s *store) Writable() (since time.Time, problem error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writes.problem, s.writes.since
+	return s.writes.since, s.writes.problem
 }
 
 // setWritable records why the stream cannot store messages; nil: it can.
@@ -49,7 +49,7 @@ func (s *store) setWritable(problem error) {
 // the caller say nothing about the stream, and are ignored.
 func (s *store) noteAppend(ctx context.Context, err error) {
 	if err == nil {
-		if problem, _ := s.Writable(); problem != nil {
+		if _, problem := s.Writable(); problem != nil {
 			s.setWritable(nil)
 		}
 		return
@@ -70,7 +70,7 @@ func (s *store) checkWritable(ctx context.Context, found jetstream.Stream, err e
 	case err == nil:
 		err = checkQuorum(found.CachedInfo().Cluster)
 	}
-	if problem, _ := s.Writable(); err == nil && problem != nil {
+	if _, problem := s.Writable(); err == nil && problem != nil {
 		err = s.probe(ctx)
 	}
 	if ctx.Err() == nil {

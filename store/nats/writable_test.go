@@ -23,7 +23,7 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	}
 	servers.AwaitReplicas(stream)
 	for _, n := range nodes {
-		if problem, since := n.Writable(); problem != nil || !since.IsZero() {
+		if since, problem := n.Writable(); problem != nil || !since.IsZero() {
 			t.Fatalf("it is not writable at first: %v since %v", problem, since)
 		}
 	}
@@ -36,7 +36,7 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	servers.Eventually("the loss of the quorum is not noticed", func(context.Context) bool {
 		for _, n = range nodes {
 			var problem error
-			if problem, since = n.Writable(); problem != nil {
+			if since, problem = n.Writable(); problem != nil {
 				return true
 			}
 		}
@@ -50,14 +50,14 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	if _, err := n.Append(ctx, []hub.Entry{entry("meanwhile", "m")}); err == nil {
 		t.Error("it was stored")
 	}
-	problem, still := n.Writable()
+	still, problem := n.Writable()
 	if problem == nil || !still.Equal(since) {
 		t.Errorf("after a publish that failed: %v since %v", problem, still)
 	}
 
 	servers.Start(1)
 	servers.Eventually("the quorum is not noticed", func(context.Context) bool {
-		problem, _ := n.Writable()
+		_, problem := n.Writable()
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return problem == nil && n.problem == nil
@@ -105,17 +105,17 @@ func TestWritableByTheLastAppend(t *testing.T) {
 	}
 	first := errors.New("no space")
 	s.noteAppend(t.Context(), first)
-	problem, since := s.Writable()
+	since, problem := s.Writable()
 	if problem != first || since.IsZero() {
 		t.Errorf("%v since %v", problem, since)
 	}
 	second := errors.New("no space at all")
 	s.noteAppend(t.Context(), second)
-	if problem, again := s.Writable(); problem != second || again != since {
+	if again, problem := s.Writable(); problem != second || again != since {
 		t.Errorf("%v since %v, want since %v", problem, again, since)
 	}
 	s.noteAppend(t.Context(), nil)
-	if problem, since := s.Writable(); problem != nil || !since.IsZero() {
+	if since, problem := s.Writable(); problem != nil || !since.IsZero() {
 		t.Errorf("%v since %v", problem, since)
 	}
 }
