@@ -317,8 +317,8 @@ func TestStreamOfAClientThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
-	s.open("/events") // behind it
-	eventually(t, "the request to end", func() bool { return !strings.Contains(stacks(), "testHold") })
+	s.open("/events").close() // behind it
+	eventually(t, "the requests to end", func() bool { return !strings.Contains(stacks(), "testHold") })
 	if n := s.metric(`caddy_sse_connections_opened_total{hub="default"}`); n != 1 {
 		t.Errorf("%v streams were opened", n)
 	}
