@@ -322,9 +322,9 @@ func listGoRefusals(t *testing.T, l *refusalList) {
 // unlisted are texts that the file cannot have, and why.
 var unlisted = map[string]string{
 	"no hubs yet, because Caddy is starting: try again": "there is a config while this test runs; see TestReady",
-	"Caddy is shutting down":                           "the same",
-	"the history is not open yet: ":                    "needs a store that does not open; see TestReady",
-	"the history of hub ":                              "the same",
+	"Caddy is shutting down":                            "the same",
+	"the history is not open yet: ":                     "needs a store that does not open; see TestReady",
+	"the history of hub ":                               "the same",
 	" of a handler before sse cannot flush: keep that handler away from the path of sse":         "needs a handler of another module; see TestStreamThatCannotBe",
 	" of a handler before sse buffers the response: keep that handler away from the path of sse": "the same",
 	" of a handler before the API cannot flush: keep that handler away from /sse/events":         "the same",
