@@ -48,7 +48,9 @@ async function open(recipe, options, prepare = async () => {}) {
   await prepare();
   await page.goto(`/recipes/${name}.html`);
 }
-const refuse = () => page.route("**/events*", (route) => route.fulfill({ status: 401 }));
+// Once, or the page would load itself again for ever.
+const refuse = () =>
+  page.route("**/events*", (route) => route.fulfill({ status: 401 }), { times: 1 });
 const order = (text) => caddy.send({ user: "alice", type: "order", text: `<li>${text}</li>` });
 const fragment = (text) =>
   caddy.send({
