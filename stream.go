@@ -57,6 +57,11 @@ func runOnTempGoroutine(f func()) {
 
 // openSink begins a stream that the handler's goroutine writes through the response.
 func (h *Handler) openSink(w http.ResponseWriter, r *http.Request, conn hub.Pending) *sink {
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 1 {
+		if tcp := tcpOf(c); tcp != nil {
+			_ = tcp.SetWriteBuffer(hub.SendBuffer) // if it fails, the kernel buffers more
+		}
+	}
 	s := newSink(w, r, h.settings.Timeout)
 	s.logger = h.logger
 	s.stream = conn.Open(s)

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+// SendBuffer is how many bytes the kernel may buffer for a slow client over HTTP/1.1. What
+// it buffers can be neither replaced nor taken back. Linux counts its own overhead too, and
+// reports twice this value.
+const SendBuffer = 128 << 10
+
 // socket is a connection that was taken over from the HTTP server. The goroutine that
 // has the turn of its Conn uses it. Any goroutine may call Abort.
 type socket struct {

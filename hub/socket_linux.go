@@ -10,17 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendBuffer is how many bytes the kernel may buffer for a slow client. The kernel
-// counts its own overhead too, and reports twice this value.
-const sendBuffer = 128 << 10
-
 func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	s := &socket{conn: conn, tcp: tcp, fd: -1}
 	if raw, err := tcp.SyscallConn(); err == nil {
 		// fd stays valid, because only socket.close closes the socket.
 		_ = raw.Control(func(fd uintptr) {
 			s.fd = int(fd)
-			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, SendBuffer)
 			if conn != net.Conn(tcp) {
 				// Where net.ipv4.tcp_notsent_lowat is set, a write would block before the
 				// buffer is full that freeSpace measures.
