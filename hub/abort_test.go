@@ -93,7 +93,7 @@ type panics struct{ *testSink }
 func (panics) Write([]byte) (int, error) { panic("oh no") }
 func (panics) Abort()                    {}
 
-// Whoever comes after Shutdown is told of that, also once the hub is closed.
+// A client that comes after Shutdown is told of that, also once the hub is closed.
 func TestCloseAfterShutdown(t *testing.T) {
 	h := New(Options{})
 	useStore(t, h, NewMemory())

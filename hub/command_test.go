@@ -34,9 +34,9 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 
 		// The command concerns those who were there.
 		again := open(t, there, requestOf("mallory"))
-		publish(t, here, "anew")
+		publish(t, here, "again")
 		synctest.Wait()
-		want(t, "mallory, who came back, got", again.client(t).data(), "anew")
+		want(t, "mallory, who came back, got", again.client(t).data(), "again")
 	})
 }
 

@@ -43,10 +43,10 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 // thousands sleeps for seconds.
 func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 	for name, end := range map[string]func(c *Conn){
-		"gone":     func(c *Conn) { c.reason = Gone },
-		"cut off":  func(c *Conn) { c.reason, c.graceOver = Shutdown, true },
-		"goes on":  func(*Conn) {},
-		"farewell": func(c *Conn) { c.reason = Shutdown },
+		"gone":    func(c *Conn) { c.reason = Gone },
+		"cut off": func(c *Conn) { c.reason, c.graceOver = Shutdown, true },
+		"goes on": func(*Conn) {},
+		"close":   func(c *Conn) { c.reason = Shutdown },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 }
 
 // A replay of more than one batch is known as one while it lasts, and so leaves time
-// to others, whoever writes it.
+// to others, on each way of writing.
 func TestReplayIsPaced(t *testing.T) {
 	const events = 200
 	prepare := func(t *testing.T) *Hub {

@@ -33,7 +33,7 @@ type Lines struct {
 	Position Position // everything up to here was looked at
 }
 
-// Reader is a cursor on the whole history, whoever its events are for. It is no
+// Reader is a cursor on the whole history, for all events. It is no
 // connection: Stats does not count it, and nothing waits for it. One goroutine at a time
 // uses it.
 type Reader struct {

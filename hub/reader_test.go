@@ -186,7 +186,7 @@ func TestReaderIsToldOfGaps(t *testing.T) {
 		want(t, "position", r.Position().String(), positionAt(h, 5))
 
 		useStore(t, h, NewMemory())
-		publish(t, h, "anew")
+		publish(t, h, "again")
 		told, _ = drain(r)
 		want(t, "another history", told, "!epoch")
 		want(t, "position", r.Position().String(), positionAt(h, 1))

@@ -22,7 +22,7 @@ type rightsModel struct {
 	oldest  uint64        // of those
 	slots   map[string]uint64
 	learned bool   // the shape of the pattern is known to the history
-	floor   uint64 // up to here records may be lost to whoever has the pattern
+	floor   uint64 // up to here records may be lost to connections with the pattern
 	holders []*modelClient
 	steps   int
 	counts  map[string]int

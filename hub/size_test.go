@@ -112,7 +112,7 @@ func liveHeap() int64 {
 	}
 }
 
-// checkBytes counts the bytes of a history anew, and compares its lanes with its entries.
+// checkBytes counts the bytes of a history again, and compares its lanes with its entries.
 func checkBytes(t testing.TB, h *history) {
 	t.Helper()
 	sum := evictedBytes*int64(len(h.recentEvicted)+len(h.olderEvicted)) + slotBytes*int64(len(h.slots))

@@ -118,7 +118,7 @@ func TestServedWhileAStoreOpens(t *testing.T) {
 	})
 }
 
-// A history that begins anew is served once it is whole.
+// A history that was reset is served once it is whole.
 func TestNotServedWhileAnEpochBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, f := feedHub(t, Options{})

@@ -92,7 +92,7 @@ func TestTurnLosesNoNews(t *testing.T) {
 	writing.Wait()
 }
 
-// Whoever has ended keeps the turn, so that nobody queues it again.
+// A connection that has ended keeps the turn, so that nobody queues it again.
 func TestPokeAfterTheEnd(t *testing.T) {
 	h := newHub(t, Options{})
 	p := dial(t, h, requestOf("alice"), overTCP)

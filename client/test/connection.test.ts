@@ -867,7 +867,7 @@ describe("wake-up", () => {
     await server.last.send(connected("c-2"));
     expect(sse.getSnapshot().messages).toHaveLength(1);
   });
-  test("whoever opened a shared stream and left, it resumes where it was", async () => {
+  test("after the opener of a shared stream has left, it resumes where it was", async () => {
     const opener = await start();
     await server.last.send(connected("c-1"), "data: 1\nid: e-2\n\n");
     const other = createSSE<Any>(URL_, { fetch: server.fetch });

@@ -1,5 +1,5 @@
 // Clients that join, leave, come back and lead, on servers that restart, forget and are restored: each
-// gets every event after its position once and in order, or is told a gap, whoever else shares.
+// gets every event after its position once and in order, or is told a gap, whatever other clients share it.
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { SSEOptions } from "../src/index.js";
 import { fakeBrowser } from "./fake-browser.js";

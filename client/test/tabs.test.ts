@@ -18,7 +18,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** A page of its own: the modules are loaded anew, so nothing is shared but the browser. */
+/** A page of its own: the modules are loaded again, so nothing is shared but the browser. */
 async function openTab(options: Partial<SSEOptions> = {}) {
   vi.resetModules();
   const { createSSE } = await import("../src/index.js");

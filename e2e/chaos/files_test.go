@@ -65,7 +65,7 @@ func (w *world) touchFile(touch func(path, older string) error) func(*rand.Rand)
 			w.t.Error(err)
 		}
 		h.lives.touches++
-		e2e.Wait(w.t, e2e.Patience, "the history to begin anew", func() error {
+		e2e.Wait(w.t, e2e.Patience, "a new epoch to begin", func() error {
 			if after := w.epochOfFiles(); after == before || after == "" {
 				return fmt.Errorf("its epoch is %q, and was %q", after, before)
 			}

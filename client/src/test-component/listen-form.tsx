@@ -68,7 +68,7 @@ export function ListenForm({ listening, onListen }: Props): ReactElement {
           </label>
         </div>
         <p className="sse-note" id={`${id}hint`}>
-          Topics are separated by commas. The list of events begins anew.
+          Topics are separated by commas. The list of events starts again.
         </p>
         <p className="sse-actions">
           <button type="submit">Connect like this</button>

@@ -105,7 +105,7 @@ test("an option that is no longer given is gone", async () => {
   expect(onMessage).not.toHaveBeenCalled();
 });
 
-test("another query goes on from the position, another path starts anew", async () => {
+test("another query goes on from the position, another path starts again", async () => {
   await render(<Probe url="/events?topic=a" />);
   const first = server.last;
   await send(connected("c-1"), "data: 1\nid: e-4\n\n");
@@ -134,7 +134,7 @@ test("other topics go on from the position, and keep the messages", async () => 
   expect(state.messages).toHaveLength(1);
 });
 
-test("another identity connects anew and shows nothing of the first", async () => {
+test("another identity connects again and shows nothing of the first", async () => {
   await render(<Probe options={{ identity: "alice" }} />);
   await send(connected("c-1"), "data: 1\n\n");
   await render(<Probe options={{ identity: "bob" }} />);

@@ -21,7 +21,7 @@ func (w *world) storm() {
 		{"SIGTERM to a node", w.terminateNode},
 		{"a node cut off from NATS", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Cut) }},
 		{"a node that NATS hears and does not answer", func(r *rand.Rand) { w.part(r, (*natstest.Proxy).Mute) }},
-		{"a reload that connects anew", w.reload},
+		{"a reload that connects again", w.reload},
 		{"all nodes started at once", w.startTogether},
 		{"a disconnect", func(r *rand.Rand) { w.disconnect(r, 0) }},
 		{"a disconnect while a node was away", func(r *rand.Rand) { w.disconnect(r, min(longAway, *duration/4)) }},
