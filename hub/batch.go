@@ -40,6 +40,8 @@ type item struct {
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
+// release gives b back to the pool, unless it has become large. The caller must not use b
+// afterwards, or any slice of it.
 func (b *batch) release() {
 	b.reset()
 	if cap(b.before)+cap(b.out)+cap(b.memo.joined) <= 4*batchBytes {
@@ -47,7 +49,7 @@ func (b *batch) release() {
 	}
 }
 
-// reset drops the content and all references to it.
+// reset drops the content and all references to it, so that b keeps no event in memory.
 func (b *batch) reset() {
 	b.resetBlocks()
 	b.resetItems()
@@ -62,15 +64,16 @@ func (b *batch) resetBlocks() {
 	b.moved, b.final = false, false
 }
 
-// resetItems drops the items.
+// resetItems drops the items, and what the memo knows of them.
 func (b *batch) resetItems() {
 	clear(b.items)
 	b.items, b.size, b.skipped = b.items[:0], 0, 0
 	b.memo.forget()
 }
 
-// add appends an event, and reports whether the batch had room for it. The first
-// event always has.
+// add appends an event, and returns true if the batch had room for it. If it returns false,
+// the event must come first in another batch. The first event always has room. Only
+// [history.search] calls it. The caller holds Hub.mu.
 func (b *batch) add(e *entry, seq uint64) bool {
 	if b.size > 0 && b.size+len(e.frame.bytes) > batchBytes {
 		return false
@@ -80,8 +83,8 @@ func (b *batch) add(e *entry, seq uint64) bool {
 	return true
 }
 
-// advanceHeads removes the event seq from all heads that begin with it. It returns the
-// lowest seq that is left; math.MaxUint64: none.
+// advanceHeads removes the event seq from all heads that begin with it, and drops heads
+// that are empty then. It returns the lowest seq that is left; math.MaxUint64: none.
 func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	next = math.MaxUint64
 	for i := 0; i < len(b.heads); {
@@ -104,8 +107,9 @@ func (b *batch) advanceHeads(seq uint64) (next uint64) {
 // hasBlocks reports whether there is anything to write.
 func (b *batch) hasBlocks() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
-// writeTo writes the blocks with one call of Write. A single event, and a large one,
-// is written from where it is, without a copy.
+// writeTo writes the blocks, with one call of Write except for a large event. A single
+// event, and a large one, is written from where it is, without a copy. It returns how many
+// bytes w took, also with an error. w must not keep them. The caller must not hold a lock.
 func (b *batch) writeTo(w io.Writer) (int, error) {
 	if len(b.items) == 1 && len(b.before)+len(b.after) == 0 {
 		return w.Write(b.items[0].frame.block())
@@ -121,6 +125,8 @@ func (b *batch) writeTo(w io.Writer) (int, error) {
 	return w.Write(b.out)
 }
 
+// writeEach writes the parts that are not empty, until one fails. It returns how many bytes
+// w took.
 func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
 	for _, p := range parts {
 		if len(p) > 0 && err == nil {
@@ -132,8 +138,9 @@ func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
 	return n, err
 }
 
-// chunks returns the blocks as HTTP/1.1 chunks [RFC 9112 7.1], and where in p the
-// events begin and end. The items are joined once for all connections that share them.
+// chunks returns the blocks as HTTP/1.1 chunks [RFC 9112 7.1]. The events are p[from:to]. p
+// belongs to b, or is the frame of an event: it must not be changed, and is valid until b
+// changes. The items are joined once for all connections that share them.
 func (b *batch) chunks() (p []byte, from, to int) {
 	if len(b.before)+len(b.after) == 0 && !b.final {
 		if len(b.items) == 1 {
@@ -156,7 +163,8 @@ func (b *batch) chunks() (p []byte, from, to int) {
 	return b.out, from, to
 }
 
-// join returns the frames of the items, one after the other.
+// join returns the frames of the items, one after the other. The result belongs to b: it
+// must not be changed, and is valid until the items change.
 func (b *batch) join() []byte {
 	m := &b.memo
 	if m.history == nil || m.joinedItems != len(b.items) {
@@ -169,7 +177,7 @@ func (b *batch) join() []byte {
 	return m.joined
 }
 
-// appendChunk appends p as a chunk. An empty p is left out: it would end the body.
+// appendChunk appends p as a chunk. It leaves out an empty p, which would end the body.
 func appendChunk(buf, p []byte) []byte {
 	if len(p) == 0 {
 		return buf

@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
-// history is the bounded ring of encoded events, indexed by target. It is guarded by
-// Hub.mu. Methods that only read it, such as since and lastLostTo, need only the read
-// lock.
+// history is the bounded ring of encoded events, indexed by target. A record is retained
+// while the ring has it. A hole is a position in the ring whose record is lost or cannot be
+// read; to clients it is like an evicted event for all.
+//
+// Hub.mu guards it. Each method says how the caller holds Hub.mu.
 type history struct {
 	opts  Options
 	epoch string
 
-	// Seqs have no holes in the ring, so oldest and head say what it contains.
+	// The seqs in the ring follow each other, so oldest and head say what it contains.
 	ring         ring
 	oldest       uint64 // seq of the first retained record; head+1: none is retained
 	head         uint64 // seq of the last appended record
@@ -41,8 +43,8 @@ type history struct {
 	evictions []eviction // the last runs of evictions, oldest first
 }
 
-// entry is one retained record. Only lanes changes: it grows when a shape is learned,
-// and when a command concerns a connection.
+// entry is one retained record. lanes grows when a shape is learned, and when a command
+// concerns a connection. [history.dropContent] drops the frame. Nothing else changes.
 type entry struct {
 	frame    frame
 	lanes    []*lane // whose seqs contain it
@@ -65,7 +67,9 @@ const (
 	minEvictedTargets = 1_000
 )
 
-// newHistory returns an empty history, whose first record will have the seq oldest.
+// newHistory returns an empty history, whose first record will have the seq oldest, at
+// least 1. It takes no lock, because nobody else has the new history yet. All histories of
+// a hub share pinned.
 func newHistory(opts Options, epoch string, oldest uint64, pinned *pinned) *history {
 	h := &history{
 		opts:          opts,
@@ -84,10 +88,16 @@ func newHistory(opts Options, epoch string, oldest uint64, pinned *pinned) *hist
 	return h
 }
 
+// entry returns the entry of the position seq, which must be retained. The caller holds
+// Hub.mu, and must not keep the pointer after it unlocks.
 func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
 
-// append appends a record, evicts what exceeds the bounds, and returns the new entry,
-// which is valid until the next call. A record that cannot be read becomes a hole.
+// append appends a record, evicts what exceeds the bounds, and returns the new entry, which
+// is valid until the next call. A record that cannot be read becomes a hole ([history]).
+// The bytes of enc become those of the entry: the same enc must not be appended twice.
+//
+// The caller holds Hub.mu for writing. If h.trimmed is false afterwards, there is more to
+// evict: then the caller unlocks, and calls [Hub.trimAll].
 func (h *history) append(enc encoded, now time.Time) *entry {
 	e := h.next()
 	e.tag, e.stored, e.accepted = enc.tag, enc.stored, monotonic(now)-(now.UnixNano()-enc.stored)
@@ -108,7 +118,8 @@ func (h *history) append(enc encoded, now time.Time) *entry {
 	return e
 }
 
-// addHoles appends n holes: records that are lost.
+// addHoles appends n holes ([history]): records that the store has lost. The caller holds
+// Hub.mu for writing, and limits n, because the lock is held for all of them.
 func (h *history) addHoles(n uint64, now time.Time) {
 	for range n {
 		e := h.next()
@@ -118,7 +129,8 @@ func (h *history) addHoles(n uint64, now time.Time) {
 	h.evict(now)
 }
 
-// next appends an empty entry.
+// next appends an empty entry, which becomes the head, and returns it. The caller fills the
+// entry, or makes it a hole by setting h.all.evicted. The caller holds Hub.mu for writing.
 func (h *history) next() *entry {
 	h.head++
 	e := h.ring.push(h.head)
@@ -127,7 +139,9 @@ func (h *history) next() *entry {
 	return e
 }
 
-// addEvent fills an entry with an event and indexes it.
+// addEvent fills e, the entry of the head, with an event. It indexes the event: its seq
+// goes into the lanes of its targets, and of the patterns that match them. It does not keep
+// the event. The caller holds Hub.mu for writing.
 func (h *history) addEvent(e *entry, event *Event) {
 	e.accepted += event.At.UnixNano() - e.stored
 	if !event.Expires.IsZero() {
@@ -148,7 +162,9 @@ func (h *history) addEvent(e *entry, event *Event) {
 	}
 }
 
-// position returns the position with this seq, and its tag if that is known.
+// position returns the position with this seq, which may be any number. Its tag is zero if
+// the tag is not known: the record is evicted, a hole ([history]), or yet to come. The
+// caller holds Hub.mu.
 func (h *history) position(seq uint64) Position {
 	p := Position{Epoch: h.epoch, Seq: seq}
 	switch {
@@ -160,22 +176,28 @@ func (h *history) position(seq uint64) Position {
 	return p
 }
 
-// evictAtOnce is how many lanes may lose an event while Hub.mu is held once.
+// evictAtOnce is about how many records, and lanes that lose an event, evict looks at while
+// Hub.mu is held once.
 const evictAtOnce = 250
 
-// evict removes the oldest records until all bounds are met, or evictAtOnce is reached.
-// It reports whether all bounds are met. It keeps the newest record whatever its size, so
-// that it can be delivered.
+// evict removes the oldest records until all bounds are met, or until evictAtOnce is
+// reached. It returns true, and sets h.trimmed, if all bounds are met. If it returns false,
+// more is left to evict: then call it again, but let others have the lock in between. The
+// newest record stays whatever its size, so that it can be delivered.
+//
+// The caller holds Hub.mu for writing.
 func (h *history) evict(now time.Time) bool {
 	h.trimmed = h.evictSome(now)
 	return h.trimmed
 }
 
+// evictSome does the work of evict, and has the same result. Only evict calls it. The
+// caller holds Hub.mu for writing.
 func (h *history) evictSome(now time.Time) bool {
-	for lanes := 0; h.oldest <= h.head; {
+	for work := 0; h.oldest <= h.head; { // work counts records, and the lanes that they are in
 		e := h.entry(h.oldest)
 		n := h.head - h.oldest + 1
-		bound := NoBound
+		var bound Bound
 		switch {
 		case n > uint64(h.opts.MaxEvents):
 			bound = BoundCount
@@ -186,16 +208,16 @@ func (h *history) evictSome(now time.Time) bool {
 		default:
 			return true
 		}
-		if lanes >= evictAtOnce {
+		if work >= evictAtOnce {
 			return false
 		}
-		lanes += 1 + len(e.lanes)
+		work += 1 + len(e.lanes)
 		// An event whose ttl has passed is not delivered any more: no client misses it.
 		missed := e.expires > now.UnixNano()
 		for _, l := range e.lanes {
 			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
-				l.seqs = nil // releases the array, with the seqs before this one
-				h.bytes -= l.bytes()
+				l.seqs = nil         // releases the array, with the seqs before this one
+				h.bytes -= l.bytes() // what index charged for the first event
 			}
 			if missed {
 				l.evicted = max(l.evicted, h.oldest)
@@ -203,7 +225,7 @@ func (h *history) evictSome(now time.Time) bool {
 			h.removeIfUnused(l)
 		}
 		h.pinned.noteEvicted(e.frame)
-		h.freeSlot(e)
+		h.freeSlot(e) // before ring.drop, which clears e
 		delete(h.commands, h.oldest)
 		h.bytes -= e.cost
 		h.beforeOldest = e.tag
@@ -214,17 +236,21 @@ func (h *history) evictSome(now time.Time) bool {
 	return true
 }
 
+// isFresh reports whether a record has not exceeded the maximum age. The caller holds
+// Hub.mu.
 func (h *history) isFresh(e *entry, now time.Time) bool {
 	return e.stored > now.Add(-h.opts.MaxAge).UnixNano()
 }
 
-// isStale reports whether the oldest record has exceeded the maximum age.
+// isStale reports whether the oldest record has exceeded the maximum age. It returns false
+// if no record is retained. The caller holds Hub.mu.
 func (h *history) isStale(now time.Time) bool {
 	return h.oldest <= h.head && !h.isFresh(h.entry(h.oldest), now)
 }
 
 // lastLostTo returns the last position whose record is lost to a connection with these
-// subscriptions; 0: none.
+// subscriptions, because it was evicted or is a hole ([history]); 0: none. Only positions
+// after subscription.from count. The caller holds Hub.mu.
 func (h *history) lastLostTo(subscriptions []subscription) (last uint64) {
 	for _, s := range subscriptions {
 		if lost := s.lane.lost(); lost > s.from {
@@ -234,8 +260,10 @@ func (h *history) lastLostTo(subscriptions []subscription) (last uint64) {
 	return last
 }
 
-// resume returns where a client continues that has everything up to p, and whether it
-// may have missed something.
+// resume returns where a client continues that has everything up to p, and why it may have
+// missed something; noGap: it has missed nothing. After gapEvicted it continues at p, or
+// before the oldest retained record if that is later. After any other gap it continues
+// before the oldest. It changes nothing. The caller holds Hub.mu.
 func (h *history) resume(p Position, subscriptions []subscription) (uint64, gapReason) {
 	known := h.position(p.Seq).Tag
 	switch {
@@ -249,10 +277,13 @@ func (h *history) resume(p Position, subscriptions []subscription) (uint64, gapR
 	return p.Seq, noGap
 }
 
-// since replaces the items of b with the events in (seq, last] that are addressed to
-// the subscriptions, in order and without duplicates, until b is full. Up to the
-// position state it takes only the newest event of each slot. It returns the position
-// up to which it looked.
+// since replaces the items of b with the events in (seq, last] that are addressed to the
+// subscriptions, in order and without duplicates, until b is full. Up to the position state
+// it takes only the newest event of each slot. It returns the position up to which it
+// looked: less than last if b is full. If b still has the items of an equal look-up, they
+// stay ([memo]).
+//
+// The caller holds Hub.mu. No other goroutine may use b.
 func (h *history) since(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
 	shareable := seq >= state // the result depends on seq, last and the lanes alone
 	b.lanes = b.lanes[:0]
@@ -274,8 +305,10 @@ func (h *history) since(subscriptions []subscription, seq, last, state uint64, n
 	return reached
 }
 
-// search does the work of since. It merges the lanes of the subscriptions. Its cost grows
-// with what it finds, not with what is retained.
+// search does the work of since, and has the same result. It merges the lanes of the
+// subscriptions: b.heads has the remaining seqs of each lane, and next is the lowest of
+// them. Its cost grows with what it finds, not with what is retained. Only since calls it,
+// after it has emptied b. The caller holds Hub.mu.
 func (h *history) search(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
 	b.heads = b.heads[:0]
 	next := uint64(math.MaxUint64)

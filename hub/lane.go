@@ -7,7 +7,10 @@ import (
 )
 
 // lane is a target with its retained events, in order, and its subscribers. It exists as
-// long as it has either. It is guarded by Hub.mu.
+// long as it has either. It is dirty while it has news of which its subscribers must still
+// be told: then it is in Hub.dirty, and [Hub.wakeSubscribers] wakes them.
+//
+// Hub.mu guards it. target and shape never change, and may be read without the lock.
 type lane struct {
 	target      Target
 	shape       *shape   // of a pattern; nil: the target is no pattern
@@ -18,13 +21,15 @@ type lane struct {
 }
 
 // subscriber is a connection that subscribes to a lane, and the index of that lane in
-// Conn.subscriptions.
+// Conn.subscriptions. Hub.mu guards it.
 type subscriber struct {
 	*Conn
 	index int
 }
 
-// lane returns the lane of the target. It creates the lane if there is none.
+// lane returns the lane of the target. It creates the lane if there is none. The caller
+// then gives the lane an event or a subscriber, because only [history.removeIfUnused]
+// removes it. The caller holds Hub.mu for writing. With the lock for reading, use h.lanes.
 func (h *history) lane(t Target) *lane {
 	l := h.lanes[t]
 	if l == nil {
@@ -42,7 +47,9 @@ func (h *history) lane(t Target) *lane {
 	return l
 }
 
-// lost returns the highest position whose event is lost to the lane's subscribers.
+// lost returns the highest position whose event is lost to the lane's subscribers: it was
+// evicted, or, for a pattern, it was evicted before the pattern was indexed; 0: none. The
+// caller holds Hub.mu.
 func (l *lane) lost() uint64 {
 	if l.shape != nil {
 		return max(l.evicted, l.shape.floor)
@@ -50,8 +57,10 @@ func (l *lane) lost() uint64 {
 	return l.evicted
 }
 
-// lanesFor appends to lanes the lanes that an event for the targets is for, each once.
-// It leaves out lanes without subscribers.
+// lanesFor appends to lanes the lanes that an event for the targets is for: those of the
+// targets, and of the patterns that match them. It leaves out lanes without subscribers.
+// Each lane is there once. The caller holds Hub.mu. The result may be kept, but its lanes
+// must be read with Hub.mu.
 func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	add := func(t Target) {
 		if l := h.lanes[t]; l != nil && len(l.subscribers) > 0 {
@@ -80,8 +89,9 @@ func (h *history) lanesFor(targets []Target, lanes []*lane) []*lane {
 	})
 }
 
-// removeIfUnused removes a lane that has neither events nor subscribers. The history
-// remembers what was evicted from it.
+// removeIfUnused removes a lane that has neither events nor subscribers from the index. The
+// history remembers what was evicted from it. The caller must not add anything to the lane
+// afterwards: [history.lane] gives a new one. The caller holds Hub.mu for writing.
 func (h *history) removeIfUnused(l *lane) {
 	if len(l.seqs) > 0 || len(l.subscribers) > 0 || l == h.all {
 		return
@@ -102,7 +112,9 @@ func (h *history) removeIfUnused(l *lane) {
 	}
 }
 
-// rotateEvicted drops the older generation of evicted targets and begins a new one.
+// rotateEvicted drops the older generation of evicted targets and begins a new one. What
+// only the older one knew is forgotten, so floor rises to the last of it. The caller holds
+// Hub.mu for writing.
 func (h *history) rotateEvicted() {
 	h.floor = max(h.floor, h.olderLast)
 	h.bytes -= evictedBytes * int64(len(h.olderEvicted))
@@ -110,7 +122,9 @@ func (h *history) rotateEvicted() {
 	h.recentEvicted, h.recentLast = make(map[uint64]uint64), 0
 }
 
-// index puts the event into the target's lane, unless it is there already.
+// index puts the event of e, which is at the position seq, into the target's lane, unless
+// it is there already. The seqs of a lane ascend, so seq must not be less than the last one
+// in the lane. The caller holds Hub.mu for writing.
 func (h *history) index(e *entry, seq uint64, t Target) {
 	l := h.lane(t)
 	if n := len(l.seqs); n > 0 && l.seqs[n-1] == seq {
@@ -126,8 +140,9 @@ func (h *history) index(e *entry, seq uint64, t Target) {
 	h.charge(e, pointerBytes*int64(cap(e.lanes)-before))
 }
 
-// indexAs puts an event for a topic into the lane of the pattern that has the shape s
-// and matches the topic.
+// indexAs puts an event for the topic t into the lane of the pattern that has the shape s
+// and matches t. It does nothing if t is no topic, or if no such pattern matches it. See
+// [history.index] for seq. The caller holds Hub.mu for writing.
 func (h *history) indexAs(s *shape, e *entry, seq uint64, t Target) {
 	if t.Kind != Topic {
 		return
@@ -137,14 +152,17 @@ func (h *history) indexAs(s *shape, e *entry, seq uint64, t Target) {
 	}
 }
 
-// hasAfter reports whether the lane has an event after the position seq.
+// hasAfter reports whether the lane has an event after the position seq. The caller holds
+// Hub.mu.
 func (l *lane) hasAfter(seq uint64) bool {
 	return len(l.seqs) > 0 && l.seqs[len(l.seqs)-1] > seq
 }
 
-// indexAfter returns the index in l.seqs of the first event after the position seq. The
-// search begins at the end and doubles its steps, because most connections are close
-// to the end.
+// indexAfter returns the index in l.seqs of the first event after the position seq;
+// len(l.seqs): there is none. It goes back from the end in steps that double, until the seq
+// before the step is not after the position. So everything before from is out, and only the
+// rest is searched. Most connections are close to the end, so the rest is short. The caller
+// holds Hub.mu.
 func (l *lane) indexAfter(seq uint64) int {
 	n, step := len(l.seqs), 1
 	for n-step > 0 && l.seqs[n-step-1] > seq {

@@ -15,13 +15,15 @@ const (
 	evictedBytes = 32                                // an entry of history.recentEvicted or olderEvicted
 )
 
-// charge adds bytes to the size of an entry and of the history.
+// charge adds bytes to the size of an entry and of the history. They may be negative. The
+// caller holds Hub.mu for writing.
 func (h *history) charge(e *entry, bytes int64) {
 	e.cost += bytes
 	h.bytes += bytes
 }
 
-// frameBytes returns the size of the entry's frame.
+// frameBytes returns the bytes of heap that the entry's frame takes; 0: it has none. The
+// caller holds Hub.mu.
 func (e *entry) frameBytes() int64 {
 	if e.frame.bytes == nil {
 		return 0
@@ -29,7 +31,9 @@ func (e *entry) frameBytes() int64 {
 	return int64(e.room)
 }
 
-// bytes returns the size of a lane that has events.
+// bytes returns how many bytes of heap a lane that has events takes, without its seqs. It
+// depends on the target alone. index adds it for the first event, and evictSome takes it
+// off after the last.
 func (l *lane) bytes() int64 { return laneBytes + int64(len(l.target.Name)+15)/16*16 }
 
 // makeBuffer returns an empty slice for n bytes. Its capacity is all that the allocator

@@ -33,11 +33,13 @@ func (t Target) Matches(name string) bool {
 	return t.Kind == pattern && shapeOf(t.Name).apply(name) == t.Name
 }
 
-// shape is a pattern without its names: it says which segments are wildcards. The
-// patterns a/*/c and x/*/z have the same shape. A shape turns a topic into the pattern
-// that matches it: a/b/c becomes a/*/c. So a pattern is looked up like any other target:
-// an event is indexed once for its topic, and once for each shape that fits. There are
-// as few shapes as kinds of pattern in the configuration.
+// shape is a pattern without its names: it says which segments are wildcards. The patterns
+// a/*/c and x/*/z have the same shape. A shape turns a topic into the pattern that matches
+// it: a/b/c becomes a/*/c. So a pattern is looked up like any other target: an event is
+// indexed once for its topic, and once for each shape that fits. There are as few shapes as
+// kinds of pattern in the configuration.
+//
+// wild and rest never change. Hub.mu guards floor and learned.
 type shape struct {
 	wild []bool // whether the segment is *
 	rest bool   // the last segment is *, and matches one or more segments
@@ -50,6 +52,7 @@ type shape struct {
 	learned bool
 }
 
+// shapeOf returns the shape of a pattern, which belongs to no history and is not learned.
 func shapeOf(name string) *shape {
 	s := new(shape)
 	for segment := range strings.SplitSeq(name, "/") {
@@ -59,9 +62,11 @@ func shapeOf(name string) *shape {
 	return s
 }
 
+// equal reports whether s and o are the same shape. It needs no lock.
 func (s *shape) equal(o *shape) bool { return slices.Equal(s.wild, o.wild) }
 
-// apply returns the pattern of this shape that matches the topic name; "": none does.
+// apply returns the pattern of this shape that matches the topic name; "": none does. It
+// needs no lock.
 func (s *shape) apply(name string) string {
 	var b strings.Builder
 	for i, wild := range s.wild {
@@ -82,8 +87,9 @@ func (s *shape) apply(name string) string {
 	return b.String()
 }
 
-// shape returns the shape of a pattern. It adds a shape that is new, which is learned
-// at once if nothing is retained.
+// shape returns the shape of a pattern. It adds a shape that is new, which is learned at
+// once if nothing is retained. Otherwise [Hub.learnShapes] must have learned it before a
+// connection subscribes. The caller holds Hub.mu for writing.
 func (h *history) shape(name string) *shape {
 	s := shapeOf(name)
 	if i := slices.IndexFunc(h.shapes, s.equal); i >= 0 {
@@ -99,8 +105,8 @@ func (h *history) shape(name string) *shape {
 const learnAtOnce = 250
 
 // learn indexes a slice of the retained events for the shape, beginning at the position
-// from, and returns where the next slice begins. At the end of the history the shape is
-// learned.
+// from. It returns where the next slice begins: call it again with that, until s.learned.
+// It begins with the oldest event if from is 0. The caller holds Hub.mu for writing.
 func (h *history) learn(s *shape, from uint64) (next uint64) {
 	if from < h.oldest { // evicted meanwhile
 		from, s.floor = h.oldest, h.oldest-1
@@ -116,7 +122,9 @@ func (h *history) learn(s *shape, from uint64) (next uint64) {
 	return from
 }
 
-// learnShapes learns the shapes of the topics that are not learned yet. mu is not held.
+// learnShapes learns the shapes ([shape]) of the topics that are not learned yet. If a new
+// history begins meanwhile, some may not be learned in it: the caller checks with
+// hasLearned. Any goroutine may call it. The caller must not hold Hub.mu or h.learning.
 func (h *Hub) learnShapes(topics []Target) {
 	for _, t := range topics {
 		if t.Kind == pattern && !h.check(func() bool { return h.history.hasLearned(t) }) {
@@ -125,7 +133,9 @@ func (h *Hub) learnShapes(topics []Target) {
 	}
 }
 
-// learnShape learns one shape, one slice of the history after the other.
+// learnShape learns the shape of the pattern name, one slice of the history after the
+// other. It begins again if a new history begins. Only learnShapes calls it. The caller
+// must not hold Hub.mu or h.learning.
 func (h *Hub) learnShape(name string) {
 	h.learning.Lock() // one at a time: other connections may want the same shape
 	defer h.learning.Unlock()
@@ -147,6 +157,7 @@ func (h *Hub) learnShape(name string) {
 }
 
 // hasLearned reports whether the topic is exact, or the shape of its pattern is learned.
+// The caller holds Hub.mu.
 func (h *history) hasLearned(t Target) bool {
 	if t.Kind != pattern {
 		return true
