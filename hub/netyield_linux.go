@@ -18,14 +18,17 @@ type netYielder struct {
 	conn syscall.RawConn
 }
 
-func (p *netYielder) yield() {
-	if p.file == nil && !p.open() {
+// yield lets other goroutines run: those that wait for the network, or, if there is no
+// eventfd, only those that are ready. The caller must not hold a lock. It must not be
+// called after close.
+func (y *netYielder) yield() {
+	if y.file == nil && !y.open() {
 		runtime.Gosched()
 		return
 	}
 	count := [8]byte{1} // not zero in either byte order
 	raised := false
-	_ = p.conn.Read(func(fd uintptr) bool { // fails only after close
+	_ = y.conn.Read(func(fd uintptr) bool { // fails only after close
 		if raised {
 			_, err := unix.Read(int(fd), count[:])
 			return err != unix.EAGAIN
@@ -36,18 +39,20 @@ func (p *netYielder) yield() {
 	})
 }
 
-func (p *netYielder) open() bool {
+// open makes the eventfd, and reports whether there is one. Only yield calls it.
+func (y *netYielder) open() bool {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return false
 	}
-	p.file = os.NewFile(uintptr(fd), "eventfd")
-	p.conn, err = p.file.SyscallConn()
+	y.file = os.NewFile(uintptr(fd), "eventfd")
+	y.conn, err = y.file.SyscallConn()
 	return err == nil
 }
 
-func (p *netYielder) close() {
-	if p.file != nil {
-		_ = p.file.Close()
+// close closes the eventfd, if there is one. It is called once, at the end.
+func (y *netYielder) close() {
+	if y.file != nil {
+		_ = y.file.Close()
 	}
 }

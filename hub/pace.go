@@ -29,8 +29,9 @@ const (
 	maxBatchCost = time.Millisecond
 )
 
-// pause sleeps if the replay has used more than its share. It is called after each
-// batch except the last, with the time that the batch took.
+// pause sleeps if the replay has used more than its share. It is called after each batch
+// except the last, with the time that the batch took. The first call begins the replay: the
+// caller must call end afterwards. The caller must not hold a lock.
 func (p *pacer) pause(c *Conn, cost time.Duration) {
 	h := c.hub
 	if p.hub == nil {
@@ -51,14 +52,15 @@ func (p *pacer) pause(c *Conn, cost time.Duration) {
 	p.owed = 0
 }
 
-// mustClose reports whether c must be closed without another block.
+// mustClose reports whether c must be closed without another block. Any goroutine may call
+// it. The caller must not hold Hub.mu.
 func (c *Conn) mustClose() bool {
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	return lookup{reason: c.reason, graceOver: c.graceOver}.mustClose()
 }
 
-// end ends the replay. It does nothing if there was none.
+// end ends the replay. It does nothing if there was none, or if it was called before.
 func (p *pacer) end() {
 	if p.hub != nil {
 		p.hub.replays.Add(-1)

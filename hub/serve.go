@@ -26,16 +26,20 @@ type Aborter interface {
 	Abort()
 }
 
-// goroutineQueue is the queue of one connection, which a goroutine serves.
+// goroutineQueue is the queue of one connection. The goroutine that is in [Stream.Serve]
+// serves it.
 type goroutineQueue struct {
 	woken chan struct{} // one slot
 	alarm *time.Timer
 }
 
-func (w *goroutineQueue) push(*Conn) { w.woken <- struct{}{} }
+// push implements [queue]. It does not block, because a connection is queued at most once
+// ([turnQueued]). Only Conn.wake calls it.
+func (q *goroutineQueue) push(*Conn) { q.woken <- struct{}{} }
 
-// onAlarm wakes the goroutine of c. That goroutine may be stuck in a write, so the alarm
-// is set again for the end of c, which aborts the write.
+// onAlarm ends c if its time has come, and wakes the goroutine of c. That goroutine may be
+// stuck in a write, so the alarm is set again for the end of c, which aborts the write.
+// Only the timer calls it, on a goroutine of its own. The caller must not hold Hub.mu.
 func (c *Conn) onAlarm() {
 	now := time.Now()
 	c.expire(now)
@@ -47,7 +51,9 @@ func (c *Conn) onAlarm() {
 	c.wake()
 }
 
-// open implements [Pending.Open]. It returns why the stream has already ended, or "".
+// open implements [Pending.Open]. It returns why the stream has already ended, or "": then
+// serve must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
+// It calls open once, and not takeOver. If w panics, c ends.
 func (c *Conn) open(w Sink) (reason Reason) {
 	wait := &goroutineQueue{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
 	c.queue = wait
@@ -64,7 +70,9 @@ func (c *Conn) open(w Sink) (reason Reason) {
 	return c.catchUp(w)
 }
 
-// endServing ends c, unless it has already ended, and stops what open has started.
+// endServing ends c, unless it has already ended, stops what open has started, and reports
+// the end. The goroutine of the stream calls it, once, and writes nothing to c afterwards.
+// The caller must not hold Hub.mu.
 func (c *Conn) endServing(reason Reason) {
 	reason = c.hub.finish(c, reason)
 	c.setAborter(nil)
@@ -72,7 +80,8 @@ func (c *Conn) endServing(reason Reason) {
 	c.reportClosed(reason)
 }
 
-// serve implements [Stream.Serve] for a stream that has not ended yet.
+// serve implements [Stream.Serve] for a stream that has not ended yet. It returns why c has
+// ended. The caller has had the turn ([Conn.turn]) since open, and calls serve once.
 func (c *Conn) serve(ctx context.Context, w Sink) Reason {
 	defer c.endServing(Gone) // in case w panics
 	wait := c.queue.(*goroutineQueue)
@@ -93,7 +102,8 @@ func (c *Conn) serve(ctx context.Context, w Sink) Reason {
 }
 
 // catchUp writes everything between the cursor and the head, and what else is due. It
-// returns why the connection has ended, or "".
+// returns why c has ended; "": c is still open. It may block in every write. The caller has
+// the turn of c ([Conn.turn]), and must not hold Hub.mu.
 func (c *Conn) catchUp(w Sink) Reason {
 	b := batches.Get().(*batch)
 	defer b.release()
@@ -128,14 +138,15 @@ func (c *Conn) catchUp(w Sink) Reason {
 	}
 }
 
-// setAborter sets what is aborted if c ends while a write is stuck; nil: nothing.
+// setAborter sets what is aborted if c ends while a write is stuck; nil: nothing. Only the
+// goroutine that opens, serves or closes c calls it. The caller must not hold Hub.mu.
 func (c *Conn) setAborter(w Aborter) {
 	c.hub.lockQueued()
 	defer c.hub.unlockQueued()
 	c.setAborterLocked(w)
 }
 
-// setAborterLocked is setAborter for a caller that holds Hub.mu.
+// setAborterLocked does the work of setAborter. The caller holds Hub.mu for writing.
 func (c *Conn) setAborterLocked(w Aborter) {
 	c.aborter = w
 	switch {

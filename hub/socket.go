@@ -12,8 +12,8 @@ import (
 // reports twice this value.
 const SendBuffer = 128 << 10
 
-// socket is a connection that was taken over from the HTTP server. The goroutine that
-// has the turn of its Conn uses it. Any goroutine may call Abort.
+// socket is a connection that was taken over from the HTTP server. Only the goroutine that
+// has the turn of its Conn ([Conn.turn]) uses it. Any goroutine may call Abort.
 type socket struct {
 	conn     net.Conn     // to write to: tcp, or TLS above it
 	tcp      *net.TCPConn // the connection below
@@ -30,9 +30,10 @@ func (s *socket) Abort() { _ = s.conn.SetWriteDeadline(time.Unix(1, 0)) }
 // pieceSize is how many bytes a client must take within its timeout to stay connected.
 const pieceSize = 16 << 10
 
-// writePiece writes a piece of what is unsent, and waits for the client to take it. Its
-// error is os.ErrDeadlineExceeded if the client took nothing for the timeout. Any
-// other error says that the client is gone.
+// writePiece writes a piece of what is unsent, and waits for the client to take it. It
+// returns how many bytes the client took. Its error is os.ErrDeadlineExceeded if the client
+// took nothing for the timeout, or if Abort was called. Any other error says that the
+// client is gone. The caller has the turn ([Conn.turn]). The caller must not hold a lock.
 func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 	deadline := time.Now().Add(timeout)
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
@@ -49,6 +50,9 @@ func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 	return n, s.conn.SetWriteDeadline(time.Time{})
 }
 
+// takeOver implements [Pending.TakeOver]. The caller made c with Connect, and so has the
+// turn ([Conn.turn]). It calls takeOver once, and not open: the turn is given up. The
+// caller must not hold Hub.mu.
 func (c *Conn) takeOver(s *socket) {
 	h := c.hub
 	c.socket = s
@@ -77,7 +81,8 @@ func (c *Conn) takeOver(s *socket) {
 	c.firstStep(b)
 }
 
-// firstStep writes one batch. A goroutine writes the rest, if there is one.
+// firstStep writes one batch. A goroutine writes the rest, if there is one. Only takeOver
+// calls it, with the turn of c ([Conn.turn]), which is given up.
 func (c *Conn) firstStep(b *batch) {
 	switch c.step(b) {
 	case stepBlocked, stepMore:
@@ -88,9 +93,11 @@ func (c *Conn) firstStep(b *batch) {
 	}
 }
 
-// writeBlocking writes on a goroutine of its own while the socket is full or there is
-// more than one batch. It has the turn. It holds a batch only while it does not wait for
-// the client.
+// writeBlocking writes while the socket is full or there is more than one batch, and then
+// gives c back to its sweeper or closes it. It blocks, so it runs on a goroutine of its
+// own; only at the end of the hub takeOver calls it directly. It holds a batch only while
+// it does not wait for the client. The caller has the turn of c ([Conn.turn]) and gives it
+// up. The caller must not hold a lock.
 func (c *Conn) writeBlocking() {
 	var pacer pacer
 	defer pacer.end()
@@ -124,7 +131,9 @@ func (c *Conn) writeBlocking() {
 	}
 }
 
-// removeAlarm makes the sweeper forget the alarm of a connection that has ended.
+// removeAlarm makes the sweeper forget the alarm of a connection that has ended. The caller
+// has the turn of c ([Conn.turn]) and gives it up. It must not be called on the goroutine
+// of the sweeper, which calls wheel.remove.
 func (c *Conn) removeAlarm() {
 	if c.sweeper != nil {
 		c.sweeper.requeue(c)
@@ -141,8 +150,10 @@ const (
 	stepClosed                    // the stream has ended, and the socket is closed
 )
 
-// step writes without blocking: first what is unsent, or else one batch of what is
-// between the cursor and the head, and what else is due. The caller has the turn of c.
+// step writes without blocking: first what is unsent, or else one batch of what is between
+// the cursor and the head, and what else is due. After stepClosed the socket is closed, and
+// step must not be called again. b is scratch. The caller has the turn of c ([Conn.turn]).
+// The caller must not hold Hub.mu.
 func (c *Conn) step(b *batch) stepResult {
 	s := c.socket
 	if len(s.unsent) > 0 {
@@ -185,6 +196,8 @@ func (c *Conn) step(b *batch) stepResult {
 	return c.resultOf(l)
 }
 
+// resultOf returns the result of a step that has written everything that its look-up l
+// found.
 func (c *Conn) resultOf(l lookup) stepResult {
 	if l.more {
 		return stepMore
@@ -192,8 +205,11 @@ func (c *Conn) resultOf(l lookup) stepResult {
 	return stepIdle
 }
 
-// advance accounts for a write of n bytes of p. The rest of the block that the write
-// has begun becomes unsent: an event is referred to, a control block is copied.
+// advance accounts for a write of n bytes of p, the chunks of b. Its events are p[from:to].
+// The rest of the block that the write has begun becomes unsent: an event is referred to,
+// and is pinned ([pinned]); a control block is copied. What comes after that block is
+// looked up again. The caller has the turn of c ([Conn.turn]). The caller must not hold
+// Hub.mu.
 func (c *Conn) advance(b *batch, l lookup, p []byte, n, from, to int) {
 	s := c.socket
 	switch {
@@ -221,8 +237,8 @@ func (c *Conn) advance(b *batch, l lookup, p []byte, n, from, to int) {
 	}
 }
 
-// reasonForError returns why a connection ends whose write has failed. The kernel may
-// report a timeout too, when the client acknowledges nothing.
+// reasonForError returns why a connection ends whose write has failed: [Timeout] or [Gone].
+// The kernel may report a timeout too, when the client acknowledges nothing.
 func reasonForError(err error) Reason {
 	if timeout, ok := errors.AsType[interface {
 		error
@@ -233,14 +249,17 @@ func reasonForError(err error) Reason {
 	return Gone
 }
 
-// currentReason returns why c has ended.
+// currentReason returns why c has ended; "": it is open. Any goroutine may call it. The
+// caller must not hold Hub.mu.
 func (c *Conn) currentReason() Reason {
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	return c.reason
 }
 
-// closeSocket closes the socket and reports the end of c. Nobody writes to c any more.
+// closeSocket closes the socket and reports the end of c. Nobody writes to c any more. c
+// has ended for this reason. The result is stepClosed. It must be called once. The caller
+// has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) closeSocket(reason Reason) stepResult {
 	c.setAborter(nil)
 	if c.socket.midEvent {

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// newSocket returns a socket that writes to conn. tcp is the connection below conn, or conn
+// itself. It bounds the kernel's buffer to [SendBuffer]. From now on only socket.close may
+// close either.
 func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	s := &socket{conn: conn, tcp: tcp, fd: -1}
 	if raw, err := tcp.SyscallConn(); err == nil {
@@ -27,7 +30,10 @@ func newSocket(conn net.Conn, tcp *net.TCPConn) *socket {
 	return s
 }
 
-// tryWrite writes as much as the kernel takes without blocking.
+// tryWrite writes as much as the kernel takes without blocking, and returns how many bytes.
+// 0 without an error says that the socket is full, or that s.fd does not work: then
+// writePiece must be used. Any error says that the client is gone, or timed out
+// ([reasonForError]). The caller has the turn ([Conn.turn]).
 func (s *socket) tryWrite(p []byte) (int, error) {
 	if s.fd < 0 {
 		return 0, nil
@@ -64,8 +70,8 @@ const (
 	memInfoLength     = 9
 )
 
-// freeSpace returns how many bytes a TLS connection can write without blocking. The
-// kernel blocks only when the queued data, with its overhead, exceeds the buffer.
+// freeSpace returns how many bytes a TLS connection can write without blocking; 0 or less:
+// none. The kernel blocks only when the queued data, with its overhead, exceeds the buffer.
 func (s *socket) freeSpace() int {
 	var info [memInfoLength]uint32
 	size := uint32(unsafe.Sizeof(info))
@@ -79,9 +85,10 @@ func (s *socket) freeSpace() int {
 	return (int(info[memInfoSendBuffer]) - int(info[memInfoQueued]) - reserve) * 7 / 8
 }
 
-// close closes the socket. If the stream is complete, what was written goes out first.
-// It reads what the client has sent, because the kernel answers unread bytes with a
-// reset, which could overtake the end of the stream.
+// close closes the socket. If the stream is complete, what was written goes out first. It
+// reads what the client has sent, because the kernel answers unread bytes with a reset,
+// which could overtake the end of the stream. It does not block. Only closeSocket calls it,
+// once, after departures.forget.
 func (s *socket) close() {
 	if s.isFinal && len(s.unsent) == 0 {
 		if c, ok := s.conn.(*tls.Conn); ok && s.freeSpace() > 0 {

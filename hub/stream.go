@@ -18,12 +18,17 @@ type lookup struct {
 	earlyHeartbeatSeq uint64 // a client with an older position is sent its position now
 }
 
-// mustClose reports whether the connection must be closed without another block.
+// mustClose reports whether the connection must be closed without another block: the end is
+// not graceful, or closeGrace is over.
 func (l lookup) mustClose() bool { return l.reason != "" && (!l.reason.isGraceful() || l.graceOver) }
 
-// lookUp finds the next events for c and puts them into b. It also decides about
-// "evicted" gaps, because the history moves on while a client is slow, and moves the
-// cursor to a new history. The caller has the turn of c.
+// lookUp finds the next events for c and puts them into b. It also decides about "evicted"
+// gaps, because the history moves on while a client is slow, and moves the cursor to a new
+// history. It does not look past a command that is being executed. A replay may wait for
+// one of h.replaySlots. lookUp does not change c.cursor: the caller stores l.cursor, or
+// calls account.
+//
+// The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 	if c.cursor.Load() < c.replayEnd { // a replay
 		h.replaySlots <- struct{}{}
@@ -73,9 +78,12 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 	return l
 }
 
-// compose looks up and puts into b everything that is written next: replay, live
-// events, gaps, heartbeats and the end are all decided here. The caller has the turn
-// of c, and calls account after the write.
+// compose looks up and puts into b everything that is written next: replay, live events,
+// gaps, heartbeats and the end are all decided here. If the result says mustClose, the
+// caller writes nothing and closes c. If b has no blocks, it stores l.cursor. Otherwise it
+// writes b, and calls account after the write.
+//
+// The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) compose(now time.Time, b *batch) lookup {
 	b.resetBlocks()
 	c.expire(now)
@@ -121,8 +129,9 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	return l
 }
 
-// firstPosition returns the position in the first block. It is zero before a state: a
-// client that loses the connection in between asks for the state again.
+// firstPosition returns the position in the first block. It is zero before a state
+// (Request.State): a client that loses the connection in between asks for the state again.
+// b may be nil if c asks for no state. The caller has the turn of c ([Conn.turn]).
 func (c *Conn) firstPosition(l lookup, b *batch) Position {
 	switch {
 	case c.stateEnd <= l.from:
@@ -138,8 +147,10 @@ func (c *Conn) firstPosition(l lookup, b *batch) Position {
 	return Position{c.epoch, l.cursor, l.cursorTag}
 }
 
-// account moves the cursor and counts, after a write: the client was sent b.before and
-// the first n items. all says that it was sent the rest as well.
+// account moves the cursor and counts, after a write: the client was sent b.before and the
+// first n items. all says that it was sent the rest as well. It must be called once for
+// each batch of which something may be written, before the next look-up. The caller has the
+// turn of c ([Conn.turn]).
 func (c *Conn) account(b *batch, l lookup, n int, all bool) {
 	c.written = time.Now()
 	st := &c.hub.stats
@@ -168,14 +179,14 @@ func (c *Conn) account(b *batch, l lookup, n int, all bool) {
 	}
 }
 
-// countBytes adds to the bytes written.
+// countBytes adds to the bytes written to c, and by the hub. Any goroutine may call it.
 func (c *Conn) countBytes(n int) {
 	c.bytes.Add(uint64(n))
 	c.hub.stats.bytes.Add(uint64(n))
 }
 
-// nextAlarm returns when c has to be woken even if there is no news: for a heartbeat,
-// or for its end.
+// nextAlarm returns when c has to be woken even if there is no news: for a heartbeat, or
+// for its end. The caller has the turn of c ([Conn.turn]).
 func (c *Conn) nextAlarm() time.Time {
 	beat := c.written.Add(c.settings.Heartbeat)
 	if !c.end.IsZero() && c.end.Before(beat) {
@@ -184,15 +195,17 @@ func (c *Conn) nextAlarm() time.Time {
 	return beat
 }
 
-// expire ends c if it has reached its maximum lifetime, or its login has expired.
+// expire ends c if it has reached its maximum lifetime, or its login has expired. Any
+// goroutine may call it. The caller must not hold Hub.mu.
 func (c *Conn) expire(now time.Time) {
 	if !c.end.IsZero() && !now.Before(c.end) {
 		c.hub.finish(c, c.endsBy)
 	}
 }
 
-// finish ends c for the reason, unless it has already ended. It returns the reason why
-// c has ended.
+// finish ends c for the reason, unless it has already ended. It returns the reason why c
+// has ended, which may be an earlier one. Any goroutine may call it. The caller must not
+// hold Hub.mu.
 func (h *Hub) finish(c *Conn, reason Reason) Reason {
 	h.lockQueued()
 	defer h.unlockQueued()

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// sweeper writes for the connections that were taken over, one after the other, and
-// never blocks on any of them. There are as many sweepers as CPUs. Each has its own
-// connections.
+// sweeper writes for the connections that were taken over, one after the other, and never
+// blocks on any of them. There are as many sweepers as CPUs. Each has its own connections,
+// and one goroutine, which runs [sweeper.run].
 type sweeper struct {
 	hub    *Hub
 	signal chan struct{} // one slot; filled: ready is not empty
@@ -28,11 +28,14 @@ type sweeper struct {
 // yieldEvery is how long a sweep runs before it lets other goroutines have the CPU.
 const yieldEvery = 500 * time.Microsecond
 
+// newSweeper returns a sweeper of h. The caller starts run on a goroutine.
 func newSweeper(h *Hub) *sweeper {
 	return &sweeper{hub: h, signal: make(chan struct{}, 1)}
 }
 
-// push implements queue.
+// push implements [queue]: it puts c at the end of the list that run serves. The state of c
+// must already be [turnQueued], so that c is in the list once. Any goroutine may call it,
+// with Hub.mu or without.
 func (s *sweeper) push(c *Conn) {
 	s.mu.Lock()
 	s.ready = append(s.ready, c)
@@ -46,13 +49,15 @@ func (s *sweeper) push(c *Conn) {
 	}
 }
 
-// requeue puts c at the end of the queue. The caller has the turn and gives it up.
+// requeue puts c at the end of the queue again. The caller has the turn of c ([Conn.turn])
+// and gives it up: afterwards it must not use what the turn protects.
 func (s *sweeper) requeue(c *Conn) {
 	c.turn.Store(turnQueued)
 	s.push(c)
 }
 
-// run serves the connections that are queued, and wakes those whose alarm is due.
+// run serves the connections that are queued, and wakes those whose alarm is due. It is the
+// goroutine of the sweeper: New starts it, once. It returns when h.stopped is closed.
 func (s *sweeper) run() {
 	tick := time.NewTimer(wheelTick)
 	defer tick.Stop()
@@ -98,7 +103,9 @@ func (s *sweeper) run() {
 	}
 }
 
-// serve gives c its turn.
+// serve gives c its turn. It writes once, without blocking. Then it puts c into the queue
+// again, or hands c to a goroutine that may block, or gives the turn back. b is scratch.
+// Only the goroutine of the sweeper calls it, after it has taken the turn.
 func (s *sweeper) serve(c *Conn, b *batch) {
 	if c.socket == nil { // c ended while another goroutine had the turn
 		s.wheel.remove(c)
@@ -123,9 +130,9 @@ func (s *sweeper) serve(c *Conn, b *batch) {
 	}
 }
 
-// wheel keeps the alarms of many connections with one timer. A connection is in at most
-// one slot. If its slot comes before its alarm is due, it is put into a later slot. One
-// goroutine uses the wheel.
+// wheel keeps the alarms of many connections with one timer. A connection is in at most one
+// slot. If its slot comes before its alarm is due, it is put into a later slot. Only the
+// goroutine of the sweeper calls the methods.
 type wheel struct {
 	slots [256][]*Conn
 	began time.Time // when the wheel was last empty; ticks count from here, by the monotonic clock
@@ -137,12 +144,15 @@ type wheel struct {
 // wheelTick is the precision of alarms: an alarm is late by at most this.
 const wheelTick = 100 * time.Millisecond
 
+// ticks returns how many whole ticks t is after the time when the wheel began.
 func (w *wheel) ticks(t time.Time) int64 { return int64(t.Sub(w.began) / wheelTick) }
 
-// next returns when the next slot is due.
+// next returns when the next slot is due. It has no meaning for an empty wheel.
 func (w *wheel) next() time.Time { return w.began.Add(time.Duration(w.now+1) * wheelTick) }
 
-// add puts c into the slot of its alarm, or into the last slot if the alarm is later.
+// add puts c into the slot of its alarm, or into the last slot if the alarm is later. c
+// must not be in the wheel (Conn.alarmed). The caller is the goroutine of the sweeper, and
+// has the turn of c.
 func (w *wheel) add(c *Conn, at time.Time) {
 	now := time.Now()
 	if w.n == 0 {
@@ -160,8 +170,8 @@ func (w *wheel) add(c *Conn, at time.Time) {
 	w.n++
 }
 
-// remove takes c out of its slot, if it is in one. The last one in the slot takes its
-// place.
+// remove takes c out of its slot, if it is in one. The last connection in the slot takes
+// its place. Only the goroutine of the sweeper calls it.
 func (w *wheel) remove(c *Conn) {
 	if !c.alarmed {
 		return
@@ -176,8 +186,9 @@ func (w *wheel) remove(c *Conn) {
 	w.n--
 }
 
-// takeDue empties the slots up to now and returns their connections. The caller clears
-// the result, which is valid until the next call.
+// takeDue empties the slots up to now and returns their connections, which the caller
+// wakes. The result is valid until the next call; the caller clears it, so that it keeps no
+// connection in memory. Only the goroutine of the sweeper calls it.
 func (w *wheel) takeDue(now time.Time) []*Conn {
 	w.spare = w.spare[:0]
 	for until := w.ticks(now); w.now < until && w.n > 0; {
@@ -196,8 +207,9 @@ func (w *wheel) takeDue(now time.Time) []*Conn {
 // longSweep is how long a sweep may take before publishers give it the CPU.
 const longSweep = 10 * time.Millisecond
 
-// yieldToSweepers yields the CPU if a sweep takes long. Publishing faster than the
-// sweepers write only makes the queue longer.
+// yieldToSweepers yields the CPU if a sweep takes long. Publishing faster than the sweepers
+// write only makes the queue longer. Any goroutine may call it. The caller must not hold a
+// lock.
 func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
 		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(longSweep) {
@@ -207,5 +219,5 @@ func (h *Hub) yieldToSweepers(now time.Time) {
 	}
 }
 
-// randomSweeper returns a sweeper for a new connection.
+// randomSweeper returns a sweeper for a new connection. Any goroutine may call it.
 func (h *Hub) randomSweeper() *sweeper { return h.sweepers[rand.N(len(h.sweepers))] }

@@ -7,7 +7,9 @@ import (
 	"time"
 )
 
-// notifyChange wakes the goroutines in await, and the waker. mu is held.
+// notifyChange wakes the goroutines in await, and the waker ([Hub.wakeSubscribers]). It
+// does not block. It must be called after each change of the history, the store's status or
+// h.endReason, before the unlock. The caller holds Hub.mu for writing.
 func (h *Hub) notifyChange() {
 	if h.waiters.Load() > 0 {
 		close(h.changed)
@@ -16,7 +18,8 @@ func (h *Hub) notifyChange() {
 	h.signalWaker()
 }
 
-// signalWaker wakes wakeSubscribers. It does not block.
+// signalWaker makes wakeSubscribers look for work. It does not block. Any goroutine may
+// call it, with Hub.mu or without.
 func (h *Hub) signalWaker() {
 	select {
 	case h.wakerSignal <- struct{}{}:
@@ -24,8 +27,10 @@ func (h *Hub) signalWaker() {
 	}
 }
 
-// append adds one record to the history and marks the lanes of its targets as dirty. It
-// also decides about early heartbeats. mu is held.
+// append adds one record to the history and marks the lanes of its targets as dirty
+// ([lane]). When a quarter of the history is new, it also begins an early heartbeat
+// (Hub.earlyHeartbeatSeq): then all connections wake up. Only deliver calls it, and then
+// notifyChange. The caller holds Hub.mu for writing.
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	for _, l := range e.lanes {
@@ -42,6 +47,9 @@ func (h *Hub) append(enc encoded, now time.Time) {
 	}
 }
 
+// markDirty puts a lane with subscribers on the list of dirty lanes ([lane]), unless it is
+// there already. The caller then calls notifyChange, so that the waker looks at the list.
+// The caller holds Hub.mu for writing.
 func (h *Hub) markDirty(l *lane) {
 	if !l.dirty && len(l.subscribers) > 0 {
 		l.dirty = true
@@ -49,9 +57,11 @@ func (h *Hub) markDirty(l *lane) {
 	}
 }
 
-// wakeSubscribers wakes the subscribers of dirty lanes. It runs on a goroutine of its
-// own, so that a publish costs the same for one subscriber and for many. Events that
-// are published meanwhile share one wake-up.
+// wakeSubscribers is the waker. It wakes the subscribers of dirty lanes ([lane]). Then it
+// ends streams while evicted events that they have stalled in take too much memory
+// ([pinned]). It runs on a goroutine of its own, which New starts, so that a publish costs
+// the same for one subscriber and for many. Events that are published meanwhile share one
+// wake-up. It returns when h.done is closed.
 func (h *Hub) wakeSubscribers() {
 	conns := make([]*Conn, 0, subscribersAtOnce)
 	for {
@@ -68,7 +78,9 @@ func (h *Hub) wakeSubscribers() {
 	}
 }
 
-// nextDirty removes a lane from the list of dirty lanes and returns it; nil: none.
+// nextDirty removes a lane from the list of dirty lanes ([lane]) and returns it; nil: none
+// is left. It takes the last one: the order does not matter. Only the waker calls it. The
+// caller must not hold Hub.mu.
 func (h *Hub) nextDirty() *lane {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -83,13 +95,16 @@ func (h *Hub) nextDirty() *lane {
 	return l
 }
 
-// subscribersAtOnce is how many subscribers are copied while mu is held once.
+// subscribersAtOnce is how many subscribers are copied while Hub.mu is held once.
 const subscribersAtOnce = 4096
 
-// eachSubscriber calls f, without the lock, with every connection that subscribes to the
-// lane during the whole call. f may be called twice with one connection. buf is
-// scratch. The loop goes from the end to the beginning: when a subscriber leaves, the
-// last one takes its index, and so is never missed.
+// eachSubscriber calls f with every connection that subscribes to the lane during the whole
+// call. It may call f twice with one connection, and may miss one that subscribes
+// meanwhile. The loop goes from the end to the beginning: when a subscriber leaves, the
+// last one takes its index, and so is never missed. f is called without the lock. buf is
+// scratch, or nil.
+//
+// Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	for n := -1; n != 0; {
 		h.mu.RLock()
@@ -110,7 +125,9 @@ func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	}
 }
 
-// countReceivers counts the connections that an event for the targets is for.
+// countReceivers counts the connections of this node that an event for the targets is for,
+// each once. Connections that begin or end meanwhile may be counted or not. Any goroutine
+// may call it. The caller must not hold Hub.mu.
 func (h *Hub) countReceivers(targets []Target) int {
 	lanes, total := h.lanesWithSubscribers(targets)
 	if len(lanes) == 1 {
@@ -138,8 +155,10 @@ type laneSize struct {
 	subscribers int
 }
 
-// lanesWithSubscribers returns the lanes of the targets that have subscribers, and the
-// number of all connections.
+// lanesWithSubscribers returns the lanes of the targets that have subscribers, with the
+// number of subscribers, and the number of all connections. While connections move to a new
+// history, lanes of the old one come first: see [Hub.lanesOf] for why. Any goroutine may
+// call it. The caller must not hold Hub.mu.
 func (h *Hub) lanesWithSubscribers(targets []Target) (sizes []laneSize, connections int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
