@@ -51,8 +51,8 @@ const (
 	Polled       Reason = "polled"       // a poll has its answer
 )
 
-// isGraceful reports whether the client still gets its pending events and, except for
-// a poll, sse.closing.
+// isGraceful reports whether the client still gets its pending events and, except for a
+// poll, sse.closing.
 func (r Reason) isGraceful() bool { return r != Gone && r != Timeout && r != Replaced }
 
 // Reasons why connections are not admitted.
@@ -94,6 +94,7 @@ type Conn struct {
 	queue   queue
 	sweeper *sweeper // nil with Open
 
+	// The right to look up and write for the connection. One goroutine at a time has it.
 	turn atomic.Uint32 // the scheduling state, see turn.go
 
 	// Guarded by Hub.mu.
@@ -139,7 +140,8 @@ type Conn struct {
 	slowest atomic.Int64  // nanoseconds: the longest time from acceptance of an event, or from Connect, to its write
 }
 
-// subscription is the place of a connection among the subscribers of a lane.
+// subscription is the place of a connection among the subscribers of a lane. Hub.mu guards
+// it.
 type subscription struct {
 	lane  *lane
 	index int    // in lane.subscribers
@@ -151,13 +153,15 @@ type subscription struct {
 func (s subscription) skipTo(seq uint64) uint64 { return max(seq, s.from) }
 
 // subscribe makes c a subscriber of the lane, for events after from. c must not be one
-// already. Hub.mu is held.
+// already. The caller holds Hub.mu for writing.
 func (c *Conn) subscribe(l *lane, from uint64) {
 	c.subscriptions = append(c.subscriptions, subscription{l, len(l.subscribers), from})
 	l.subscribers = append(l.subscribers, subscriber{c, len(c.subscriptions) - 1})
 }
 
-// subscribeAll subscribes c to all lanes that its identity gives it. Hub.mu is held.
+// subscribeAll subscribes c to all lanes that its identity gives it in the history h. c
+// must have no subscriptions, or have left them with unsubscribeAll. The caller holds
+// Hub.mu for writing.
 func (c *Conn) subscribeAll(h *history) {
 	c.history, c.subscribedAt = h, h.head
 	c.subscriptions = nil
@@ -174,16 +178,18 @@ func (c *Conn) subscribeAll(h *history) {
 	}
 }
 
-// unsubscribeAll removes c from the subscribers of its lanes. c keeps its subscriptions,
-// so that pending events can still be found and written. Hub.mu is held.
+// unsubscribeAll removes c from the subscribers of its lanes. c keeps its subscriptions, so
+// that pending events can still be found and written. So it must not be called twice
+// without subscribeAll in between. The caller holds Hub.mu for writing.
 func (c *Conn) unsubscribeAll() {
 	for i := range c.subscriptions {
 		c.removeSubscriber(i)
 	}
 }
 
-// removeSubscriber removes c from the subscribers of one lane, that of its subscription
-// i. The last subscriber moves to the free index. Hub.mu is held.
+// removeSubscriber removes c from the subscribers of one lane, that of its subscription i,
+// and keeps the subscription. The last subscriber moves to the free index. It must not be
+// called twice for a subscription. The caller holds Hub.mu for writing.
 func (c *Conn) removeSubscriber(i int) {
 	l, at := c.subscriptions[i].lane, c.subscriptions[i].index
 	n := len(l.subscribers) - 1
@@ -194,8 +200,9 @@ func (c *Conn) removeSubscriber(i int) {
 	c.history.removeIfUnused(l)
 }
 
-// unsubscribe drops subscription i for good: pending events of its lane are not sent
-// any more. The last subscription moves to index i. Hub.mu is held.
+// unsubscribe drops subscription i for good: pending events of its lane are not sent any
+// more. The last subscription moves to index i. c must not have ended. The caller holds
+// Hub.mu for writing.
 func (c *Conn) unsubscribe(i int) {
 	c.removeSubscriber(i)
 	n := len(c.subscriptions) - 1
@@ -208,7 +215,8 @@ func (c *Conn) unsubscribe(i int) {
 }
 
 // changeTopics adds and removes topics at the position seq, and reports whether that
-// changed anything. Hub.mu is held.
+// changed anything. c must not have ended. The caller holds Hub.mu for writing. Only
+// [Hub.changeTopics] calls it.
 func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64) (changed bool) {
 	for i := len(c.subscriptions) - 1; i >= 0; i-- {
 		if _, ok := remove[c.subscriptions[i].lane.target]; ok {
@@ -234,9 +242,10 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 	return changed
 }
 
-// abortWrite runs when the grace period of an ended connection is over. It runs again
-// and again, because a write that began at that moment may set its own deadline after
-// the abort. If no writer has begun yet, setAborterLocked starts it later.
+// abortWrite runs when the grace period of an ended connection is over. It runs again and
+// again, because a write that began at that moment may set its own deadline after the
+// abort. If no writer has begun yet, setAborterLocked starts it later. Only the timer that
+// detach sets calls it, on a goroutine of its own. The caller must not hold Hub.mu.
 func (c *Conn) abortWrite() {
 	c.hub.lockQueued()
 	c.graceOver = true
@@ -266,7 +275,8 @@ type Info struct {
 	Lag      int       `json:"lag"` // number of its events that are not written yet; an event for several of its topics may count several times
 }
 
-// Info describes the connection as it is now. It waits for the hub's lock.
+// Info describes the connection as it is now. It waits for the hub's lock, so
+// [Store].Retain must not call it.
 func (c *Conn) Info() Info {
 	info := c.About()
 	c.hub.mu.RLock()
@@ -293,8 +303,8 @@ func (c *Conn) About() Info {
 	return info
 }
 
-// position returns the position of the cursor, with its tag if that is known. Hub.mu
-// is held.
+// position returns the position of the cursor, with its tag if that is known. The caller
+// holds Hub.mu.
 func (c *Conn) position(cursor uint64) Position {
 	if c.cursorHistory == c.hub.history {
 		return c.cursorHistory.position(cursor)
@@ -305,9 +315,10 @@ func (c *Conn) position(cursor uint64) Position {
 // lagLooks bounds how many events lag looks at while the hub is locked.
 const lagLooks = 10_000
 
-// lag counts the events that the lanes of the subscriptions have after the position
-// seq. It is at least the number of pending events. It leaves out replaced events among the
-// first lagLooks.
+// lag counts the events that the lanes of the subscriptions have after the position seq. It
+// is at least the number of pending events: an event in several lanes counts several times.
+// It leaves out replaced events among the first lagLooks. The lanes belong to h. The caller
+// holds Hub.mu.
 func lag(h *history, subscriptions []subscription, seq uint64) int {
 	n, looks := 0, lagLooks
 	for _, s := range subscriptions {
@@ -328,11 +339,12 @@ func lag(h *history, subscriptions []subscription, seq uint64) int {
 	return min(n, int(h.head-min(seq, h.head)))
 }
 
-// Sent returns how many events, and how many bytes of all blocks, were written so far.
+// Sent returns how many events, and how many bytes of all blocks, were written so far. It
+// takes no lock.
 func (c *Conn) Sent() (events, bytes uint64) { return c.events.Load(), c.bytes.Load() }
 
-// reportClosed reports that nothing is written to c any more. The last writer of c
-// calls it, once.
+// reportClosed reports that nothing is written to c any more: it calls Settings.Closed. c
+// has ended, and its last writer calls it, once. The caller must not hold Hub.mu.
 func (c *Conn) reportClosed(reason Reason) {
 	c.hub.endedConns.finalize(c.endedConn)
 	if f := c.settings.Closed; f != nil {

@@ -42,9 +42,10 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return "connection refused: " + string(r.Reason) }
 
-// Connect admits a connection and sets its cursor. It waits until the history is open
-// and, in a store that nodes share, has reached the client's position. It does not
-// wait longer than startTimeout. Its error is a [*Refusal], or that of ctx.
+// Connect admits a connection and sets its cursor. It waits until the history is open and,
+// in a store that nodes share, has reached the client's position. It does not wait longer
+// than startTimeout. Its error is a [*Refusal], or that of ctx. After an error there is no
+// connection. Otherwise the caller must call one of the methods that [Pending] names.
 func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	if err := h.awaitPosition(ctx, r.Position); err != nil {
 		if refusal, ok := errors.AsType[*Refusal](err); ok {
@@ -78,14 +79,16 @@ func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	return Pending{c}, nil
 }
 
-// distinct returns the topics sorted and without duplicates.
+// distinct returns a copy of the topics, sorted and without duplicates.
 func distinct(topics []Target) []Target {
 	topics = slices.Clone(topics)
 	slices.SortFunc(topics, func(a, b Target) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind)) })
 	return slices.Compact(topics)
 }
 
-// lockLearned locks mu, once the history has learned the shapes of the topics.
+// lockLearned locks Hub.mu for writing, once the history has learned the shapes of the
+// topics ([shape]) and has evicted what exceeds its bounds. The caller must not hold Hub.mu
+// before. It calls unlockQueued afterwards.
 func (h *Hub) lockLearned(topics []Target) {
 	for {
 		h.learnShapes(topics) // before trimAll, so that patterns learn what they lose by it
@@ -99,9 +102,11 @@ func (h *Hub) lockLearned(topics []Target) {
 }
 
 // awaitPosition waits until the history is open and has received everything up to the
-// position. If the position does not arrive in time, the client gets a gap. But if
-// the history is known to be incomplete, the client is refused: it tries again, here or on
-// another node, and misses nothing.
+// position. It waits at most startTimeout. It returns nil also if the position does not
+// arrive in time: then the client gets a gap. But if the history is known to be incomplete,
+// it returns a [*Refusal]: the client tries again, here or on another node, and misses
+// nothing. It returns the error of ctx if ctx ends. Any goroutine may call it. The caller
+// must not hold Hub.mu.
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	p, given := ParsePosition(position)
 	arrived := func() bool {
@@ -128,11 +133,13 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	return ctx.Err()
 }
 
-// isWhole reports whether the history has everything that is stored, as far as this
-// node knows. mu is held.
+// isWhole reports whether the history has everything that is stored, as far as this node
+// knows. The caller holds Hub.mu.
 func (h *Hub) isWhole() bool { return h.source.problem == nil && h.source.behind == 0 }
 
-// admit decides whether Connect admits the request; nil: it does. mu is held.
+// admit decides whether Connect admits the request; nil: it does. It counts nothing: the
+// caller then calls attach, under the same lock, so that nobody else gets the place. The
+// caller holds Hub.mu for writing.
 func (h *Hub) admit(r Request) *Refusal {
 	over := func(limit, open int) bool { return limit > 0 && open >= limit }
 	// Refused clients stay away for long, and do not come back at the same time.
@@ -150,7 +157,8 @@ func (h *Hub) admit(r Request) *Refusal {
 	return nil
 }
 
-// attach counts c as a connection of the hub and subscribes it. mu is held.
+// attach counts c as a connection of the hub and subscribes it. Only Connect calls it, once
+// for a connection. The caller holds Hub.mu for writing.
 func (h *Hub) attach(c *Conn) {
 	if c.network.IsValid() {
 		h.networks[c.network]++
@@ -163,9 +171,10 @@ func (h *Hub) attach(c *Conn) {
 	c.subscribeAll(h.history)
 }
 
-// detach ends c: the hub does not count it any more, and events that are published
-// later are not for it. Its writer wakes up to write what is pending and sse.closing,
-// and is aborted after closeGrace. mu is held.
+// detach ends c: the hub does not count it any more, and events that are published later
+// are not for it. Its writer wakes up to write what is pending and sse.closing, and is
+// aborted after closeGrace. It does nothing if c has already ended. The caller holds Hub.mu
+// for writing.
 func (h *Hub) detach(c *Conn, reason Reason) {
 	if c.reason != "" {
 		return
@@ -186,8 +195,8 @@ func (h *Hub) detach(c *Conn, reason Reason) {
 	c.abortTimer = time.AfterFunc(closeGrace, c.abortWrite)
 }
 
-// setCursor sets where c begins: after the client's position, or after a gap. mu is
-// held.
+// setCursor sets where c begins: after the client's position, or after a gap. Only Connect
+// calls it, after attach. The caller holds Hub.mu for writing.
 func (h *Hub) setCursor(c *Conn, position string, state bool) {
 	hi := h.history
 	hi.evict(time.Now())

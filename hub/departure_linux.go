@@ -20,7 +20,9 @@ type departures struct {
 	waiter sync.WaitGroup
 }
 
-// watch starts to watch c. If epoll is not available, readUntilGone does it.
+// watch starts to watch c: when the client closes the connection, c ends. If epoll is not
+// available, readUntilGone does it. Only takeOver calls it, once for a connection, with the
+// turn of c ([Conn.turn]).
 func (d *departures) watch(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,16 +45,17 @@ func (d *departures) watch(c *Conn) {
 	}
 }
 
-// forget stops watching c. It must be called before the socket is closed, which
-// removes the socket from the epoll.
+// forget stops watching c. It must be called before the socket is closed, which removes the
+// socket from the epoll. The caller has the turn of c ([Conn.turn]).
 func (d *departures) forget(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.conns, c.watched)
 }
 
-// open creates the epoll, and reports whether there is one. The Go runtime can wait for
-// an epoll like for any file, and closing the file ends that wait.
+// open creates the epoll if there is none yet, and starts the goroutine that waits for it.
+// It returns false if there is no epoll, or none any more. The Go runtime can wait for an
+// epoll like for any file, and closing the file ends that wait. The caller holds d.mu.
 func (d *departures) open() bool {
 	if d.epoll != nil || d.closed {
 		return !d.closed
@@ -70,6 +73,8 @@ func (d *departures) open() bool {
 	return true
 }
 
+// wait ends the connections whose clients have closed them. It runs on a goroutine of its
+// own, which open starts, until close.
 func (d *departures) wait() {
 	raw, err := d.epoll.SyscallConn()
 	if err != nil {
@@ -104,6 +109,9 @@ func (d *departures) wait() {
 	}
 }
 
+// close closes the epoll and waits for the goroutine in wait. Only [Hub.Close] calls it,
+// when no connection is taken over any more. The caller must not hold Hub.mu, which wait
+// may need to end a connection.
 func (d *departures) close() {
 	d.mu.Lock()
 	epoll := d.epoll

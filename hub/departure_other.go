@@ -2,7 +2,8 @@
 
 package hub
 
-// departures notices when clients close their connection.
+// departures notices when clients close their connection. A goroutine for each connection
+// waits for that.
 type departures struct{}
 
 func (*departures) watch(c *Conn)  { c.readUntilGone() }

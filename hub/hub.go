@@ -30,6 +30,7 @@ type Options struct {
 	MaxEventSize int           // bytes of the type and the payload of one event. Default: 1 MiB
 }
 
+// withDefaults returns the options with the default for each field that is zero.
 func (o Options) withDefaults() Options {
 	return Options{
 		MaxEvents:    cmp.Or(o.MaxEvents, DefaultMaxEvents),
@@ -142,27 +143,31 @@ func (h *Hub) SetOptions(opts Options) {
 	h.trimAll(time.Now())
 }
 
-// lockQueued locks mu for callers of which there may be thousands at once: connections
-// that begin, end or stall. They queue for muQueue first. So a publisher waits for
-// one of them, not for all.
+// lockQueued locks Hub.mu for writing, for callers of which there may be thousands at once:
+// connections that begin, end or stall. They queue for muQueue first. So a publisher waits
+// for one of them, not for all. The caller must not hold Hub.mu or muQueue. It unlocks with
+// unlockQueued.
 func (h *Hub) lockQueued() {
 	h.muQueue.Lock()
 	h.mu.Lock()
 }
 
+// unlockQueued ends lockQueued. It must not be used after Hub.mu.Lock.
 func (h *Hub) unlockQueued() {
 	h.mu.Unlock()
 	h.muQueue.Unlock()
 }
 
-// trimAll evicts everything that exceeds the bounds.
+// trimAll evicts everything that exceeds the bounds. Any goroutine may call it. The caller
+// must not hold Hub.mu.
 func (h *Hub) trimAll(now time.Time) {
 	for h.check(func() bool { return !h.history.trimmed || h.history.isStale(now) }) {
 		h.trim(now)
 	}
 }
 
-// trim evicts a part of what exceeds the bounds, and reports whether nothing is left.
+// trim evicts a part of what exceeds the bounds. It returns true if nothing is left to
+// evict; false: call it again. Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) trim(now time.Time) bool {
 	h.mu.Lock()
 	trimmed := h.history.evict(now)
@@ -218,11 +223,12 @@ func (h *Hub) Close() error {
 	return err
 }
 
-// endAtOnce is how many connections end while mu is held once.
+// endAtOnce is how many connections end while Hub.mu is held once.
 const endAtOnce = 64
 
-// end ends all connections. If forGood, it also refuses new ones, and the first such
-// reason stays.
+// end ends all connections. If forGood, it also refuses new ones, and the first such reason
+// stays: connections then end for that. Any goroutine may call it. The caller must not hold
+// Hub.mu.
 func (h *Hub) end(reason Reason, forGood bool) {
 	h.mu.Lock()
 	if forGood {
@@ -234,7 +240,9 @@ func (h *Hub) end(reason Reason, forGood bool) {
 	h.detachAll(reason, func(*Conn) bool { return true })
 }
 
-// detachAll ends all connections that match.
+// detachAll ends all connections that match. One that is admitted meanwhile may stay. match
+// runs without the lock, and may be called twice with one connection. Any goroutine may
+// call it. The caller must not hold Hub.mu.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
 	lanes, _ := h.lanesWithSubscribers([]Target{{}})
 	var conns []*Conn

@@ -13,12 +13,12 @@ import (
 // [Conn] may be called before and after that, by any goroutine.
 type Pending struct{ *Conn }
 
-// Open begins the stream to w on the calling goroutine. It writes everything that is
-// due by now, and returns the stream that [Stream.Serve] continues.
+// Open begins the stream to w on the calling goroutine. It writes everything that is due by
+// now, and returns the stream. The caller must then call [Stream.Serve], on any goroutine.
+// Until Serve has returned, nobody else may write to w.
 //
-// Open and Serve are two calls because a goroutine keeps the largest stack that it
-// ever needed: Open may run on a goroutine that ends soon, and Serve needs a smaller
-// stack.
+// Open and Serve are two calls because a goroutine keeps the largest stack that it ever
+// needed: Open may run on a goroutine that ends soon, and Serve needs a smaller stack.
 func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, w, p.open(w)} }
 
 // TakeOver makes the hub write to a connection that the HTTP server has given up
@@ -28,7 +28,8 @@ func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, w, p.open(w)} }
 func (p Pending) TakeOver(conn net.Conn, tcp *net.TCPConn) { p.takeOver(newSocket(conn, tcp)) }
 
 // Cancel ends the connection with the reason [Gone]. It is for a caller that can call
-// neither Open nor TakeOver, because the response has failed.
+// neither Open nor TakeOver, because the response has failed. It must not be called after
+// one of them.
 func (p Pending) Cancel() { p.reportClosed(p.hub.finish(p.Conn, Gone)) }
 
 // Greet writes the first block to w, if the block is already known, so that it goes out
@@ -46,8 +47,9 @@ func (p Pending) Greet(w io.Writer) {
 	}
 }
 
-// greeting returns the position in the first block, unless the block depends on the
-// first look-up.
+// greeting returns the position in the first block, and whether it is known: false means
+// that the block depends on the first look-up. The caller has called Connect, and not yet
+// Open or TakeOver. The caller must not hold Hub.mu.
 func (c *Conn) greeting() (Position, bool) {
 	h := c.hub
 	h.mu.RLock()
@@ -58,8 +60,8 @@ func (c *Conn) greeting() (Position, bool) {
 	return c.firstPosition(lookup{from: c.startCursor, fromTag: c.cursorHistory.position(c.startCursor).Tag}, nil), true
 }
 
-// Stream is a stream that [Pending.Open] has begun. [Stream.Serve] must be called on
-// it, once.
+// Stream is a stream that [Pending.Open] has begun. [Stream.Serve] must be called on it,
+// once.
 type Stream struct {
 	conn  *Conn
 	sink  Sink

@@ -6,16 +6,19 @@ import (
 	"unsafe"
 )
 
-// pinned knows the events that streams have stalled in. A stalled stream keeps the bytes
-// of its event in memory, even after the history has evicted the event. The size of the
-// history bounds how many bytes such events may take together: beyond it, streams end
-// with the reason [Timeout]. It is guarded by Hub.mu.
+// pinned knows the events that streams have stalled in: the socket was full in the middle
+// of the event. Such a stream pins the event: it keeps the bytes in memory, even after the
+// history has evicted the event. The size of the history bounds how many bytes evicted
+// events may take together: beyond it, streams end with the reason [Timeout].
+//
+// The caller of each method holds Hub.mu for writing.
 type pinned struct {
 	events  map[*byte]*pinnedEvent // by the address of their bytes
 	evicted list.List              // events that were evicted, in the order of eviction
 	bytes   int64                  // of evicted
 }
 
+// pinnedEvent is an event that at least one stream has stalled in.
 type pinnedEvent struct {
 	key   *byte // in pinned.events
 	bytes int64
@@ -23,79 +26,89 @@ type pinnedEvent struct {
 	conns map[*Conn]struct{} // that have stalled in it
 }
 
-// pin notes that c has stalled in an event. retained: the history still has the event.
-func (h *pinned) pin(c *Conn, f frame, retained bool) {
+// pin notes that c has stalled in an event. c must not have pinned one already. retained:
+// the history still has the event. An event that is already known was counted when the
+// history evicted it. The caller holds Hub.mu for writing.
+func (p *pinned) pin(c *Conn, f frame, retained bool) {
 	key := unsafe.SliceData(f.bytes)
-	e := h.events[key]
+	e := p.events[key]
 	if e == nil {
 		e = &pinnedEvent{key: key, bytes: int64(cap(f.bytes)), conns: make(map[*Conn]struct{})}
-		if h.events == nil {
-			h.events = make(map[*byte]*pinnedEvent)
+		if p.events == nil {
+			p.events = make(map[*byte]*pinnedEvent)
 		}
-		h.events[key] = e
+		p.events[key] = e
 		if !retained {
-			h.count(e)
+			p.count(e)
 		}
 	}
 	e.conns[c] = struct{}{}
 	c.pinnedEvent = key
 }
 
-// unpin notes that c does not stall any more.
-func (h *pinned) unpin(c *Conn) {
-	e := h.events[c.pinnedEvent]
+// unpin notes that c does not stall any more. It does nothing if c has pinned no event. The
+// caller holds Hub.mu for writing.
+func (p *pinned) unpin(c *Conn) {
+	e := p.events[c.pinnedEvent]
 	if e == nil {
 		return
 	}
 	delete(e.conns, c)
-	h.forgetIfUnused(e)
+	p.forgetIfUnused(e)
 	c.pinnedEvent = nil
 }
 
-// forgetIfUnused forgets an event that no stream stalls in any more.
-func (h *pinned) forgetIfUnused(e *pinnedEvent) {
+// forgetIfUnused forgets an event that no stream stalls in any more. The caller holds
+// Hub.mu for writing.
+func (p *pinned) forgetIfUnused(e *pinnedEvent) {
 	if len(e.conns) > 0 {
 		return
 	}
-	delete(h.events, e.key)
+	delete(p.events, e.key)
 	if e.place != nil {
-		h.evicted.Remove(e.place)
-		h.bytes -= e.bytes
+		p.evicted.Remove(e.place)
+		p.bytes -= e.bytes
 	}
 }
 
-// noteEvicted notes that the history has evicted an event.
-func (h *pinned) noteEvicted(f frame) {
-	if len(h.events) == 0 {
+// noteEvicted notes that the history has evicted an event, or replaced it by a newer one of
+// its slot. It counts the event if a stream has stalled in it. The caller holds Hub.mu for
+// writing.
+func (p *pinned) noteEvicted(f frame) {
+	if len(p.events) == 0 {
 		return
 	}
-	if e := h.events[unsafe.SliceData(f.bytes)]; e != nil && e.place == nil {
-		h.count(e)
+	if e := p.events[unsafe.SliceData(f.bytes)]; e != nil && e.place == nil {
+		p.count(e)
 	}
 }
 
-// noteAllEvicted notes that the history has ended with all its events.
-func (h *pinned) noteAllEvicted() {
-	for _, e := range h.events {
+// noteAllEvicted notes that the history has ended with all its events. The caller holds
+// Hub.mu for writing.
+func (p *pinned) noteAllEvicted() {
+	for _, e := range p.events {
 		if e.place == nil {
-			h.count(e)
+			p.count(e)
 		}
 	}
 }
 
-func (h *pinned) count(e *pinnedEvent) {
-	e.place = h.evicted.PushBack(e)
-	h.bytes += e.bytes
+// count adds an event to those that are evicted, and its bytes to theirs. It must not be
+// called twice for an event. The caller holds Hub.mu for writing.
+func (p *pinned) count(e *pinnedEvent) {
+	e.place = p.evicted.PushBack(e)
+	p.bytes += e.bytes
 }
 
 // victim returns an open connection that stalls in the event that was evicted first, and
-// unpins it; nil: there is none.
-func (h *pinned) victim() *Conn {
-	for first := h.evicted.Front(); first != nil; first = h.evicted.Front() {
+// unpins it; nil: there is none. The caller ends the connection. The caller holds Hub.mu
+// for writing.
+func (p *pinned) victim() *Conn {
+	for first := p.evicted.Front(); first != nil; first = p.evicted.Front() {
 		e := first.Value.(*pinnedEvent)
 		for c := range e.conns {
 			delete(e.conns, c)
-			h.forgetIfUnused(e)
+			p.forgetIfUnused(e)
 			if c.reason == "" {
 				return c
 			}
@@ -104,7 +117,9 @@ func (h *pinned) victim() *Conn {
 	return nil
 }
 
-// pin notes that c has stalled in an event, of which a part is unsent.
+// pin notes that c has stalled in an event ([pinned]), of which a part is unsent. c must
+// not have stalled in another. If evicted events now take too much memory, the waker ends
+// streams. The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) pin(it item) {
 	h := c.hub
 	h.lockQueued()
@@ -118,6 +133,9 @@ func (c *Conn) pin(it item) {
 	}
 }
 
+// unpin notes that c has sent the rest of the event that it had stalled in ([pinned]), or
+// is about to close. It does nothing if there is none. The caller has the turn of c
+// ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) unpin() {
 	if !c.socket.midEvent {
 		return
@@ -129,8 +147,10 @@ func (c *Conn) unpin() {
 	c.hub.unlockQueued()
 }
 
-// releaseEvicted ends one stream that pins an evicted event, if such events take more
-// memory than the history may. It reports whether it ended one.
+// releaseEvicted ends one stream that pins an evicted event ([pinned]), if such events take
+// more memory than the history may. It returns true if it ended one: then call it again. It
+// aborts the stream's write at once, and so does not wait for closeGrace. Only the waker
+// calls it. The caller must not hold Hub.mu.
 func (h *Hub) releaseEvicted() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

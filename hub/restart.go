@@ -2,8 +2,10 @@ package hub
 
 import "runtime"
 
-// restart begins a history in which nothing before oldest is known. The caller then calls
-// moveConns, so that connections continue with their cursors. mu is held.
+// restart begins a history in which nothing before oldest is known. No connection may be
+// left in h.oldHistory. The caller then unlocks and calls moveConns, so that connections
+// continue with their cursors. Only the feed's goroutine calls it. The caller holds Hub.mu
+// for writing.
 func (h *Hub) restart(epoch string, oldest uint64) {
 	h.pinned.noteAllEvicted()
 	h.oldHistory = h.history
@@ -14,18 +16,21 @@ func (h *Hub) restart(epoch string, oldest uint64) {
 	h.notifyChange()
 }
 
-// subscriptionsAtOnce is about how many subscriptions change while mu is held once.
+// subscriptionsAtOnce is about how many subscriptions change while Hub.mu is held once.
 const subscriptionsAtOnce = 250
 
-// moveConns subscribes the connections of the old history in the new one, and wakes
-// them. No event is published meanwhile, because only the caller fills the history.
+// moveConns subscribes the connections of the old history in the new one, and wakes them.
+// It does nothing if there is no old one. No event is published meanwhile, because only the
+// caller fills the history. Only the feed's goroutine calls it. The caller must not hold
+// Hub.mu.
 func (h *Hub) moveConns() {
 	for h.moveSomeConns() {
 		runtime.Gosched() // other goroutines wait for the lock
 	}
 }
 
-// moveSomeConns moves some connections, and reports whether there may be more.
+// moveSomeConns moves some connections. It returns true if there may be more: then call it
+// again. Only moveConns calls it. The caller must not hold Hub.mu.
 func (h *Hub) moveSomeConns() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,9 +52,9 @@ func (h *Hub) moveSomeConns() bool {
 	return true
 }
 
-// lanesOf returns the lanes of a target in the old history and in the new one. Either
-// may be nil. A caller must go through them in this order: so it misses no connection
-// that moves meanwhile. mu is held.
+// lanesOf returns the lanes of a target in the old history and in the new one. Either may
+// be nil. A caller must go through them in this order: so it misses no connection that
+// moves meanwhile. The caller holds Hub.mu.
 func (h *Hub) lanesOf(t Target) (lanes [2]*lane) {
 	if h.oldHistory != nil {
 		lanes[0] = h.oldHistory.lanes[t]
@@ -58,7 +63,8 @@ func (h *Hub) lanesOf(t Target) (lanes [2]*lane) {
 	return lanes
 }
 
-// countSubscribers counts the connections that subscribe to a target. mu is held.
+// countSubscribers counts the connections that subscribe to a target. The caller holds
+// Hub.mu.
 func (h *Hub) countSubscribers(t Target) (n int) {
 	for _, l := range h.lanesOf(t) {
 		if l != nil {
@@ -68,7 +74,8 @@ func (h *Hub) countSubscribers(t Target) (n int) {
 	return n
 }
 
-// connection returns the connection with this id; nil: there is none. mu is held.
+// connection returns the connection with this id; nil: none is open. The caller holds
+// Hub.mu.
 func (h *Hub) connection(id string) *Conn {
 	for _, l := range h.lanesOf(Target{Connection, id}) {
 		if l != nil && len(l.subscribers) > 0 {
