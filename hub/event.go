@@ -80,7 +80,8 @@ var (
 	ErrTooLarge = errors.New("event too large")
 )
 
-// validate rejects an event that cannot be encoded as one SSE block.
+// validate rejects an event that cannot be encoded as one SSE block. maxSize bounds the
+// type and the payload together, in bytes. The error wraps [ErrInvalid] or [ErrTooLarge].
 func (e *Event) validate(maxSize int) error {
 	switch {
 	case strings.HasPrefix(e.Type, ReservedPrefix):
@@ -112,7 +113,7 @@ func (e *Event) validate(maxSize int) error {
 	return nil
 }
 
-// validate rejects a target that an event must not have.
+// validate rejects a target that an event must not have. The error wraps [ErrInvalid].
 func (t Target) validate() error {
 	switch {
 	case t.Kind > Topic:
@@ -134,12 +135,15 @@ type frame struct {
 	from  uint8 // index where the block begins; it ends before the CRLF of the chunk
 }
 
+// block returns the SSE block, which is a part of the frame. It must not be called on the
+// zero frame.
 func (f frame) block() []byte { return f.bytes[f.from : len(f.bytes)-2] }
 
 // headroom is the space before a block for its chunk header: eight hex digits and CRLF.
 const headroom = 10
 
-// encoded is a record, prepared as far as possible without the hub's lock.
+// encoded is a record, prepared as far as possible without Hub.mu. Of the record it refers
+// to event.Data alone, which the history does not keep.
 type encoded struct {
 	seq         uint64
 	tag         Tag
@@ -150,12 +154,18 @@ type encoded struct {
 	buf         []byte   // headroom, and the block up to its seq; nil: clients are sent nothing
 }
 
-// encode turns a record into bytes for clients. Nothing else does.
+// encode prepares a record for the history of the epoch, now. It needs no lock. A record
+// that cannot be read has neither an event nor a command: it becomes a hole ([history]).
+// The result refers to r.Data, which must not change as long as it is used.
+//
+// A store may have a clock that is ahead. So the time of storage is at most now: otherwise
+// the record would stay longer than the maximum age.
 func encode(r Record, epoch string, now time.Time) encoded {
 	enc := encoded{seq: r.Seq, tag: TagOf(r.Data), stored: min(r.At.UnixNano(), now.UnixNano())}
 	what, err := decode(r.Data)
 	switch {
 	case err != nil:
+		// A hole.
 	case what.command != nil:
 		enc.command, enc.commandJSON = what.command, bytes.Clone(r.Data[1:])
 		if c := what.command.Topics; c != nil {
@@ -169,7 +179,8 @@ func encode(r Record, epoch string, now time.Time) encoded {
 	return enc
 }
 
-// appendBlock writes the block up to its seq into e.buf.
+// appendBlock makes e.buf: headroom, and the block up to its seq. It leaves room for the
+// rest, which frame adds. It must be called once.
 func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
 	buf := makeBuffer(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
@@ -186,7 +197,8 @@ func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 }
 
 // frame completes the block with its seq and tag, and puts the chunk around it. It runs
-// under the hub's lock, and therefore copies nothing: appendBlock has left room.
+// while Hub.mu is held, and therefore copies nothing: appendBlock has left room. It writes
+// into e.buf, so it must be called once, and not if e.buf is nil.
 func (e encoded) frame() frame {
 	buf := strconv.AppendUint(e.buf, e.seq, 10)
 	buf = e.tag.append(buf)

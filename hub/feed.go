@@ -6,10 +6,14 @@ import (
 	"time"
 )
 
-// feed is the [Feed] of h. One goroutine at a time uses it: that of the store's Tail.
-// Nothing else changes the head of the history.
+// feed is the [Feed] of h. The store calls it on one goroutine at a time, which here is
+// called the feed's goroutine. Nothing else changes the head of the history. The caller
+// must not hold Hub.mu.
 type feed struct{ h *Hub }
 
+// Begin implements [Feed]. If the epoch is new, a new history begins, and connections move
+// to it before Begin returns. Otherwise the history continues, with holes ([history]) up to
+// oldest. It returns the position up to which the hub has the history; zero: nothing of it.
 func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	h := f.h
 	h.mu.Lock()
@@ -34,6 +38,8 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 // remembers: a publisher may get the store's answer late.
 const maxEndedHistories = 15
 
+// Status implements [Feed]. The history opens at the first status without a problem and
+// without records to come, and stays open.
 func (f feed) Status(problem error, behind uint64) {
 	h := f.h
 	h.mu.Lock()
@@ -53,6 +59,10 @@ func (f feed) Status(problem error, behind uint64) {
 	}
 }
 
+// Deliver implements [Feed]. It leaves out records that the history has, encodes the others
+// without the lock, and appends them in slices. A seq that is left out becomes a hole
+// ([history]). A command is executed before the record after it is appended. Deliver keeps
+// no part of the records.
 func (f feed) Deliver(records []Record) {
 	h := f.h
 	h.mu.RLock()
@@ -76,13 +86,13 @@ func (f feed) Deliver(records []Record) {
 	}
 }
 
-// targetsAtOnce is about how many targets are indexed while mu is held once: a batch
+// targetsAtOnce is about how many targets are indexed while Hub.mu is held once: a batch
 // may have a million of them.
 const targetsAtOnce = MaxTargets
 
-// sliceLength returns how many records are appended while mu is held once. Their seqs
-// follow each other. A command is the last of them, because it is executed before later
-// records are appended.
+// sliceLength returns how many of the records are appended while Hub.mu is held once, at
+// least 1. Their seqs follow each other. A command is the last of them, because it is
+// executed before later records are appended. records must not be empty.
 func sliceLength(records []encoded) int {
 	targets := 0
 	for i, r := range records {
@@ -96,8 +106,10 @@ func sliceLength(records []encoded) int {
 	return len(records)
 }
 
-// deliver appends records to the history. The last one may be a command: no connection
-// passes it before execute has run.
+// deliver appends records to the history: those that sliceLength has chosen. The seq of the
+// first is the one after the head. If the last one is a command, no connection looks past
+// it until the caller has called execute. Only the feed's goroutine calls it. The caller
+// must not hold Hub.mu.
 func (h *Hub) deliver(records []encoded) {
 	now := time.Now()
 	h.mu.Lock()
@@ -116,11 +128,13 @@ func (h *Hub) deliver(records []encoded) {
 	}
 }
 
-// holesAtOnce is how many holes are appended while mu is held once.
+// holesAtOnce is how many holes are appended while Hub.mu is held once.
 const holesAtOnce = 1000
 
-// fillHoles appends a hole for each position before next that the store does not have.
-// In a store that nodes share, a hole may have been a command.
+// fillHoles appends a hole ([history]) for each position before next that the store does
+// not have. In a store that nodes share, a hole may have been a command: then all
+// connections end. It does nothing if next is the position after the head. Only the feed's
+// goroutine calls it. The caller must not hold Hub.mu.
 func (h *Hub) fillHoles(next uint64) {
 	left := false
 	for h.addHoles(next) {
@@ -132,7 +146,10 @@ func (h *Hub) fillHoles(next uint64) {
 	}
 }
 
-// addHoles appends some of the holes before next, and reports whether there were any.
+// addHoles appends some of the holes before next. It returns true if it did: then call it
+// again. It returns false if none are missing. If there are more than the history can have,
+// it begins a new history of the same epoch: then the caller calls moveConns. Only
+// fillHoles calls it. The caller must not hold Hub.mu.
 func (h *Hub) addHoles(next uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -150,16 +167,19 @@ func (h *Hub) addHoles(next uint64) bool {
 	return true
 }
 
+// sharesStore reports whether other nodes append to the store too. It returns false before
+// Use. Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) sharesStore() bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.source.Store != nil && h.source.Shared()
 }
 
-// execute executes the command at the position seq. Connections do not look past seq
-// while it runs. An empty command stands for one that cannot be read. If it is not certain
-// what a command means for a connection, the connection ends with the reason [Lifetime]:
-// the client comes back and is authenticated again.
+// execute executes the command at the position seq. Connections do not look past seq while
+// it runs. An empty command stands for one that cannot be read. If it is not certain what a
+// command means for a connection, the connection ends with the reason [Lifetime]: the
+// client comes back and is authenticated again. Only the feed's goroutine calls it. The
+// caller must not hold Hub.mu.
 func (h *Hub) execute(command *Command, seq uint64) {
 	var changed []*lane
 	filter, do := Filter{}, func(c *Conn) { h.detach(c, Lifetime) }
@@ -204,7 +224,9 @@ func (h *Hub) execute(command *Command, seq uint64) {
 
 // changeTopics changes the topics of c at the position seq. The command becomes an event
 // for this connection, sse.topics. It returns the lane with that event; nil: nothing
-// changed. mu is held.
+// changed. The caller then marks the lane as dirty ([lane]), but not before c may pass the
+// command. c must not have ended. Only execute calls it. The caller holds Hub.mu for
+// writing.
 func (h *Hub) changeTopics(c *Conn, add []Target, remove map[Target]struct{}, seq uint64) *lane {
 	if !c.changeTopics(add, remove, seq) {
 		return nil

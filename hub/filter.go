@@ -106,8 +106,10 @@ func (h *Hub) DisconnectHere(f Filter) int {
 	return n
 }
 
-// matching returns the connections that the filter chooses. It looks up lanes, so its
-// cost grows with what the filter matches, not with all connections.
+// matching returns the open connections that the filter chooses, in no order. It looks up
+// lanes, so its cost grows with what the filter matches, not with all connections.
+// Connections that begin or end meanwhile may be there or not. Any goroutine may call it.
+// The caller must not hold Hub.mu.
 func (h *Hub) matching(f Filter) []*Conn {
 	var lists [][]laneSize
 	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {

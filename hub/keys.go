@@ -33,8 +33,8 @@ type Keys struct {
 	generations []*keyGeneration // oldest first
 }
 
-// keyGeneration has the keys of a quarter of KeyLifetime. A key takes 20 bytes, because
-// its seq and its time are relative to those of the generation.
+// keyGeneration has the keys of a quarter of KeyLifetime. A key takes 20 bytes, because its
+// seq and its time are relative to those of the generation.
 type keyGeneration struct {
 	seq         uint64
 	began, last time.Time
@@ -46,7 +46,8 @@ type usedKey struct {
 	at    int32  // microseconds since the generation began, rounded up
 }
 
-// Find returns the seq of the event that the key stands for. The zero sum is never known.
+// Find returns the seq of the event that the key stands for. known is false if the key was
+// not added, or has expired: then seq has no meaning. The zero sum is never known.
 func (k *Keys) Find(sum KeySum, now time.Time) (seq uint64, known bool) {
 	for _, g := range slices.Backward(k.generations) {
 		if used, found := g.keys[sum]; found {
@@ -58,7 +59,8 @@ func (k *Keys) Find(sum KeySum, now time.Time) (seq uint64, known bool) {
 }
 
 // Add remembers a key. It ignores the zero sum. Keys must be added in the order in which
-// their events were stored.
+// their events were stored. A key that is known must not be added again before it has
+// expired.
 func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	if sum == (KeySum{}) {
 		return
@@ -79,7 +81,8 @@ func (k *Keys) Add(sum KeySum, seq uint64, at time.Time) {
 	g.keys[sum] = usedKey{uint32(seq - g.seq), int32(since / time.Microsecond)}
 }
 
-// First returns the seq of the first event whose key is remembered.
+// First returns the seq of the first event whose key is remembered. any is false if none
+// is.
 func (k *Keys) First() (seq uint64, any bool) {
 	if len(k.generations) == 0 {
 		return 0, false

@@ -47,7 +47,7 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	return stored, nil
 }
 
-// awaitTail waits until feed is set.
+// awaitTail waits until feed is set, or ctx ends. Its error wraps [ErrNotStored].
 func (m *Memory) awaitTail(ctx context.Context) error {
 	select {
 	case <-m.tailed:
@@ -62,11 +62,13 @@ func (m *Memory) awaitTail(ctx context.Context) error {
 	}
 }
 
-// appendBytesAtOnce is about how many bytes are appended while mu is held once.
+// appendBytesAtOnce is about how many bytes are appended while Memory.mu is held once.
 const appendBytesAtOnce = 32 << 10
 
-// appendSome appends the first entries, and their answers to stored. It fails only before
-// the first entry of a batch, because Close waits for a batch that has begun.
+// appendSome appends the first entries, and their answers to stored, which it returns. The
+// caller calls it again with the others. It fails only before the first entry of a batch,
+// because Close waits for a batch that has begun. The caller holds m.appending for reading,
+// and must not hold m.mu.
 func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -70,7 +70,8 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	return receipts, nil
 }
 
-// withTag returns the position with its tag, if the history still has the record.
+// withTag returns the position with its tag, if the history still has the record. Any
+// goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) withTag(p Position) Position {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -80,8 +81,9 @@ func (h *Hub) withTag(p Position) Position {
 	return p
 }
 
-// storeEntries appends to the store and waits until the history has the entries. Its
-// errors are those of [Hub.Publish].
+// storeEntries appends to the store and waits until the history has the entries, but at
+// most [PublishTimeout]. The answers are in the order of the entries. Its errors are those
+// of [Hub.Publish]. Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) storeEntries(ctx context.Context, entries []Entry) ([]Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, PublishTimeout)
 	defer cancel()
@@ -96,6 +98,10 @@ func (h *Hub) storeEntries(ctx context.Context, entries []Entry) ([]Stored, erro
 	return stored, err
 }
 
+// appendAndWait does the work of storeEntries, until ctx ends. It waits for a store that is
+// open, appends, and waits for the history. If the store was replaced meanwhile and has
+// certainly stored nothing, it begins again with the next store. Only storeEntries calls
+// it.
 func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stored, err error) {
 	for {
 		var store Store
@@ -135,31 +141,34 @@ func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stor
 	return stored, nil
 }
 
-// isInHistory reports whether the history has, or had, everything that was stored. mu is
-// held.
+// isInHistory reports whether the history has, or had, everything that was stored. An entry
+// of an earlier history counts as had: [Hub.isLost] finds those that never arrived. The
+// caller holds Hub.mu.
 func (h *Hub) isInHistory(stored []Stored) bool {
 	return !slices.ContainsFunc(stored, func(s Stored) bool {
 		return s.Position.Epoch == h.history.epoch && s.Position.Seq > h.history.head
 	})
 }
 
-// isLost reports whether an entry belongs to a history that ended before the entry
-// arrived in it. mu is held.
+// isLost reports whether an entry belongs to a history that ended before the entry arrived
+// in it. The caller holds Hub.mu.
 func (h *Hub) isLost(s Stored) bool {
 	return s.Position.Epoch != h.history.epoch && !slices.ContainsFunc(h.endedHistories, func(end Position) bool {
 		return s.Position.Epoch == end.Epoch && s.Position.Seq <= end.Seq
 	})
 }
 
-// check returns ready(), called with mu held for reading.
+// check returns ready(), called with Hub.mu held for reading: ready must not block, change
+// the hub, or lock Hub.mu. Any goroutine may call check. The caller must not hold Hub.mu.
 func (h *Hub) check(ready func() bool) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return ready()
 }
 
-// await waits until ready() is true, or ctx ends, and returns the error of ctx. It calls
-// ready with mu held for reading.
+// await waits until ready() is true, and returns nil; or until ctx ends, and returns the
+// error of ctx. It calls ready as check does, again after each change ([Hub.notifyChange]).
+// Any goroutine may call await. The caller must not hold Hub.mu.
 func (h *Hub) await(ctx context.Context, ready func() bool) error {
 	h.waiters.Add(1) // before the first check, so that no change is missed
 	defer h.waiters.Add(-1)

@@ -33,9 +33,9 @@ type Lines struct {
 	Position Position // everything up to here was looked at
 }
 
-// Reader is a cursor on the whole history, for all events. It is no
-// connection: Stats does not count it, and nothing waits for it. One goroutine at a time
-// uses it.
+// Reader is a cursor on the whole history, for all events. It is no connection: Stats does
+// not count it, and nothing waits for it. It needs no closing. One goroutine at a time uses
+// it. No caller of a method may hold Hub.mu, except where the method says so.
 type Reader struct {
 	hub    *Hub
 	filter EventFilter
@@ -61,7 +61,8 @@ type copiedEntry struct {
 }
 
 // Read returns a Reader that begins after position, which is like Request.Position. It
-// waits like [Hub.Connect], and has the same errors.
+// waits like [Hub.Connect], and has the same errors. If something was lost since position,
+// the first [Reader.Next] reports the gap.
 func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*Reader, error) {
 	if err := h.awaitPosition(ctx, position); err != nil {
 		return nil, err
@@ -86,14 +87,16 @@ func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*R
 	return r, nil
 }
 
-// Resumed reports whether nothing was lost since the position that Read was given.
+// Resumed reports whether nothing was lost since the position that Read was given. It has
+// this meaning only before the first call of Next.
 func (r *Reader) Resumed() bool { return r.gap == noGap }
 
 // Position returns the position of the cursor.
 func (r *Reader) Position() Position { return r.cursor }
 
 // Next waits until there are lines or a gap. Its error is that of ctx, or a [*Refusal] if
-// the hub has ended: then the caller should come back later.
+// the hub has ended: then the caller should come back later. Also with an error, the result
+// has the position up to which it looked.
 func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	for {
 		more := false
@@ -131,9 +134,10 @@ func (r *Reader) Next(ctx context.Context) (Lines, error) {
 // linesAtOnce is how many entries are copied while Hub.mu is held once.
 const linesAtOnce = 256
 
-// copyNext copies the next entries, and reports whether there are more. It copies no
-// more than a batch of a connection has, because the caller holds the copies while a slow
-// client takes them. mu is held for reading.
+// copyNext appends the next entries to r.copied, and reports whether there are more. It
+// moves the cursor behind them. It copies no more than a batch of a connection has, because
+// the caller holds the copies while a slow client takes them. It stops before a hole
+// ([history]), which is a gap of its own. It changes only r. The caller holds Hub.mu.
 func (r *Reader) copyNext() (more bool) {
 	hi := r.hub.history
 	r.ended = r.hub.endReason
@@ -169,7 +173,7 @@ func (r *Reader) copyNext() (more bool) {
 	return seq <= hi.head
 }
 
-// resume sets the cursor in a new history. mu is held for reading.
+// resume sets the cursor in r.history, a history that is new to r. The caller holds Hub.mu.
 func (r *Reader) resume() {
 	from, gap := r.history.resume(r.cursor, nil)
 	switch {
@@ -180,7 +184,8 @@ func (r *Reader) resume() {
 	}
 }
 
-// reportGap continues with everything that is retained, after a gap. mu is held for reading.
+// reportGap makes Next report a gap, and continues with everything that is retained: after
+// an eviction only with what the reader has not had. The caller holds Hub.mu.
 func (r *Reader) reportGap(gap gapReason) {
 	r.cursor = r.history.position(max(r.cursor.Seq, r.history.oldest-1))
 	if gap != gapEvicted {
@@ -190,7 +195,7 @@ func (r *Reader) reportGap(gap gapReason) {
 }
 
 // line converts an entry, and reports whether the filter chooses it. It chooses commands
-// only if it is empty.
+// only if it is empty. It needs no lock.
 func (f *EventFilter) line(k copiedEntry) (Line, bool) {
 	line := Line{Position: k.position, Stored: time.Unix(0, k.stored)}
 	if k.command != nil {
@@ -214,6 +219,7 @@ func (f *EventFilter) line(k copiedEntry) (Line, bool) {
 	return line, f.fits(&line)
 }
 
+// fits reports whether the filter chooses the line of an event. It needs no lock.
 func (f *EventFilter) fits(line *Line) bool {
 	if len(f.Types) > 0 && (line.Replaced || !slices.Contains(f.Types, line.Type)) {
 		return false

@@ -44,7 +44,7 @@ type TopicChange struct {
 	Remove []string `json:"remove,omitempty"`
 }
 
-// targets returns the topics with these names.
+// targets returns the topics with these names, as targets of exact topics.
 func targets(names []string) []Target {
 	topics := make([]Target, len(names))
 	for i, name := range names {
@@ -81,7 +81,7 @@ func encodeEvent(e *Event) []byte {
 	return append(buf, e.Data...)
 }
 
-// encodeCommand returns the record of a command.
+// encodeCommand returns the record of a command: the kind, and JSON.
 func encodeCommand(c *Command) []byte {
 	body, err := json.Marshal(c)
 	if err != nil {
@@ -90,8 +90,9 @@ func encodeCommand(c *Command) []byte {
 	return append([]byte{recordCommand}, body...)
 }
 
-// decode parses a record. Event.Data is a part of the record. A command that cannot be
-// parsed is decoded as &Command{}. Anything else that cannot be parsed is an error.
+// decode parses a record. Event.Data is a part of the record, which must not change as long
+// as the event is used. A command that cannot be parsed is decoded as &Command{}. Anything
+// else that cannot be parsed is an error.
 func decode(record []byte) (decoded, error) {
 	if len(record) == 0 {
 		return decoded{}, errRecord
@@ -120,6 +121,8 @@ func decode(record []byte) (decoded, error) {
 	return decoded{}, fmt.Errorf("%w: %d", errRecord, record[0])
 }
 
+// decode sets e to the event in buf, the rest of a record after its kind. e.Data is a part
+// of buf. The error is errRecord, and e has no meaning then. It does not validate e.
 func (e *Event) decode(buf []byte) error {
 	r := recordReader{buf: buf}
 	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string(), Slot: r.string()}
@@ -138,6 +141,7 @@ func (e *Event) decode(buf []byte) error {
 	return nil
 }
 
+// unixNano returns t in Unix nanoseconds; 0: t is zero.
 func unixNano(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -145,6 +149,7 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
+// fromUnixNano is the reverse of unixNano.
 func fromUnixNano(n int64) time.Time {
 	if n == 0 {
 		return time.Time{}
@@ -152,16 +157,21 @@ func fromUnixNano(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
+// appendString appends the length of s, as a uvarint, and s.
 func appendString(buf []byte, s string) []byte {
 	return append(binary.AppendUvarint(buf, uint64(len(s))), s...)
 }
 
-// recordReader reads values from the front of buf. failed says that one was malformed.
+// recordReader reads values from the front of buf. failed says that one was malformed or
+// missing. The methods then return values without meaning, so the caller looks at failed
+// once, at the end.
 type recordReader struct {
 	buf    []byte
 	failed bool
 }
 
+// take removes n bytes from the front of buf and returns them, without a copy. If there are
+// fewer, it returns nil, empties buf, and sets failed.
 func (r *recordReader) take(n uint64) []byte {
 	if n > uint64(len(r.buf)) {
 		r.failed, r.buf = true, nil
@@ -172,6 +182,7 @@ func (r *recordReader) take(n uint64) []byte {
 	return taken
 }
 
+// byte reads one byte. If there is none, it returns a value that is no [Kind] of target.
 func (r *recordReader) byte() byte {
 	b := r.take(1)
 	if len(b) == 0 {
@@ -180,6 +191,7 @@ func (r *recordReader) byte() byte {
 	return b[0]
 }
 
+// varint reads a signed number, as binary.AppendVarint writes it.
 func (r *recordReader) varint() int64 {
 	v, n := binary.Varint(r.buf)
 	if n <= 0 {
@@ -189,6 +201,7 @@ func (r *recordReader) varint() int64 {
 	return v
 }
 
+// uvarint reads a number, as binary.AppendUvarint writes it.
 func (r *recordReader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.buf)
 	if n <= 0 {
@@ -198,4 +211,5 @@ func (r *recordReader) uvarint() uint64 {
 	return v
 }
 
+// string reads a string, as appendString writes it. The result is a copy.
 func (r *recordReader) string() string { return string(r.take(r.uvarint())) }

@@ -37,7 +37,8 @@ type Store interface {
 	Retain(opts Options, oldest uint64)
 
 	// Shared reports whether others append to the store too. Then a client's position
-	// may be one that this node does not know yet.
+	// may be one that this node does not know yet. It may be called with the hub locked:
+	// it must not block.
 	Shared() bool
 
 	// Close closes the store. It is called after Tail has returned, and waits for Append.
@@ -120,8 +121,9 @@ type source struct {
 	behind  uint64
 }
 
-// retain tells the store what the hub retains. As long as the history is that of the
-// store before, the hub retains nothing of this one.
+// retain tells the store what the hub retains. It does nothing before Use. As long as the
+// history is that of the store before, the hub retains nothing of this one. The caller
+// holds Hub.mu for writing.
 func (s *source) retain(h *history) {
 	switch {
 	case s.Store == nil:
@@ -151,7 +153,9 @@ func (h *Hub) Use(store Store) error {
 }
 
 // replaceStore stops and closes the store, if there is one, and makes next the store that
-// Publish appends to; nil: none. storeSwitch is held.
+// Publish appends to. If next is nil, as at the end of the hub, the closed store stays, and
+// refuses. The error is that of closing. The caller holds h.storeSwitch. The caller must
+// not hold Hub.mu.
 func (h *Hub) replaceStore(next Store) error {
 	if h.stopTail != nil {
 		h.stopTail()
