@@ -99,7 +99,31 @@
 // Hub.mu is never held during a write to a client, nor for work that grows with the
 // number of connections, topics, targets or records: such work is cut into slices
 // (the constants named ...AtOnce). The store is not called while it is held, except for
-// [Store.Retain], which must not block.
+// [Store.Retain] and [Store.Shared], which must not block.
+//
+// Comments say it in these forms. "The caller holds Hub.mu": for reading or for writing.
+// "The caller holds Hub.mu for writing". "The caller must not hold Hub.mu": the function
+// locks it, or takes long. "Any goroutine may call it": it locks what it needs. A function
+// that says none of these uses its arguments alone.
+//
+// # Words
+//
+//   - Head: the last position of the history.
+//   - Retained: a record that the history has. Evicted: one that it had. Hole: a position
+//     whose record is lost, or cannot be read. See [history].
+//   - Epoch: the name of a history. Tag: a hash of a record. See [Position] and [Tag].
+//   - Lane: a target with its events and its subscribers. Dirty: with news of which the
+//     subscribers must still be told. See [lane].
+//   - Shape: a pattern without its names. See [shape].
+//   - Turn: the right to look up and write for a connection. See [Conn.takeTurn].
+//   - Waker: the goroutine of [Hub.wakeSubscribers].
+//   - Feed's goroutine: the one that the store calls its [Feed] on.
+//   - Ended: a connection with a reason. The hub does not count it any more, but its writer
+//     may still write what is pending. See [Hub.detach].
+//   - Stalled in an event: the socket was full in the middle of it. Pinned: an event that
+//     a stream has stalled in. See [pinned].
+//   - Early heartbeat: a position that clients are sent before their heartbeat is due, so
+//     that the history does not evict the position that they have. See [Hub].
 //
 // # Promises
 //

@@ -54,7 +54,9 @@ type addedTopic struct {
 	from  uint64
 }
 
-// snapshot returns what is known of c now. Hub.mu is held for writing.
+// snapshot returns what is known of c now. It does not set the fields that endedConns.mu
+// guards, except for conn: copyProgress does. The caller holds Hub.mu for writing, because
+// lookUp changes fields of c with Hub.mu held for reading.
 func (c *Conn) snapshot() *endedConn {
 	f := &endedConn{
 		conn: c, id: c.id, user: c.identity.User, session: c.identity.Session, topics: c.topics,
@@ -79,7 +81,8 @@ func (c *Conn) snapshot() *endedConn {
 	return f
 }
 
-// refuse counts and remembers a connection that is not admitted.
+// refuse counts and remembers a connection that is not admitted. Any goroutine may call it,
+// with Hub.mu or without.
 func (h *Hub) refuse(r Request, reason Reason) {
 	h.stats.rejected.add(string(reason), 1)
 	now := time.Now()
@@ -89,7 +92,8 @@ func (h *Hub) refuse(r Request, reason Reason) {
 	})
 }
 
-// size returns about how many bytes of heap f takes.
+// size returns about how many bytes of heap f takes. It reads only static fields, so the
+// result never changes.
 func (f *endedConn) size() int64 {
 	n := int64(unsafe.Sizeof(*f)) + int64(len(f.id)+len(f.user)+len(f.session))
 	for _, t := range f.topics {
@@ -98,12 +102,15 @@ func (f *endedConn) size() int64 {
 	return n + int64(len(f.addedTopics))*int64(unsafe.Sizeof(addedTopic{}))
 }
 
-// copyProgress copies how far the connection has come. endedConns.mu is held.
+// copyProgress copies how far the connection has come. f.conn must not be nil. The caller
+// holds endedConns.mu, or nobody else has f yet.
 func (f *endedConn) copyProgress() {
 	f.cursor, f.skipped, f.slowest = f.conn.cursor.Load(), f.conn.skipped.Load(), time.Duration(f.conn.slowest.Load())
 }
 
-// endedConns are the last connections that have ended, or were refused, oldest first.
+// endedConns are the last connections that have ended, or were refused, oldest first. When
+// there are too many, the oldest are forgotten. Any goroutine may call add, finalize and
+// matching, with Hub.mu or without.
 type endedConns struct {
 	max int
 
@@ -113,6 +120,9 @@ type endedConns struct {
 	dropped time.Time // end of the last connection that was forgotten; zero: none was
 }
 
+// add remembers a connection, and forgets the oldest ones if there are too many. f.ended
+// must be set. The static fields of f must not change any more. The caller must not hold
+// fs.mu.
 func (fs *endedConns) add(f *endedConn) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -126,7 +136,9 @@ func (fs *endedConns) add(f *endedConn) {
 	}
 }
 
-// finalize notes that nothing is written to the connection any more.
+// finalize notes that nothing is written to the connection any more. It must be called once
+// for a connection that has ended, and not for one that was refused. The caller must not
+// hold fs.mu.
 func (fs *endedConns) finalize(f *endedConn) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -134,7 +146,9 @@ func (fs *endedConns) finalize(f *endedConn) {
 	f.conn = nil
 }
 
-// matching copies those that the filter chooses. All that ended after dropped are known.
+// matching copies those that the filter chooses. dropped is when the last of the forgotten
+// ones ended: of the connections that ended after it, none is forgotten; zero: none at all.
+// The caller must not hold fs.mu.
 func (fs *endedConns) matching(who Filter) (found []endedConn, dropped time.Time) {
 	fs.mu.Lock()
 	all := slices.Clone(fs.list)
@@ -152,7 +166,8 @@ func (fs *endedConns) matching(who Filter) (found []endedConn, dropped time.Time
 	return found, dropped
 }
 
-// matches reports whether the filter chooses f. It ignores the topics of the filter.
+// matches reports whether the filter chooses f. It ignores the topics of the filter. It
+// reads only static fields.
 func (f *endedConn) matches(who Filter) bool {
 	fits := func(names []string, name string) bool {
 		return len(names) == 0 || name != "" && slices.Contains(names, name)
@@ -160,7 +175,8 @@ func (f *endedConn) matches(who Filter) bool {
 	return fits(who.IDs, f.id) && fits(who.Users, f.user) && fits(who.Sessions, f.session)
 }
 
-// repeats are the last events that were published again with the same key.
+// repeats are the last events that were published again with the same key. Any goroutine
+// may call add and count.
 type repeats struct {
 	mu   sync.Mutex
 	list []repeat // oldest first
@@ -174,6 +190,8 @@ type repeat struct {
 	last  time.Time
 }
 
+// add counts that the event at p was published again, and forgets the event whose last
+// repeat is the oldest, if there are too many. The caller must not hold rs.mu.
 func (rs *repeats) add(p Position, now time.Time) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -188,7 +206,8 @@ func (rs *repeats) add(p Position, now time.Time) {
 	rs.list = append(rs.list, r)
 }
 
-// count returns how often the event was published again, and when last.
+// count returns how often the event was published again, and when last; 0: never, or it is
+// forgotten. The caller must not hold rs.mu.
 func (rs *repeats) count(p Position) (times int, last time.Time) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -198,7 +217,7 @@ func (rs *repeats) count(p Position) (times int, last time.Time) {
 	return 0, time.Time{}
 }
 
-// find returns the index of the event; -1: it is not known. mu is held.
+// find returns the index of the event; -1: it is not known. The caller holds rs.mu.
 func (rs *repeats) find(p Position) int {
 	return slices.IndexFunc(rs.list, func(r repeat) bool { return r.seq == p.Seq && r.epoch == p.Epoch })
 }

@@ -24,6 +24,8 @@ type startedFrom uint8
 
 var startedFromNames = [...]StartedFrom{StartedFromHead, StartedFromState, StartedFromEarliest, StartedFromPosition}
 
+// startedFromOf returns where the cursor of a connection with this Request.Position and
+// Request.State begins.
 func startedFromOf(position string, state bool) startedFrom {
 	how := StartedFromPosition
 	switch {
@@ -63,8 +65,9 @@ var Fates = []Fate{
 	FatePassed, FateNotAddressed, FateRefused, FateCameLater, FateEndedEarlier,
 }
 
-// fateOf returns what became of the event. lastLost returns the last position that is
-// lost to the connection.
+// fateOf returns what became of the event. lastLost returns the last position that is lost
+// to the connection; it is called at most once, and may lock Hub.mu. f is a copy that
+// nobody else has. The caller must not hold Hub.mu.
 func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 	open := f.ended.IsZero()
 	switch {
@@ -100,7 +103,8 @@ func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 }
 
 // fateOfPassed is fateOf for an event that the cursor has passed: it was written, or was
-// left out because it was replaced or its ttl had passed.
+// left out because it was replaced or its ttl had passed. FateUnknown: it is not known
+// which.
 func (f *endedConn) fateOfPassed(s *subject) Fate {
 	switch {
 	case s.Known == KnownReplaced && f.since.After(s.Replaced):
@@ -115,8 +119,9 @@ func (f *endedConn) fateOfPassed(s *subject) Fate {
 	return FateUnknown
 }
 
-// fateOfEvicted is fateOf for an evicted event. Of that, only the last position is known
-// that is lost to the connection. Events whose ttl had passed are not counted as lost.
+// fateOfEvicted is fateOf for an evicted event. last is the last position that is lost to
+// the connection; more is not known of evicted events. Events whose ttl had passed are not
+// counted as lost.
 func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 	switch {
 	case last < s.seq:
@@ -128,12 +133,13 @@ func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 }
 
 // isFor reports whether the event was for the connection, with the topics that the
-// connection had at its end.
+// connection had at its end. It reads only static fields.
 func (f *endedConn) isFor(s *subject) bool {
 	return slices.ContainsFunc(f.targets(), func(t Target) bool { return s.isFor(t) && f.addedAt(t) < s.seq })
 }
 
-// targets returns all targets by which the connection receives events.
+// targets returns all targets by which the connection receives events. The result is new.
+// It reads only static fields.
 func (f *endedConn) targets() []Target {
 	targets := append(make([]Target, 0, len(f.topics)+4), Target{}, Target{Connection, f.id})
 	if f.user != "" {
@@ -145,8 +151,8 @@ func (f *endedConn) targets() []Target {
 	return append(targets, f.topics...)
 }
 
-// addedAt returns the position where the connection was given the target; 0: it began
-// with it.
+// addedAt returns the position where the connection was given the target; 0: it began with
+// it, or does not have it.
 func (f *endedConn) addedAt(t Target) uint64 {
 	if i := slices.IndexFunc(f.addedTopics, func(l addedTopic) bool { return l.topic == t }); i >= 0 {
 		return f.addedTopics[i].from
@@ -154,7 +160,8 @@ func (f *endedConn) addedAt(t Target) uint64 {
 	return 0
 }
 
-// writtenBy returns a time by which an event was written that was published at a time.
+// writtenBy returns a time by which the event that was published at this time was written,
+// if it was. It is not later than now.
 func (f *endedConn) writtenBy(published, now time.Time) time.Time {
 	if published.Before(f.since) {
 		published = f.since
@@ -165,8 +172,9 @@ func (f *endedConn) writtenBy(published, now time.Time) time.Time {
 	return now
 }
 
-// lastLost returns the last position that is lost to a connection, and at least the
-// floor of the history. known caches the result by target.
+// lastLost returns the last position that is lost to a connection, and at least the floor
+// of the history. known caches the result by target. Any goroutine may call it, with a
+// cache of its own. The caller must not hold Hub.mu.
 func (h *Hub) lastLost(f *endedConn, known map[Target]uint64) (last uint64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -183,8 +191,9 @@ func (h *Hub) lastLost(f *endedConn, known map[Target]uint64) (last uint64) {
 	return last
 }
 
-// explainTopics finds out where the connection was given or lost a topic of the event.
-// If it lost the topic after the event, the event may have been written before.
+// explainTopics finds out where the connection was given or lost a topic of the event, and
+// sets j.added and j.removed. If it lost the topic after the event, the event may have been
+// written before: then the fate becomes FateUnknown. The caller must not hold Hub.mu.
 func (h *Hub) explainTopics(j *judged, s *subject) {
 	for _, l := range j.addedTopics {
 		if s.isFor(l.topic) {
@@ -211,7 +220,8 @@ type change struct {
 // maxChanges bounds how many of the events for a connection changesOf looks at.
 const maxChanges = 1000
 
-// changesOf lists the retained changes of a connection's topics, newest first.
+// changesOf lists the retained changes of a connection's topics, newest first. It looks at
+// maxChanges events at most. Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) changesOf(id string) (changes []change) {
 	type record struct {
 		seq   uint64
@@ -236,7 +246,8 @@ func (h *Hub) changesOf(id string) (changes []change) {
 	return changes
 }
 
-// name returns the type of the event; "": it has none.
+// name returns the type of the event; "": it has none, or f is the zero frame. It needs no
+// lock, because the bytes of a frame never change.
 func (f frame) name() string {
 	if f.bytes == nil {
 		return ""
@@ -248,7 +259,8 @@ func (f frame) name() string {
 	return ""
 }
 
-// data returns the payload. Its lines end with LF.
+// data returns the payload; "": there is none, or f is the zero frame. Its lines end with
+// LF. It needs no lock, because the bytes of a frame never change.
 func (f frame) data() string {
 	if f.bytes == nil {
 		return ""

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timedMutex, in a build with the tag holds, measures how long each call holds the lock.
-// It measures the CPU time of the thread, so that a busy machine does not matter. It does
-// not measure a goroutine that has changed its thread meanwhile.
+// timedMutex, in a build with the tag holds, measures how long each call holds the lock. It
+// measures the CPU time of the thread, so that a busy machine does not matter. It does not
+// measure a goroutine that has changed its thread meanwhile. Only tests use this build. See
+// [sync.RWMutex] for who may call what.
 type timedMutex struct {
 	sync.RWMutex
 	waits latencyCounts
@@ -29,13 +30,14 @@ type cpuTime struct {
 	at     time.Duration
 }
 
+// cpuNow returns the CPU time of the thread that the calling goroutine runs on.
 func cpuNow() cpuTime {
 	var t unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
 	return cpuTime{unix.Gettid(), time.Duration(t.Nano())}
 }
 
-// longest returns the longest hold since the last call.
+// longest returns the longest hold since the last call. Any goroutine may call it.
 func (l *timedMutex) longest() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,13 +46,14 @@ func (l *timedMutex) longest() time.Duration {
 	return most
 }
 
-// Lock locks for writing.
+// Lock locks for writing, and notes when the hold began.
 func (l *timedMutex) Lock() {
 	l.RWMutex.Lock()
 	l.written = cpuNow()
 }
 
-// TryLock locks for writing if the lock is free, and reports whether it did.
+// TryLock locks for writing if the lock is free, and reports whether it did. Then it notes
+// when the hold began.
 func (l *timedMutex) TryLock() bool {
 	ok := l.RWMutex.TryLock()
 	if ok {
@@ -59,7 +62,8 @@ func (l *timedMutex) TryLock() bool {
 	return ok
 }
 
-// Unlock ends Lock or TryLock.
+// Unlock ends Lock or TryLock. It first measures the hold, unless the goroutine has changed
+// its thread.
 func (l *timedMutex) Unlock() {
 	if now := cpuNow(); now.thread == l.written.thread {
 		l.mu.Lock()
@@ -69,7 +73,9 @@ func (l *timedMutex) Unlock() {
 	l.RWMutex.Unlock()
 }
 
-// RLock locks for reading.
+// RLock locks for reading, and notes in l.reads when the hold began, by the thread: readers
+// are many, and have nothing else to tell them apart. If another reader begins on the same
+// thread before RUnlock, the later time counts for both.
 func (l *timedMutex) RLock() {
 	l.RWMutex.RLock()
 	now := cpuNow()
@@ -81,7 +87,8 @@ func (l *timedMutex) RLock() {
 	l.mu.Unlock()
 }
 
-// RUnlock ends RLock.
+// RUnlock ends RLock. It first measures the hold, unless the goroutine has changed its
+// thread.
 func (l *timedMutex) RUnlock() {
 	now := cpuNow()
 	l.mu.Lock()

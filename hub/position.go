@@ -18,6 +18,7 @@ type Position struct {
 // the tag is zero.
 func (p Position) String() string { return string(p.append(make([]byte, 0, 64))) }
 
+// append appends String to buf.
 func (p Position) append(buf []byte) []byte {
 	buf = append(buf, p.Epoch...)
 	buf = append(buf, '-')
@@ -26,7 +27,7 @@ func (p Position) append(buf []byte) []byte {
 }
 
 // ParsePosition parses what [Position.String] returns, and nothing else: no sign, no
-// leading zero, no space.
+// leading zero, no space. It returns false, and the zero Position, for anything else.
 func ParsePosition(s string) (Position, bool) {
 	epoch, rest, ok := strings.Cut(s, "-")
 	digits, tag, tagged := strings.Cut(rest, "-")
@@ -68,6 +69,7 @@ func TagOf(data []byte) (t Tag) {
 	return t
 }
 
+// append appends a hyphen and the tag; nothing if the tag is zero.
 func (t Tag) append(buf []byte) []byte {
 	if t == (Tag{}) {
 		return buf
@@ -75,6 +77,8 @@ func (t Tag) append(buf []byte) []byte {
 	return append(append(buf, '-'), t[:]...)
 }
 
+// parse sets t to the tag in s, without hyphen, and reports whether s is a tag. If it
+// returns false, t has no meaning.
 func (t *Tag) parse(s string) bool {
 	for i := range len(s) {
 		if !strings.Contains(tagAlphabet, s[i:i+1]) {

@@ -18,7 +18,7 @@ type stats struct {
 	connections, closed, rejected labelCounts
 }
 
-// init creates the counters with 0, so that each exists before it rises.
+// init creates the counters with 0, so that each exists before it rises. New calls it.
 func (s *stats) init() {
 	for _, reason := range closeReasons {
 		s.closed.add(string(reason), 0)
@@ -28,26 +28,29 @@ func (s *stats) init() {
 	}
 }
 
-// labelCounts counts by label. It is for what does not happen often.
+// labelCounts counts by label. It is for what does not happen often. Any goroutine may use
+// it, with Hub.mu or without.
 type labelCounts struct {
 	mu sync.Mutex
 	n  map[string]int64
 }
 
-func (t *labelCounts) add(label string, n int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.n == nil {
-		t.n = make(map[string]int64)
+// add adds n to the count of the label. With 0 it creates the count.
+func (c *labelCounts) add(label string, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[string]int64)
 	}
-	t.n[label] += n
+	c.n[label] += n
 }
 
-func (t *labelCounts) read() map[string]int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := make(map[string]int64, len(t.n))
-	maps.Copy(n, t.n)
+// read returns a copy of the counts.
+func (c *labelCounts) read() map[string]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := make(map[string]int64, len(c.n))
+	maps.Copy(n, c.n)
 	return n
 }
 
@@ -75,6 +78,7 @@ func monotonic(t time.Time) int64 { return int64(t.Sub(processBegan)) }
 // was n.
 func atMonotonic(n int64, now time.Time) time.Time { return now.Add(time.Duration(n - monotonic(now))) }
 
+// observe counts one duration. A negative one counts as 0. Any goroutine may call it.
 func (l *latencyCounts) observe(nanoseconds int64) {
 	nanoseconds = max(nanoseconds, 0) // the clock of another node may be ahead
 	i := 0
@@ -85,7 +89,8 @@ func (l *latencyCounts) observe(nanoseconds int64) {
 	l.sum.Add(nanoseconds)
 }
 
-// read returns what was counted so far.
+// read returns what was counted so far. Any goroutine may call it. What is counted
+// meanwhile may be in Sum and not in Counts, or the other way round.
 func (l *latencyCounts) read() (h Histogram) {
 	h.Sum = time.Duration(l.sum.Load())
 	for i := range h.Counts {
@@ -132,7 +137,8 @@ type Stats struct {
 	Waits   Histogram // for the hub's lock, when it was not free
 }
 
-// Stats returns the counters and the state.
+// Stats returns the counters and the state. It waits for the hub's lock. The counters are
+// read one after the other, so they may differ by what happens meanwhile.
 func (h *Hub) Stats() Stats {
 	s := &h.stats
 	out := Stats{

@@ -48,7 +48,8 @@ type TargetInfo struct {
 
 var kindNames = [...]string{All: "all", User: "user", Connection: "connection", Session: "session", Topic: "topic"}
 
-// subject is the position that Why is asked about, as it is known at one moment.
+// subject is the position that Why is asked about, as it is known at one moment. It refers
+// to nothing in the history.
 type subject struct {
 	EventInfo
 	epoch     string
@@ -68,6 +69,8 @@ func (s *subject) concernsConnections() bool {
 	return slices.Contains([]Known{KnownRetained, KnownExpired, KnownReplaced, KnownEvicted, KnownAhead}, s.Known)
 }
 
+// subject returns what the history knows of a position now. Any goroutine may call it. The
+// caller must not hold Hub.mu.
 func (h *Hub) subject(p Position) subject {
 	s, targets := h.describePosition(p, time.Now())
 	s.targets = make(map[Target]struct{}, len(targets))
@@ -87,8 +90,8 @@ func (h *Hub) subject(p Position) subject {
 	return s
 }
 
-// describePosition finds out what the history knows of a position. The targets contain
-// patterns.
+// describePosition does the work of subject, but for the targets, which it returns. They
+// contain patterns. Only subject calls it. The caller must not hold Hub.mu.
 func (h *Hub) describePosition(p Position, now time.Time) (s subject, targets []Target) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -116,7 +119,9 @@ func (h *Hub) describePosition(p Position, now time.Time) (s subject, targets []
 	return s, targets
 }
 
-// describe describes an entry of the history, and returns its targets. Hub.mu is held.
+// describe sets what s says of an event from e, the entry at s.seq of the history h. It
+// returns the targets of the event, with patterns that match; nil: the record is no event.
+// The caller holds Hub.mu.
 func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Target) {
 	s.ID = h.position(s.seq).String()
 	s.Type = e.frame.name()
@@ -150,7 +155,9 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 	return targets
 }
 
-// Data returns the payload of a retained event. Its lines end with LF.
+// Data returns the payload of a retained event. Its lines end with LF. ok is false if the
+// payload is not there: the event is evicted or replaced, or the position is not in the
+// history.
 func (h *Hub) Data(p Position) (data string, ok bool) {
 	h.mu.RLock()
 	hi := h.history

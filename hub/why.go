@@ -49,7 +49,8 @@ const (
 	maxNames           = 20  // topics of a connection, or targets of an event, in an answer
 )
 
-// judged is a connection with the fate of the event.
+// judged is a connection with the fate of the event. Its endedConn is a copy, which nobody
+// else has.
 type judged struct {
 	endedConn
 	fate           Fate
@@ -57,8 +58,8 @@ type judged struct {
 }
 
 // Why says what became of the event at a position, for the connections that the filter
-// chooses: open connections, and those that ended or were refused recently. It ignores
-// the topics of the filter.
+// chooses: open connections, and those that ended or were refused recently. It ignores the
+// topics of the filter for connections that are not open.
 func (h *Hub) Why(p Position, who Filter) Why {
 	s := h.subject(p)
 	w := Why{Event: s.EventInfo, Fates: make(map[Fate]int), Began: h.began, Since: h.began}
@@ -95,8 +96,12 @@ func (h *Hub) Why(p Position, who Filter) Why {
 	return w
 }
 
-// connectionsFor returns the connections that the filter chooses. Of those that have
-// ended, it knows all that ended after dropped.
+// connectionsFor returns the connections that the filter chooses: first the open ones, then
+// those that have ended, then those that were refused. The hub has forgotten some that have
+// ended: dropped is when the last of these ended; zero: none is forgotten. Refused ones may
+// be forgotten too; dropped does not say so.
+//
+// Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	open := make(map[string]bool)
 	for _, c := range h.matching(who) {
@@ -122,7 +127,8 @@ func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	return all, dropped
 }
 
-// describe returns what the answer says of the connection. Hub.mu is held.
+// describe returns what the answer says of the connection. j.fate must be known. h is the
+// hub's history now. The caller holds Hub.mu.
 func (j *judged) describe(h *history, s *subject, now time.Time) ConnectionFate {
 	position := func(seq uint64) string {
 		if j.epoch == h.epoch {

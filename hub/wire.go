@@ -22,9 +22,10 @@ const (
 
 var gapNames = [gapReasons]string{gapEvicted: "evicted", gapEpoch: "epoch", gapInvalid: "invalid"}
 
-// appendOpening appends sse.connected. It has no id when a gap follows: a client that
-// loses the connection in between keeps its old position, and is told again. It has no
-// id either if p has no epoch.
+// appendOpening appends sse.connected, with a delay for reconnecting that is drawn at
+// random. It has no id when a gap follows: a client that loses the connection in between
+// keeps its old position, and is told again. It has no id either if p has no epoch. It
+// needs no lock.
 func (c *Conn) appendOpening(buf []byte, gap gapReason, p Position) []byte {
 	buf = appendRetry(buf, between(c.settings.RetryMin, c.settings.RetryMax))
 	buf = appendControl(buf, "sse.connected", struct {
@@ -70,14 +71,16 @@ type closingData struct {
 	RetryMs int64  `json:"retryMs"`
 }
 
+// appendClosing appends sse.closing. It has no id: the client keeps its position.
 func appendClosing(buf []byte, reason Reason, retry time.Duration) []byte {
 	buf = appendRetry(buf, retry)
 	return append(appendControl(buf, "sse.closing", closingData{reason, retry.Milliseconds()}), '\n')
 }
 
-// Block returns the body of the response to a client that is refused. The status of
-// the response must be 200, because a native EventSource gives up for ever after any
-// other status. [HTML spec 9.2.3]
+// Block returns the SSE block for a client that is refused: sse.rejected, or sse.closing if
+// the hub ends. It is the whole body of the response. The status of the response must be
+// 200, because a native EventSource gives up for ever after any other status. [HTML spec
+// 9.2.3]
 func (r *Refusal) Block() []byte {
 	if r.Reason == Shutdown || r.Reason == HubClosed {
 		return appendClosing(nil, r.Reason, r.Retry)
@@ -86,12 +89,16 @@ func (r *Refusal) Block() []byte {
 	return append(appendControl(buf, "sse.rejected", closingData{r.Reason, r.Retry.Milliseconds()}), '\n')
 }
 
+// appendRetry appends a retry line: how long a client waits before it reconnects.
 func appendRetry(buf []byte, d time.Duration) []byte {
 	buf = append(buf, "retry: "...)
 	buf = strconv.AppendInt(buf, d.Milliseconds(), 10)
 	return append(buf, '\n')
 }
 
+// appendControl appends an event and its data as JSON, without the end of the block: the
+// caller adds an empty line, or [appendID]. data must be a struct of strings, numbers and
+// booleans.
 func appendControl(buf []byte, name string, data any) []byte {
 	buf = append(buf, "event: "...)
 	buf = append(buf, name...)
