@@ -104,7 +104,7 @@ func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	return next
 }
 
-// hasBlocks reports whether there is anything to write.
+// hasBlocks reports whether there is anything to write: events or control blocks.
 func (b *batch) hasBlocks() bool { return len(b.before)+len(b.items)+len(b.after) > 0 }
 
 // writeTo writes the blocks, with one call of Write except for a large event. A single

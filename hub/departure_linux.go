@@ -54,8 +54,9 @@ func (d *departures) forget(c *Conn) {
 }
 
 // open creates the epoll if there is none yet, and starts the goroutine that waits for it.
-// It returns false if there is no epoll, or none any more. The Go runtime can wait for an
-// epoll like for any file, and closing the file ends that wait. The caller holds d.mu.
+// It returns false if there is none: it cannot be created now, or close was called. The Go
+// runtime can wait for an epoll like for any file, and closing the file ends that wait. The
+// caller holds d.mu.
 func (d *departures) open() bool {
 	if d.epoll != nil || d.closed {
 		return !d.closed

@@ -2,8 +2,8 @@
 
 package hub
 
-// departures notices when clients close their connection. A goroutine for each connection
-// waits for that.
+// departures notices when clients close their connection: a goroutine for each connection
+// waits for that. The caller of watch and forget has the turn of c ([Conn.turn]).
 type departures struct{}
 
 func (*departures) watch(c *Conn)  { c.readUntilGone() }

@@ -220,8 +220,9 @@ const (
 	clockAfter  = PublishTimeout + 5*time.Second
 )
 
-// correctClock corrects the times of an event if the clock of the node that accepted it
-// differs from the clock of this node.
+// correctClock corrects At and Expires if the clock of the node that accepted the event
+// differs from the clock of this node: then the event counts as accepted when it was
+// stored, and its ttl stays. It changes e, so e must not be in use elsewhere.
 func (e *Event) correctClock(stored time.Time) {
 	if waited := stored.Sub(e.At); waited >= clockBefore && waited <= clockAfter {
 		return

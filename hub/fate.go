@@ -104,7 +104,7 @@ func (f *endedConn) fateOf(s *subject, lastLost func() uint64) Fate {
 
 // fateOfPassed is fateOf for an event that the cursor has passed: it was written, or was
 // left out because it was replaced or its ttl had passed. FateUnknown: it is not known
-// which.
+// which. Only fateOf calls it.
 func (f *endedConn) fateOfPassed(s *subject) Fate {
 	switch {
 	case s.Known == KnownReplaced && f.since.After(s.Replaced):
@@ -121,7 +121,7 @@ func (f *endedConn) fateOfPassed(s *subject) Fate {
 
 // fateOfEvicted is fateOf for an evicted event. last is the last position that is lost to
 // the connection; more is not known of evicted events. Events whose ttl had passed are not
-// counted as lost.
+// counted as lost. Only fateOf calls it.
 func (f *endedConn) fateOfEvicted(s *subject, last uint64) Fate {
 	switch {
 	case last < s.seq:

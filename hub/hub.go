@@ -106,8 +106,8 @@ type Hub struct {
 	departures departures
 }
 
-// New starts a hub. The hub serves once [Hub.Use] has given it a store. It must be
-// closed with [Hub.Close].
+// New starts a hub. The hub serves once [Hub.Use] has given it a store. It must be closed
+// with [Hub.Close], which ends its goroutines.
 func New(opts Options) *Hub {
 	h := &Hub{
 		wakerSignal:  make(chan struct{}, 1),
@@ -194,14 +194,17 @@ func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 // the hub any more. The history stays, and new connections are admitted.
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
-// EndOf ends the connections that were opened with one of the settings.
+// EndOf ends the connections that were opened with one of the settings, for the reason. New
+// connections with them are admitted.
 func (h *Hub) EndOf(settings []*Settings, reason Reason) {
 	h.detachAll(reason, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
 }
 
-// Close ends the connections that are still open, the store and the hub, and waits
-// for all goroutines. The reason of the connections is [HubClosed], or [Shutdown] after
-// [Hub.Shutdown]. It returns the error of closing the store. A second call does nothing.
+// Close ends the connections that are still open, the store and the hub, and waits for all
+// goroutines that the hub has started. The reason of the connections is [HubClosed], or
+// [Shutdown] after [Hub.Shutdown]. It returns the error of closing the store. A second call
+// returns nil when the first one is through. Settings.Closed must not call it, because
+// Close waits for that.
 func (h *Hub) Close() error {
 	var err error
 	h.closed.Do(func() {

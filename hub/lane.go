@@ -160,9 +160,9 @@ func (l *lane) hasAfter(seq uint64) bool {
 
 // indexAfter returns the index in l.seqs of the first event after the position seq;
 // len(l.seqs): there is none. It goes back from the end in steps that double, until the seq
-// before the step is not after the position. So everything before from is out, and only the
-// rest is searched. Most connections are close to the end, so the rest is short. The caller
-// holds Hub.mu.
+// before the step is not after the position. So the result is not before the step, and only
+// the rest is searched. Most connections are close to the end, so the rest is short. The
+// caller holds Hub.mu.
 func (l *lane) indexAfter(seq uint64) int {
 	n, step := len(l.seqs), 1
 	for n-step > 0 && l.seqs[n-step-1] > seq {

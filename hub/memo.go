@@ -33,5 +33,6 @@ func (m *memo) remember(h *history, seq, last, reached uint64) {
 	m.history, m.seq, m.last, m.reached = h, seq, last, reached
 }
 
-// forget must be called before the items of the batch change.
+// forget makes the next look-up a search. It must be called before the items of the batch
+// change.
 func (m *memo) forget() { m.history, m.joinedItems = nil, 0 }

@@ -22,12 +22,14 @@ type Memory struct {
 	keys Keys
 }
 
-// NewMemory returns an empty store.
+// NewMemory returns an empty store, for one call of [Hub.Use].
 func NewMemory() *Memory {
 	return &Memory{epoch: NewEpoch(), tailed: make(chan struct{})}
 }
 
-// Append implements [Store].
+// Append implements [Store]. It delivers the records to the feed itself, on the goroutine
+// of the caller, in slices: other publishers get their turn in between. So a batch may be
+// interleaved with others.
 func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
 	if err := m.awaitTail(ctx); err != nil {
 		return nil, err
@@ -98,7 +100,8 @@ func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) 
 	return stored, nil
 }
 
-// Tail implements [Store].
+// Tail implements [Store]. It opens the store, and then only waits for ctx: Append
+// delivers. It must be called once.
 func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Lock()
 	m.feed = feed
@@ -109,13 +112,13 @@ func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	<-ctx.Done()
 }
 
-// Retain implements [Store].
+// Retain implements [Store]. There is nothing to drop.
 func (*Memory) Retain(Options, uint64) {}
 
 // Shared implements [Store].
 func (*Memory) Shared() bool { return false }
 
-// Close implements [Store].
+// Close implements [Store]. It waits for batches that have begun. Later ones fail.
 func (m *Memory) Close() error {
 	m.appending.Lock()
 	defer m.appending.Unlock()

@@ -21,10 +21,11 @@ type Pending struct{ *Conn }
 // needed: Open may run on a goroutine that ends soon, and Serve needs a smaller stack.
 func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, w, p.open(w)} }
 
-// TakeOver makes the hub write to a connection that the HTTP server has given up
-// after it sent the header of a chunked HTTP/1.1 response, and returns. The hub writes to
-// conn. tcp is the TCP connection below conn, or conn itself. From now on the hub owns
-// both and closes them. No goroutine waits for them while the client keeps up.
+// TakeOver makes the hub write to a connection that the HTTP server has given up after it
+// sent the header of a chunked HTTP/1.1 response, and returns. The hub writes to conn. tcp
+// is the TCP connection below conn, or conn itself. From now on the hub owns both and
+// closes them: the caller must not use them. No goroutine waits for them while the client
+// keeps up.
 func (p Pending) TakeOver(conn net.Conn, tcp *net.TCPConn) { p.takeOver(newSocket(conn, tcp)) }
 
 // Cancel ends the connection with the reason [Gone]. It is for a caller that can call
@@ -32,9 +33,10 @@ func (p Pending) TakeOver(conn net.Conn, tcp *net.TCPConn) { p.takeOver(newSocke
 // one of them.
 func (p Pending) Cancel() { p.reportClosed(p.hub.finish(p.Conn, Gone)) }
 
-// Greet writes the first block to w, if the block is already known, so that it goes out
-// with the header of the response. It may be called once, before Open or TakeOver, which
-// write the block if Greet did not.
+// Greet writes the first block, sse.connected, to w, if the block is already known, so that
+// it goes out with the header of the response. It may be called once, before Open or
+// TakeOver, which write the block if Greet did not. Greet does not report an error of w:
+// the next write fails, too.
 func (p Pending) Greet(w io.Writer) {
 	position, ok := p.greeting()
 	if !ok {
@@ -68,8 +70,9 @@ type Stream struct {
 	ended Reason // not empty: the stream ended while it was opened
 }
 
-// Serve continues the stream on the calling goroutine until the stream ends. When ctx
-// ends, the client is gone. It returns why the connection has ended.
+// Serve continues the stream on the calling goroutine until the stream ends. When ctx ends,
+// the client is gone. It returns why the connection has ended. Then nothing writes to the
+// sink any more. It must be called once.
 func (s Stream) Serve(ctx context.Context) Reason {
 	if s.ended != "" {
 		return s.ended

@@ -163,7 +163,7 @@ func (h *Hub) releaseEvicted() bool {
 	}
 	h.detach(c, Timeout)
 	if c.aborter != nil {
-		c.aborter.Abort()
+		c.aborter.Abort() // does not block, so the lock may be held
 	}
 	return true
 }

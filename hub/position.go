@@ -60,7 +60,7 @@ const tagAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// TagOf returns the tag of a record's bytes.
+// TagOf returns the tag of a record's bytes. It is never zero.
 func TagOf(data []byte) (t Tag) {
 	sum := crc32.Checksum(data, castagnoli)
 	for i := range t {

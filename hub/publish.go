@@ -30,10 +30,11 @@ func (e *BatchError) Unwrap() error { return e.Err }
 
 // Publish stores the events, all or none, in order. It returns when the history of this
 // node has them, which wakes their subscribers. It does not wait for clients. It waits for
-// ctx, but at most [PublishTimeout].
+// ctx, but at most [PublishTimeout]. It sets Event.At. The receipts are in the order of the
+// events.
 //
-// Its errors: a [*BatchError] if an event is invalid; an error that wraps [ErrNotStored]
-// if nothing was stored; an [*Uncertain], which wraps [ErrUncertain], if that is not known.
+// Its errors: a [*BatchError] if an event is invalid; an error that wraps [ErrNotStored] if
+// nothing was stored; an [*Uncertain], which wraps [ErrUncertain], if that is not known.
 func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
 	now := time.Now()

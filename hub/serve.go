@@ -53,7 +53,7 @@ func (c *Conn) onAlarm() {
 
 // open implements [Pending.Open]. It returns why the stream has already ended, or "": then
 // serve must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
-// It calls open once, and not takeOver. If w panics, c ends.
+// It must be called once, and not after takeOver. If w panics, c ends.
 func (c *Conn) open(w Sink) (reason Reason) {
 	wait := &goroutineQueue{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
 	c.queue = wait

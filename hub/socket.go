@@ -51,8 +51,8 @@ func (s *socket) writePiece(timeout time.Duration) (n int, err error) {
 }
 
 // takeOver implements [Pending.TakeOver]. The caller made c with Connect, and so has the
-// turn ([Conn.turn]). It calls takeOver once, and not open: the turn is given up. The
-// caller must not hold Hub.mu.
+// turn ([Conn.turn]). takeOver gives the turn up. It must be called once, and not after
+// open. The caller must not hold Hub.mu.
 func (c *Conn) takeOver(s *socket) {
 	h := c.hub
 	c.socket = s
@@ -82,7 +82,7 @@ func (c *Conn) takeOver(s *socket) {
 }
 
 // firstStep writes one batch. A goroutine writes the rest, if there is one. Only takeOver
-// calls it, with the turn of c ([Conn.turn]), which is given up.
+// calls it, with the turn of c ([Conn.turn]), which firstStep gives up.
 func (c *Conn) firstStep(b *batch) {
 	switch c.step(b) {
 	case stepBlocked, stepMore:

@@ -134,10 +134,11 @@ func (s *source) retain(h *history) {
 	}
 }
 
-// Use makes store the store of the hub, which closes it later, and closes the store
-// before. Connections continue. While the store opens, the hub serves the history that
-// it has. If the store then has another history, connections are sent sse.gap. The error is
-// that of closing the store before.
+// Use makes store the store of the hub, which closes it later, and closes the store before.
+// Connections continue. While the store opens, the hub serves the history that it has. If
+// the store then has another history, connections are sent sse.gap. The error is that of
+// closing the store before: also then the hub uses store. It must not be called after
+// Close, or with a store that another hub has.
 func (h *Hub) Use(store Store) error {
 	h.storeSwitch.Lock()
 	defer h.storeSwitch.Unlock()

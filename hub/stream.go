@@ -79,9 +79,10 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 }
 
 // compose looks up and puts into b everything that is written next: replay, live events,
-// gaps, heartbeats and the end are all decided here. If the result says mustClose, the
-// caller writes nothing and closes c. If b has no blocks, it stores l.cursor. Otherwise it
-// writes b, and calls account after the write.
+// gaps, heartbeats and the end are all decided here. It may end c: a poll that has its
+// answer. If the result says mustClose, the caller writes nothing and closes c. If b has no
+// blocks, it stores l.cursor. Otherwise it writes b, and calls account after the write. It
+// must not call compose again before that, because c already counts as told of a gap.
 //
 // The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) compose(now time.Time, b *batch) lookup {

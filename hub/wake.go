@@ -8,8 +8,9 @@ import (
 )
 
 // notifyChange wakes the goroutines in await, and the waker ([Hub.wakeSubscribers]). It
-// does not block. It must be called after each change of the history, the store's status or
-// h.endReason, before the unlock. The caller holds Hub.mu for writing.
+// does not block. It must be called after each change that may be awaited (new records, a
+// new history, an open store, the end of the hub), before the unlock. The caller holds
+// Hub.mu for writing.
 func (h *Hub) notifyChange() {
 	if h.waiters.Load() > 0 {
 		close(h.changed)

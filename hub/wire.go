@@ -53,7 +53,7 @@ func appendGap(buf []byte, reason gapReason, p Position) []byte {
 // changed.
 const EventTopics = ReservedPrefix + "topics"
 
-// topicsData returns the data of sse.topics.
+// topicsData returns the data of sse.topics, as JSON.
 func topicsData(c *TopicChange) []byte {
 	data, err := json.Marshal(struct {
 		Added   []string `json:"added"`
