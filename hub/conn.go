@@ -111,6 +111,7 @@ type Conn struct {
 	endedConn     *endedConn
 
 	// Written by Hub.lookUp alone, in the connection's turn, with Hub.mu held for reading.
+	// Any other reader holds Hub.mu for writing.
 	cursorHistory *history // that the cursor is a position in
 	epoch         string   // of the cursor
 	startCursor   uint64   // the cursor when it was set
@@ -275,8 +276,8 @@ type Info struct {
 	Lag      int       `json:"lag"` // number of its events that are not written yet; an event for several of its topics may count several times
 }
 
-// Info describes the connection as it is now. It waits for the hub's lock, so
-// [Store].Retain must not call it.
+// Info describes the connection as it is now. It waits for the hub's lock. Any goroutine
+// may call it, but [Store].Retain must not.
 func (c *Conn) Info() Info {
 	info := c.About()
 	c.hub.mu.RLock()
@@ -290,8 +291,8 @@ func (c *Conn) Info() Info {
 	return info
 }
 
-// About returns the part of Info that never changes: all but Topics, Position and Lag.
-// It takes no lock.
+// About returns the part of Info that never changes: all but Topics, Position and Lag. It
+// takes no lock. Any goroutine may call it.
 func (c *Conn) About() Info {
 	info := Info{
 		ID: c.id, User: c.identity.User, Session: c.identity.Session,
@@ -304,7 +305,8 @@ func (c *Conn) About() Info {
 }
 
 // position returns the position of the cursor, with its tag if that is known. The caller
-// holds Hub.mu.
+// holds Hub.mu for writing, because lookUp changes fields of c with Hub.mu held for
+// reading.
 func (c *Conn) position(cursor uint64) Position {
 	if c.cursorHistory == c.hub.history {
 		return c.cursorHistory.position(cursor)

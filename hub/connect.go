@@ -45,7 +45,8 @@ func (r *Refusal) Error() string { return "connection refused: " + string(r.Reas
 // Connect admits a connection and sets its cursor. It waits until the history is open and,
 // in a store that nodes share, has reached the client's position. It does not wait longer
 // than startTimeout. Its error is a [*Refusal], or that of ctx. After an error there is no
-// connection. Otherwise the caller must call one of the methods that [Pending] names.
+// connection. Otherwise the caller must call one of the methods that [Pending] names. Any
+// goroutine may call it.
 func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
 	if err := h.awaitPosition(ctx, r.Position); err != nil {
 		if refusal, ok := errors.AsType[*Refusal](err); ok {

@@ -17,7 +17,7 @@ type Filter struct {
 }
 
 // Connections lists the open connections that the filter chooses, in the order in which
-// they began, which is the order of their ids.
+// they began, which is the order of their ids. Any goroutine may call it.
 func (h *Hub) Connections(f Filter) []*Conn {
 	conns := h.matching(f)
 	slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.id, b.id) })
@@ -31,8 +31,8 @@ type UserInfo struct {
 	Since       time.Time `json:"since"` // when the first of them began
 }
 
-// Users lists the users of the open connections that the filter chooses, sorted by name.
-// It lists only names after the given one.
+// Users lists the users of the open connections that the filter chooses, sorted by name. It
+// lists only names after the given one. Any goroutine may call it.
 func (h *Hub) Users(f Filter, after string) []UserInfo {
 	users := make(map[string]*UserInfo)
 	for _, c := range h.matching(f) {
@@ -60,9 +60,9 @@ func (h *Hub) Users(f Filter, after string) []UserInfo {
 
 // Disconnect ends the connections of this node that the filter chooses, at once, and
 // returns their number, also with an error. If other nodes share the store, it then stores
-// a command, and they end theirs when their history reaches it. An event that is
-// published after Disconnect has returned comes after the command. Its errors are
-// those of [Hub.Publish], and mean that other nodes may not learn of it.
+// a command, and they end theirs when their history reaches it. An event that is published
+// after Disconnect has returned comes after the command. Its errors are those of
+// [Hub.Publish], and mean that other nodes may not learn of it. Any goroutine may call it.
 func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	n := h.DisconnectHere(f)
 	if !h.sharesStore() {
@@ -73,9 +73,9 @@ func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 }
 
 // ChangeTopics stores a command that changes the topics of connections, and returns its
-// position. Every node executes it before it delivers later events, even a node that is
-// cut off now. Clients are sent sse.topics. Its errors are those of [Hub.Publish]; a
-// [*BatchError] means that a name is invalid.
+// position. Every node executes it before it delivers later events, even a node that is cut
+// off now. Clients are sent sse.topics. Its errors are those of [Hub.Publish]; a
+// [*BatchError] means that a name is invalid. Any goroutine may call it.
 func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, error) {
 	for _, name := range slices.Concat(change.Add, change.Remove) {
 		if err := (Target{Topic, name}).validate(); err != nil {
@@ -92,7 +92,7 @@ func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, e
 }
 
 // DisconnectHere ends the connections of this node that the filter chooses, and returns
-// their number. Other nodes do not learn of it.
+// their number. Other nodes do not learn of it. Any goroutine may call it.
 func (h *Hub) DisconnectHere(f Filter) int {
 	n := 0
 	for _, c := range h.matching(f) {

@@ -133,8 +133,8 @@ func New(opts Options) *Hub {
 	return h
 }
 
-// SetOptions changes the bounds of the history. Smaller bounds evict at once.
-// Connections that had not received an evicted event are sent sse.gap.
+// SetOptions changes the bounds of the history. Smaller bounds evict at once. Connections
+// that had not received an evicted event are sent sse.gap. Any goroutine may call it.
 func (h *Hub) SetOptions(opts Options) {
 	h.mu.Lock()
 	h.history.opts = opts.withDefaults()
@@ -195,7 +195,7 @@ func (h *Hub) Shutdown() { h.end(Shutdown, true) }
 func (h *Hub) EndStreams() { h.end(HubClosed, false) }
 
 // EndOf ends the connections that were opened with one of the settings, for the reason. New
-// connections with them are admitted.
+// connections with them are admitted. Any goroutine may call it.
 func (h *Hub) EndOf(settings []*Settings, reason Reason) {
 	h.detachAll(reason, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
 }
@@ -203,8 +203,8 @@ func (h *Hub) EndOf(settings []*Settings, reason Reason) {
 // Close ends the connections that are still open, the store and the hub, and waits for all
 // goroutines that the hub has started. The reason of the connections is [HubClosed], or
 // [Shutdown] after [Hub.Shutdown]. It returns the error of closing the store. A second call
-// returns nil when the first one is through. Settings.Closed must not call it, because
-// Close waits for that.
+// returns nil when the first one is through. Any goroutine may call it, but Settings.Closed
+// must not: Close waits for that.
 func (h *Hub) Close() error {
 	var err error
 	h.closed.Do(func() {

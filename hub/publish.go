@@ -35,6 +35,7 @@ func (e *BatchError) Unwrap() error { return e.Err }
 //
 // Its errors: a [*BatchError] if an event is invalid; an error that wraps [ErrNotStored] if
 // nothing was stored; an [*Uncertain], which wraps [ErrUncertain], if that is not known.
+// Any goroutine may call it.
 func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
 	now := time.Now()

@@ -62,7 +62,7 @@ type copiedEntry struct {
 
 // Read returns a Reader that begins after position, which is like Request.Position. It
 // waits like [Hub.Connect], and has the same errors. If something was lost since position,
-// the first [Reader.Next] reports the gap.
+// the first [Reader.Next] reports the gap. Any goroutine may call it.
 func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*Reader, error) {
 	if err := h.awaitPosition(ctx, position); err != nil {
 		return nil, err

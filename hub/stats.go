@@ -138,7 +138,8 @@ type Stats struct {
 }
 
 // Stats returns the counters and the state. It waits for the hub's lock. The counters are
-// read one after the other, so they may differ by what happens meanwhile.
+// read one after the other, so they may differ by what happens meanwhile. Any goroutine may
+// call it.
 func (h *Hub) Stats() Stats {
 	s := &h.stats
 	out := Stats{

@@ -138,7 +138,7 @@ func (s *source) retain(h *history) {
 // Connections continue. While the store opens, the hub serves the history that it has. If
 // the store then has another history, connections are sent sse.gap. The error is that of
 // closing the store before: also then the hub uses store. It must not be called after
-// Close, or with a store that another hub has.
+// Close, or with a store that another hub has. Any goroutine may call it.
 func (h *Hub) Use(store Store) error {
 	h.storeSwitch.Lock()
 	defer h.storeSwitch.Unlock()

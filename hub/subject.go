@@ -157,7 +157,7 @@ func (s *subject) describe(h *history, e *entry, now time.Time) (targets []Targe
 
 // Data returns the payload of a retained event. Its lines end with LF. ok is false if the
 // payload is not there: the event is evicted or replaced, or the position is not in the
-// history.
+// history. Any goroutine may call it.
 func (h *Hub) Data(p Position) (data string, ok bool) {
 	h.mu.RLock()
 	hi := h.history

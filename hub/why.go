@@ -59,7 +59,7 @@ type judged struct {
 
 // Why says what became of the event at a position, for the connections that the filter
 // chooses: open connections, and those that ended or were refused recently. It ignores the
-// topics of the filter for connections that are not open.
+// topics of the filter for connections that are not open. Any goroutine may call it.
 func (h *Hub) Why(p Position, who Filter) Why {
 	s := h.subject(p)
 	w := Why{Event: s.EventInfo, Fates: make(map[Fate]int), Began: h.began, Since: h.began}
