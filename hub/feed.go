@@ -136,12 +136,12 @@ const holesAtOnce = 1000
 // connections end. It does nothing if next is the position after the head. Only the feed's
 // goroutine calls it. The caller must not hold Hub.mu.
 func (h *Hub) fillHoles(next uint64) {
-	left := false
+	added := false
 	for h.addHoles(next) {
-		left = true
+		added = true
 	}
 	h.moveConns()
-	if left && h.sharesStore() {
+	if added && h.sharesStore() {
 		h.execute(new(Command), next)
 	}
 }

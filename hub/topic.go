@@ -101,19 +101,21 @@ func (h *history) shape(name string) *shape {
 	return s
 }
 
-// learnAtOnce is how many lanes are looked at while Hub.mu is held once.
+// learnAtOnce is about how many records, and lanes that they are in, learn looks at while
+// Hub.mu is held once.
 const learnAtOnce = 250
 
 // learn indexes a slice of the retained events for the shape, beginning at the position
-// from. It returns where the next slice begins: call it again with that, until s.learned.
-// It begins with the oldest event if from is 0. The caller holds Hub.mu for writing.
+// from; 0: at the oldest. It returns where the next slice begins: call it again with that,
+// until s.learned. Events that were evicted in between are lost to the shape, so floor
+// rises. The caller holds Hub.mu for writing, and lets others have the lock in between.
 func (h *history) learn(s *shape, from uint64) (next uint64) {
 	if from < h.oldest { // evicted meanwhile
 		from, s.floor = h.oldest, h.oldest-1
 	}
-	for lanes := 0; from <= h.head && lanes < learnAtOnce; from++ {
+	for work := 0; from <= h.head && work < learnAtOnce; from++ {
 		e := h.entry(from)
-		lanes += 1 + len(e.lanes)
+		work += 1 + len(e.lanes)
 		for _, l := range e.lanes {
 			h.indexAs(s, e, from, l.target)
 		}
