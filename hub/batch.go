@@ -84,7 +84,9 @@ func (b *batch) add(e *entry, seq uint64) bool {
 }
 
 // advanceHeads removes the event seq from all heads that begin with it, and drops heads
-// that are empty then. It returns the lowest seq that is left; math.MaxUint64: none.
+// that are empty then. It returns the lowest seq that is left; math.MaxUint64: none. Only
+// [history.search] calls it. The caller holds Hub.mu, because the heads are parts of
+// lane.seqs.
 func (b *batch) advanceHeads(seq uint64) (next uint64) {
 	next = math.MaxUint64
 	for i := 0; i < len(b.heads); {
@@ -109,7 +111,8 @@ func (b *batch) hasBlocks() bool { return len(b.before)+len(b.items)+len(b.after
 
 // writeTo writes the blocks, with one call of Write except for a large event. A single
 // event, and a large one, is written from where it is, without a copy. It returns how many
-// bytes w took, also with an error. w must not keep them. The caller must not hold a lock.
+// bytes w took, also with an error. w must not keep them. Only the goroutine that has b
+// calls it. The caller must not hold a lock.
 func (b *batch) writeTo(w io.Writer) (int, error) {
 	if len(b.items) == 1 && len(b.before)+len(b.after) == 0 {
 		return w.Write(b.items[0].frame.block())
@@ -140,7 +143,8 @@ func writeEach(w io.Writer, parts ...[]byte) (n int, err error) {
 
 // chunks returns the blocks as HTTP/1.1 chunks [RFC 9112 7.1]. The events are p[from:to]. p
 // belongs to b, or is the frame of an event: it must not be changed, and is valid until b
-// changes. The items are joined once for all connections that share them.
+// changes. The items are joined once for all connections that share them. Only the
+// goroutine that has b calls it.
 func (b *batch) chunks() (p []byte, from, to int) {
 	if len(b.before)+len(b.after) == 0 && !b.final {
 		if len(b.items) == 1 {
@@ -164,7 +168,7 @@ func (b *batch) chunks() (p []byte, from, to int) {
 }
 
 // join returns the frames of the items, one after the other. The result belongs to b: it
-// must not be changed, and is valid until the items change.
+// must not be changed, and is valid until the items change. Only chunks calls it.
 func (b *batch) join() []byte {
 	m := &b.memo
 	if m.history == nil || m.joinedItems != len(b.items) {

@@ -29,7 +29,7 @@ func NewMemory() *Memory {
 
 // Append implements [Store]. It delivers the records to the feed itself, on the goroutine
 // of the caller, in slices: other publishers get their turn in between. So a batch may be
-// interleaved with others.
+// interleaved with others. Any goroutine may call it.
 func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
 	if err := m.awaitTail(ctx); err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (m *Memory) appendSome(stored []Stored, entries []Entry) ([]Stored, error) 
 }
 
 // Tail implements [Store]. It opens the store, and then only waits for ctx: Append
-// delivers. It must be called once.
+// delivers. The hub calls it, once.
 func (m *Memory) Tail(ctx context.Context, feed Feed) {
 	m.mu.Lock()
 	m.feed = feed
@@ -118,7 +118,8 @@ func (*Memory) Retain(Options, uint64) {}
 // Shared implements [Store].
 func (*Memory) Shared() bool { return false }
 
-// Close implements [Store]. It waits for batches that have begun. Later ones fail.
+// Close implements [Store]. It waits for batches that have begun. Later ones fail. The hub
+// calls it, after Tail has returned.
 func (m *Memory) Close() error {
 	m.appending.Lock()
 	defer m.appending.Unlock()

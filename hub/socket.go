@@ -151,9 +151,9 @@ const (
 )
 
 // step writes without blocking: first what is unsent, or else one batch of what is between
-// the cursor and the head, and what else is due. After stepClosed the socket is closed, and
-// step must not be called again. b is scratch. The caller has the turn of c ([Conn.turn]).
-// The caller must not hold Hub.mu.
+// the cursor and the head, and what else is due. After stepBlocked, writeBlocking must go
+// on. After stepClosed the socket is closed, and step must not be called again. b is
+// scratch. The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) step(b *batch) stepResult {
 	s := c.socket
 	if len(s.unsent) > 0 {

@@ -72,6 +72,7 @@ const (
 
 // freeSpace returns how many bytes a TLS connection can write without blocking; 0 or less:
 // none. The kernel blocks only when the queued data, with its overhead, exceeds the buffer.
+// The caller has the turn ([Conn.turn]).
 func (s *socket) freeSpace() int {
 	var info [memInfoLength]uint32
 	size := uint32(unsafe.Sizeof(info))
