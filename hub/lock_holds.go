@@ -73,9 +73,9 @@ func (l *timedMutex) Unlock() {
 	l.RWMutex.Unlock()
 }
 
-// RLock locks for reading, and notes in l.reads when the hold began, by the thread: readers
-// are many, and have nothing else to tell them apart. If another reader begins on the same
-// thread before RUnlock, the later time counts for both.
+// RLock locks for reading, and notes in l.reads when the hold began. The key is the thread,
+// because RUnlock knows nothing else of the reader. If two readers hold the lock on one
+// thread, only one of them is measured, from the later time.
 func (l *timedMutex) RLock() {
 	l.RWMutex.RLock()
 	now := cpuNow()
