@@ -103,8 +103,9 @@
 //
 // Comments say it in these forms. "The caller holds Hub.mu": for reading or for writing.
 // "The caller holds Hub.mu for writing". "The caller must not hold Hub.mu": the function
-// locks it, or takes long. "Any goroutine may call it": it locks what it needs. A function
-// that says none of these uses its arguments alone.
+// locks it, or takes long. "Any goroutine may call it": it locks what it needs. If a method
+// says none of these, the comment of its type does. A function that says none uses its
+// arguments alone.
 //
 // # Words
 //
