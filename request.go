@@ -74,6 +74,7 @@ func (h *Handler) parseRequest(r *http.Request) (req hub.Request, status int, er
 		h.warnNoAddress()
 	}
 	req.Full = outOfFiles(r.Context())
+	req.Began, _ = caddyhttp.GetVar(r.Context(), "start_time").(time.Time)
 	return req, 0, nil
 }
 

@@ -67,7 +67,7 @@ const (
 // one.
 var (
 	closeReasons   = []Reason{Gone, Timeout, Replaced, Disconnected, Lifetime, Expired, Shutdown, HubClosed, Polled}
-	refusalReasons = []Reason{TooMany, TooManyPerUser, TooManyPerAddr, Starting, Shutdown, HubClosed}
+	refusalReasons = []Reason{TooMany, TooManyPerUser, TooManyPerAddr, Starting, Lifetime, Shutdown, HubClosed}
 )
 
 // Conn is one connection: an identity and a cursor. [Hub.Connect] makes it. Its

@@ -32,6 +32,11 @@ type Request struct {
 	Addr     netip.Addr // address of the client, for Info
 	Network  netip.Addr // key that Settings.MaxPerAddr counts by; invalid: no limit
 	Full     bool       // refuse: the process can hold no more connections
+
+	// Began is when the client asked, before it was authenticated. If its rights have been
+	// changed since then, the client is turned away with the reason [Lifetime], and comes
+	// back at once. Zero: the rights are those of now.
+	Began time.Time
 }
 
 // Refusal is the error of [Hub.Connect] when the client should come back later.
@@ -148,6 +153,8 @@ func (h *Hub) admit(r Request) *Refusal {
 	switch {
 	case h.endReason != "":
 		return &Refusal{h.endReason, between(r.RetryMin, r.RetryMax)}
+	case h.rightsChanges.concern(r):
+		return &Refusal{Lifetime, between(100*time.Millisecond, 500*time.Millisecond)}
 	case r.Full, over(r.MaxConnections, h.countSubscribers(Target{})):
 		return &Refusal{TooMany, retry}
 	case over(r.MaxPerUser, h.countSubscribers(Target{User, r.User})):

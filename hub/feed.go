@@ -115,6 +115,7 @@ func (h *Hub) deliver(records []encoded) {
 	h.mu.Lock()
 	if last := records[len(records)-1]; last.command != nil {
 		h.pendingCommand = last.seq
+		h.rightsChanges.add(last.command.filter())
 	}
 	for _, r := range records {
 		h.append(r, now)
@@ -154,6 +155,9 @@ func (h *Hub) addHoles(next uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	missing := next - min(next, h.history.head+1)
+	if missing > 0 && h.source.Store != nil && h.source.Shared() {
+		h.rightsChanges.add(Filter{})
+	}
 	switch {
 	case missing == 0:
 		return false

@@ -94,6 +94,9 @@ func (h *Hub) ChangeTopics(ctx context.Context, change TopicChange) (Position, e
 // DisconnectHere ends the connections of this node that the filter chooses, and returns
 // their number. Other nodes do not learn of it. Any goroutine may call it.
 func (h *Hub) DisconnectHere(f Filter) int {
+	h.mu.Lock()
+	h.rightsChanges.add(f)
+	h.mu.Unlock()
 	n := 0
 	for _, c := range h.matching(f) {
 		h.mu.Lock()

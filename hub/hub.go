@@ -66,6 +66,7 @@ type Hub struct {
 	oldHistory     *history   // connections move from here to history; nil: all have moved
 	endedHistories []Position // the last position of each of the last histories, oldest first
 	source         source
+	rightsChanges  rightsChanges
 	networks       map[netip.Addr]int // number of connections by network
 	users          int
 	dirty          []*lane // lanes with news for their subscribers

@@ -35,6 +35,18 @@ type Command struct {
 	Topics *TopicChange `json:"topics,omitempty"`
 }
 
+// filter returns the filter of the connections that the command concerns: all of them, if
+// this node does not know.
+func (c *Command) filter() Filter {
+	switch {
+	case c.Disconnect != nil:
+		return *c.Disconnect
+	case c.Topics != nil:
+		return c.Topics.Filter
+	}
+	return Filter{}
+}
+
 // TopicChange adds and removes exact topics. An added topic begins at the position of
 // the command. A removed topic ends there, also for events that are pending. The
 // patterns of a connection do not change.

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -82,7 +83,7 @@ func appendClosing(buf []byte, reason Reason, retry time.Duration) []byte {
 // 200, because a native EventSource gives up for ever after any other status. [HTML spec
 // 9.2.3]
 func (r *Refusal) Block() []byte {
-	if r.Reason == Shutdown || r.Reason == HubClosed {
+	if slices.Contains(closeReasons, r.Reason) {
 		return appendClosing(nil, r.Reason, r.Retry)
 	}
 	buf := appendRetry(nil, r.Retry)

@@ -1,0 +1,81 @@
+package hub
+
+import (
+	"slices"
+	"time"
+)
+
+// rightsChanges are the latest changes of rights that this hub has carried out. A client
+// whose request began before one of them may have been authenticated before it, and would
+// keep the old rights. Guarded by Hub.mu.
+type rightsChanges struct {
+	ring []rightsChange
+	n    int // number of changes since the hub began; the last one is at n-1, modulo maxRightsChanges
+}
+
+// rightsChange is a disconnect or a change of topics.
+type rightsChange struct {
+	at     time.Time // when the hub began to carry it out
+	filter Filter    // chooses the connections that it concerns
+}
+
+const (
+	maxRightsChanges = 1000
+
+	// maxRightsNames bounds the memory of a filter: one with more names is kept as one
+	// that chooses all connections.
+	maxRightsNames = 100
+
+	// maxRightsChecks bounds the comparisons for one request, which holds Hub.mu.
+	maxRightsChecks = 5000
+)
+
+// add remembers a change. The caller holds Hub.mu for writing, and searches for the
+// connections that the change concerns after that. So a request either finds the change
+// here or has become a connection that the search finds.
+func (r *rightsChanges) add(f Filter) {
+	if len(f.IDs)+len(f.Users)+len(f.Sessions)+len(f.Topics) > maxRightsNames {
+		f = Filter{}
+	}
+	change := rightsChange{time.Now(), f}
+	if r.n < maxRightsChanges {
+		r.ring = append(r.ring, change)
+	} else {
+		r.ring[r.n%maxRightsChanges] = change
+	}
+	r.n++
+}
+
+// concern reports whether a change since the request began concerns its client, or may
+// do so: older changes are forgotten, and not all of very many are compared. The caller
+// holds Hub.mu.
+func (r *rightsChanges) concern(req Request) bool {
+	if req.Began.IsZero() {
+		return false
+	}
+	checks := 0
+	for i := r.n - 1; i >= 0; i-- {
+		if i < r.n-maxRightsChanges {
+			return true
+		}
+		change := &r.ring[i%maxRightsChanges]
+		if change.at.Before(req.Began) {
+			return false
+		}
+		if checks += 1 + len(change.filter.Topics)*len(req.Topics); checks > maxRightsChecks || change.filter.concerns(req) {
+			return true
+		}
+	}
+	return false
+}
+
+// concerns reports whether the filter would choose the connection of a request.
+func (f *Filter) concerns(req Request) bool {
+	fits := func(names []string, name string) bool {
+		return len(names) == 0 || name != "" && slices.Contains(names, name)
+	}
+	return len(f.IDs) == 0 && fits(f.Users, req.User) && fits(f.Sessions, req.Session) &&
+		(len(f.Topics) == 0 || slices.ContainsFunc(f.Topics, func(name string) bool {
+			return slices.ContainsFunc(req.Topics, func(t Target) bool { return t.Matches(name) })
+		}))
+}
