@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -41,9 +42,10 @@ func TestPromise12ProcessTakesWhatTheDocsSay(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				answer, _ := io.ReadAll(resp.Body)
 				resp.Body.Close()
 				if resp.StatusCode != http.StatusOK {
-					t.Fatal(resp.Status)
+					t.Fatalf("batch %d: %s %.300s", first/batch, resp.Status, answer)
 				}
 			}
 			if n := s.Status().Bytes; n < size*9/10 {
