@@ -280,10 +280,12 @@ type Info struct {
 // may call it, but [Store].Retain must not.
 func (c *Conn) Info() Info {
 	info := c.About()
-	c.hub.mu.RLock()
-	defer c.hub.mu.RUnlock()
+	c.hub.mu.Lock()
 	cursor := c.cursor.Load()
 	info.Position = c.position(cursor).String()
+	c.hub.mu.Unlock()
+	c.hub.mu.RLock()
+	defer c.hub.mu.RUnlock()
 	for _, t := range c.topics {
 		info.Topics = append(info.Topics, t.Name)
 	}

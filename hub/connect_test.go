@@ -3,8 +3,10 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,4 +207,32 @@ func TestEvictionBeforeTheFirstBlock(t *testing.T) {
 			want(t, "bob", b.client(t).data(), "1 2")
 		}
 	})
+}
+
+// Info may be called while a connection moves to the history of a new store. The race
+// detector checks it.
+func TestInfoWhileConnectionMoves(t *testing.T) {
+	h := newHub(t, Options{})
+	p := connect(t, h, requestOf("alice"))
+	defer p.Cancel()
+	useStore(t, h, NewMemory())
+	var looking sync.WaitGroup
+	looking.Go(func() { h.lookUp(p.Conn, time.Now(), new(batch)) })
+	p.Info()
+	looking.Wait()
+}
+
+// Close has begun, and has not come to the connection yet.
+func TestTakeOverWhileHubCloses(t *testing.T) {
+	h := newHub(t, Options{})
+	p := connect(t, h, requestOf("alice"))
+	h.mu.Lock()
+	h.isClosing = true
+	h.mu.Unlock()
+	client, conn, tcp := connPair(t, bySweeper)
+	p.TakeOver(conn, tcp)
+	got, err := io.ReadAll(client)
+	if err != nil || !strings.Contains(string(got), `"reason":"hub_closed"`) {
+		t.Errorf("the client got %v %q", err, got)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"time"
+	"unsafe"
 )
 
 // history is the bounded ring of encoded events, indexed by target. A record is retained
@@ -91,6 +92,12 @@ func newHistory(opts Options, epoch string, oldest uint64, pinned *pinned) *hist
 // entry returns the entry of the position seq, which must be retained. The caller holds
 // Hub.mu, and must not keep the pointer after it unlocks.
 func (h *history) entry(seq uint64) *entry { return h.ring.at(seq) }
+
+// retains reports whether the history still has the bytes of an event of it, which it may
+// have evicted, or replaced by a newer event of the slot. The caller holds Hub.mu.
+func (h *history) retains(it item) bool {
+	return it.seq >= h.oldest && unsafe.SliceData(h.entry(it.seq).frame.bytes) == unsafe.SliceData(it.frame.bytes)
+}
 
 // append appends a record, evicts what exceeds the bounds, and returns the new entry, which
 // is valid until the next call. A record that cannot be read becomes a hole ([history]).

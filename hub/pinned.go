@@ -123,7 +123,7 @@ func (p *pinned) victim() *Conn {
 func (c *Conn) pin(it item) {
 	h := c.hub
 	h.lockQueued()
-	retained := c.cursorHistory == h.history && it.seq >= h.history.oldest
+	retained := c.cursorHistory == h.history && h.history.retains(it)
 	h.pinned.pin(c, it.frame, retained)
 	crowded := h.pinned.bytes > h.history.opts.MaxBytes
 	h.unlockQueued()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestPromise12StalledStreamsHoldOneHistory: an event in which a stream is stuck
@@ -38,4 +39,37 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 			return h.pinned.bytes == 0 && len(h.pinned.events) == 0 && h.pinned.evicted.Len() == 0
 		})
 	})
+}
+
+// An event of a slot is replaced after the look-up and before the stream stalls in it. It is
+// counted, because the history does not have its bytes any more.
+func TestReplacedEventIsPinned(t *testing.T) {
+	h := newHub(t, Options{})
+	p := connect(t, h, requestOf("alice"))
+	defer p.Cancel()
+	set := func(value string) {
+		t.Helper()
+		if _, err := h.Publish(t.Context(), Event{Slot: "price", Data: []byte(value), Targets: []Target{{}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pinnedBytes := func() int64 {
+		h.mu.RLock()
+		defer h.mu.RUnlock()
+		return h.pinned.bytes
+	}
+	set("1")
+	b := new(batch)
+	h.lookUp(p.Conn, time.Now(), b)
+	set("2")
+	p.socket = new(socket)
+	p.pin(b.items[0])
+	if pinnedBytes() == 0 {
+		t.Error("nothing counts the bytes of the replaced event")
+	}
+	p.unpin()
+	if n := pinnedBytes(); n != 0 {
+		t.Errorf("%d bytes are counted after the stall", n)
+	}
+	p.socket = nil
 }

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"os"
@@ -59,7 +60,9 @@ func (c *Conn) takeOver(s *socket) {
 	h.lockQueued()
 	c.setAborterLocked(s)
 	closing := h.isClosing
-	if !closing {
+	if closing {
+		h.detach(c, cmp.Or(h.endReason, HubClosed)) // Close may not have come to c yet
+	} else {
 		h.takenOver.Add(1)
 	}
 	h.unlockQueued()
