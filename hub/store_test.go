@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,12 +190,15 @@ func TestPositionThatOthersGave(t *testing.T) {
 	}
 }
 
-// Publishing goes on while another store takes the place of one in memory.
+// Publishing goes on while another store takes the place of one in memory. Each publisher
+// publishes between two switches: the hub remembers only the last few histories, and a
+// publisher that slept for longer cannot know whether its event was stored.
 func TestPublishOverSwitches(t *testing.T) {
 	h := newHub(t, Options{})
 	stop := make(chan struct{})
 	var publishing sync.WaitGroup
-	for range 4 {
+	var published [4]atomic.Int64
+	for i := range published {
 		publishing.Go(func() {
 			for {
 				select {
@@ -202,12 +206,25 @@ func TestPublishOverSwitches(t *testing.T) {
 					return
 				default:
 					publish(t, h, "x")
+					published[i].Add(1)
 				}
 			}
 		})
 	}
-	for range 200 {
+	for range 100 {
+		var before [len(published)]int64
+		for i := range published {
+			before[i] = published[i].Load()
+		}
 		useStore(t, h, NewMemory())
+		eventually(t, "each publisher to publish", func() bool {
+			for i := range published {
+				if published[i].Load() == before[i] {
+					return false
+				}
+			}
+			return true
+		})
 	}
 	close(stop)
 	publishing.Wait()
