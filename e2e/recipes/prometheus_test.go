@@ -46,7 +46,8 @@ func TestAlertsStaySilent(t *testing.T) {
 	var load sync.WaitGroup
 	publisher := s.Publisher()
 	load.Go(func() {
-		repeat(ctx, 50*time.Millisecond, func(n int) {
+		// Slow enough for ten minutes in the history of 10,000 events: less is an alert.
+		repeat(ctx, 100*time.Millisecond, func(n int) {
 			to := e2e.Target{}
 			if n%2 == 0 {
 				to = e2e.To("user", fmt.Sprintf("user%d", n%30))
