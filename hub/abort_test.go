@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A write may begin at the very moment of the cut, so that the cut comes too early for
-// it. It is aborted soon after, and nothing is aborted once the stream has ended.
-func TestCutIsRepeated(t *testing.T) {
+// A write may begin at the moment of the abort, so that the abort comes too early for it. The hub
+// soon aborts again. It aborts nothing after the stream has ended.
+func TestAbortIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		v := open(t, h, requestOf("alice"))
@@ -22,38 +22,38 @@ func TestCutIsRepeated(t *testing.T) {
 		publish(t, h, "1")
 		synctest.Wait()
 		began := time.Now()
-		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
+		want(t, "connections that were ended", h.DisconnectHere(Filter{Users: []string{"alice"}}), 1)
 		want(t, "reason", v.wait(), Disconnected)
-		want(t, "it took", time.Since(began), closeGrace+closeGrace/8)
+		want(t, "time until the end", time.Since(began), closeGrace+closeGrace/8)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		want(t, "cuts", v.aborts, 2)
+		want(t, "aborts", v.aborts, 2)
 	})
 }
 
-// A connection ends when its login expires, also while its client slowly takes an event.
+// A connection ends when its login expires, even while its client reads an event slowly.
 func TestLoginEndsWithinAnEvent(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const size = 12 << 20
 		h := newHub(t, Options{MaxEventSize: size, MaxBytes: 2 * size})
-		publish(t, h, strings.Repeat("x", size-1)) // before the login begins: it takes long on a busy machine
+		publish(t, h, strings.Repeat("x", size-1)) // before the login begins, because this takes long on a busy machine
 		r := requestOf("alice").at(Earliest)
 		r.Expires = time.Now().Add(3 * time.Second)
 		p := dial(t, h, r, kind)
-		eventually(t, "it waits for the client", func() bool { return strings.Contains(stacks(), "hub.(*Conn).writeBlocking(") })
+		eventually(t, "the write waits for the client", func() bool { return strings.Contains(stacks(), "hub.(*Conn).writeBlocking(") })
 		<-time.After(time.Until(r.Expires))
-		buf, taken := make([]byte, 64<<10), 0
+		buf, received := make([]byte, 64<<10), 0
 		for h.Stats().Closed["expired"] == 0 {
 			n, err := p.Conn.Read(buf)
-			if taken += n; err != nil || taken > size/2 {
-				t.Fatalf("after %d bytes it is still open: %v", taken, err)
+			if received += n; err != nil || received > size/2 {
+				t.Fatalf("the stream is still open after %d bytes, or broke: %v", received, err)
 			}
 		}
 	})
 }
 
-// The end of a connection is reported once, also before its first block.
-func TestClosedIsToldOnce(t *testing.T) {
+// The hub reports the end of a connection once, even before its first block.
+func TestClosedIsCalledOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		var closed []Reason
@@ -72,18 +72,18 @@ func TestClosedIsToldOnce(t *testing.T) {
 		c = connect(t, h, request)
 		opened := c.Open(newTestSink())
 		h.EndOf([]*Settings{defaultSettings}, Lifetime)
-		want(t, "of other settings", c.reason, "")
+		want(t, "reason after EndOf other settings", c.reason, "")
 		h.EndOf([]*Settings{defaultSettings, request.Settings}, Lifetime)
-		want(t, "served until the end", opened.Serve(t.Context()), Lifetime)
+		want(t, "reason after EndOf its settings", opened.Serve(t.Context()), Lifetime)
 		c = connect(t, h, request)
 		h.Shutdown()
-		want(t, "after the shutdown", c.Open(newTestSink()).ended, Shutdown)
+		want(t, "reason after the shutdown", c.Open(newTestSink()).ended, Shutdown)
 
-		told := make([]string, len(closed))
+		got := make([]string, len(closed))
 		for i, reason := range closed {
-			told[i] = string(reason)
+			got[i] = string(reason)
 		}
-		want(t, "told", strings.Join(told, " "), "gone disconnected gone lifetime shutdown")
+		want(t, "reported reasons", strings.Join(got, " "), "gone disconnected gone lifetime shutdown")
 	})
 }
 
@@ -93,7 +93,7 @@ type panics struct{ *testSink }
 func (panics) Write([]byte) (int, error) { panic("oh no") }
 func (panics) Abort()                    {}
 
-// A client that comes after Shutdown is told of that, also once the hub is closed.
+// A client that connects after Shutdown gets the reason shutdown, even once the hub is closed.
 func TestCloseAfterShutdown(t *testing.T) {
 	h := New(Options{})
 	useStore(t, h, NewMemory())
@@ -103,13 +103,13 @@ func TestCloseAfterShutdown(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := h.Connect(t.Context(), requestOf("alice"))
-	want(t, "refused", err.Error(), "connection refused: shutdown")
+	want(t, "error of Connect", err.Error(), "connection refused: shutdown")
 	_, err = h.Publish(t.Context(), Event{Data: []byte("x"), Targets: []Target{{}}})
 	wantErr(t, err, ErrNotStored)
 }
 
-// Who reports that a stream was closed does not wait for the hub, which may be busy with
-// the end of thousands.
+// A report of a closed stream does not wait for the lock of the hub, which may be busy with the
+// end of thousands.
 func TestAboutTakesNoLock(t *testing.T) {
 	h := newHub(t, Options{})
 	c := connect(t, h, requestOf("alice", "news"))

@@ -13,17 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainVariable makes the test binary the clients of BenchmarkDeliverToSockets: it has
+// drainVariable is set in the process that runs the clients of BenchmarkDeliverToSockets. It has
 // the address to connect to.
 const drainVariable = "HUB_BENCH_DRAIN"
 
 // sockets is how many streams BenchmarkDeliverToSockets has.
 const sockets = 200
 
-// BenchmarkDeliverToSockets publishes one event after the other to streams that were
-// taken over, each once the one before has been received by all. The clients are
-// another process, so that what is measured is what a delivery costs the server, with
-// its write.
+// BenchmarkDeliverToSockets publishes events to streams that were taken over. It publishes each
+// event after all clients received the one before. The clients run in another process, so the
+// benchmark measures the cost for the server alone, including the write.
 func BenchmarkDeliverToSockets(b *testing.B) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -46,7 +45,7 @@ func BenchmarkDeliverToSockets(b *testing.B) {
 		}
 		return conn.(*net.TCPConn)
 	}
-	received := accept() // a byte for each event that all have
+	received := accept() // it gets a byte for each event that all clients have
 	defer received.Close()
 	h := newHub(b, Options{})
 	for range sockets {
@@ -59,16 +58,16 @@ func BenchmarkDeliverToSockets(b *testing.B) {
 		}
 	}
 	await() // the first block
-	before := used(b)
+	before := usedCPUTime(b)
 	for b.Loop() {
 		mustPublish(b, h, Target{})
 		await()
 	}
-	b.ReportMetric(float64(used(b)-before)/float64(b.N*sockets), "cpu-ns/delivery")
+	b.ReportMetric(float64(usedCPUTime(b)-before)/float64(b.N*sockets), "cpu-ns/delivery")
 }
 
-// used is the time of processors that this process took.
-func used(b *testing.B) time.Duration {
+// usedCPUTime returns the CPU time that this process has used.
+func usedCPUTime(b *testing.B) time.Duration {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)
@@ -76,7 +75,7 @@ func used(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestDrain is the clients, and nothing when it is run as a test.
+// TestDrain runs the clients of BenchmarkDeliverToSockets. It does nothing in a run of the tests.
 func TestDrain(t *testing.T) {
 	addr := os.Getenv(drainVariable)
 	if addr == "" {

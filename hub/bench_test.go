@@ -19,12 +19,12 @@ func mustPublish(b testing.TB, h *Hub, targets ...Target) {
 	}
 }
 
-// The publisher of a broadcast encodes once, and leaves the waking to others.
+// The publisher of a broadcast encodes once. Another goroutine wakes the subscribers.
 func BenchmarkPublishBroadcast(b *testing.B) {
-	for _, listeners := range []int{1, 100, 10_000} {
-		b.Run(fmt.Sprint("listeners=", listeners), func(b *testing.B) {
+	for _, subscribers := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprint("subscribers=", subscribers), func(b *testing.B) {
 			h := newHub(b, Options{})
-			for i := range listeners {
+			for i := range subscribers {
 				connect(b, h, requestOf(fmt.Sprint(i)))
 			}
 			b.ReportAllocs()
@@ -35,7 +35,7 @@ func BenchmarkPublishBroadcast(b *testing.B) {
 	}
 }
 
-// One user among many costs as much as one among few.
+// A publish to one user costs as much among many users as among few.
 func BenchmarkPublishToOneUser(b *testing.B) {
 	for _, users := range []int{100, 100_000} {
 		b.Run(fmt.Sprint("users=", users), func(b *testing.B) {
@@ -43,7 +43,7 @@ func BenchmarkPublishToOneUser(b *testing.B) {
 			for i := range users {
 				connect(b, h, requestOf(fmt.Sprint(i)))
 			}
-			runtime.GC() // what was opened is not to be marked while it is measured
+			runtime.GC() // so that the collector does not mark the connections during the measurement
 			b.ReportAllocs()
 			for b.Loop() {
 				mustPublish(b, h, user("42"))
@@ -52,7 +52,8 @@ func BenchmarkPublishToOneUser(b *testing.B) {
 	}
 }
 
-// Replay costs what was missed, and not what is retained.
+// The cost of a replay grows with the number of missed events, not with the number of retained
+// ones.
 func BenchmarkReplay(b *testing.B) {
 	for _, retained := range []int{1000, 100_000} {
 		for _, missed := range []int{10, 100} {
@@ -95,10 +96,10 @@ func (d *discard) Flush() error {
 	return nil
 }
 
-// From publish to flushed, through Open and Serve.
+// BenchmarkDeliver measures the way of an event from Publish to the flush, through Open and Serve.
 func BenchmarkDeliver(b *testing.B) {
 	h := newHub(b, Options{})
-	w, stop := deliverer(b, h)
+	w, stop := serveStream(b, h)
 	defer stop()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -107,10 +108,10 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
-// What a delivery costs beyond the publish: one look-up and one write.
+// BenchmarkCatchUp measures a delivery without the publish: one look-up and one write.
 func BenchmarkCatchUp(b *testing.B) {
 	h := newHub(b, Options{})
-	c := catcher(b, h)
+	c := idleConn(b, h)
 	b.ReportAllocs()
 	for b.Loop() {
 		c.cursor.Store(h.history.head - 1)
@@ -139,8 +140,8 @@ func BenchmarkAppendFull(b *testing.B) {
 	}
 }
 
-// deliverer is a stream that is being served.
-func deliverer(t testing.TB, h *Hub) (w *discard, stop func()) {
+// serveStream serves a stream until stop is called.
+func serveStream(t testing.TB, h *Hub) (w *discard, stop func()) {
 	c := connect(t, h, requestOf("alice"))
 	w = &discard{flushed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -156,8 +157,8 @@ func deliverer(t testing.TB, h *Hub) (w *discard, stop func()) {
 	}
 }
 
-// catcher is a stream that has been opened, and has nothing to do.
-func catcher(t testing.TB, h *Hub) *Conn {
+// idleConn returns a connection that was sent everything.
+func idleConn(t testing.TB, h *Hub) *Conn {
 	for range 10 {
 		mustPublish(t, h, Target{})
 	}
@@ -166,7 +167,7 @@ func catcher(t testing.TB, h *Hub) *Conn {
 	return c
 }
 
-// raceEnabled: under the race detector a sync.Pool forgets at random.
+// raceEnabled says whether the race detector runs. A sync.Pool then drops values at random.
 var raceEnabled = func() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
@@ -174,10 +175,10 @@ var raceEnabled = func() bool {
 
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	h := newHub(t, Options{})
-	c, w := catcher(t, h), &discard{}
+	c, w := idleConn(t, h), &discard{}
 	var bound float64
 	if raceEnabled {
-		bound = 3 // a batch, if the pool forgot it, and its slices
+		bound = 3 // a batch and its slices, if the pool dropped them
 	}
 	for _, events := range []uint64{1, 5} {
 		allocs := testing.AllocsPerRun(1000, func() {
@@ -185,16 +186,16 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 			c.catchUp(w)
 		})
 		if allocs > bound {
-			t.Errorf("%v allocations to deliver %d events", allocs, events)
+			t.Errorf("allocations to deliver %d events: got %v, want at most %v", events, allocs, bound)
 		}
 	}
 	if n, _ := c.Sent(); n != 1001*6 {
-		t.Errorf("delivered %d events", n)
+		t.Errorf("delivered events: got %d, want %d", n, 1001*6)
 	}
 }
 
-// BenchmarkGrants is what 10,000 connections with granted topics cost others: a publish
-// to one topic that 100 of them have, and a connection that comes and goes.
+// BenchmarkGrants measures what 10,000 connections with granted topics cost others: a publish to
+// one topic of 100 connections, and a connection that begins and ends.
 func BenchmarkGrants(b *testing.B) {
 	for _, each := range []int{1, 100} {
 		h := newHub(b, Options{})

@@ -37,7 +37,7 @@ func (c *client) read(stream string) *client {
 	c.t.Helper()
 	last := int64(-1) // seq of the last id in this connection
 	var epoch string
-	untold := false // sse.connected had no id, so sse.gap or a state must follow
+	mustFollow := false // sse.connected had no id, so sse.gap or a state must follow
 	for first := true; ; first = false {
 		if rest, ok := strings.CutPrefix(stream, ":\n"); ok {
 			stream = rest
@@ -52,26 +52,26 @@ func (c *client) read(stream string) *client {
 		m, data := c.block(text)
 
 		if first != (m.event == "sse.connected") && m.event != "sse.rejected" {
-			c.t.Fatalf("sse.connected is the first block and no other, but: %q", text)
+			c.t.Fatalf("got %q, want sse.connected as the first block and nowhere else", text)
 		}
-		if untold && (m.event == "" && m.id == "" || strings.HasPrefix(m.event, "sse.") && m.event != "sse.gap") {
-			c.t.Fatalf("sse.connected had no id, but neither a gap nor a state follows: %q", text)
+		if mustFollow && (m.event == "" && m.id == "" || strings.HasPrefix(m.event, "sse.") && m.event != "sse.gap") {
+			c.t.Fatalf("got %q after sse.connected without an id, want a gap or a state", text)
 		}
-		untold = m.event == "sse.connected" && m.id == ""
-		if isLast := m.event == "sse.closing" || m.event == "sse.rejected"; !untold && isLast != (m.id == "") {
-			c.t.Fatalf("every block has an id except the last one of a stream, but: %q", text)
+		mustFollow = m.event == "sse.connected" && m.id == ""
+		if isLast := m.event == "sse.closing" || m.event == "sse.rejected"; !mustFollow && isLast != (m.id == "") {
+			c.t.Fatalf("got %q, want an id in every block except the last one of a stream", text)
 		}
 		if m.id != "" {
 			p, ok := ParsePosition(m.id)
 			if !ok || len(p.Epoch) != 8 {
-				c.t.Fatalf("not a position: %q", m.id)
+				c.t.Fatalf("id: got %q, want a position", m.id)
 			}
 			if m.event == "sse.gap" && p.Epoch != epoch {
 				last = -1 // another history: positions begin again
 			}
 			epoch = p.Epoch
 			if seq := int64(p.Seq); seq < last || seq == last && m.event != "sse.gap" {
-				c.t.Fatalf("position %d after %d: %q", seq, last, text)
+				c.t.Fatalf("position after %d: got %d in %q, want a later one", last, seq, text)
 			}
 			last = int64(p.Seq)
 			c.position = m.id
@@ -130,16 +130,16 @@ func (c *client) data() string { return payloads(c.events) }
 // controlSummary returns the names and reasons of the control events, without
 // sse.connected, which every stream has.
 func (c *client) controlSummary() string {
-	var told []string
+	var summary []string
 	for _, m := range c.control {
 		if m.event == "sse.connected" {
 			continue
 		}
 		_, reason, _ := strings.Cut(m.data, `"reason":"`)
 		reason, _, _ = strings.Cut(reason, `"`)
-		told = append(told, m.event+" "+reason)
+		summary = append(summary, m.event+" "+reason)
 	}
-	return strings.Join(told, ", ")
+	return strings.Join(summary, ", ")
 }
 
 func payloads(events []message) string {
@@ -169,8 +169,8 @@ func readOnce(t testing.TB, h *Hub, r Request, w *testSink) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if way := writerKindOf(t); way != byGoroutine {
-		return takeOverWhole(t, c, w, way)
+	if kind := writerKindOf(t); kind != byGoroutine {
+		return takeOverWhole(t, c, w, kind)
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -7,8 +7,7 @@ import (
 	"unsafe"
 )
 
-// The clock of the node that accepted an event may be wrong. What counts is when
-// the event was stored.
+// The clock of the node that accepted an event may be wrong. The time of storing decides.
 func TestClocksOfOtherNodes(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour, "right": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -23,30 +22,30 @@ func TestClocksOfOtherNodes(t *testing.T) {
 				time.Sleep(59 * time.Second)
 				want(t, "before the ttl is over", read(t, h, requestOf("").at(start)).data(), "brief long")
 				time.Sleep(time.Second)
-				want(t, "after it", read(t, h, requestOf("").at(start)).data(), "long")
+				want(t, "after the ttl", read(t, h, requestOf("").at(start)).data(), "long")
 				time.Sleep(9*time.Minute - 1)
-				want(t, "before it is too old", read(t, h, requestOf("").at(start)).data(), "long")
+				want(t, "before max_age", read(t, h, requestOf("").at(start)).data(), "long")
 				time.Sleep(time.Nanosecond)
-				want(t, "after that", read(t, h, requestOf("").at(start)).data(), "")
+				want(t, "after max_age", read(t, h, requestOf("").at(start)).data(), "")
 			})
 		})
 	}
 }
 
-// An event that was stored in the future, by a clock that was set back since, ages
-// from now on.
-func TestClockThatWasSetBack(t *testing.T) {
+// An event may have a time of storing in the future, because the clock was set back since. Its age
+// counts from now.
+func TestClockWasSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxAge: time.Minute})
 		r := recordOf(1, Event{Data: []byte("x"), Targets: []Target{{}}})
 		r.At = time.Now().Add(time.Hour)
 		feed{h}.Deliver([]Record{r})
 		time.Sleep(time.Minute)
-		want(t, "after its age", read(t, h, requestOf("").at(Earliest)).data(), "")
+		want(t, "after max_age", read(t, h, requestOf("").at(Earliest)).data(), "")
 	})
 }
 
-// An event that was long in being stored is delivered to those who listen.
+// An event that took long to be stored is still delivered to open streams.
 func TestStoredLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxAge: 10 * time.Second})
@@ -54,22 +53,22 @@ func TestStoredLate(t *testing.T) {
 		late := recordOf(1, Event{Data: []byte("late"), At: time.Now().Add(-11 * time.Second), Targets: []Target{{}}})
 		feed{h}.Deliver([]Record{late})
 		synctest.Wait()
-		want(t, "got", v.client(t).data(), "late")
-		want(t, "told", v.client(t).controlSummary(), "")
+		want(t, "events", v.client(t).data(), "late")
+		want(t, "control events", v.client(t).controlSummary(), "")
 	})
 }
 
-// wallAhead makes a time one that was read while the wall clock was ahead by whole
-// seconds of what it is now. The monotonic reading stays.
+// wallAhead changes t as if the wall clock had been ahead by whole seconds when t was read. The
+// monotonic reading stays.
 func wallAhead(t *time.Time, ahead time.Duration) {
-	// The seconds have the 33 bits after the first one, before 30 of nanoseconds.
+	// The seconds are in the 33 bits after the first bit, before 30 bits of nanoseconds.
 	wall := (*uint64)(unsafe.Pointer(t))
 	*wall += uint64(ahead/time.Second) << 30
 }
 
-// The end of a login is a time of the wall clock. If that was set since the wheel
-// began, the alarm is neither late nor goes off all the time until then.
-func TestWheelWhenTheClockWasSet(t *testing.T) {
+// The end of a login is a time of the wall clock. The clock may be set after the wheel began. The
+// alarm still goes off on time, and once.
+func TestWheelAfterTheClockWasSet(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, 0, -time.Hour} {
 		t.Run(ahead.String(), func(t *testing.T) {
 			var w wheel
@@ -78,15 +77,15 @@ func TestWheelWhenTheClockWasSet(t *testing.T) {
 			w.add(&conns[0], began.Add(time.Minute))
 			wallAhead(&w.began, ahead)
 			if off := time.Now().Round(0).Sub(w.began.Round(0)) + ahead; off.Abs() > 10*time.Second {
-				t.Fatalf("the wall clock is off by %v", off)
+				t.Fatalf("difference of the wall clocks: got %v more than wanted", off)
 			}
 			w.add(&conns[1], time.Now().Round(0).Add(20*time.Second))
 			due := time.Now().Add(20 * time.Second)
 			if early := w.takeDue(began.Add(20*time.Second - 2*wheelTick)); len(early) > 0 {
-				t.Error("the alarm goes off too early")
+				t.Errorf("alarms before the time: got %d, want 0", len(early))
 			}
 			if n := len(w.takeDue(due.Add(2 * wheelTick))); n != 1 {
-				t.Errorf("%d alarms have gone off when one is due", n)
+				t.Errorf("alarms at the time: got %d, want 1", n)
 			}
 		})
 	}

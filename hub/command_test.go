@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestPromise11RightsChangeAtAPosition: a node that was away carries a disconnect
-// out before it delivers what was published after it.
+// TestPromise11RightsChangeAtAPosition: a node that was cut off makes a disconnect before it
+// delivers the events that were published after the disconnect.
 func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
@@ -27,20 +27,20 @@ func TestPromise11RightsChangeAtAPosition(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		cutOff.set(false)
 		synctest.Wait()
-		want(t, "bob got", bob.client(t).data(), "before still after")
-		want(t, "mallory got", mallory.client(t).data(), "before still")
-		want(t, "mallory was told", mallory.client(t).controlSummary(), "sse.closing disconnected")
-		want(t, "mallory ended", mallory.endReason(t), Disconnected)
+		want(t, "events of bob", bob.client(t).data(), "before still after")
+		want(t, "events of mallory", mallory.client(t).data(), "before still")
+		want(t, "control events of mallory", mallory.client(t).controlSummary(), "sse.closing disconnected")
+		want(t, "reason of mallory", mallory.endReason(t), Disconnected)
 
-		// The command concerns those who were there.
+		// The command concerns only connections that were open before it.
 		again := open(t, there, requestOf("mallory"))
 		publish(t, here, "again")
 		synctest.Wait()
-		want(t, "mallory, who came back, got", again.client(t).data(), "again")
+		want(t, "events of mallory after a reconnect", again.client(t).data(), "again")
 	})
 }
 
-// A store that is out of reach delays no disconnect on the node that was asked.
+// An unreachable store does not delay a disconnect on the node that received the request.
 func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, n := newSharedLog().join(t, Options{})
@@ -48,15 +48,15 @@ func TestDisconnectWhileTheStoreIsAway(t *testing.T) {
 		synctest.Wait()
 		n.set(true)
 		ended, err := h.Disconnect(t.Context(), Filter{Users: []string{"mallory"}})
-		want(t, "ended", ended, 1)
+		want(t, "connections that were ended", ended, 1)
 		if !errors.Is(err, ErrNotStored) || !errors.Is(err, errAway) {
-			t.Errorf("the error is %v, want ErrNotStored, and why", err)
+			t.Errorf("error: got %v, want ErrNotStored and the cause", err)
 		}
-		want(t, "it ended", v.endReason(t), Disconnected)
+		want(t, "reason", v.endReason(t), Disconnected)
 	})
 }
 
-// A command of a later version may take a right away, so it is not passed over.
+// A command of a later version may remove a right, so a hub does not ignore it.
 func TestCommandOfALaterVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
@@ -68,16 +68,16 @@ func TestCommandOfALaterVersion(t *testing.T) {
 				t.Fatal(err)
 			}
 			publish(t, h, "after", user("alice"))
-			want(t, "for "+body+" it ended", v.endReason(t), Lifetime)
-			want(t, "for "+body+" it got", v.client(t).data(), "")
-			want(t, "for "+body+" it was told", v.client(t).controlSummary(), "sse.closing lifetime")
+			want(t, "reason for "+body, v.endReason(t), Lifetime)
+			want(t, "events for "+body, v.client(t).data(), "")
+			want(t, "control events for "+body, v.client(t).controlSummary(), "sse.closing lifetime")
 			v = open(t, h, requestOf("alice"))
 			synctest.Wait()
 		}
 	})
 }
 
-// A command takes a position, is sent to nobody, and is lost to nobody.
+// A command has a position. No client gets it, and its eviction causes no gap.
 func TestCommandsAreNoEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := newSharedLog().join(t, Options{MaxEvents: 3})
@@ -92,16 +92,16 @@ func TestCommandsAreNoEvents(t *testing.T) {
 		}
 		publish(t, h, "b")
 		synctest.Wait()
-		want(t, "she got", v.client(t).data(), "a b")
-		want(t, "and was told", v.client(t).controlSummary(), "")
+		want(t, "events", v.client(t).data(), "a b")
+		want(t, "control events", v.client(t).controlSummary(), "")
 		c := read(t, h, requestOf("alice").at(position))
-		want(t, "who comes back gets", c.data(), "b")
-		want(t, "and is told", c.controlSummary(), "")
-		want(t, "events counted", h.Stats().Events, 3)
+		want(t, "events after a reconnect", c.data(), "b")
+		want(t, "control events after a reconnect", c.controlSummary(), "")
+		want(t, "retained", h.Stats().Events, 3)
 	})
 }
 
-// A connection that was opened at the command's position, or later, goes on.
+// A command does not concern a connection that was opened at its position or later.
 func TestCommandConcernsEarlierConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -110,15 +110,15 @@ func TestCommandConcernsEarlierConnections(t *testing.T) {
 		later := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		h.execute(&Command{Disconnect: &Filter{Users: []string{"alice"}}}, 1)
-		want(t, "the earlier one ended", earlier.endReason(t), Disconnected)
+		want(t, "reason of the earlier connection", earlier.endReason(t), Disconnected)
 		publish(t, h, "2")
 		synctest.Wait()
-		want(t, "the later one got", later.client(t).data(), "2")
+		want(t, "events of the later connection", later.client(t).data(), "2")
 	})
 }
 
-// Who moves over to another history is given nothing by the changes in it: they may be
-// older than the connection, and the right may have ended since.
+// A connection that moves to another history gets no topics by the changes in it. The changes may
+// be older than the connection, and the right may have ended since.
 func TestPromise11ChangesInAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -130,16 +130,16 @@ func TestPromise11ChangesInAnotherHistory(t *testing.T) {
 		publish(t, h, "secret", topic("room/1"))
 		publish(t, h, "for all")
 		synctest.Wait()
-		want(t, "alice got", alice.client(t).data(), "")
-		want(t, "alice ended", alice.endReason(t), Lifetime)
-		want(t, "bob got", bob.client(t).data(), "for all")
+		want(t, "events of alice", alice.client(t).data(), "")
+		want(t, "reason of alice", alice.endReason(t), Lifetime)
+		want(t, "events of bob", bob.client(t).data(), "for all")
 
-		// What changes from now on is known to be newer.
+		// A change from now on is newer than the connection.
 		if _, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{"bob"}}, Add: []string{"room/1"}}); err != nil {
 			t.Fatal(err)
 		}
 		publish(t, h, "no secret", topic("room/1"))
 		synctest.Wait()
-		want(t, "bob got", bob.client(t).data(), "for all no secret")
+		want(t, "events of bob", bob.client(t).data(), "for all no secret")
 	})
 }

@@ -32,7 +32,7 @@ func TestCaps(t *testing.T) {
 	}
 	h := newHub(t, Options{})
 	for range 3 {
-		connect(t, h, capped("alice", "10.0.0.1", 0, 0, 0)) // no caps, but they count
+		connect(t, h, capped("alice", "10.0.0.1", 0, 0, 0)) // without caps, but counted
 	}
 	want(t, "per user", refusedBy(t, h, capped("alice", "10.0.0.2", 0, 3, 0)).Reason, TooManyPerUser)
 	want(t, "per address", refusedBy(t, h, capped("bob", "10.0.0.1", 0, 3, 3)).Reason, TooManyPerAddr)
@@ -42,10 +42,10 @@ func TestCaps(t *testing.T) {
 	h.finish(last.Conn, Gone)
 	connect(t, h, capped("bob", "10.0.0.2", 4, 1, 1))
 	for range 5 {
-		connect(t, h, capped("", "10.0.0.3", 0, 1, 0)) // the anonymous are no user
+		connect(t, h, capped("", "10.0.0.3", 0, 1, 0)) // anonymous clients are not one user
 	}
 	for range 5 {
-		connect(t, h, capped("", "no address", 0, 0, 1)) // they have nothing in common
+		connect(t, h, capped("", "no address", 0, 0, 1)) // clients without an address are not one address
 	}
 	full := requestOf("bob")
 	full.Full = true
@@ -68,21 +68,21 @@ func TestRefusalBlock(t *testing.T) {
 	for range 100 {
 		r := refusedBy(t, h, requestOf("alice").with(one))
 		if retries[r.Retry] = true; r.Retry < 30*time.Second || r.Retry > 90*time.Second {
-			t.Errorf("retry %v", r.Retry)
+			t.Errorf("retry: got %v, want 30s to 90s", r.Retry)
 		}
 		c := (&client{t: t}).read(string(r.Block()))
-		want(t, "told", c.controlSummary(), "sse.rejected max_connections")
+		want(t, "control events", c.controlSummary(), "sse.rejected max_connections")
 		want(t, "retry", time.Duration(c.retry), r.Retry.Truncate(time.Millisecond)/time.Millisecond)
 		want(t, "data", c.control[0].data, fmt.Sprintf(`{"reason":"max_connections","retryMs":%d}`, c.retry))
 		want(t, "position", c.position, "")
 	}
 	if len(retries) < 50 {
-		t.Errorf("100 refusals have %d different delays", len(retries))
+		t.Errorf("different delays of 100 refusals: got %d, want at least 50", len(retries))
 	}
 	h.Shutdown()
 	r := refusedBy(t, h, requestOf("alice"))
 	if !strings.Contains(string(r.Block()), "event: sse.closing\ndata: {\"reason\":\"shutdown\"") || r.Retry > 5*time.Second {
-		t.Errorf("on shutdown: %v, %s", r.Retry, r.Block())
+		t.Errorf("refusal on shutdown: got a retry of %v and %s, want at most 5s and sse.closing with the reason shutdown", r.Retry, r.Block())
 	}
 }
 
@@ -108,21 +108,21 @@ func TestPrevious(t *testing.T) {
 
 		first.stall()
 		publish(t, h, "x")
-		synctest.Wait() // the old stream is stuck, as one that lost its network
+		synctest.Wait() // the old stream is stuck, like one that lost its network
 		began := time.Now()
 		second := open(t, h, request("alice", "s", first.ID()).at(first.client(t).position))
 		synctest.Wait()
-		want(t, "the new one", second.client(t).data(), "x")
-		want(t, "the old one", first.wait(), Replaced)
-		want(t, "is told nothing", first.client(t).controlSummary(), "")
-		want(t, "and is aborted after", time.Since(began), closeGrace)
+		want(t, "events of the new stream", second.client(t).data(), "x")
+		want(t, "reason of the old stream", first.wait(), Replaced)
+		want(t, "control events of the old stream", first.client(t).controlSummary(), "")
+		want(t, "time until the old stream is aborted", time.Since(began), closeGrace)
 		want(t, "counted", h.Stats().Closed["replaced"], 1)
-		refusedBy(t, h, request("alice", "s", first.ID())) // gone, and the second one counts
+		refusedBy(t, h, request("alice", "s", first.ID())) // the first has ended, and the second counts
 
-		had := second.received()
+		before := second.received()
 		open(t, h, request("alice", "s", second.ID()))
-		want(t, "one that is not stuck", second.wait(), Replaced)
-		want(t, "is told nothing either", second.received(), had)
+		want(t, "reason of a stream that is not stuck", second.wait(), Replaced)
+		want(t, "bytes of a stream that is not stuck", second.received(), before)
 	})
 }
 
@@ -133,8 +133,8 @@ func TestPlace(t *testing.T) {
 	}
 	position := func(seq uint64) string { return positionAt(h, seq) }
 	for _, tt := range []struct {
-		position, data, told, begins string
-		resumed                      bool
+		position, data, controls, begins string
+		resumed                          bool
 	}{
 		{"", "", "", position(8), false},
 		{Earliest, "4 6", "", position(3), false},
@@ -148,20 +148,21 @@ func TestPlace(t *testing.T) {
 		{"zzzzzzzz-99", "4 6", "sse.gap epoch", position(3), false},
 	} {
 		c := read(t, h, requestOf("alice").at(tt.position))
-		want(t, tt.position+" gets", c.data(), tt.data)
-		want(t, tt.position+" is told", c.controlSummary(), tt.told)
-		want(t, tt.position+" is resumed", strings.Contains(c.control[0].data, `"resumed":true`), tt.resumed)
+		want(t, "events at "+tt.position, c.data(), tt.data)
+		want(t, "control events at "+tt.position, c.controlSummary(), tt.controls)
+		want(t, "resumed at "+tt.position, strings.Contains(c.control[0].data, `"resumed":true`), tt.resumed)
 		begins := c.control[0].id
-		if tt.told != "" && c.controlSummary() == tt.told {
-			want(t, tt.position+" has an id on sse.connected", begins, "")
+		if tt.controls != "" && c.controlSummary() == tt.controls {
+			want(t, "id of sse.connected at "+tt.position, begins, "")
 			begins = c.control[1].id
 		}
-		want(t, tt.position+" begins at", begins, tt.begins)
+		want(t, "first id at "+tt.position, begins, tt.begins)
 	}
-	want(t, "nobody is left", len(h.Connections(Filter{})), 0)
+	want(t, "connections at the end", len(h.Connections(Filter{})), 0)
 }
 
-// What a client stored at the moment it lost the line is all it needs.
+// A client that loses the connection right after sse.connected can resume from the id that it
+// stored.
 func TestCutRightAfterConnected(t *testing.T) {
 	for name, stale := range map[string]bool{"with a gap": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
@@ -173,20 +174,20 @@ func TestCutRightAfterConnected(t *testing.T) {
 				}
 				v := open(t, h, requestOf("alice").at(c.position))
 				synctest.Wait()
-				// Up to the end of the first block, and the line is lost.
+				// The connection ends after the first block.
 				whole := v.received()
 				c.read(whole[:strings.Index(whole, "\n\n")+2])
 				v.goAway()
 				publish(t, h, "meanwhile", user("alice"))
 				c.resume(h, requestOf("alice"))
-				want(t, "got", c.data(), "meanwhile")
-				want(t, "told", c.controlSummary(), map[bool]string{true: "sse.gap epoch", false: ""}[stale])
+				want(t, "events", c.data(), "meanwhile")
+				want(t, "control events", c.controlSummary(), map[bool]string{true: "sse.gap epoch", false: ""}[stale])
 			})
 		})
 	}
 }
 
-// An eviction between Connect and the first block is told as any other.
+// An eviction between Connect and the first block causes a gap like any other.
 func TestEvictionBeforeTheFirstBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, position := range []string{"", "0", Earliest} {
@@ -200,11 +201,11 @@ func TestEvictionBeforeTheFirstBlock(t *testing.T) {
 			publish(t, h, "2")
 			a, b := serve(t, alice, newTestSink()), serve(t, bob, newTestSink())
 			synctest.Wait()
-			want(t, "alice is told", a.client(t).controlSummary(), "sse.gap evicted")
+			want(t, "control events of alice", a.client(t).controlSummary(), "sse.gap evicted")
 			want(t, "alice resumed", strings.Contains(a.client(t).control[0].data, `"resumed":false`), true)
-			want(t, "alice", a.client(t).data(), "1 2")
-			want(t, "bob is told", b.client(t).controlSummary(), "")
-			want(t, "bob", b.client(t).data(), "1 2")
+			want(t, "events of alice", a.client(t).data(), "1 2")
+			want(t, "control events of bob", b.client(t).controlSummary(), "")
+			want(t, "events of bob", b.client(t).data(), "1 2")
 		}
 	})
 }

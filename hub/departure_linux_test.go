@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When no descriptor is free, a goroutine watches the client; once there are some
-// again, the epoll does.
+// A goroutine watches a client while no file descriptor is free. The epoll watches later clients
+// once descriptors are free again.
 func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 	h := newHub(t, Options{})
 	first, _, firstTCP := connPair(t, overTCP)
@@ -26,7 +26,7 @@ func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	none := limit
-	none.Cur = 3 // the numbers below are taken
+	none.Cur = 3 // descriptors 0 to 2 are in use
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.departures.mu.Lock()
-	want(t, "an epoll without descriptors", h.departures.epoll != nil, false)
+	want(t, "there is an epoll without descriptors", h.departures.epoll != nil, false)
 	h.departures.mu.Unlock()
 
 	two.TakeOver(secondTCP, secondTCP)
@@ -44,6 +44,6 @@ func TestDepartureWhenDescriptorsAreBack(t *testing.T) {
 	second.Close()
 	<-one.ended
 	<-two.ended
-	want(t, "the first ended", one.reason, Gone)
-	want(t, "the second ended", two.reason, Gone)
+	want(t, "reason of the first", one.reason, Gone)
+	want(t, "reason of the second", two.reason, Gone)
 }

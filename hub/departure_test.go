@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A client that leaves is noticed at once, however it leaves.
+// The hub notices at once that a client has left, in whatever way it left.
 func TestDeparture(t *testing.T) {
 	for name, leave := range map[string]func(p *realClient){
 		"closes":      func(p *realClient) { p.tcp.Close() },
@@ -20,7 +20,7 @@ func TestDeparture(t *testing.T) {
 			_ = p.tcp.SetLinger(0)
 			p.tcp.Close()
 		},
-		"says goodbye": func(p *realClient) { p.Conn.Close() },
+		"closes TLS": func(p *realClient) { p.Conn.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			overEachTransport(t, func(t *testing.T, kind writerKind) {
@@ -32,7 +32,7 @@ func TestDeparture(t *testing.T) {
 				leave(p)
 				want(t, "reason", p.wait(), Gone)
 				if took := time.Since(began); took > time.Second {
-					t.Errorf("noticed after %v", took)
+					t.Errorf("noticed after %v, want at most a second", took)
 				}
 				publish(t, h, "2")
 				stays.readUntil(t, "data: 2")
@@ -53,7 +53,7 @@ func TestDeparture(t *testing.T) {
 	}
 }
 
-// A client may leave while it is being written to.
+// A client may leave while the hub writes to it.
 func TestDepartureDuringWrites(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
@@ -85,13 +85,13 @@ func TestDepartureDuringWrites(t *testing.T) {
 	})
 }
 
-// What is still told of a connection whose number has been given to another does
-// not end the other.
+// The kernel may still report the departure of a closed connection after its descriptor number was
+// given to a new one. This does not end the new connection.
 func TestDepartureOfAReusedNumber(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 200 {
 		first := dial(t, h, requestOf("first"), overTCP)
-		go first.tcp.Close() // at the same time as the hub ends it
+		go first.tcp.Close() // while the hub ends it
 		h.DisconnectHere(Filter{IDs: []string{first.ID()}})
 		second := dial(t, h, requestOf("second"), overTCP)
 		first.wait()
@@ -103,7 +103,7 @@ func TestDepartureOfAReusedNumber(t *testing.T) {
 	}
 }
 
-// 2,000 clients come and go while events flow, twice, and nothing is left of them.
+// 2,000 clients connect and leave during publishes, twice. No goroutine and no descriptor is left.
 func TestChurn(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 50})
 	stop := make(chan struct{})
@@ -121,9 +121,9 @@ func TestChurn(t *testing.T) {
 		}
 	})
 	round := func() (goroutines, fds int) {
-		var coming sync.WaitGroup
+		var clients sync.WaitGroup
 		for range 10 {
-			coming.Go(func() {
+			clients.Go(func() {
 				for range 200 {
 					kind := overTCP
 					if rand.N(40) == 0 {
@@ -145,7 +145,7 @@ func TestChurn(t *testing.T) {
 				}
 			})
 		}
-		coming.Wait()
+		clients.Wait()
 		want(t, "open", h.Stats().Connections["h1"], 0)
 		eventually(t, "the writers end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn)") })
 		return runtime.NumGoroutine(), openFiles(t)
@@ -153,7 +153,7 @@ func TestChurn(t *testing.T) {
 	first, firstFiles := round()
 	second, secondFiles := round()
 	if second > first+2 || secondFiles > firstFiles+2 {
-		t.Errorf("after one round %d goroutines and %d files, after two %d and %d", first, firstFiles, second, secondFiles)
+		t.Errorf("after the second round: got %d goroutines and %d files, want about the %d and %d after the first", second, secondFiles, first, firstFiles)
 	}
 	close(stop)
 	publishing.Wait()
@@ -161,7 +161,7 @@ func TestChurn(t *testing.T) {
 	watched(t, h, 0)
 }
 
-// openFiles counts the open files of the process, where that is easy.
+// openFiles counts the open files of this process on Linux, and returns 0 elsewhere.
 func openFiles(t testing.TB) int {
 	files, err := os.ReadDir("/proc/self/fd")
 	if err != nil && runtime.GOOS == "linux" {

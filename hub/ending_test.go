@@ -15,28 +15,28 @@ func TestLifetime(t *testing.T) {
 		hour := *defaultSettings
 		hour.MaxLifetime = time.Hour
 		began := time.Now()
-		var visits []*servedConn
+		var streams []*servedConn
 		for range 100 {
-			visits = append(visits, open(t, h, requestOf("alice").with(hour)))
+			streams = append(streams, open(t, h, requestOf("alice").with(hour)))
 		}
 		time.Sleep(54*time.Minute - 1)
 		want(t, "open before nine tenths", h.Stats().Connections["h1"], 100)
 		time.Sleep(3 * time.Minute)
 		if n := h.Stats().Connections["h1"]; n < 20 || n > 80 {
-			t.Errorf("%d are open in the middle", n)
+			t.Errorf("open in the middle: got %d, want 20 to 80", n)
 		}
-		for _, v := range visits {
+		for _, v := range streams {
 			want(t, "reason", v.wait(), Lifetime)
-			want(t, "told", v.client(t).controlSummary(), "sse.closing lifetime")
+			want(t, "control events", v.client(t).controlSummary(), "sse.closing lifetime")
 		}
 		if took := time.Since(began); took < 59*time.Minute || took > time.Hour {
-			t.Errorf("the last one ended after %v", took)
+			t.Errorf("the last stream ended after %v, want 59 to 60 minutes", took)
 		}
 		want(t, "counted", h.Stats().Closed["lifetime"], 100)
 	})
 }
 
-// TestLifetimeOfCenturies: the longest there is means never, and does not end
+// TestLifetimeOfCenturies: the longest possible lifetime means never. It does not overflow and end
 // streams at once.
 func TestLifetimeOfCenturies(t *testing.T) {
 	h := newHub(t, Options{})
@@ -49,7 +49,7 @@ func TestLifetimeOfCenturies(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left := time.Until(c.end); left < lifetime/10*8 {
-				t.Errorf("with %v it ends in %v", lifetime, left)
+				t.Errorf("end of a stream with a lifetime of %v: got in %v, want in at least %v", lifetime, left, lifetime/10*8)
 			}
 			c.Cancel()
 		}
@@ -68,8 +68,8 @@ func TestExpires(t *testing.T) {
 		}
 		long, short, over := open(t, h, login(2*time.Hour)), open(t, h, login(10*time.Second)), open(t, h, login(0))
 		synctest.Wait()
-		want(t, "already over", over.wait(), Expired)
-		want(t, "and told", over.client(t).controlSummary(), "sse.closing expired")
+		want(t, "reason of a login that is already over", over.wait(), Expired)
+		want(t, "control events of a login that is already over", over.client(t).controlSummary(), "sse.closing expired")
 		time.Sleep(10*time.Second - 1)
 		publish(t, h, "in time")
 		synctest.Wait()
@@ -78,8 +78,8 @@ func TestExpires(t *testing.T) {
 		synctest.Wait()
 		publish(t, h, "too late")
 		want(t, "reason", short.wait(), Expired)
-		want(t, "got", short.client(t).data()+", "+short.client(t).controlSummary(), "in time, sse.closing expired")
-		want(t, "the lifetime is shorter than the login", long.wait(), Lifetime)
+		want(t, "events and control events", short.client(t).data()+", "+short.client(t).controlSummary(), "in time, sse.closing expired")
+		want(t, "reason if the lifetime is shorter than the login", long.wait(), Lifetime)
 	})
 }
 
@@ -94,9 +94,9 @@ func TestTimeout(t *testing.T) {
 		want(t, "open", h.Stats().Connections["h1"], 1)
 		time.Sleep(time.Nanosecond)
 		want(t, "reason", v.wait(), Timeout)
-		want(t, "told", v.client(t).controlSummary(), "")
+		want(t, "control events", v.client(t).controlSummary(), "")
 		want(t, "counted", h.Stats().Closed["timeout"], 1)
-		want(t, "nothing is lost", v.client(t).resume(h, requestOf("alice")).data(), "x")
+		want(t, "events after a reconnect", v.client(t).resume(h, requestOf("alice")).data(), "x")
 	})
 }
 
@@ -105,17 +105,17 @@ func TestGone(t *testing.T) {
 		h := newHub(t, Options{})
 		v := open(t, h, requestOf("alice"))
 		synctest.Wait()
-		want(t, "context", v.goAway(), Gone)
+		want(t, "reason when the context ends", v.goAway(), Gone)
 		w := newTestSink()
 		w.breakAt = 1
 		v = serve(t, connect(t, h, requestOf("alice")), w)
-		want(t, "write", v.wait(), Gone)
+		want(t, "reason when a write fails", v.wait(), Gone)
 		want(t, "counted", h.Stats().Closed["gone"], 2)
 		want(t, "open", h.Stats().Connections["h1"], 0)
 	})
 }
 
-// A cut that comes before the write it is for is repeated.
+// An abort that comes before its write is repeated.
 func TestWriteIsAbortedAfterCloseGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -134,22 +134,22 @@ func TestWriteIsAbortedAfterCloseGrace(t *testing.T) {
 		default:
 		}
 		want(t, "reason", v.wait(), Disconnected)
-		want(t, "after", time.Since(began), closeGrace)
-		cuts := v.aborts
+		want(t, "time until the abort", time.Since(began), closeGrace)
+		aborts := v.aborts
 		time.Sleep(10 * closeGrace)
-		want(t, "cuts after the end", v.aborts, cuts)
+		want(t, "aborts after the end", v.aborts, aborts)
 
 		w := newTestSink()
 		resume := w.stall()
 		c := connect(t, h, requestOf("alice"))
 		c.setAborter(w)
 		h.DisconnectHere(Filter{})
-		time.Sleep(closeGrace + 1) // the first cut finds no write
+		time.Sleep(closeGrace + 1) // the first abort finds no write
 		v = serve(t, c, w)
 		began = time.Now()
 		want(t, "reason", v.wait(), Disconnected)
 		if took := time.Since(began); took > closeGrace/4 {
-			t.Errorf("a later write was aborted after %v", took)
+			t.Errorf("a later write was aborted after %v, want at most %v", took, closeGrace/4)
 		}
 		resume()
 	})
@@ -172,13 +172,12 @@ func TestClosingComesAfterPendingEvents(t *testing.T) {
 		want(t, "reason", v.wait(), Shutdown)
 		c := v.client(t)
 		want(t, "events", len(c.events), 100)
-		want(t, "told", c.controlSummary(), "sse.closing shutdown")
-		want(t, "flushed", v.allBytes(), v.received())
+		want(t, "control events", c.controlSummary(), "sse.closing shutdown")
+		want(t, "everything is flushed", v.allBytes(), v.received())
 	})
 }
 
-// A stream ends when its time is over, also while a write is under way of which
-// the client takes little.
+// A stream ends when its lifetime is over, even while its client reads an event slowly.
 func TestLifetimeOfTheSlow(t *testing.T) {
 	hour := *defaultSettings
 	hour.MaxLifetime, hour.Timeout = 10*time.Second, time.Hour
@@ -193,9 +192,9 @@ func TestLifetimeOfTheSlow(t *testing.T) {
 			late := serve(t, connect(t, h, requestOf("bob").with(hour)), fresh)
 			publish(t, h, "x")
 			want(t, "reason", v.wait(), Lifetime)
-			want(t, "reason of one whose first write is stuck", late.wait(), Lifetime)
+			want(t, "reason of a stream whose first write is stuck", late.wait(), Lifetime)
 			if took := time.Since(began); took > hour.MaxLifetime+2*closeGrace {
-				t.Errorf("after %v", took)
+				t.Errorf("ended after %v, want at most %v", took, hour.MaxLifetime+2*closeGrace)
 			}
 		})
 	})

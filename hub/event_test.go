@@ -13,7 +13,7 @@ import (
 	"github.com/tmaxmax/go-sse"
 )
 
-// hostile is text that has broken event streams before.
+// hostile has texts that have broken event streams before.
 var hostile = []string{
 	"", " ", "  two spaces", "\n", "\r", "\r\n", "\n\n", "\r\r", "\n\r", "\r\n\r\n", "a\n", "\na", "a\rb\nc\r\nd",
 	"id: x", "\nid: x", "x\n\nid: x\n\nevent: sse.gap\ndata: {}\n\n", "\nretry: 0\n", "\ndata: x", ":", "\n: comment\n",
@@ -36,20 +36,21 @@ func FuzzEncode(f *testing.F) {
 	})
 }
 
-// checkEncoding reads the event back as others would, with another behind it.
+// checkEncoding reads the event back with another library, with one event before it and one behind
+// it.
 func checkEncoding(t *testing.T, e *Event, seq uint64) {
 	t.Helper()
 	enc := encode(recordOf(seq, *e), "abcdefgh", time.Now())
-	room := cap(enc.buf)
+	capacity := cap(enc.buf)
 	f := enc.frame()
 	if &f.bytes[0] != &enc.buf[:headroom][headroom-int(f.from)] {
-		t.Errorf("encode left %d bytes, which was not enough", room)
+		t.Errorf("capacity of the buffer: got %d, want enough for the frame without another allocation", capacity)
 	}
 
-	// The chunk: its size, and nothing but the block within.
+	// The frame is one chunk: its size, and then only the block.
 	chunk := fmt.Appendf(nil, "%x\r\n%s\r\n", len(f.block()), f.block())
 	if !bytes.Equal(f.bytes, chunk) {
-		t.Errorf("frame %.200q, want %.200q", f.bytes, chunk)
+		t.Errorf("frame: got %.200q, want %.200q", f.bytes, chunk)
 	}
 
 	id := fmt.Sprintf("abcdefgh-%d-%s", seq, enc.tag)
@@ -65,16 +66,16 @@ func checkEncoding(t *testing.T, e *Event, seq uint64) {
 		got = append(got, event)
 	}
 	if !slices.Equal(got, expected) {
-		t.Errorf("a client reads %.200q, want %.200q", fmt.Sprint(got), fmt.Sprint(expected))
+		t.Errorf("events of a client: got %.200q, want %.200q", fmt.Sprint(got), fmt.Sprint(expected))
 	}
 
-	// For clients that store the id when they read the line, it is the last one.
+	// The id is the last line, because some clients store it as soon as they read the line.
 	if !bytes.HasSuffix(f.block(), []byte("\nid: "+id+"\n\n")) {
-		t.Errorf("%.200q does not end with its id", f.block())
+		t.Errorf("block: got %.200q, want it to end with its id", f.block())
 	}
-	// It is the whole event that is read back: nothing ends the block before its end.
+	// The block ends only once, at its end, so a client reads the whole event.
 	if i := bytes.Index(f.block(), []byte("\n\n")); i != len(f.block())-2 || bytes.ContainsRune(f.block(), '\r') {
-		t.Errorf("%.200q ends early", f.block())
+		t.Errorf("block: got %.200q, want no empty line and no CR before its end", f.block())
 	}
 }
 
@@ -159,7 +160,7 @@ func TestValidate(t *testing.T) {
 		e := valid(tt.change)
 		err := e.validate(100)
 		if !errors.Is(err, tt.is) || err != nil && !strings.Contains(err.Error(), tt.says) {
-			t.Errorf("%s: got %v, want %v that says %q", name, err, tt.is, tt.says)
+			t.Errorf("%s: got error %v, want %v with the text %q", name, err, tt.is, tt.says)
 		}
 	}
 }
@@ -182,7 +183,7 @@ func FuzzParsePosition(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		p, ok := ParsePosition(s)
 		if ok != (p != Position{} && p.String() == s) {
-			t.Errorf("%q is %v, %v", s, p, ok)
+			t.Errorf("ParsePosition(%q): got %v, %v, want a position with the same text, or false", s, p, ok)
 		}
 	})
 }
@@ -195,10 +196,10 @@ func TestPositionRoundTrip(t *testing.T) {
 			p.Tag = TagOf([]byte(p.Epoch))
 		}
 		if q, ok := ParsePosition(p.String()); !ok || p != q {
-			t.Errorf("%v came back as %v, %v", p, q, ok)
+			t.Errorf("ParsePosition of %v: got %v, %v", p, q, ok)
 		}
 		if seen[p.Epoch] || len(p.Epoch) != 8 {
-			t.Errorf("epoch %q", p.Epoch)
+			t.Errorf("epoch: got %q, want 8 characters that are new", p.Epoch)
 		}
 		seen[p.Epoch] = true
 	}

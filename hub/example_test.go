@@ -12,13 +12,13 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// response is an HTTP response as the hub writes to it.
+// response adapts an HTTP response to the interface [hub.Sink].
 type response struct {
 	http.ResponseWriter
 	*http.ResponseController
 }
 
-// Abort makes a write that is stuck fail.
+// Abort lets a blocked write fail.
 func (r response) Abort() { _ = r.SetWriteDeadline(time.Unix(1, 0)) }
 
 // A server with net/http: it publishes one event for a topic and serves it to a client

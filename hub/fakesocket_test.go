@@ -18,7 +18,7 @@ type fakeSocket struct {
 	mu       sync.Mutex
 	blocking bool
 	times    []time.Time // of all writes
-	maxWrite func() int  // bytes that a write takes that does not block; nil: all
+	maxWrite func() int  // how many bytes a non-blocking write takes; nil: all
 }
 
 func (f *fakeSocket) Read([]byte) (int, error) {
@@ -73,11 +73,11 @@ func (f *fakeSocket) SetReadDeadline(time.Time) error { return nil }
 func (f *fakeSocket) Close() error                    { return nil }
 
 // untilClosed returns a context that ends when the channel is closed.
-func untilClosed(gone chan struct{}) context.Context { return endedBy{context.Background(), gone} }
+func untilClosed(closed chan struct{}) context.Context { return endedBy{context.Background(), closed} }
 
 type endedBy struct {
 	context.Context
-	gone chan struct{}
+	closed chan struct{}
 }
 
-func (e endedBy) Done() <-chan struct{} { return e.gone }
+func (e endedBy) Done() <-chan struct{} { return e.closed }

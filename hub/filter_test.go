@@ -56,14 +56,14 @@ func TestFilters(t *testing.T) {
 		h, names := setup(t)
 		want(t, fmt.Sprint("listed by ", tt.f), list(h, names, tt.f), tt.chosen)
 		want(t, fmt.Sprint("ended by ", tt.f), h.DisconnectHere(tt.f), len(tt.chosen))
-		want(t, "by the same again", h.DisconnectHere(tt.f), 0)
+		want(t, "ended by the same filter again", h.DisconnectHere(tt.f), 0)
 		var left strings.Builder
 		for i := range entries {
 			if !strings.Contains(tt.chosen, fmt.Sprint(i)) {
 				fmt.Fprint(&left, i)
 			}
 		}
-		want(t, "left", list(h, names, Filter{}), left.String())
+		want(t, "connections that remain", list(h, names, Filter{}), left.String())
 	}
 
 	h, names := setup(t)
@@ -91,9 +91,9 @@ func TestDisconnectTellsTheClient(t *testing.T) {
 		publish(t, h, "after")
 		want(t, "reason", alice.wait(), Disconnected)
 		synctest.Wait()
-		want(t, "alice", alice.client(t).data()+", "+alice.client(t).controlSummary(), "before, sse.closing disconnected")
-		want(t, "bob", bob.client(t).data()+", "+bob.client(t).controlSummary(), "before after, ")
-		want(t, "nothing is lost for alice", alice.client(t).resume(h, requestOf("alice")).data(), "before after")
+		want(t, "events and control events of alice", alice.client(t).data()+", "+alice.client(t).controlSummary(), "before, sse.closing disconnected")
+		want(t, "events and control events of bob", bob.client(t).data()+", "+bob.client(t).controlSummary(), "before after, ")
+		want(t, "events of alice after a reconnect", alice.client(t).resume(h, requestOf("alice")).data(), "before after")
 	})
 }
 
@@ -104,14 +104,14 @@ func TestDisconnectCountsEachOnce(t *testing.T) {
 	}
 	var ended [4]int
 	var disconnecting sync.WaitGroup
-	together := make(chan struct{})
+	start := make(chan struct{})
 	for i := range ended {
 		disconnecting.Go(func() {
-			<-together
+			<-start
 			ended[i] = h.DisconnectHere(Filter{Users: []string{"alice"}})
 		})
 	}
-	close(together)
+	close(start)
 	disconnecting.Wait()
 	want(t, "ended", ended[0]+ended[1]+ended[2]+ended[3], 2000)
 	want(t, "counted", h.Stats().Closed["disconnected"], 2000)

@@ -24,11 +24,11 @@ func TestEvictionBounds(t *testing.T) {
 			publish(t, h, strings.Repeat("x", 300))
 			checkBytes(t, h.history)
 			if n := h.Stats().EventBytes; n > 10_000 {
-				t.Fatalf("%d bytes", n)
+				t.Fatalf("bytes: got %d, want at most 10,000", n)
 			}
 		}
 		if n := h.Stats().Events; n < 15 {
-			t.Errorf("only %d events fit", n)
+			t.Errorf("retained events: got %d, want at least 15", n)
 		}
 	})
 	t.Run("the newest stays whatever its size", func(t *testing.T) {
@@ -54,14 +54,14 @@ func TestEvictionBounds(t *testing.T) {
 			want(t, "just before", read(t, h, requestOf("alice").at(start)).data(), "old new")
 			time.Sleep(time.Nanosecond)
 			c := read(t, h, requestOf("alice").at(start))
-			want(t, "after an hour", c.data()+", "+c.controlSummary(), "new, sse.gap evicted")
+			want(t, "alice after an hour", c.data()+", "+c.controlSummary(), "new, sse.gap evicted")
 			c = read(t, h, requestOf("bob").at(start))
-			want(t, "to another", c.data()+", "+c.controlSummary(), "new, ")
+			want(t, "bob, who lost nothing", c.data()+", "+c.controlSummary(), "new, ")
 			time.Sleep(time.Hour)
 			c = read(t, h, requestOf("bob").at(Earliest))
-			want(t, "all gone, which is no gap for who asks for what there is", c.data()+", "+c.controlSummary(), ", ")
+			want(t, "everything evicted: no gap for a client that asks for the earliest event", c.data()+", "+c.controlSummary(), ", ")
 			want(t, "retained", h.Stats().Events, 0)
-			want(t, "bytes", h.Stats().EventBytes, evictedBytes) // of alice, who has lost something
+			want(t, "bytes", h.Stats().EventBytes, evictedBytes) // for alice, who has lost an event
 			want(t, "oldest", h.Stats().Oldest.Seq, h.Stats().Head.Seq+1)
 			want(t, "resumes at the head", read(t, h, requestOf("bob").at(h.Stats().Head.String())).controlSummary(), "")
 		})
@@ -106,46 +106,46 @@ func TestTimeToLive(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Nanosecond)
 		c := read(t, h, requestOf("alice").at(start))
-		want(t, "after it", c.data()+", "+c.controlSummary(), "long in the write, ")
+		want(t, "after the ttl", c.data()+", "+c.controlSummary(), "long in the write, ")
 
 		brief("brief, and stuck")
 		time.Sleep(time.Minute)
 		for range 3 {
-			publish(t, h, "x", user("bob")) // evicts all that were before
+			publish(t, h, "x", user("bob")) // evicts all earlier events
 		}
 		resume()
 		synctest.Wait()
-		want(t, "to a stream that was stuck", v.client(t).data()+", "+v.client(t).controlSummary(), "brief long in the write, ")
-		want(t, "evicted after its time", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
-		want(t, "others were lost", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 1}.String())).controlSummary(), "sse.gap evicted")
+		want(t, "for a stream that was stuck", v.client(t).data()+", "+v.client(t).controlSummary(), "brief long in the write, ")
+		want(t, "evicted after its ttl", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
+		want(t, "evicted before its ttl", read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 1}.String())).controlSummary(), "sse.gap evicted")
 	})
 }
 
 func TestFloorRisesWithGenerations(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 1})
 	hi := h.history
-	almost := func() { // as if that many targets had been evicted
+	fillGeneration := func() { // as if this many targets had been evicted
 		hi.recentEvicted = make(map[uint64]uint64, maxEvictedTargets)
 		for i := range uint64(maxEvictedTargets - 1) {
 			hi.recentEvicted[i] = 1
 		}
 	}
-	almost()
+	fillGeneration()
 	publish(t, h, "1", user("first"))
 	publish(t, h, "2", user("second")) // evicts 1
-	want(t, "young ones after a change", len(hi.recentEvicted), 0)
+	want(t, "recently evicted targets after a rotation", len(hi.recentEvicted), 0)
 	want(t, "floor after one generation", hi.floor, 0)
-	want(t, "old ones are known", read(t, h, requestOf("first").at(h.history.epoch+"-0")).controlSummary(), "sse.gap evicted")
-	want(t, "and nobody else concerned", read(t, h, requestOf("other").at(h.history.epoch+"-0")).controlSummary(), "")
+	want(t, "the older generation is known", read(t, h, requestOf("first").at(h.history.epoch+"-0")).controlSummary(), "sse.gap evicted")
+	want(t, "no gap for others", read(t, h, requestOf("other").at(h.history.epoch+"-0")).controlSummary(), "")
 
-	almost()
+	fillGeneration()
 	publish(t, h, "3", user("third"))
 	want(t, "floor after two generations", hi.floor, 1)
-	for name, told := range map[string]string{"first": "sse.gap evicted", "other": "sse.gap evicted"} {
-		want(t, name+" below the floor", read(t, h, requestOf(name).at(h.history.epoch+"-0")).controlSummary(), told)
+	for name, controls := range map[string]string{"first": "sse.gap evicted", "other": "sse.gap evicted"} {
+		want(t, name+" below the floor", read(t, h, requestOf(name).at(h.history.epoch+"-0")).controlSummary(), controls)
 	}
-	for name, told := range map[string]string{"first": "", "second": "sse.gap evicted", "third": "", "other": ""} {
-		want(t, name+" at the floor", read(t, h, requestOf(name).at(h.history.epoch+"-1")).controlSummary(), told)
+	for name, controls := range map[string]string{"first": "", "second": "sse.gap evicted", "third": "", "other": ""} {
+		want(t, name+" at the floor", read(t, h, requestOf(name).at(h.history.epoch+"-1")).controlSummary(), controls)
 	}
 }
 
@@ -171,12 +171,12 @@ func TestShapeLearnedLate(t *testing.T) {
 	check("b/*", 2, "b/2, ")
 	want(t, "shapes", len(h.history.shapes), 3)
 
-	// Evicting what was indexed late takes no lane from those who listen.
+	// The eviction of events that were indexed late does not remove the lane of subscribers.
 	c := connect(t, h, requestOf("", "a/*"))
 	for i := range 10 {
 		publish(t, h, fmt.Sprint(i), user("bob"))
 	}
-	want(t, "audience", publish(t, h, "a/5", topic("a/5")).Connections, 1)
+	want(t, "receivers", publish(t, h, "a/5", topic("a/5")).Connections, 1)
 	want(t, "lag", c.Info().Lag, 1)
 }
 
@@ -187,7 +187,7 @@ func TestLanesAreDropped(t *testing.T) {
 		read(t, h, requestOf(fmt.Sprint("u", i), "t/*", fmt.Sprint("v/", i)))
 	}
 	lanes := len(h.history.lanes)
-	want(t, "lanes of ten events, of a pattern and of all", lanes, 10*4+1+1)
+	want(t, "lanes of ten events, of one pattern, and of everybody", lanes, 10*4+1+1)
 	want(t, "evicted users, topics and sessions", len(h.history.recentEvicted), 90*3)
 }
 
@@ -198,19 +198,19 @@ func TestLaneAfter(t *testing.T) {
 			l.seqs = append(l.seqs, uint64(3*i+5))
 		}
 		for seq := range uint64(3*n + 10) {
-			linear := slices.IndexFunc(l.seqs, func(s uint64) bool { return s > seq })
-			want(t, "pending", l.hasAfter(seq), linear >= 0)
-			if linear < 0 {
-				linear = n
+			expected := slices.IndexFunc(l.seqs, func(s uint64) bool { return s > seq })
+			want(t, fmt.Sprintf("has one after %d of %d", seq, n), l.hasAfter(seq), expected >= 0)
+			if expected < 0 {
+				expected = n
 			}
-			want(t, fmt.Sprintf("after %d of %d", seq, n), l.indexAfter(seq), linear)
+			want(t, fmt.Sprintf("after %d of %d", seq, n), l.indexAfter(seq), expected)
 		}
 	}
 }
 
-// An event of a user is found at once, however many of others came after it. To
-// go over those would exceed the bound several times. Nothing has disturbed the
-// quickest of many look-ups.
+// The time to find an event of a user does not grow with the number of later events of others. A
+// scan over those would exceed the bound several times. The test takes the quickest of many
+// look-ups, which nothing has disturbed.
 func TestReplayCostsWhatWasMissed(t *testing.T) {
 	quickest := func(others int) time.Duration {
 		h := newHub(t, Options{MaxEvents: 100_000})
@@ -230,7 +230,7 @@ func TestReplayCostsWhatWasMissed(t *testing.T) {
 		return best
 	}
 	if few, many := quickest(1), quickest(20_000); many > 10*few+10*time.Microsecond {
-		t.Errorf("%v over one event of others, %v over 20,000", few, many)
+		t.Errorf("look-up among 20,000 events of others: got %v, want about the %v among one", many, few)
 	}
 }
 
@@ -248,7 +248,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		b.reset()
 		l := h.lookUp(c.Conn, time.Now(), b)
 		if b.size > batchBytes && len(b.items) > 1 {
-			t.Errorf("%d events of %d bytes", len(b.items), b.size)
+			t.Errorf("batch: got %d events with %d bytes, want at most %d bytes", len(b.items), b.size, batchBytes)
 		}
 		if c.cursor.Store(l.cursor); !l.more {
 			want(t, "looks", looks, 11)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A record that was deleted, or that nobody can read, costs the history nothing
-// but itself. All who were not past it are told, once.
+// A record that was deleted or is unreadable affects no other record. Each client with a position
+// before it gets one gap.
 func TestHoles(t *testing.T) {
 	for name, lose := range map[string]func(*sharedLog, *sharedLogNode){
 		"deleted": func(l *sharedLog, _ *sharedLogNode) {
@@ -35,21 +35,21 @@ func TestHoles(t *testing.T) {
 				want(t, "head", h.Stats().Head.Seq, 9)
 
 				c := read(t, h, requestOf("").at(position))
-				want(t, "who was before it gets", c.data(), "5 6 7 8 9")
-				want(t, "and is told", c.controlSummary(), "sse.gap evicted")
+				want(t, "events after a position before the hole", c.data(), "5 6 7 8 9")
+				want(t, "control events", c.controlSummary(), "sse.gap evicted")
 				c = read(t, h, requestOf("").at(positionAt(h, 5)))
-				want(t, "who was past it gets", c.data(), "6 7 8 9")
-				want(t, "and is told", c.controlSummary(), "")
+				want(t, "events after a position past the hole", c.data(), "6 7 8 9")
+				want(t, "control events", c.controlSummary(), "")
 				c = read(t, h, requestOf("").at(Earliest))
-				want(t, "who wants all that there is gets", c.data(), "1 5 6 7 8 9")
-				want(t, "and is told", c.controlSummary(), "")
+				want(t, "events from the earliest", c.data(), "1 5 6 7 8 9")
+				want(t, "control events", c.controlSummary(), "")
 			})
 		})
 	}
 }
 
-// A hole in the middle of what a client gets in several writes is told once.
-func TestHoleIsToldOnce(t *testing.T) {
+// A client that gets events in several writes gets one gap for a hole among them.
+func TestHoleIsOneGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
 		h, n := log.join(t, Options{})
@@ -72,11 +72,11 @@ func TestHoleIsToldOnce(t *testing.T) {
 		synctest.Wait()
 		c := v.client(t)
 		want(t, "events", len(c.events), 5)
-		want(t, "told", c.controlSummary(), "sse.gap evicted")
+		want(t, "control events", c.controlSummary(), "sse.gap evicted")
 	})
 }
 
-// What a node has missed for good may have been a command.
+// The records that a node can never receive may have been commands, so it ends its connections.
 func TestMissedCommands(t *testing.T) {
 	for name, missed := range map[string]uint64{"some": 5, "more than the history holds": 1_000} {
 		t.Run(name, func(t *testing.T) {
@@ -99,11 +99,11 @@ func TestMissedCommands(t *testing.T) {
 				publish(t, here, "after")
 				cutOff.set(false)
 				synctest.Wait()
-				want(t, "mallory got", mallory.client(t).data(), "")
-				want(t, "mallory ended", mallory.endReason(t), Lifetime)
+				want(t, "events of mallory", mallory.client(t).data(), "")
+				want(t, "reason of mallory", mallory.endReason(t), Lifetime)
 				c := read(t, there, requestOf("bob").at(positionAt(here, 1)))
-				want(t, "who comes back gets", c.data(), "after")
-				want(t, "and is told", c.controlSummary(), "sse.gap evicted")
+				want(t, "events after a reconnect", c.data(), "after")
+				want(t, "control events", c.controlSummary(), "sse.gap evicted")
 			})
 		})
 	}
@@ -123,13 +123,13 @@ func TestHoleIsToldAtOnce(t *testing.T) {
 				synctest.Wait()
 				lose(h)
 				synctest.Wait()
-				want(t, "told", v.client(t).controlSummary(), "sse.gap evicted")
+				want(t, "control events", v.client(t).controlSummary(), "sse.gap evicted")
 			})
 		})
 	}
 }
 
-// However many records are missing, it takes no time to leave them out.
+// The time to skip a hole does not grow with the number of missing records.
 func TestHugeHole(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 100})
 	publish(t, h, "1")
@@ -141,14 +141,14 @@ func TestHugeHole(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Fatal("it is still counting")
+		t.Fatal("Deliver of a record after a huge hole: not done after 20 seconds")
 	}
 	want(t, "head", h.Stats().Head.Seq, 1<<50)
 	want(t, "events", h.Stats().Events, 1)
 }
 
-// What another program has written is an event only if it could have been
-// published: no client is sent a block of the hub's own that the hub did not write.
+// A record that another program wrote is an event only if the hub would have accepted it. So no
+// client gets a control event that the hub did not write.
 func TestForgedEvents(t *testing.T) {
 	for name, e := range map[string]Event{
 		"a reserved type":  {Type: "sse.closing", Targets: []Target{{}}},
@@ -164,8 +164,8 @@ func TestForgedEvents(t *testing.T) {
 				v := open(t, h, requestOf("alice", "a/*"))
 				feed{h}.Deliver([]Record{recordOf(1, e)})
 				synctest.Wait()
-				want(t, "got", v.client(t).data(), "")
-				want(t, "told", v.client(t).controlSummary(), "sse.gap evicted")
+				want(t, "events", v.client(t).data(), "")
+				want(t, "control events", v.client(t).controlSummary(), "sse.gap evicted")
 			})
 		})
 	}

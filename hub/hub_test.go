@@ -26,11 +26,11 @@ func TestPublishBatch(t *testing.T) {
 	wantErr(t, err, ErrTooLarge)
 	refused, ok := errors.AsType[*BatchError](err)
 	if !ok || refused.Index != 1 || !strings.HasPrefix(err.Error(), "event 2: ") {
-		t.Errorf("got %v", err)
+		t.Errorf("error: got %v, want a BatchError for event 2", err)
 	}
 	want(t, "head", h.Stats().Head.Seq, 5)
 	if receipts, err := h.Publish(t.Context()); err != nil || len(receipts) != 0 {
-		t.Errorf("an empty batch: %v, %v", receipts, err)
+		t.Errorf("an empty batch: got %v, %v, want no receipts and no error", receipts, err)
 	}
 }
 
@@ -52,19 +52,19 @@ func TestKeys(t *testing.T) {
 			}
 			return s
 		}
-		want(t, "first", send(keyed("a", "k")), "1/1/false ")
-		want(t, "again", send(keyed("b", "k")), "1/1/true ")
-		want(t, "none is none", send(keyed("c", ""), keyed("d", "")), "2/1/false 3/1/false ")
+		want(t, "the first use of a key", send(keyed("a", "k")), "1/1/false ")
+		want(t, "the second use", send(keyed("b", "k")), "1/1/true ")
+		want(t, "two events without keys", send(keyed("c", ""), keyed("d", "")), "2/1/false 3/1/false ")
 		want(t, "in a batch", send(keyed("e", "k"), keyed("f", "l"), keyed("g", "l")), "1/1/true 4/1/false 4/1/true ")
 		time.Sleep(2*time.Minute - 1)
-		want(t, "at the end of its time", send(keyed("h", "k")), "1/1/true ")
+		want(t, "just before the key expires", send(keyed("h", "k")), "1/1/true ")
 		time.Sleep(time.Nanosecond)
-		want(t, "after it, and counted from storing", send(keyed("i", "k")), "5/1/false ")
+		want(t, "two minutes after the first use", send(keyed("i", "k")), "5/1/false ")
 		synctest.Wait()
-		want(t, "got", v.client(t).data(), "a c d f i")
+		want(t, "events", v.client(t).data(), "a c d f i")
 
 		v.goAway()
-		want(t, "connections are counted now", send(keyed("j", "k")), "5/0/true ")
+		want(t, "connections of a duplicate are those of now", send(keyed("j", "k")), "5/0/true ")
 		want(t, "published", h.Stats().Published, 5)
 		time.Sleep(time.Hour)
 		send(keyed("k", "new"))
@@ -121,7 +121,7 @@ func TestCloseEndsAll(t *testing.T) {
 	want(t, "refused", err.Error(), "connection refused: hub_closed")
 }
 
-// Who comes for nothing has left nothing.
+// A connection that is cancelled is closed and counted.
 func TestCancel(t *testing.T) {
 	h := newHub(t, Options{})
 	c := connect(t, h, requestOf("alice"))

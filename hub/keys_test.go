@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A key is known for exactly its lifetime, whatever was added before and after it,
-// and however long ago that was.
+// A key is known for exactly its lifetime, for any keys added before and after it, and at any
+// distance in time.
 func TestKeysLiveForTheirTime(t *testing.T) {
 	var keys Keys
 	began := time.Now()
@@ -20,33 +20,33 @@ func TestKeysLiveForTheirTime(t *testing.T) {
 			for old := range n + 1 {
 				seq, known := keys.Find(sum(old), now)
 				if want := now.Sub(at(old)) < KeyLifetime; known != want || known && seq != uint64(2*old) {
-					t.Fatalf("%s after it was added key %d is %v, of event %d", now.Sub(at(old)), old, known, seq)
+					t.Fatalf("key %d, %s after it was added: got known %v with seq %d, want known %v with seq %d", old, now.Sub(at(old)), known, seq, want, 2*old)
 				}
 			}
 			if _, known := keys.Find(sum(n+1), now); known {
-				t.Fatalf("key %d is known before it was added", n+1)
+				t.Fatalf("key %d before it was added: got known true, want false", n+1)
 			}
 			keys.Expire(now)
 		}
 	}
-	// One that is used again is the new event's.
+	// A key that is used again belongs to the newer event.
 	keys.Add(sum(0), 1000, at(300))
 	if seq, known := keys.Find(sum(0), at(300)); seq != 1000 || !known {
-		t.Errorf("a key that was used again is %v, of event %d", known, seq)
+		t.Errorf("a key that was used again: got known %v with seq %d, want true with 1000", known, seq)
 	}
 	keys.Add(SumKey(""), 1001, at(300))
 	if _, known := keys.Find(SumKey(""), at(300)); known {
-		t.Error("the empty key is known")
+		t.Error("the empty key: got known true, want false")
 	}
 	keys.Expire(at(300).Add(KeyLifetime))
 	if n := len(keys.generations); n != 0 {
-		t.Errorf("%d generations are left", n)
+		t.Errorf("generations after all keys expired: got %d, want 0", n)
 	}
 }
 
-// Keys of an earlier process may seem to be of the future, when the clock was set
-// back meanwhile. That makes no difference to those that are added then.
-func TestKeysWhenTheClockWasSetBack(t *testing.T) {
+// Keys of an earlier process may have times in the future, if the clock was set back since. They
+// do not affect the keys that are added now.
+func TestKeysAfterTheClockWasSetBack(t *testing.T) {
 	var keys Keys
 	now := time.Now()
 	keys.Add(SumKey("earlier"), 1, now.Add(time.Hour).Round(0))
@@ -54,19 +54,19 @@ func TestKeysWhenTheClockWasSetBack(t *testing.T) {
 	for _, after := range []time.Duration{0, KeyLifetime - 1, KeyLifetime} {
 		keys.Expire(now.Add(after))
 		if seq, known := keys.Find(SumKey("later"), now.Add(after)); known != (after < KeyLifetime) || known && seq != 2 {
-			t.Errorf("after %s the key is %v, of event %d", after, known, seq)
+			t.Errorf("the key after %s: got known %v with seq %d, want known %v with seq 2", after, known, seq, after < KeyLifetime)
 		}
 		if seq, known := keys.Find(SumKey("earlier"), now.Add(after)); seq != 1 || !known {
-			t.Errorf("after %s the key of the earlier process is %v, of event %d", after, known, seq)
+			t.Errorf("the key of the earlier process after %s: got known %v with seq %d, want true with 1", after, known, seq)
 		}
 	}
 	if n := len(keys.generations); n != 1 {
-		t.Errorf("%d generations are left, one is not over", n)
+		t.Errorf("generations: got %d, want the one that has not expired", n)
 	}
 }
 
-// BenchmarkKeys adds a key as a publisher does that goes on without end, and
-// reports what the keys of the last two minutes take.
+// BenchmarkKeys adds keys like a publisher that never stops. It also reports the bytes that a key
+// of the last two minutes takes.
 func BenchmarkKeys(b *testing.B) {
 	const perSecond = 20_000
 	var keys Keys

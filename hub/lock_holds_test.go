@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// BenchmarkLongestHold reports, as the median of 20 runs, for how long a call holds the
-// hub's lock at most. It runs once whatever b.N is:
-// go test -tags holds -run '^$' -bench LongestHold -benchtime 1x ./hub
+// BenchmarkLongestHold reports the longest time that a call holds the hub's lock, as the median of
+// 20 runs. It needs only one iteration: go test -tags holds -run '^$' -bench LongestHold
+// -benchtime 1x ./hub
 func BenchmarkLongestHold(b *testing.B) {
 	topics := func(prefix string, n int) []Target {
 		targets := make([]Target, n)
@@ -43,17 +43,17 @@ func BenchmarkLongestHold(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		opts Options
-		// prepare returns what one run does, and what is done before each run.
+		// prepare sets the hub up and returns the function that is measured.
 		prepare func(b *testing.B, h *Hub) (run func(i int))
 	}{
-		{"publish to 1,000 topics with 10,000 listeners on a pattern", Options{}, func(b *testing.B, h *Hub) func(int) {
+		{"publish to 1,000 topics with 10,000 subscribers of a pattern", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
 				connect(b, h, requestOf("", "orders/*"))
 			}
 			targets := topics("orders/", 1000)
 			return func(int) { publish(b, h, "x", targets...) }
 		}},
-		{"publish to 100 topics that 10,000 connections ask for in another order", Options{}, func(b *testing.B, h *Hub) func(int) {
+		{"publish to 100 topics that 10,000 connections requested in another order", Options{}, func(b *testing.B, h *Hub) func(int) {
 			targets := topics("t/", 100)
 			asked := names(targets)
 			slices.Reverse(asked)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutEpoll makes h notice departures as on other systems: by reading.
+// withoutEpoll makes h detect departures by reading, as on systems other than Linux.
 func withoutEpoll(h *Hub) { h.departures.closed = true }
 
 // idleTCP returns a TCP connection whose send buffer is empty.

@@ -40,12 +40,14 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
+// defaultSettings are those of a handler without options.
 var defaultSettings = &Settings{Heartbeat: 15 * time.Second, Timeout: time.Minute, RetryMin: time.Second, RetryMax: 5 * time.Second}
 
+// newHub returns an open hub with its history in memory. It is closed after the test.
 func newHub(t testing.TB, opts Options) *Hub {
 	t.Helper()
 	h := New(opts)
-	if way := writerKindOf(t); way != byGoroutine && (inBubble() || way == bySweeper) {
+	if kind := writerKindOf(t); kind != byGoroutine && (inBubble() || kind == bySweeper) {
 		withoutEpoll(h)
 	}
 	t.Cleanup(func() {
@@ -114,7 +116,7 @@ func wantErr(t testing.TB, err, target error) {
 	}
 }
 
-// connect connects. Nobody serves the connection.
+// connect returns a connection that nothing serves.
 func connect(t testing.TB, h *Hub, r Request) Pending {
 	t.Helper()
 	c, err := h.Connect(t.Context(), r)

@@ -6,19 +6,19 @@ import (
 	"testing"
 )
 
-// A large batch does not keep other publishers waiting until all of it is in: what
-// they publish meanwhile is stored in its midst.
+// A large batch does not block other publishers until it is stored. Their events are stored
+// between events of the batch.
 func TestBatchYieldsToOtherPublishers(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 100_000})
 	batch := make([]Event, 1000)
 	for i := range batch {
 		batch[i] = Event{Data: []byte(strings.Repeat("x", appendBytesAtOnce)), Targets: []Target{{}}}
 	}
-	began, over := make(chan struct{}), make(chan struct{})
+	began, done := make(chan struct{}), make(chan struct{})
 	var first, last uint64
 	var publishing sync.WaitGroup
 	publishing.Go(func() {
-		defer close(over)
+		defer close(done)
 		close(began)
 		receipts, err := h.Publish(t.Context(), batch...)
 		if err != nil {
@@ -32,17 +32,17 @@ func TestBatchYieldsToOtherPublishers(t *testing.T) {
 	for {
 		others = append(others, publish(t, h, "other").Position.Seq)
 		select {
-		case <-over:
+		case <-done:
 			publishing.Wait()
-			amid := 0
+			between := 0
 			for _, seq := range others {
 				if seq > first && seq < last {
-					amid++
+					between++
 				}
 			}
-			t.Logf("%d of %d others are in the midst of the batch", amid, len(others))
-			if amid == 0 {
-				t.Error("no other event was stored before the whole batch was")
+			t.Logf("%d of %d other events were stored between events of the batch", between, len(others))
+			if between == 0 {
+				t.Error("events stored between events of the batch: got 0, want some")
 			}
 			return
 		default:

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Each replay sleeps the longer, the more there are, so that all together leave
-// some of the CPUs to others.
+// A replay sleeps longer if there are more replays, so that all replays together leave CPU time to
+// others.
 func TestReplaysLeaveTimeToOthers(t *testing.T) {
 	for _, replays := range []int{1, 10, 500} {
 		t.Run(fmt.Sprint(replays), func(t *testing.T) {
@@ -27,20 +27,20 @@ func TestReplaysLeaveTimeToOthers(t *testing.T) {
 					p.pause(&Conn{hub: h}, cost)
 				}
 				p.end()
-				// Time stands still but for the sleeps.
+				// In the bubble, only the sleeps take time.
 				used, slept := batches*cost, time.Since(began)
 				all := float64(used) / float64(used+slept) * float64(replays)
 				if most := float64(runtime.GOMAXPROCS(0)) * replayShare / 100; all > 1.05*most {
-					t.Errorf("%d replays use %.2f CPUs, want at most %.2f", replays, all, most)
+					t.Errorf("CPUs that %d replays use: got %.2f, want at most %.2f", replays, all, most)
 				}
-				want(t, "replays that are left", h.replays.Load(), int64(replays-1))
+				want(t, "replays after the end of one", h.replays.Load(), int64(replays-1))
 			})
 		})
 	}
 }
 
-// A stream that is to be closed is not kept by the sleep of its replay: one of
-// thousands sleeps for seconds.
+// A stream that must be closed does not wait for the sleep of its replay, which is seconds if
+// there are thousands of replays.
 func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 	for name, end := range map[string]func(c *Conn){
 		"gone":    func(c *Conn) { c.reason = Gone },
@@ -63,15 +63,15 @@ func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 				p.pause(c, maxBatchCost)
 				slept := time.Since(began)
 				if closed := c.mustClose(); closed != (slept < time.Second+2*pauseSlice) || slept < time.Second {
-					t.Errorf("it slept for %v (closed: %t)", slept, closed)
+					t.Errorf("sleep: got %v, want about a second if the stream must be closed (it must: %t) and more otherwise", slept, closed)
 				}
 			})
 		})
 	}
 }
 
-// A replay of more than one batch is known as one while it lasts, and so leaves time
-// to others, on each way of writing.
+// A replay of more than one batch counts as a replay until its end, and is paced, with each
+// writer.
 func TestReplayIsPaced(t *testing.T) {
 	const events = 200
 	prepare := func(t *testing.T) *Hub {
@@ -82,57 +82,57 @@ func TestReplayIsPaced(t *testing.T) {
 		want(t, "replays before", h.replays.Load(), 0)
 		return h
 	}
-	begun := func(t *testing.T, h *Hub) {
+	waitForReplay := func(t *testing.T, h *Hub) {
 		t.Helper()
-		eventually(t, "the replay is known", func() bool { return h.replays.Load() == 1 })
+		eventually(t, "the replay is counted", func() bool { return h.replays.Load() == 1 })
 	}
-	over := func(t *testing.T, h *Hub) {
+	waitForEnd := func(t *testing.T, h *Hub) {
 		t.Helper()
 		eventually(t, "the replay is over", func() bool { return h.replays.Load() == 0 })
 	}
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := prepare(t)
 		p := dial(t, h, requestOf("alice").at(Earliest), kind)
-		begun(t, h) // and the client reads nothing, so it is not over
+		waitForReplay(t, h) // the client reads nothing, so the replay goes on
 		p.readUntil(t, fmt.Sprint("data: ", events-1, " "))
-		over(t, h)
-		dial(t, h, requestOf("alice").at(Earliest), kind).Close() // one that leaves in the middle
-		over(t, h)
+		waitForEnd(t, h)
+		dial(t, h, requestOf("alice").at(Earliest), kind).Close() // leaves during the replay
+		waitForEnd(t, h)
 	})
 	t.Run("served", func(t *testing.T) {
 		h := prepare(t)
-		w := &gate{testSink: newTestSink(), after: 3, open: make(chan struct{})}
+		w := &gatedSink{testSink: newTestSink(), after: 3, open: make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
 			connect(t, h, requestOf("alice").at(Earliest)).stream(ctx, w)
 		}()
-		begun(t, h)
+		waitForReplay(t, h)
 		close(w.open)
-		over(t, h)
+		waitForEnd(t, h)
 		cancel()
 		<-ended
-		want(t, "whole", strings.Contains(w.allBytes(), fmt.Sprint("data: ", events-1, " ")), true)
+		want(t, "the stream has the last event", strings.Contains(w.allBytes(), fmt.Sprint("data: ", events-1, " ")), true)
 	})
 }
 
-// gate is a client that takes some writes, and then waits.
-type gate struct {
+// gatedSink is a client that takes some writes, and then blocks until open is closed.
+type gatedSink struct {
 	*testSink
 	after int
 	open  chan struct{}
 }
 
-func (g *gate) Write(p []byte) (int, error) {
+func (g *gatedSink) Write(p []byte) (int, error) {
 	if g.after--; g.after < 0 {
 		<-g.open
 	}
 	return g.testSink.Write(p)
 }
 
-// However many replays there are, a publisher does not wait for all of them to look
-// up what is next: only some may do so at a time.
+// A publisher does not wait for the look-ups of all replays, because only some replays look up at
+// the same time.
 func TestPublisherWaitsForFewReplays(t *testing.T) {
 	h := newHub(t, Options{})
 	for i := range 50 {
@@ -146,7 +146,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	opened := make([]atomic.Bool, replays)
-	h.replaySlots <- struct{}{} // so that one place is taken while the others come
+	h.replaySlots <- struct{}{} // one slot is in use while the replays begin
 	h.mu.Lock()
 	for i, c := range conns {
 		serving.Go(func() {
@@ -159,7 +159,7 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 	eventually(t, "all replays to be waiting", func() bool {
 		return strings.Count(stacks(), "hub.(*Hub).lookUp(") == replays
 	})
-	want(t, "wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
+	want(t, "replays that wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
 	h.mu.Unlock()
 	<-h.replaySlots
 	eventually(t, "all replays to go on", func() bool {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestPromise12StalledStreamsHoldOneHistory: an event in which a stream is stuck
-// stays when it is evicted. All together they hold no more than the history may,
-// since streams are let go. Others are not.
+// TestPromise12StalledStreamsHoldOneHistory: an event stays in memory while a stream is stuck in
+// it, even after its eviction. All pinned events together are bounded by the size of the history.
+// The hub ends stalled streams to keep the bound, and no others.
 func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const streams, size, bound = 24, 900 << 10, 4 << 20
@@ -20,20 +20,20 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 			publish(t, h, strings.Repeat("x", size), user(fmt.Sprint(i)))
 		}
 		least := int64(streams - 2*bound/size)
-		eventually(t, "streams to be let go", func() bool { return h.Stats().Closed["timeout"] >= least })
+		eventually(t, "stalled streams are ended", func() bool { return h.Stats().Closed["timeout"] >= least })
 		publish(t, h, "the end")
 		other.readUntil(t, "data: the end")
-		eventually(t, "events to be given up", func() bool {
+		eventually(t, "pinned events are released", func() bool {
 			h.mu.RLock()
 			pinned, known := h.pinned.bytes, len(h.pinned.events)
 			h.mu.RUnlock()
 			return pinned <= bound && known <= int(h.Stats().Connections["h1"])
 		})
 		if n := h.Stats().Closed["timeout"]; n > streams-bound/size {
-			t.Errorf("%d of %d streams were let go", n, streams)
+			t.Errorf("ended streams: got %d of %d, want at most %d", n, streams, streams-bound/size)
 		}
 		h.EndStreams()
-		eventually(t, "nothing to be pinned", func() bool {
+		eventually(t, "nothing is pinned", func() bool {
 			h.mu.RLock()
 			defer h.mu.RUnlock()
 			return h.pinned.bytes == 0 && len(h.pinned.events) == 0 && h.pinned.evicted.Len() == 0

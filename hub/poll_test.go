@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// polling is r as a poll.
+// polling returns r as the request of a poll.
 func polling(r Request) Request { r.Poll = true; return r }
 
 func TestPollEndsAfterTheFirstEvents(t *testing.T) {
@@ -27,7 +27,7 @@ func TestPollEndsAfterTheFirstEvents(t *testing.T) {
 	})
 }
 
-func TestPollAnswersAtOnceIfItCan(t *testing.T) {
+func TestPollWithPendingEventsAnswersAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		first := publish(t, h, "x").Position.String()
@@ -36,7 +36,7 @@ func TestPollAnswersAtOnceIfItCan(t *testing.T) {
 		v := open(t, h, polling(requestOf("alice").at(first)))
 		want(t, "reason", v.endReason(t), Polled)
 		want(t, "in one write", v.writes, 1)
-		// The position after what is for others, too: the next poll does not look at it again.
+		// The position is also past the event for bob, so the next poll does not look at it again.
 		want(t, "answer", strings.HasSuffix(v.received(), "data: y\nid: "+positionAt(h, 2)+"\n\nid: "+positionAt(h, 3)+"\n\n"), true)
 	})
 }
@@ -55,7 +55,7 @@ func TestPollEndsAfterAHeartbeat(t *testing.T) {
 	})
 }
 
-func TestPollTellsAGapAndWaits(t *testing.T) {
+func TestPollSendsAGapAndWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		v := open(t, h, polling(requestOf("alice").at("abcdefgh-1")))
@@ -66,7 +66,7 @@ func TestPollTellsAGapAndWaits(t *testing.T) {
 	})
 }
 
-// A poll is a stream that hangs up: over many of them every event comes once and in order.
+// A sequence of polls gets every event once and in order.
 func TestPollsLoseNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -97,7 +97,7 @@ func TestPollsLoseNothing(t *testing.T) {
 	})
 }
 
-func TestPollIsToldOtherEnds(t *testing.T) {
+func TestPollGetsTheReasonOfOtherEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		v := open(t, h, polling(requestOf("alice")))

@@ -39,10 +39,10 @@ func TestPromise1OnceInOrder(t *testing.T) {
 		v.goAway()
 		c := read(t, h, alice().at(Position{Epoch: h.history.epoch, Seq: 0}.String()))
 		want(t, "after the connection ended", c.data(), strings.Join(kept, " "))
-		want(t, "its events are no gap", c.controlSummary(), "")
+		want(t, "no gap for events of the ended connection", c.controlSummary(), "")
 	})
 
-	t.Run("cut at every byte", func(t *testing.T) {
+	t.Run("cut after each byte", func(t *testing.T) {
 		h := newHub(t, Options{})
 		start := h.Stats().Head.String()
 		for i := range 5 {
@@ -80,7 +80,7 @@ func TestPromise1OnceInOrder(t *testing.T) {
 				for done := false; !done; {
 					select {
 					case <-published:
-						done = true // after one more look
+						done = true // after one more look-up
 					default:
 					}
 					w := newTestSink()
@@ -97,14 +97,14 @@ func TestPromise1OnceInOrder(t *testing.T) {
 		for _, c := range clients {
 			want(t, "events", len(c.events), publishers*each)
 			want(t, "distinct", len(slices.Compact(slices.Sorted(strings.SplitSeq(c.data(), " ")))), publishers*each)
-			want(t, "the same order for all", c.data(), clients[0].data())
+			want(t, "order of the events", c.data(), clients[0].data())
 			want(t, "gaps", c.controlSummary(), "")
 		}
 	})
 }
 
 func TestPromise2GapAlwaysTold(t *testing.T) {
-	// Ten events stay of thirteen; the three that went were bob's.
+	// Thirteen events are published and ten are retained. The three that are evicted were for bob.
 	full := func(t *testing.T, opts Options) *Hub {
 		h := newHub(t, opts)
 		for range 3 {
@@ -120,8 +120,8 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 	t.Run("epoch", func(t *testing.T) {
 		h := full(t, ten)
 		c := read(t, h, requestOf("alice").at("abcdefgh-3"))
-		want(t, "told", c.controlSummary(), "sse.gap epoch")
-		want(t, "then what history holds", c.data(), "0 2 4 6 8")
+		want(t, "control events", c.controlSummary(), "sse.gap epoch")
+		want(t, "retained events", c.data(), "0 2 4 6 8")
 		want(t, "counted", h.Stats().Gaps["epoch"], 1)
 	})
 	t.Run("invalid", func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 		}
 		for _, position := range garbage {
 			c := read(t, h, requestOf("alice").at(position))
-			want(t, fmt.Sprintf("told for %.40q", position), c.controlSummary()+": "+c.data(), "sse.gap invalid: 0 2 4 6 8")
+			want(t, fmt.Sprintf("control events and events at %.40q", position), c.controlSummary()+": "+c.data(), "sse.gap invalid: 0 2 4 6 8")
 		}
 		want(t, "counted", h.Stats().Gaps["invalid"], uint64(len(garbage)))
 	})
@@ -141,22 +141,22 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(3) {
 			c := read(t, h, requestOf("bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
-			want(t, "told", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1 3 5 7 9")
+			want(t, "control events", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1 3 5 7 9")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":false`), true)
 		}
 		want(t, "counted", h.Stats().Gaps["evicted"], 3)
 	})
-	t.Run("only to whom it concerns", func(t *testing.T) {
+	t.Run("no gap for others", func(t *testing.T) {
 		h := full(t, ten)
 		for seq := range uint64(4) {
 			c := read(t, h, requestOf("alice", "bob").at(Position{Epoch: h.history.epoch, Seq: seq}.String()))
-			want(t, "alice is told", c.controlSummary(), "")
-			want(t, "and gets", c.data(), "0 2 4 6 8")
+			want(t, "control events of alice", c.controlSummary(), "")
+			want(t, "events of alice", c.data(), "0 2 4 6 8")
 			want(t, "resumed", strings.Contains(c.control[0].data, `"resumed":true`), true)
 		}
-		want(t, "bob at the edge is told", read(t, h, requestOf("bob").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
+		want(t, "control events of bob at the last evicted event", read(t, h, requestOf("bob").at(Position{Epoch: h.history.epoch, Seq: 3}.String())).controlSummary(), "")
 	})
-	t.Run("again when the telling was cut", func(t *testing.T) {
+	t.Run("again if the connection ended before the gap arrived", func(t *testing.T) {
 		h := full(t, ten)
 		const stale = "abcdefgh-3"
 		whole := readOnce(t, h, requestOf("alice").at(stale), newTestSink())
@@ -174,7 +174,7 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 			alice, carol := open(t, h, requestOf("alice")), open(t, h, requestOf("carol"))
 			synctest.Wait()
 			resumeAlice, resumeCarol := alice.stall(), carol.stall()
-			publish(t, h, "held") // what their writes are stuck with
+			publish(t, h, "held") // their writes are stuck in this event
 			synctest.Wait()
 			publish(t, h, "lost", user("alice"))
 			for i := range 10 {
@@ -188,17 +188,17 @@ func TestPromise2GapAlwaysTold(t *testing.T) {
 			want(t, "carol, who lost nothing", carol.client(t).data()+", "+carol.client(t).controlSummary(), "held end, ")
 		})
 	})
-	t.Run("below the floor in doubt", func(t *testing.T) {
+	t.Run("in doubt below the floor", func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 1})
 		for range 3 {
 			publish(t, h, "d", user("dave"))
 		}
 		publish(t, h, "0", user("bob"))
 		h.history.rotateEvicted()
-		h.history.rotateEvicted() // forgets that the three were dave's
+		h.history.rotateEvicted() // the history forgets that the three were dave's
 		publish(t, h, "1", user("alice"))
 		c := read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 2}.String()))
-		want(t, "told", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1")
+		want(t, "control events", c.controlSummary()+": "+c.data(), "sse.gap evicted: 1")
 		c = read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: 3}.String()))
 		want(t, "at the floor", c.controlSummary()+": "+c.data(), ": 1")
 	})
@@ -218,13 +218,13 @@ func TestPromise3AcknowledgedMeansKept(t *testing.T) {
 	}
 	want(t, "head after refusals", h.Stats().Head, before.Head)
 	want(t, "published after refusals", h.Stats().Published, 0)
-	want(t, "seen after refusals", read(t, h, requestOf("alice").at(Earliest)).data(), "")
+	want(t, "events after refusals", read(t, h, requestOf("alice").at(Earliest)).data(), "")
 
 	for i := range 20 {
 		r := publish(t, h, fmt.Sprint(i), user("alice"))
 		c := read(t, h, requestOf("alice").at(Position{Epoch: h.history.epoch, Seq: r.Position.Seq - 1}.String()))
-		want(t, "kept", c.data(), fmt.Sprint(i))
-		want(t, "its position", c.events[0].id, r.Position.String())
+		want(t, "event", c.data(), fmt.Sprint(i))
+		want(t, "id", c.events[0].id, r.Position.String())
 	}
 
 	h.Close()
@@ -239,29 +239,29 @@ func TestPromise3AcknowledgedMeansKept(t *testing.T) {
 func TestPromise4EncodedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		visits := make([]*servedConn, 20)
-		for i := range visits {
-			visits[i] = open(t, h, requestOf(fmt.Sprint(i)))
+		streams := make([]*servedConn, 20)
+		for i := range streams {
+			streams[i] = open(t, h, requestOf(fmt.Sprint(i)))
 		}
 		synctest.Wait()
 		for range 3 {
 			publish(t, h, "the same bytes for all")
 			synctest.Wait()
 			block := h.history.entry(h.history.head).frame.block()
-			for _, v := range visits {
-				want(t, "bytes are those in history", v.last, unsafe.SliceData(block))
+			for _, v := range streams {
+				want(t, "the bytes that were written are those of the history", v.last, unsafe.SliceData(block))
 			}
 		}
 	})
 
-	t.Run("to one or to many costs the publisher the same", func(t *testing.T) {
+	t.Run("a publish costs the same for one subscriber and for many", func(t *testing.T) {
 		allocs := func(n int) float64 {
 			h := newHub(t, Options{MaxEvents: 64})
 			for range n {
 				connect(t, h, requestOf("alice", "news/*"))
 			}
 			event, news := Event{Targets: []Target{{}}}, Event{Targets: []Target{topic("news/x")}}
-			for range 200 { // fills history, and grows what grows
+			for range 200 { // fills the history, so that buffers have their final size
 				publish(t, h, "x")
 			}
 			return testing.AllocsPerRun(200, func() {
@@ -281,12 +281,12 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 100})
 		slow := open(t, h, requestOf("slow"))
 		w := newTestSink()
-		w.taken = make([]byte, 0, 4<<20) // so that memory does not grow for what it keeps
+		w.taken = make([]byte, 0, 4<<20) // so that the memory of this buffer does not grow
 		quick := serve(t, connect(t, h, requestOf("quick")), w)
 		synctest.Wait()
 		resume := slow.stall()
 		began := time.Now()
-		held := strings.Repeat("x", 1000)
+		text := strings.Repeat("x", 1000)
 		heap := func() uint64 {
 			var m runtime.MemStats
 			runtime.GC()
@@ -295,26 +295,26 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		}
 		var before uint64
 		for i := range 3000 {
-			if i == 200 { // history is full, and the slow one is stuck
+			if i == 200 { // the history is full, and the slow client is stuck
 				before = heap()
 			}
-			publish(t, h, held)
+			publish(t, h, text)
 			synctest.Wait()
 			if !h.mu.TryLock() {
 				t.Fatal("the lock is held during a write")
 			}
 			h.mu.Unlock()
 		}
-		want(t, "events of the quick one", len(quick.client(t).events), 3000)
-		want(t, "events of the slow one", len(slow.client(t).events), 0)
-		want(t, "time that passed for the quick one", time.Since(began), 0)
+		want(t, "events of the quick client", len(quick.client(t).events), 3000)
+		want(t, "events of the slow client while it is stuck", len(slow.client(t).events), 0)
+		want(t, "time that the quick client waited", time.Since(began), 0)
 		if grown := int64(heap() - before); grown > 1<<20 {
-			t.Errorf("memory grew by %d bytes", grown)
+			t.Errorf("growth of memory: got %d bytes, want at most %d", grown, 1<<20)
 		}
 		resume()
 		synctest.Wait()
-		want(t, "the slow one is told", slow.client(t).controlSummary(), "sse.gap evicted")
-		want(t, "and gets what is left, after what it was stuck with", len(slow.client(t).events), 101)
+		want(t, "control events of the slow client", slow.client(t).controlSummary(), "sse.gap evicted")
+		want(t, "events of the slow client: the one that it was stuck in, and the retained ones", len(slow.client(t).events), 101)
 	})
 }
 
@@ -334,25 +334,25 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 		synctest.Wait()
 		want(t, "retained", h.Stats().Events, 7)
 		want(t, "events", len(keeps.client(t).events), 40)
-		want(t, "told", keeps.client(t).controlSummary(), "")
+		want(t, "control events", keeps.client(t).controlSummary(), "")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lags", lags.client(t).controlSummary(), "sse.gap evicted")
+		want(t, "control events of the client that lags", lags.client(t).controlSummary(), "sse.gap evicted")
 
 		h.EndStreams()
-		want(t, "nothing serves the hub", keeps.wait(), HubClosed)
-		want(t, "told", keeps.client(t).controlSummary(), "sse.closing hub_closed")
+		want(t, "reason when nothing serves the hub", keeps.wait(), HubClosed)
+		want(t, "control events", keeps.client(t).controlSummary(), "sse.closing hub_closed")
 		publish(t, h, "meanwhile")
-		want(t, "served again", keeps.client(t).resume(h, requestOf("alice")).data(), keeps.client(t).data()+" meanwhile")
+		want(t, "events when the hub is served again", keeps.client(t).resume(h, requestOf("alice")).data(), keeps.client(t).data()+" meanwhile")
 	})
 }
 
 func TestPromise8ExitIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		var visits []*servedConn
+		var streams []*servedConn
 		for range 100 {
-			visits = append(visits, open(t, h, requestOf("alice")))
+			streams = append(streams, open(t, h, requestOf("alice")))
 		}
 		slow := open(t, h, requestOf("alice"))
 		synctest.Wait()
@@ -361,26 +361,26 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 		publish(t, h, "the last")
 		h.Shutdown()
 		delays := make(map[int]bool)
-		for _, v := range visits {
+		for _, v := range streams {
 			want(t, "reason", v.wait(), Shutdown)
 			c := v.client(t)
-			want(t, "told", c.data()+", "+c.controlSummary(), "the last, sse.closing shutdown")
-			want(t, "the delay is in the event, too", strings.Contains(c.control[1].data, fmt.Sprintf(`"retryMs":%d}`, c.retry)), true)
+			want(t, "control events", c.data()+", "+c.controlSummary(), "the last, sse.closing shutdown")
+			want(t, "sse.closing has the same delay", strings.Contains(c.control[1].data, fmt.Sprintf(`"retryMs":%d}`, c.retry)), true)
 			if c.retry < 1000 || c.retry > 5000 {
-				t.Errorf("delay of %d ms", c.retry)
+				t.Errorf("delay: got %d ms, want 1,000 to 5,000", c.retry)
 			}
 			delays[c.retry] = true
 		}
 		if len(delays) < 50 {
-			t.Errorf("100 clients have %d different delays", len(delays))
+			t.Errorf("different delays of 100 clients: got %d, want at least 50", len(delays))
 		}
-		want(t, "time for those who listen", time.Since(began), 0)
-		want(t, "reason of the stalled", slow.wait(), Shutdown)
+		want(t, "time until the clients that read have ended", time.Since(began), 0)
+		want(t, "reason of the stalled client", slow.wait(), Shutdown)
 		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("the stalled write was aborted after %v", took)
+			t.Errorf("the stalled write was aborted after %v, want at most %v", took, 3*time.Second)
 		}
 		_, err := h.Connect(t.Context(), requestOf("alice"))
-		want(t, "admission", err.Error(), "connection refused: shutdown")
+		want(t, "error of Connect", err.Error(), "connection refused: shutdown")
 		publish(t, h, "goes on")
 		want(t, "connections", h.Stats().Connections["h1"], 0)
 	})

@@ -11,34 +11,35 @@ import (
 	"time"
 )
 
-// follow reads from a position until a while passes in which nothing comes, and says
-// what it was told: gaps as "!reason", commands as JSON, events by describe.
+// follow reads from a position until a second passes without anything new. It returns what drain
+// returns.
 func follow(t testing.TB, h *Hub, position string, f EventFilter) string {
 	t.Helper()
 	r, err := h.Read(t.Context(), position, f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	told, err := drain(r)
+	got, err := drain(r)
 	wantErr(t, err, context.DeadlineExceeded)
-	return told
+	return got
 }
 
-// drain is follow for a reader.
+// drain reads until a second passes without anything new. It returns gaps as "!reason", commands
+// as JSON, and events by describe.
 func drain(r *Reader) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	var told []string
+	var got []string
 	for {
 		lines, err := r.Next(ctx)
 		if lines.Gap != "" {
-			told = append(told, "!"+lines.Gap)
+			got = append(got, "!"+lines.Gap)
 		}
 		for _, l := range lines.Lines {
-			told = append(told, describe(l))
+			got = append(got, describe(l))
 		}
 		if err != nil {
-			return strings.Join(told, " "), err
+			return strings.Join(got, " "), err
 		}
 	}
 }
@@ -53,7 +54,8 @@ func describe(l Line) string {
 	return l.Type + l.Data
 }
 
-// A reader sees what is for anybody, as it was published, and is not there for anybody.
+// A reader sees the events for all targets, as they were published. It does not count as a
+// connection.
 func TestReaderSeesAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -86,13 +88,13 @@ func TestReaderSeesAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var told []string
+		var got []string
 		for i, l := range lines.Lines {
 			want(t, "position", l.Position, receipts[i].Position)
 			want(t, "stored", l.Stored.UnixNano(), time.Now().UnixNano())
-			told = append(told, fmt.Sprintf("%s%q to %v", l.Type, l.Data, l.Targets))
+			got = append(got, fmt.Sprintf("%s%q to %v", l.Type, l.Data, l.Targets))
 		}
-		want(t, "all", strings.Join(told, "\n"), strings.Join([]string{
+		want(t, "all", strings.Join(got, "\n"), strings.Join([]string{
 			`"to all\nin\n\nlines" to [{0 }]`,
 			`note"{}" to [{1 bob} {1 alice}]`,
 			`"" to [{4 room/1}]`,
@@ -100,15 +102,15 @@ func TestReaderSeesAll(t *testing.T) {
 			`new"id: 7" to [{4 room/1}]`,
 			`"x" to [{3 abc} {2 ` + v.ID() + `}]`,
 		}, "\n"))
-		want(t, "it is replaced", lines.Lines[3].Replaced, true)
-		want(t, "the next is not", lines.Lines[4].Replaced, false)
-		want(t, "it expires", lines.Lines[1].Expires.UnixNano(), ttl.UnixNano())
-		want(t, "the first does not", lines.Lines[0].Expires.IsZero(), true)
+		want(t, "the first value is replaced", lines.Lines[3].Replaced, true)
+		want(t, "the second value is replaced", lines.Lines[4].Replaced, false)
+		want(t, "expiry of the second event", lines.Lines[1].Expires.UnixNano(), ttl.UnixNano())
+		want(t, "the first event has no expiry", lines.Lines[0].Expires.IsZero(), true)
 		want(t, "position", live.Position(), receipts[5].Position)
 		want(t, "position", lines.Position, receipts[5].Position)
 
-		time.Sleep(time.Hour) // the ttl hides nothing from an operator
-		want(t, "again", follow(t, h, receipts[0].Position.String(), EventFilter{}), "note{}  replaced newid: 7 x")
+		time.Sleep(time.Hour) // a reader also gets events whose ttl has passed
+		want(t, "read again", follow(t, h, receipts[0].Position.String(), EventFilter{}), "note{}  replaced newid: 7 x")
 	})
 }
 
@@ -150,8 +152,9 @@ func TestReaderFilters(t *testing.T) {
 	})
 }
 
-// What a reader finds no more is told, and what it passes over moves its position.
-func TestReaderIsToldOfGaps(t *testing.T) {
+// A reader gets a gap for events that were evicted. Events that its filter leaves out move its
+// position.
+func TestReaderGetsGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 3})
 		publish(t, h, "1")
@@ -164,36 +167,36 @@ func TestReaderIsToldOfGaps(t *testing.T) {
 		publish(t, h, "2")
 		publish(t, h, "3")
 		publish(t, h, "4")
-		want(t, "what it missed is retained", follow(t, h, first, EventFilter{}), "2 3 4")
+		want(t, "missed events that are retained", follow(t, h, first, EventFilter{}), "2 3 4")
 		publish(t, h, "5")
-		want(t, "too late", follow(t, h, first, EventFilter{}), "!evicted 3 4 5")
-		told, _ := drain(r)
-		want(t, "too slow", told, "!evicted 3 4 5")
-		want(t, "all there is", follow(t, h, Earliest, EventFilter{}), "3 4 5")
-		want(t, "nonsense", follow(t, h, "nonsense", EventFilter{}), "!invalid 3 4 5")
-		want(t, "the future", follow(t, h, strings.Replace(positionAt(h, 5)[:11], "-5-", "-9", 1), EventFilter{}), "!invalid 3 4 5")
+		want(t, "a position that is too old", follow(t, h, first, EventFilter{}), "!evicted 3 4 5")
+		got, _ := drain(r)
+		want(t, "a reader that is too slow", got, "!evicted 3 4 5")
+		want(t, "everything that is retained", follow(t, h, Earliest, EventFilter{}), "3 4 5")
+		want(t, "an invalid position", follow(t, h, "nonsense", EventFilter{}), "!invalid 3 4 5")
+		want(t, "a position in the future", follow(t, h, strings.Replace(positionAt(h, 5)[:11], "-5-", "-9", 1), EventFilter{}), "!invalid 3 4 5")
 		want(t, "another tag", follow(t, h, positionAt(h, 4)[:11]+"0000", EventFilter{}), "!epoch 3 4 5")
 		want(t, "another epoch", follow(t, h, "aaaaaaaa-4", EventFilter{}), "!epoch 3 4 5")
 
-		// A filter hides no gap, and the position goes on.
+		// A filter hides no gap, and does not stop the position.
 		r, err = h.Read(t.Context(), first, EventFilter{Users: []string{"nobody"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		want(t, "resumed", r.Resumed(), false)
-		told, _ = drain(r)
-		want(t, "filtered", told, "!evicted")
+		got, _ = drain(r)
+		want(t, "filtered events", got, "!evicted")
 		want(t, "position", r.Position().String(), positionAt(h, 5))
 
 		useStore(t, h, NewMemory())
 		publish(t, h, "again")
-		told, _ = drain(r)
-		want(t, "another history", told, "!epoch")
+		got, _ = drain(r)
+		want(t, "another history", got, "!epoch")
 		want(t, "position", r.Position().String(), positionAt(h, 1))
 	})
 }
 
-// Holes are a gap, told once and in their place. Commands are shown.
+// A reader gets one gap for a hole, in its place, and gets commands.
 func TestReaderSeesHolesAndCommands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
@@ -219,12 +222,12 @@ func TestReaderSeesHolesAndCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 		publish(t, h, "10")
-		told, _ := drain(r)
-		want(t, "all", told, `1 !evicted 6 {"topics":{"filter":{"users":["alice"]},"add":["room"]}} {"disconnect":{"users":["alice"]}} {} 10`)
+		got, _ := drain(r)
+		want(t, "all", got, `1 !evicted 6 {"topics":{"filter":{"users":["alice"]},"add":["room"]}} {"disconnect":{"users":["alice"]}} {} 10`)
 	})
 }
 
-// A reader is told why there is no more, after all that there is.
+// A reader gets all pending events, and then the reason of the end.
 func TestReaderEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for reason, end := range map[Reason]func(*Hub){
@@ -238,10 +241,10 @@ func TestReaderEnds(t *testing.T) {
 			}
 			var reading sync.WaitGroup
 			reading.Go(func() {
-				told, err := drain(r)
-				want(t, "told", told, "1")
+				got, err := drain(r)
+				want(t, "events", got, "1")
 				refusal, ok := errors.AsType[*Refusal](err)
-				want(t, "a refusal", ok, true)
+				want(t, "the error is a refusal", ok, true)
 				want(t, "reason", refusal.Reason, reason)
 			})
 			synctest.Wait()
@@ -252,21 +255,20 @@ func TestReaderEnds(t *testing.T) {
 	})
 }
 
-// A hub that is not open yet keeps a reader waiting, and then away. That is no
-// connection that was turned away.
+// A hub that does not open in time refuses a reader. This does not count as a refused connection.
 func TestReaderOfAHubThatIsOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New(Options{})
 		defer h.Close()
 		_, err := h.Read(t.Context(), "", EventFilter{})
 		refusal, ok := errors.AsType[*Refusal](err)
-		want(t, "a refusal", ok && refusal.Reason == Starting, true)
+		want(t, "the error is a refusal with the reason starting", ok && refusal.Reason == Starting, true)
 		want(t, "rejected", h.Stats().Rejected[string(Starting)], 0)
 	})
 }
 
-// What a reader holds at once is bounded like the batch of a connection.
-func TestReaderTakesALittleAtOnce(t *testing.T) {
+// A reader holds no more at once than the batch of a connection.
+func TestReaderBatchesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		many := make([]Target, MaxTargets)
@@ -294,15 +296,15 @@ func TestReaderTakesALittleAtOnce(t *testing.T) {
 			}
 			sizes = append(sizes, len(lines.Lines))
 			for _, k := range r.copied[:cap(r.copied)] {
-				want(t, "it holds an event", k.frame.bytes != nil, false)
+				want(t, "the reader still holds an event", k.frame.bytes != nil, false)
 			}
 		}
-		want(t, "at once", fmt.Sprint(sizes), fmt.Sprint([]int{1, 1, 1, 1, 1, 1, linesAtOnce, 1}))
+		want(t, "sizes of batches", fmt.Sprint(sizes), fmt.Sprint([]int{1, 1, 1, 1, 1, 1, linesAtOnce, 1}))
 	})
 }
 
-// Readers beside publishers, changes of topics and eviction: every position once, in
-// order, or a gap.
+// Readers run beside publishers, changes of topics and eviction. They get each position once and
+// in order, or a gap.
 func TestReaderBesidePublishers(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 500})
 	open(t, h, requestOf("alice"))
@@ -325,13 +327,13 @@ func TestReaderBesidePublishers(t *testing.T) {
 				}
 				if lines.Gap != "" {
 					if gaps++; lines.From.Seq <= last {
-						t.Errorf("a gap to %d after %d", lines.From.Seq, last)
+						t.Errorf("gap: got one to %d after %d, want one that moves forward", lines.From.Seq, last)
 					}
 					last = lines.From.Seq
 				}
 				for _, l := range lines.Lines {
 					if l.Position.Seq != last+1 {
-						t.Errorf("%d after %d, with no gap", l.Position.Seq, last)
+						t.Errorf("position after %d: got %d without a gap, want %d", last, l.Position.Seq, last+1)
 					}
 					last = l.Position.Seq
 				}

@@ -33,8 +33,8 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
 
-// connPair returns a connection over loopback: the client's end, what TakeOver writes to,
-// and the TCP connection below that.
+// connPair returns a connection over loopback: the client's end, the connection for TakeOver, and
+// its TCP connection.
 func connPair(t testing.TB, kind writerKind) (clientEnd, conn net.Conn, tcp *net.TCPConn) {
 	t.Helper()
 	clientEnd, tcp = tcpPair(t)
@@ -64,7 +64,7 @@ func tcpPair(t testing.TB) (clientEnd, serverEnd *net.TCPConn) {
 	if serverEnd, err = l.AcceptTCP(); err != nil {
 		t.Fatal(err)
 	}
-	// A small buffer is quickly full.
+	// A small buffer fills up quickly.
 	if err := serverEnd.SetWriteBuffer(128 << 10); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The receipts count each connection once, by whatever lanes it is reached.
+// A receipt counts each connection once, even if several lanes lead to it.
 func TestReceiversAreCountedOnce(t *testing.T) {
 	h := newHub(t, Options{})
 	random := rand.New(rand.NewPCG(1, 2))
@@ -43,8 +43,8 @@ func TestReceiversAreCountedOnce(t *testing.T) {
 	}
 }
 
-// An event for many takes the room of many, so that the bound of a history bounds
-// its memory.
+// An event with many targets counts with the memory of all of them, so that the bound of the
+// history bounds its memory.
 func TestManyTargetsCount(t *testing.T) {
 	h := newHub(t, Options{MaxBytes: 2 << 20})
 	targets := make([]Target, MaxTargets)
@@ -59,10 +59,10 @@ func TestManyTargetsCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := h.Stats().Events; n < 3 || n > 10 {
-		t.Errorf("%d events of 1,000 targets are retained in 2 MiB", n)
+		t.Errorf("retained events of 1,000 targets in 2 MiB: got %d, want 3 to 10", n)
 	}
 	if lanes := len(h.history.lanes); lanes > 10*MaxTargets+1 {
-		t.Errorf("%d lanes", lanes)
+		t.Errorf("lanes: got %d, want at most %d", lanes, 10*MaxTargets+1)
 	}
 	checkBytes(t, h.history)
 	h.SetOptions(Options{MaxEvents: 1})

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// TestFormersAreBounded: only the last ones are remembered, and not more than fit.
+// TestEndedConnsAreBounded: the hub remembers only the last connections that ended, and only as
+// many as fit into a bound of bytes.
 func TestEndedConnsAreBounded(t *testing.T) {
 	h := newHub(t, Options{})
 	ended := func(r Request) { connect(t, h, r).Cancel() }
@@ -14,11 +15,11 @@ func TestEndedConnsAreBounded(t *testing.T) {
 		ended(requestOf(fmt.Sprint("user-", i)))
 	}
 	w := why(h, send(t, h, to(user("user-4"))), "user-4")
-	want(t, "of the last one that is forgotten", w.fates(), "")
+	want(t, "fates of the last connection that is forgotten", w.fates(), "")
 	if !w.Since.After(w.Began) {
-		t.Errorf("since %s, began %s", w.Since, w.Began)
+		t.Errorf("since: got %s, want later than %s", w.Since, w.Began)
 	}
-	want(t, "of the first one that is known", why(h, send(t, h, to(user("user-5"))), "user-5").fates(), "ended_earlier")
+	want(t, "fates of the first connection that is known", why(h, send(t, h, to(user("user-5"))), "user-5").fates(), "ended_earlier")
 
 	var topics []string
 	for i := range 1000 {
@@ -30,13 +31,13 @@ func TestEndedConnsAreBounded(t *testing.T) {
 	h.endedConns.mu.Lock()
 	defer h.endedConns.mu.Unlock()
 	if n := len(h.endedConns.list); n < 10 || n > 40 || h.endedConns.bytes > maxEndedConnBytes {
-		t.Errorf("%d are remembered, with %d bytes", n, h.endedConns.bytes)
+		t.Errorf("remembered connections: got %d with %d bytes, want 10 to 40 with at most %d bytes", n, h.endedConns.bytes, maxEndedConnBytes)
 	}
 	var sum int64
 	for _, f := range h.endedConns.list {
 		sum += f.size()
 		if f.conn != nil {
-			t.Fatal("it holds a connection that has ended")
+			t.Fatal("a remembered connection still has its Conn, want nil")
 		}
 	}
 	want(t, "bytes", h.endedConns.bytes, sum)
@@ -50,13 +51,13 @@ func TestRepeatsAreBounded(t *testing.T) {
 	}
 	want(t, "remembered", len(r.list), maxRepeats)
 	times, _ := r.count(Position{Epoch: "e", Seq: 3})
-	want(t, "of the one that is repeated", times, maxRepeats+6)
+	want(t, "count of the repeated position", times, maxRepeats+6)
 	times, _ = r.count(Position{Epoch: "e", Seq: 1})
-	want(t, "of an old one", times, 0)
+	want(t, "count of a forgotten position", times, 0)
 }
 
-// TestEvictionsAreBounded: what is remembered of them does not grow, and of the oldest
-// it is not known any more what they were evicted by.
+// TestEvictionsAreBounded: the number of remembered evictions is bounded. For the oldest events
+// the bound that evicted them is unknown.
 func TestEvictionsAreBounded(t *testing.T) {
 	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
 	for i := range 100 {
@@ -68,12 +69,12 @@ func TestEvictionsAreBounded(t *testing.T) {
 	want(t, "runs", len(h.evictions), maxEvictions)
 	for seq, want := range map[uint64]Bound{0: NoBound, 1: NoBound, 136: NoBound, 137: BoundCount, 138: BoundCount, 199: BoundAge, 200: BoundAge, 201: NoBound} {
 		if got, _ := h.evictionOf(seq); got != want {
-			t.Errorf("%d was evicted by %q, want %q", seq, got, want)
+			t.Errorf("bound that evicted %d: got %q, want %q", seq, got, want)
 		}
 	}
 }
 
-// TestWhyOfMany: all connections count, and the answer stays small.
+// TestWhyOfMany: Why counts all connections, and lists a bounded number.
 func TestWhyOfMany(t *testing.T) {
 	h := newHub(t, Options{})
 	for range 2000 {

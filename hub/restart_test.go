@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// While connections move over to another history, all of them are known: they are
-// counted, listed and ended, and then told of the new one.
+// All connections are known while they move to another history: they are counted, listed and
+// ended, and each gets a gap.
 func TestRestartMovesSomeAtATime(t *testing.T) {
 	const streams = 1000
 	begin := func(t *testing.T) (h *Hub, conns []*Conn) {
@@ -19,49 +19,49 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 		h.mu.Lock()
 		h.restart(NewEpoch(), 1)
 		h.mu.Unlock()
-		want(t, "some are left", h.moveSomeConns(), true)
+		want(t, "some connections have not moved", h.moveSomeConns(), true)
 		h.mu.RLock()
 		moved, left := len(h.history.all.subscribers), len(h.oldHistory.all.subscribers)
 		h.mu.RUnlock()
-		want(t, "all are there", moved+left, streams)
-		want(t, "but few have moved", moved > 0 && moved <= 1+subscriptionsAtOnce/4, true)
+		want(t, "connections in both histories", moved+left, streams)
+		want(t, "only a slice has moved", moved > 0 && moved <= 1+subscriptionsAtOnce/4, true)
 		return h, conns
 	}
-	seen := func(t *testing.T, h *Hub, n int) {
+	wantConns := func(t *testing.T, h *Hub, n int) {
 		t.Helper()
 		want(t, "listed", len(h.Connections(Filter{})), n)
-		want(t, "of the topic", h.countReceivers([]Target{topic("news")}), n)
-		want(t, "of several targets", h.countReceivers([]Target{topic("news"), user("user-0"), {}}), n)
+		want(t, "receivers of the topic", h.countReceivers([]Target{topic("news")}), n)
+		want(t, "receivers of several targets", h.countReceivers([]Target{topic("news"), user("user-0"), {}}), n)
 	}
-	t.Run("all are known", func(t *testing.T) {
+	t.Run("all connections are known", func(t *testing.T) {
 		h, conns := begin(t)
-		seen(t, h, streams)
+		wantConns(t, h, streams)
 		want(t, "users", h.Stats().Users, streams/2)
 		r := requestOf("user-0", "news").with(Settings{MaxPerUser: 2})
 		if _, err := h.Connect(t.Context(), r); err == nil {
-			t.Error("a user has one connection too many")
+			t.Error("a third connection of a user: got admitted, want refused")
 		}
-		r.Previous = conns[0].ID() // which has not moved
+		r.Previous = conns[0].ID() // it has not moved
 		connect(t, h, r)
-		want(t, "the previous one has ended", conns[0].currentReason(), Replaced)
+		want(t, "reason of the previous connection", conns[0].currentReason(), Replaced)
 		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"user-1"}}), 2)
 		want(t, "users after that", h.Stats().Users, streams/2-1)
-		seen(t, h, streams-2)
+		wantConns(t, h, streams-2)
 		h.moveConns()
-		seen(t, h, streams-2)
+		wantConns(t, h, streams-2)
 		want(t, "users in the end", h.Stats().Users, streams/2-1)
 		h.EndStreams()
-		seen(t, h, 0)
+		wantConns(t, h, 0)
 	})
-	t.Run("all end", func(t *testing.T) {
+	t.Run("all connections end", func(t *testing.T) {
 		h, _ := begin(t)
 		h.EndStreams()
-		seen(t, h, 0)
+		wantConns(t, h, 0)
 		h.moveConns()
-		seen(t, h, 0)
+		wantConns(t, h, 0)
 		want(t, "users", h.Stats().Users, 0)
 	})
-	t.Run("nothing is looked up before", func(t *testing.T) {
+	t.Run("a connection looks up nothing before it moves", func(t *testing.T) {
 		h, conns := begin(t)
 		b := new(batch)
 		l := h.lookUp(conns[0], time.Now(), b)

@@ -11,26 +11,26 @@ import (
 	"time"
 )
 
-// rightsModel knows who had which right at which position.
+// rightsModel records which client had which right at which position.
 type rightsModel struct {
 	*testing.T
-	random  *rand.Rand
-	hub     *Hub
-	tape    *copyableStore
-	records []modelRecord // by seq - 1
-	most    int           // retained records
-	oldest  uint64        // of those
-	slots   map[string]uint64
-	learned bool   // the shape of the pattern is known to the history
-	floor   uint64 // up to here records may be lost to connections with the pattern
-	holders []*modelClient
-	steps   int
-	counts  map[string]int
+	random     *rand.Rand
+	hub        *Hub
+	store      *copyableStore
+	records    []modelRecord // by seq - 1
+	maxRecords int           // bound of retained records
+	oldest     uint64        // seq of the oldest retained record
+	slots      map[string]uint64
+	learned    bool   // the history has indexed the shape of the pattern
+	floor      uint64 // connections with the pattern may have lost records up to this seq
+	clients    []*modelClient
+	steps      int
+	counts     map[string]int
 }
 
 // modelRecord is an event or a command.
 type modelRecord struct {
-	targets  []Target // none: it is a command
+	targets  []Target // none for a command
 	data     string
 	slot     string
 	replaced bool
@@ -38,26 +38,26 @@ type modelRecord struct {
 	end      *Filter
 }
 
-// holder is a connection that looks for events only when it is told to.
+// modelClient is a connection that looks for events only when the model calls catchUp.
 type modelClient struct {
 	*Conn
 	user, session string
-	rights        map[Target]uint64 // from which position on
-	told          map[uint64]string // data of sse.topics by its position
-	joined        uint64            // commands up to here do not concern it
+	rights        map[Target]uint64 // the seq after which the right holds
+	topicChanges  map[uint64]string // data of sse.topics by its seq
+	joined        uint64            // the head when it connected; commands up to this seq do not concern it
 	epoch         string
-	cursor        uint64 // all up to here was looked for
-	known         uint64 // it knows of what is lost up to here
-	state         uint64
-	gap           gapReason // since it was opened
+	cursor        uint64    // it has looked for events up to this seq
+	knownLost     uint64    // it was sent a gap for losses up to this seq
+	state         uint64    // not 0: it gets the state of this seq first
+	gap           gapReason // the gap of its first block
 	resumed       bool
-	opened        bool // it had the first block
+	opened        bool // it was sent the first block
 	ended         Reason
-	late          time.Time // when it is closed without another block
-	limit         uint64    // where it ended
+	graceEnd      time.Time // after this time it is closed without another block
+	endSeq        uint64    // the head when it ended
 
-	got      []byte // since it looked last
-	position string // the last id that the client has
+	got      []byte // received since the last look-up
+	position string // the last id that it received
 }
 
 func (h *modelClient) Write(p []byte) (int, error) {
@@ -71,7 +71,7 @@ const modelPattern = "room/*"
 
 func (m *rightsModel) head() uint64 { return uint64(len(m.records)) }
 
-// covers reports whether a right of h gives it a record that is for the target.
+// covers reports whether h may get a record with this target and seq.
 func (h *modelClient) covers(to Target, seq uint64) bool {
 	for right, from := range h.rights {
 		if seq > from && (right == to || to.Kind == Topic && right.Matches(to.Name)) {
@@ -82,13 +82,13 @@ func (h *modelClient) covers(to Target, seq uint64) bool {
 }
 
 func (m *rightsModel) isFor(h *modelClient, seq uint64) bool {
-	if _, ok := h.told[seq]; ok {
+	if _, ok := h.topicChanges[seq]; ok {
 		return true
 	}
 	return slices.ContainsFunc(m.records[seq-1].targets, func(to Target) bool { return h.covers(to, seq) })
 }
 
-// lost is the last position that is lost to h, of those up to one.
+// lost returns the last seq, up to until, that h has lost.
 func (m *rightsModel) lost(h *modelClient, until uint64) uint64 {
 	last := uint64(0)
 	if from, ok := h.rights[Target{pattern, modelPattern}]; ok && m.floor > from {
@@ -102,7 +102,7 @@ func (m *rightsModel) lost(h *modelClient, until uint64) uint64 {
 	return last
 }
 
-// append does what the hub does when it has received a record.
+// append does the same as the hub when it receives a record.
 func (m *rightsModel) append(r modelRecord) {
 	m.records = append(m.records, r)
 	if r.slot != "" {
@@ -120,17 +120,18 @@ func (m *rightsModel) append(r modelRecord) {
 }
 
 func (m *rightsModel) evict() {
-	m.oldest = max(m.oldest, m.head()-min(m.head(), uint64(m.most))+1)
+	m.oldest = max(m.oldest, m.head()-min(m.head(), uint64(m.maxRecords))+1)
 }
 
-// carryOut does what a command at the head says. replayed: it comes with another history.
-func (m *rightsModel) carryOut(r modelRecord, replayed bool) {
+// execute does the same as the hub for a command at the head. replayed says that the command came
+// with another history.
+func (m *rightsModel) execute(r modelRecord, replayed bool) {
 	filter := r.end
 	if r.change != nil {
 		filter = &r.change.Filter
 	}
 	var chosen []*modelClient
-	for _, h := range m.holders {
+	for _, h := range m.clients {
 		if h.ended == "" && h.joined < m.head() && h.fits(filter) {
 			chosen = append(chosen, h)
 		}
@@ -139,7 +140,7 @@ func (m *rightsModel) carryOut(r modelRecord, replayed bool) {
 		switch {
 		case r.end != nil:
 			m.end(h, Disconnected)
-		case replayed: // it may have lost the right since, or never had it
+		case replayed: // the client may have lost the right since, or never had it
 			m.end(h, Lifetime)
 		default:
 			h.change(r.change, m.head())
@@ -172,26 +173,26 @@ func (h *modelClient) change(change *TopicChange, seq uint64) {
 		}
 	}
 	if !maps.Equal(before, h.rights) {
-		h.told[seq] = string(topicsData(change))
+		h.topicChanges[seq] = string(topicsData(change))
 	}
 }
 
 func (m *rightsModel) end(h *modelClient, reason Reason) {
-	h.ended, h.limit, h.late = reason, m.head(), time.Now().Add(closeGrace)
+	h.ended, h.endSeq, h.graceEnd = reason, m.head(), time.Now().Add(closeGrace)
 }
 
-// catchUp has a connection look for all there is, and checks what it is sent.
+// catchUp lets client i look for all pending events, and checks the blocks that it is sent.
 func (m *rightsModel) catchUp(i int) {
-	h := m.holders[i]
-	begun, cursor := h.opened, h.cursor
-	// What is lost from after its end may be told or not.
-	more := *h
-	expected, other := m.expected(h, h.limit), m.expected(&more, m.head())
+	h := m.clients[i]
+	wasOpened, cursor := h.opened, h.cursor
+	// A gap for events that were lost after the end of the connection is allowed but not required.
+	copied := *h
+	expected, alternative := m.expected(h, h.endSeq), m.expected(&copied, m.head())
 	reason := h.Conn.catchUp(h)
-	want(m.T, "it ended", reason, h.ended)
+	want(m.T, "reason of the end", reason, h.ended)
 	got := m.read(h)
-	if !slices.Equal(got, expected) && !slices.Equal(got, other) {
-		m.Fatalf("step %d: %s with %v at %d of %d to %d, begun %t, got\n%s\nwant\n%s", m.steps, h.user, h.rights, cursor, m.oldest, m.head(), begun,
+	if !slices.Equal(got, expected) && !slices.Equal(got, alternative) {
+		m.Fatalf("step %d: blocks of %s with rights %v at %d, retained %d to %d, opened %t: got\n%s\nwant\n%s", m.steps, h.user, h.rights, cursor, m.oldest, m.head(), wasOpened,
 			strings.Join(got, "\n"), strings.Join(expected, "\n"))
 	}
 	for _, block := range got {
@@ -204,27 +205,27 @@ func (m *rightsModel) catchUp(i int) {
 	}
 }
 
-// expected is what h is to be sent now. Where it has ended, what is lost is told up to a
-// position.
+// expected returns the blocks that h must be sent now. If h has ended, it gets a gap only for
+// losses up to until.
 func (m *rightsModel) expected(h *modelClient, until uint64) (blocks []string) {
 	gap, last := noGap, m.head()
-	if h.ended != "" && !time.Now().Before(h.late) {
+	if h.ended != "" && !time.Now().Before(h.graceEnd) {
 		return nil
 	}
 	lost := m.lost(h, m.oldest-1)
-	if !h.opened && h.state > 0 { // it is given the state of now
-		h.known = max(h.known, min(lost, h.state))
+	if !h.opened && h.state > 0 { // it gets the present state
+		h.knownLost = max(h.knownLost, min(lost, h.state))
 	}
 	if h.ended != "" {
-		last, lost = h.limit, m.lost(h, min(until, m.oldest-1))
+		last, lost = h.endSeq, m.lost(h, min(until, m.oldest-1))
 	}
 	switch {
-	case h.epoch != m.tape.epoch && h.ended != "":
+	case h.epoch != m.store.epoch && h.ended != "":
 		last = 0
-	case h.epoch != m.tape.epoch:
-		gap, h.epoch, h.cursor, h.known, h.state = gapEpoch, m.tape.epoch, m.oldest-1, lost, 0
-	case lost > max(h.cursor, h.known):
-		gap, h.cursor, h.known = gapEvicted, max(h.cursor, m.oldest-1), lost
+	case h.epoch != m.store.epoch:
+		gap, h.epoch, h.cursor, h.knownLost, h.state = gapEpoch, m.store.epoch, m.oldest-1, lost, 0
+	case lost > max(h.cursor, h.knownLost):
+		gap, h.cursor, h.knownLost = gapEvicted, max(h.cursor, m.oldest-1), lost
 	}
 	begins := h.cursor
 	for seq := max(h.cursor+1, m.oldest); seq <= last; seq++ {
@@ -252,7 +253,7 @@ func (m *rightsModel) expected(h *modelClient, until uint64) (blocks []string) {
 		}
 		switch {
 		case gap != noGap, h.state > begins && len(blocks) > 0:
-		case h.state > begins: // there is no state
+		case h.state > begins: // the state is empty
 			connected += fmt.Sprint("@", h.cursor)
 		default:
 			connected += fmt.Sprint("@", begins)
@@ -265,7 +266,7 @@ func (m *rightsModel) expected(h *modelClient, until uint64) (blocks []string) {
 	return blocks
 }
 
-// read takes apart what the holder has got.
+// read parses the blocks that the client has received.
 func (m *rightsModel) read(h *modelClient) (blocks []string) {
 	stream := string(h.got)
 	h.got = h.got[:0]
@@ -276,7 +277,7 @@ func (m *rightsModel) read(h *modelClient) (blocks []string) {
 		}
 		text, rest, ok := strings.Cut(stream, "\n\n")
 		if !ok {
-			m.Fatalf("not a whole block: %q", stream)
+			m.Fatalf("incomplete block: %q", stream)
 		}
 		stream = rest
 		block, data := (&client{t: m.T}).block(text)
@@ -284,7 +285,7 @@ func (m *rightsModel) read(h *modelClient) (blocks []string) {
 		if block.id != "" {
 			p, ok := ParsePosition(block.id)
 			if !ok {
-				m.Fatalf("not a position: %q", block.id)
+				m.Fatalf("id: got %q, want a position", block.id)
 			}
 			at = fmt.Sprint("@", p.Seq)
 			h.position = block.id
@@ -295,7 +296,7 @@ func (m *rightsModel) read(h *modelClient) (blocks []string) {
 		}
 		switch {
 		case !data:
-			want(m.T, "a heartbeat's position", at, fmt.Sprint("@", h.cursor))
+			want(m.T, "position of a heartbeat", at, fmt.Sprint("@", h.cursor))
 		case block.event == "sse.connected" && strings.Contains(block.data, `"resumed":true`):
 			blocks = append(blocks, "connected and resumed"+at)
 		case block.event == "sse.connected":

@@ -21,16 +21,16 @@ var (
 	modelTopics   = []string{"a", "b", "c", "room/1", "room/2"}
 )
 
-func (m *rightsModel) one(names []string) string { return names[m.random.IntN(len(names))] }
+func (m *rightsModel) pick(names []string) string { return names[m.random.IntN(len(names))] }
 
-// some are up to two topics.
-func (m *rightsModel) some() []string {
+// pickTopics returns up to two topics.
+func (m *rightsModel) pickTopics() []string {
 	picked := slices.Clone(modelTopics)
 	m.random.Shuffle(len(picked), func(i, j int) { picked[i], picked[j] = picked[j], picked[i] })
 	return picked[:m.random.IntN(3)]
 }
 
-// event is a random one.
+// event returns a random event.
 func (m *rightsModel) event() Event {
 	e := Event{Data: []byte(strconv.Itoa(m.steps) + "." + strconv.Itoa(m.random.IntN(1000)))}
 	for range 1 + m.random.IntN(5)/4 {
@@ -38,17 +38,17 @@ func (m *rightsModel) event() Event {
 		case 0:
 			e.Targets = append(e.Targets, Target{})
 		case 1:
-			e.Targets = append(e.Targets, user(m.one(modelUsers)))
+			e.Targets = append(e.Targets, user(m.pick(modelUsers)))
 		case 2:
-			e.Targets = append(e.Targets, Target{Session, m.one(modelSessions[1:])})
+			e.Targets = append(e.Targets, Target{Session, m.pick(modelSessions[1:])})
 		case 3:
-			e.Targets = append(e.Targets, Target{Connection, m.holders[m.random.IntN(len(m.holders))].ID()})
+			e.Targets = append(e.Targets, Target{Connection, m.clients[m.random.IntN(len(m.clients))].ID()})
 		default:
-			e.Targets = append(e.Targets, topic(m.one(modelTopics)))
+			e.Targets = append(e.Targets, topic(m.pick(modelTopics)))
 		}
 	}
 	if m.random.IntN(3) == 0 {
-		e.Slot = m.one([]string{"x", "y"})
+		e.Slot = m.pick([]string{"x", "y"})
 	}
 	return e
 }
@@ -56,18 +56,18 @@ func (m *rightsModel) event() Event {
 func (m *rightsModel) filter() Filter {
 	switch m.random.IntN(5) {
 	case 0:
-		return Filter{Topics: []string{m.one(modelTopics)}}
+		return Filter{Topics: []string{m.pick(modelTopics)}}
 	case 2:
-		return Filter{Topics: []string{m.one(modelTopics)}, Users: []string{m.one(modelUsers)}}
+		return Filter{Topics: []string{m.pick(modelTopics)}, Users: []string{m.pick(modelUsers)}}
 	case 1:
-		return Filter{IDs: []string{m.holders[m.random.IntN(len(m.holders))].ID()}}
+		return Filter{IDs: []string{m.clients[m.random.IntN(len(m.clients))].ID()}}
 	default:
-		return Filter{Users: []string{m.one(modelUsers)}}
+		return Filter{Users: []string{m.pick(modelUsers)}}
 	}
 }
 
 func (m *rightsModel) topicChange() TopicChange {
-	change := TopicChange{Filter: m.filter(), Add: m.some(), Remove: m.some()}
+	change := TopicChange{Filter: m.filter(), Add: m.pickTopics(), Remove: m.pickTopics()}
 	change.Add = slices.DeleteFunc(change.Add, func(t string) bool { return slices.Contains(change.Remove, t) })
 	return change
 }
@@ -89,7 +89,7 @@ func (m *rightsModel) changeTopics() {
 	r := modelRecord{change: &change, data: string(topicsData(&change))}
 	m.append(r)
 	want(m.T, "position of the change", p.Seq, m.head())
-	m.carryOut(r, false)
+	m.execute(r, false)
 }
 
 func (m *rightsModel) disconnect() {
@@ -97,25 +97,26 @@ func (m *rightsModel) disconnect() {
 	if _, err := m.hub.Disconnect(m.Context(), f); err != nil {
 		m.Fatal(err)
 	}
-	// The node that is asked does so at once, and then again at the command's position.
-	for _, h := range m.holders {
+	// The node that received the request ends connections at once, and again at the command's
+	// position.
+	for _, h := range m.clients {
 		if h.ended == "" && h.fits(&f) {
 			m.end(h, Disconnected)
 		}
 	}
-	if m.tape.shared {
+	if m.store.shared {
 		m.append(modelRecord{end: &f})
 	}
 }
 
-// connect opens a connection in place of the one with this number.
+// connect replaces client i by a new one.
 func (m *rightsModel) connect(i int) {
-	before := m.holders[i]
+	before := m.clients[i]
 	h := &modelClient{
-		user: m.one(modelUsers), session: m.one(modelSessions),
-		rights: make(map[Target]uint64), told: make(map[uint64]string), joined: m.head(), epoch: m.tape.epoch,
+		user: m.pick(modelUsers), session: m.pick(modelSessions),
+		rights: make(map[Target]uint64), topicChanges: make(map[uint64]string), joined: m.head(), epoch: m.store.epoch,
 	}
-	topics := m.some()
+	topics := m.pickTopics()
 	if m.random.IntN(2) == 0 {
 		topics = append(topics, modelPattern)
 	}
@@ -123,7 +124,7 @@ func (m *rightsModel) connect(i int) {
 	r.Session = h.session
 	switch n := m.random.IntN(10); {
 	case n < 6 && before != nil:
-		r.Position = before.position // perhaps of another history, and perhaps none
+		r.Position = before.position // may be empty, or of another history
 	case n < 7:
 		r.Position = Earliest
 	case n < 8 && m.head() > 0:
@@ -146,9 +147,9 @@ func (m *rightsModel) connect(i int) {
 	}
 	h.Conn = connect(m.T, m.hub, r).Conn
 	h.rights[Target{Connection, h.ID()}] = 0
-	m.holders[i] = h
+	m.clients[i] = h
 
-	h.known = m.lost(h, m.oldest-1)
+	h.knownLost = m.lost(h, m.oldest-1)
 	p, _ := ParsePosition(r.Position)
 	switch {
 	case r.Position == "" && r.State:
@@ -157,9 +158,9 @@ func (m *rightsModel) connect(i int) {
 		h.cursor = m.head()
 	case r.Position == Earliest:
 		h.cursor = m.oldest - 1
-	case p.Epoch != m.tape.epoch:
+	case p.Epoch != m.store.epoch:
 		h.cursor, h.gap = m.oldest-1, gapEpoch
-	case h.known > p.Seq:
+	case h.knownLost > p.Seq:
 		h.cursor, h.gap = max(p.Seq, m.oldest-1), gapEvicted
 	default:
 		h.cursor, h.resumed = p.Seq, true
@@ -170,71 +171,71 @@ func (m *rightsModel) connect(i int) {
 	}
 }
 
-// bound makes the history longer or shorter.
-func (m *rightsModel) bound() {
-	m.most = 1 + m.random.IntN(60)
+// setBound makes the history longer or shorter.
+func (m *rightsModel) setBound() {
+	m.maxRecords = 1 + m.random.IntN(60)
 	m.evict()
-	m.hub.SetOptions(Options{MaxEvents: m.most})
+	m.hub.SetOptions(Options{MaxEvents: m.maxRecords})
 }
 
-// switchStore puts a copy of the store in its place: one that reaches what the hub has,
-// and perhaps has more, or one that does not.
+// switchStore replaces the store by a copy. The copy has all records of the hub and perhaps more,
+// or it lacks some.
 func (m *rightsModel) switchStore() {
-	next := newCopyableStore(m.tape.epoch, m.tape.shared, m.tape.records)
-	reaches := m.random.IntN(2) == 0 || len(next.records) == 0
-	kept := m.records
-	if !reaches {
+	next := newCopyableStore(m.store.epoch, m.store.shared, m.store.records)
+	isComplete := m.random.IntN(2) == 0 || len(next.records) == 0
+	keptRecords := m.records
+	if !isComplete {
 		n := m.random.IntN(len(next.records))
-		next.records, kept = next.records[:n], slices.Clone(m.records[:n])
+		next.records, keptRecords = next.records[:n], slices.Clone(m.records[:n])
 	}
-	var more []modelRecord
+	var newRecords []modelRecord
 	for range m.random.IntN(4) {
 		switch m.random.IntN(3) {
 		case 0:
 			change := m.topicChange()
 			next.add(encodeCommand(&Command{Topics: &change}))
-			more = append(more, modelRecord{change: &change, data: string(topicsData(&change))})
+			newRecords = append(newRecords, modelRecord{change: &change, data: string(topicsData(&change))})
 		default:
 			e := m.event()
 			e.At = time.Now()
 			next.add(encodeEvent(&e))
-			more = append(more, modelRecord{targets: e.Targets, data: string(e.Data), slot: e.Slot})
+			newRecords = append(newRecords, modelRecord{targets: e.Targets, data: string(e.Data), slot: e.Slot})
 		}
 	}
-	// One that ends where the hub's history does has another record there.
+	// An incomplete copy with added records has another record at the position of the hub's head.
 	useStore(m.T, m.hub, next)
 	<-next.tailed
-	m.tape = next
-	if !reaches {
+	m.store = next
+	if !isComplete {
 		m.records, m.oldest, m.slots = nil, 1, make(map[string]uint64)
 		m.learned, m.floor = false, 0
-		for _, h := range m.holders {
+		for _, h := range m.clients {
 			if h.ended != "" {
 				continue
 			}
 			h.joined = 0
-			clear(h.told)
+			clear(h.topicChanges)
 			for right := range h.rights {
 				h.rights[right] = 0
 				m.learned = m.learned || right.Kind == pattern
 			}
 		}
-		for i := range kept {
-			kept[i].replaced = false
+		for i := range keptRecords {
+			keptRecords[i].replaced = false
 		}
-		more = append(kept, more...)
+		newRecords = append(keptRecords, newRecords...)
 	}
-	for _, r := range more {
+	for _, r := range newRecords {
 		m.append(r)
 		if len(r.targets) == 0 {
-			m.carryOut(r, !reaches)
+			m.execute(r, !isComplete)
 		}
 	}
-	m.counts[fmt.Sprint("store that reaches: ", reaches)]++
+	m.counts[fmt.Sprint("complete store: ", isComplete)]++
 }
 
 func (m *rightsModel) step() {
-	i := m.random.IntN(len(m.holders))
+	i := m.random.IntN(len(m.clients))
 	switch n := m.random.IntN(1000); {
 	case n < 450:
 		m.publish()
@@ -247,7 +248,7 @@ func (m *rightsModel) step() {
 	case n < 960:
 		m.disconnect()
 	case n < 980:
-		m.bound()
+		m.setBound()
 	case n < 990:
 		m.switchStore()
 	default:
@@ -255,8 +256,8 @@ func (m *rightsModel) step() {
 	}
 }
 
-// TestPromise11RightsAgainstModel: whatever happens, nothing is delivered without the
-// right to it, and nothing is missed that is not told.
+// TestPromise11RightsAgainstModel: no event is delivered without the right to it, and each missed
+// event causes a gap.
 func TestPromise11RightsAgainstModel(t *testing.T) {
 	const each = 1000 // steps of one hub
 	seed := rand.Uint64()
@@ -266,19 +267,19 @@ func TestPromise11RightsAgainstModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := &rightsModel{
 				T: t, random: rand.New(rand.NewPCG(seed, run)), hub: newHub(t, Options{}),
-				oldest: 1, slots: make(map[string]uint64), holders: make([]*modelClient, 4), counts: counts,
+				oldest: 1, slots: make(map[string]uint64), clients: make([]*modelClient, 4), counts: counts,
 			}
-			m.tape = newCopyableStore(NewEpoch(), run%2 == 0, nil)
-			useStore(t, m.hub, m.tape)
-			<-m.tape.tailed
-			m.bound()
-			for i := range m.holders {
+			m.store = newCopyableStore(NewEpoch(), run%2 == 0, nil)
+			useStore(t, m.hub, m.store)
+			<-m.store.tailed
+			m.setBound()
+			for i := range m.clients {
 				m.connect(i)
 			}
 			for ; m.steps < each && !t.Failed(); m.steps++ {
 				m.step()
 			}
-			for i := range m.holders {
+			for i := range m.clients {
 				m.catchUp(i)
 			}
 			checkBytes(t, m.hub.history)
@@ -289,7 +290,7 @@ func TestPromise11RightsAgainstModel(t *testing.T) {
 	}
 	for _, what := range []string{"event", "topics", "gap evicted", "gap epoch", "closing disconnected", "connected and resumed"} {
 		if counts[what] == 0 {
-			t.Errorf("it never came to %q", what)
+			t.Errorf("blocks of kind %q: got none, want some", what)
 		}
 	}
 	t.Log(counts)

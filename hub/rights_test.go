@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// A change reaches a node that was cut off before what was published after it.
+// A node that was cut off makes a change of topics before it delivers the events that were
+// published after the change.
 func TestPromise11TopicsOnOtherNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newSharedLog()
@@ -32,14 +33,15 @@ func TestPromise11TopicsOnOtherNodes(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		cutOff.set(false)
 		synctest.Wait()
-		// "still" was pending when the right to it ended, unless it was written first.
+		// "still" was pending when the right to it ended. It may be missing, unless it was written
+		// before.
 		got := strings.ReplaceAll(alice.client(t).data(), "still ", "")
-		want(t, "alice got", got, "before granted")
-		want(t, "listed", fmt.Sprint(alice.Info().Topics), "[room/2]")
+		want(t, "events of alice", got, "before granted")
+		want(t, "topics of alice", fmt.Sprint(alice.Info().Topics), "[room/2]")
 	})
 }
 
-// Slots: who is slow gets the newest of each, and no gap for those in between.
+// A slow client gets the newest value of each slot, and no gap for the values in between.
 func TestSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -63,27 +65,27 @@ func TestSlots(t *testing.T) {
 		}
 		synctest.Wait()
 		c := read(t, h, requestOf("alice").at(start))
-		want(t, "who comes back gets", c.data(), "0 1 2 3 4 5 6 7 8 a9 b9 9")
-		want(t, "and is told", c.controlSummary(), "")
+		want(t, "events after a reconnect", c.data(), "0 1 2 3 4 5 6 7 8 a9 b9 9")
+		want(t, "control events", c.controlSummary(), "")
 		r := requestOf("alice")
 		r.State = true
 		c = read(t, h, r)
-		want(t, "a newcomer gets", c.data(), "a9 b9")
-		want(t, "without an id before it", c.control[0].id, "")
-		want(t, "and ends at", c.position, positionAt(h, 38)) // that of b9
+		want(t, "events of a new client", c.data(), "a9 b9")
+		want(t, "id of sse.connected", c.control[0].id, "")
+		want(t, "position", c.position, positionAt(h, 38)) // of b9
 		checkBytes(t, h.history)
 
 		empty := requestOf("carol", "x")
 		empty.State = true
 		h.SetOptions(Options{MaxEvents: 1})
 		c = read(t, h, empty)
-		want(t, "without a state", c.control[0].id, positionAt(h, 40))
-		want(t, "slots that are left", len(h.history.slots), 0)
+		want(t, "id of sse.connected without a state", c.control[0].id, positionAt(h, 40))
+		want(t, "retained slots", len(h.history.slots), 0)
 		checkBytes(t, h.history)
 	})
 }
 
-// What is replaced in its slot is not pending any more: it counts in no lag.
+// An event that was replaced in its slot is not pending any more, and does not count in the lag.
 func TestReplacedIsNotPending(t *testing.T) {
 	h := newHub(t, Options{})
 	put := func(slot, data string, targets ...Target) {
@@ -102,13 +104,13 @@ func TestReplacedIsNotPending(t *testing.T) {
 		checkBytes(t, h.history)
 	}
 	publish(t, h, "last", topic("a"))
-	want(t, "pending", c.left(), 5)
+	want(t, "pending", c.pendingEvents(), 5)
 	if lag := c.Info().Lag; lag < 5 || lag > 9 {
-		t.Errorf("lag %d, though 5 are pending, in 9 places", lag)
+		t.Errorf("lag: got %d, want 5 to 9 (5 events are pending, in 9 lanes)", lag)
 	}
 }
 
-// The pattern of a slot is learned while a value of it is replaced.
+// The history may learn the shape of a pattern while a value in a slot is replaced.
 func TestReplacedWhileAShapeIsLearned(t *testing.T) {
 	h := newHub(t, Options{})
 	put := func(data string) {
@@ -121,7 +123,7 @@ func TestReplacedWhileAShapeIsLearned(t *testing.T) {
 		publish(t, h, "other", topic("other"))
 	}
 	h.mu.Lock()
-	next := h.history.learn(h.history.shape("a/*"), 0) // not to its end
+	next := h.history.learn(h.history.shape("a/*"), 0) // the first slice only
 	h.mu.Unlock()
 	put("new")
 	checkBytes(t, h.history)
@@ -134,9 +136,9 @@ func TestReplacedWhileAShapeIsLearned(t *testing.T) {
 	want(t, "data", read(t, h, requestOf("alice", "a/*").at(Earliest)).data(), "new")
 }
 
-// A newcomer is sent the state of the moment when it is sent, though some of the history
-// went after it was admitted.
-func TestStateOfNow(t *testing.T) {
+// A new client gets the state at the moment of sending, even if a part of the history was evicted
+// after the client was admitted.
+func TestStateIsOfTheMomentOfSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{MaxEvents: 3})
 		put := func(slot, data string) {
@@ -155,12 +157,12 @@ func TestStateOfNow(t *testing.T) {
 			return c
 		}(), newTestSink())
 		synctest.Wait()
-		want(t, "told", v.client(t).controlSummary(), "")
+		want(t, "control events", v.client(t).controlSummary(), "")
 		want(t, "data", v.client(t).data(), "a1 b2")
 	})
 }
 
-// Slots against a map: a client that reads now and then ends with the same state.
+// A client that reads now and then ends with the same state as a map of slots.
 func TestSlotsAgainstModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -178,7 +180,7 @@ func TestSlotsAgainstModel(t *testing.T) {
 			r := requestOf("alice").at(position)
 			r.State = position == ""
 			c := read(t, h, r)
-			want(t, "told", c.controlSummary(), "")
+			want(t, "control events", c.controlSummary(), "")
 			if c.position != "" {
 				position = c.position
 			}
@@ -187,37 +189,37 @@ func TestSlotsAgainstModel(t *testing.T) {
 				seen[name] = e.data
 			}
 			if len(c.events) > 10 {
-				t.Fatalf("%d values of 10 slots", len(c.events))
+				t.Fatalf("values of 10 slots: got %d, want at most 10", len(c.events))
 			}
 			if !maps.Equal(seen, state) {
-				t.Fatalf("round %d: the client has %v, want %v", round, seen, state)
+				t.Fatalf("state in round %d: got %v, want %v", round, seen, state)
 			}
 		}
 		checkBytes(t, h.history)
 	})
 }
 
-// A connection that looks for events just when the history has a change of its topics,
-// and the change is not yet made, is told of it all the same.
-func TestTopicsChangeWhileOneLooks(t *testing.T) {
+// A connection may look for events after the history got a change of its topics, and before the
+// hub made the change. It still gets sse.topics.
+func TestTopicsChangeDuringLookUp(t *testing.T) {
 	h := newHub(t, Options{})
 	mustPublish(t, h, Target{})
 	c := connect(t, h, requestOf("alice"))
-	var w discardSink
+	var w recordingSink
 	c.catchUp(&w)
 	change := &Command{Topics: &TopicChange{Filter: Filter{Users: []string{"alice"}}, Add: []string{"news"}}}
 	enc := encode(Record{Seq: 2, At: time.Now(), Data: encodeCommand(change)}, h.history.epoch, time.Now())
 	h.deliver([]encoded{enc})
 	c.catchUp(&w)
-	want(t, "told before it is made", strings.Count(w.String(), "sse.topics"), 0)
+	want(t, "sse.topics before the change is made", strings.Count(w.String(), "sse.topics"), 0)
 	h.execute(enc.command, enc.seq)
 	c.catchUp(&w)
-	want(t, "told", strings.Count(w.String(), "sse.topics"), 1)
+	want(t, "sse.topics after the change", strings.Count(w.String(), "sse.topics"), 1)
 	want(t, "cursor", c.cursor.Load(), 2)
 }
 
-// copied is a client that keeps what it is sent.
-type discardSink struct{ strings.Builder }
+// recordingSink is a client that keeps everything it is sent.
+type recordingSink struct{ strings.Builder }
 
-func (*discardSink) Abort()       {}
-func (*discardSink) Flush() error { return nil }
+func (*recordingSink) Abort()       {}
+func (*recordingSink) Flush() error { return nil }

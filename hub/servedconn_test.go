@@ -32,12 +32,13 @@ func open(t testing.TB, h *Hub, r Request) *servedConn {
 // stream serves a whole stream to w.
 func (p Pending) stream(ctx context.Context, w Sink) Reason { return p.Open(w).Serve(ctx) }
 
+// serve serves c until goAway is called or the test ends.
 func serve(t testing.TB, c Pending, w *testSink) *servedConn {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.timeout = c.settings.Timeout
 	v := &servedConn{Pending: c, testSink: w, cancel: cancel, ended: make(chan struct{})}
-	if way := writerKindOf(t); way != byGoroutine {
-		v.takeOver(ctx, way)
+	if kind := writerKindOf(t); kind != byGoroutine {
+		v.takeOver(ctx, kind)
 		t.Cleanup(func() { v.goAway() })
 		return v
 	}
@@ -62,11 +63,12 @@ func (v *servedConn) endReason(t testing.TB) Reason {
 	select {
 	case <-v.ended:
 	default:
-		t.Fatal("the stream goes on")
+		t.Fatal("the stream: got still open, want ended")
 	}
 	return v.reason
 }
 
+// wait waits for the end and returns its reason.
 func (v *servedConn) wait() Reason {
 	<-v.ended
 	return v.reason

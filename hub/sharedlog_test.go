@@ -14,7 +14,7 @@ type sharedLog struct {
 	epoch string
 
 	mu      sync.Mutex
-	records []Record // by ascending seq, without those that were removed
+	records []Record // by ascending seq, without the removed ones
 	next    uint64
 	changed chan struct{} // closed and replaced at each change
 }
@@ -52,6 +52,7 @@ type sharedLogNode struct {
 
 var errAway = errors.New("the servers are away")
 
+// set cuts the node off from the log, or connects it again.
 func (n *sharedLogNode) set(away bool) { n.change(func() { n.away = away }) }
 
 func (n *sharedLogNode) Append(_ context.Context, entries []Entry) (stored []Stored, err error) {

@@ -11,31 +11,30 @@ import (
 	"time"
 )
 
-// model remembers every event for ever, and knows nothing of lanes, shapes or
-// generations: what it says about who gets what, and who has lost something, is
-// found by looking at all there ever was.
+// model keeps every event for ever. It has no lanes, shapes or generations: it decides who gets or
+// loses an event by looking at all events.
 type model struct {
 	opts    Options
 	records []*record // the event seq is records[seq-1]
 	oldest  uint64
-	shapes  map[string]uint64 // the shapes that were asked for: the last seq that was not retained then
-	aged    [2]uint64         // the last seq evicted when the generations last changed, newest first
+	shapes  map[string]uint64 // by shape: the oldest retained seq when the shape was first requested
+	rotated [2]uint64         // the newest evicted seq at each of the last two rotations, newest first
 }
 
 type record struct {
 	Event
 	seq    uint64
 	at     time.Time
-	missed bool // evicted before its time was over
-	hole   bool // the hub cannot read it
+	missed bool // evicted before it expired
+	hole   bool // a record that the hub cannot read
 }
 
 func (m *model) head() uint64 { return uint64(len(m.records)) }
 
-func (r *record) dead() bool { return !r.Expires.IsZero() && !time.Now().Before(r.Expires) }
+func (r *record) isExpired() bool { return !r.Expires.IsZero() && !time.Now().Before(r.Expires) }
 
-// evict follows the bounds of count and age exactly. What the bound of bytes comes
-// to is the history's own knowledge.
+// evict applies the bounds of count and age exactly. It takes the effect of the bound of bytes
+// from the history.
 func (m *model) evict(h *history) {
 	for m.oldest <= m.head() {
 		n, r := m.head()-m.oldest+1, m.records[m.oldest-1]
@@ -43,7 +42,7 @@ func (m *model) evict(h *history) {
 		if int(n) <= m.opts.MaxEvents && !large && time.Since(r.at) < m.opts.MaxAge {
 			return
 		}
-		r.missed = !r.dead()
+		r.missed = !r.isExpired()
 		m.oldest++
 	}
 }
@@ -64,8 +63,8 @@ func (r *record) isFor(who Request, id string) bool {
 	})
 }
 
-// expect says what a stream of who gets after the position, and whether it is
-// told that something is lost.
+// expect returns the events that a stream of who gets after the position, and whether it gets a
+// gap.
 func (m *model) expect(who Request, id string, position uint64) (data string, lost bool) {
 	var got []message
 	for _, r := range m.records[position:] {
@@ -75,30 +74,32 @@ func (m *model) expect(who Request, id string, position uint64) (data string, lo
 		case !r.isFor(who, id):
 		case r.seq < m.oldest:
 			lost = lost || r.missed
-		case !r.dead():
+		case !r.isExpired():
 			got = append(got, message{data: string(r.Data)})
 		}
 	}
 	return payloads(got), lost
 }
 
-// learn notes the shapes of the topics.
+// learn records the shapes of who's patterns.
 func (m *model) learn(who Request) {
 	for _, p := range who.Topics {
-		if form := form(p); form != "" {
-			m.shapes[form] = cmp.Or(m.shapes[form], m.oldest)
+		if shape := shapeName(p); shape != "" {
+			m.shapes[shape] = cmp.Or(m.shapes[shape], m.oldest)
 		}
 	}
 }
 
-// doubt reports whether a position is so old that a gap is told in any case.
-func (m *model) doubt(who Request, position, floor uint64) bool {
+// isInDoubt reports whether a position is so old that the hub sends a gap without knowing whether
+// an event was lost.
+func (m *model) isInDoubt(who Request, position, floor uint64) bool {
 	return position < floor || slices.ContainsFunc(who.Topics, func(p Target) bool {
-		return form(p) != "" && position < m.shapes[form(p)]-1
+		return shapeName(p) != "" && position < m.shapes[shapeName(p)]-1
 	})
 }
 
-func form(p Target) string {
+// shapeName returns the shape of a pattern, and "" for an exact topic.
+func shapeName(p Target) string {
 	if !strings.Contains(p.Name, "*") {
 		return ""
 	}
@@ -111,17 +112,17 @@ func form(p Target) string {
 	return strings.Join(segments, "/")
 }
 
-// lagging is an open connection that looks for events only when it is told to.
+// lagging is an open connection that looks for events only when the program calls catchUp.
 type lagging struct {
 	Request
 	*Conn
-	wire   *testSink
+	sink   *testSink
 	cursor uint64
 	data   []string
-	told   []string
+	gaps   []string
 }
 
-// program plays what its bytes say on a hub and on the model.
+// program runs random operations on a hub and on the model. Its bytes choose the operations.
 type program struct {
 	*testing.T
 	code  []byte
@@ -140,14 +141,14 @@ func (p *program) next(n int) int {
 }
 
 var (
-	askers = func() []Request {
+	requests = func() []Request {
 		session := func(r Request, s string) Request { r.Session = s; return r }
 		return []Request{
 			requestOf("alice"), session(requestOf("bob"), "s1"), requestOf("", "a/*"), requestOf("", "a/b", "*"),
 			session(requestOf("alice", "*/b", "a/*/c"), "s1"), session(requestOf("", "x", "a/*", "a/b"), "s2"),
 		}
 	}()
-	addressees = []Target{
+	eventTargets = []Target{
 		{},
 		user("alice"), user("alice"), user("bob"), user("carol"),
 		{Session, "s1"},
@@ -176,9 +177,9 @@ func (p *program) run() {
 			p.model.evict(p.hub.history)
 		case 8:
 			p.hub.history.rotateEvicted()
-			p.model.aged = [2]uint64{p.model.oldest - 1, p.model.aged[0]}
-			if floor := p.hub.history.floor; floor > p.model.aged[1] {
-				p.Fatalf("floor %d, though only %d had been evicted when the last generation ended", floor, p.model.aged[1])
+			p.model.rotated = [2]uint64{p.model.oldest - 1, p.model.rotated[0]}
+			if floor := p.hub.history.floor; floor > p.model.rotated[1] {
+				p.Fatalf("floor: got %d, want at most %d, the newest evicted event two rotations ago", floor, p.model.rotated[1])
 			}
 		case 9, 10:
 			p.catchUp(p.next(len(p.open)))
@@ -191,14 +192,14 @@ func (p *program) run() {
 				p.hub.finish(p.open[i].Conn, Gone)
 				p.connect(i)
 			} else {
-				p.resume(askers[p.next(len(askers))], p.next(len(p.model.records)+1))
+				p.resume(requests[p.next(len(requests))], p.next(len(p.model.records)+1))
 			}
 		}
 	}
 	for i := range p.open {
 		p.catchUp(i)
 	}
-	for _, who := range askers {
+	for _, who := range requests {
 		for position := range p.model.records {
 			p.resume(who, position)
 		}
@@ -211,7 +212,7 @@ func (p *program) publish() {
 	r := &record{seq: m.head() + 1, at: time.Now()}
 	r.Data = fmt.Appendf(nil, "%d%s", r.seq, strings.Repeat(".", p.next(40)))
 	for range 1 + p.next(3) {
-		t := addressees[p.next(len(addressees))]
+		t := eventTargets[p.next(len(eventTargets))]
 		if i := p.next(24); i < len(p.open) {
 			t = Target{Connection, p.open[i].ID()}
 		}
@@ -233,11 +234,11 @@ func (p *program) check() {
 	want(p.T, "oldest", h.oldest, p.model.oldest)
 	checkBytes(p.T, h)
 	if h.bytes > h.opts.MaxBytes && h.head > h.oldest {
-		p.Errorf("%d bytes of %d", h.bytes, h.opts.MaxBytes)
+		p.Errorf("bytes: got %d, want at most %d", h.bytes, h.opts.MaxBytes)
 	}
 }
 
-// store stores a record that is no event.
+// store stores a record that is not an event.
 func (p *program) store(data []byte, hole bool) {
 	if _, err := p.hub.storeEntries(p.Context(), []Entry{{Data: data}}); err != nil {
 		p.Fatal(err)
@@ -248,17 +249,16 @@ func (p *program) store(data []byte, hole bool) {
 	p.check()
 }
 
-// connect opens the stream i at the head.
+// connect opens stream i at the head.
 func (p *program) connect(i int) {
-	who := askers[p.next(len(askers))]
+	who := requests[p.next(len(requests))]
 	p.model.learn(who)
 	c := connect(p.T, p.hub, who)
 	p.model.evict(p.hub.history)
-	w := newTestSink()
-	p.open[i] = &lagging{Request: who, wire: w, Conn: c.Conn, cursor: p.model.head()}
+	p.open[i] = &lagging{Request: who, sink: newTestSink(), Conn: c.Conn, cursor: p.model.head()}
 }
 
-// catchUp lets the stream i get what there is.
+// catchUp sends stream i its pending events and checks them.
 func (p *program) catchUp(i int) {
 	o := p.open[i]
 	p.model.evict(p.hub.history)
@@ -268,37 +268,37 @@ func (p *program) catchUp(i int) {
 		o.data = append(o.data, data)
 	}
 	if lost {
-		o.told = append(o.told, "sse.gap evicted")
+		o.gaps = append(o.gaps, "sse.gap evicted")
 	}
 	lag := 0
 	for range strings.FieldsSeq(data) {
 		lag++
 	}
 	if got := o.Info().Lag; got < lag {
-		p.Errorf("lag %d, but %d events are due", got, lag)
+		p.Errorf("lag: got %d, want at least the %d pending events", got, lag)
 	}
-	if reason := o.catchUp(o.wire); reason != "" {
-		p.Fatalf("open stream ended: %s", reason)
+	if reason := o.catchUp(o.sink); reason != "" {
+		p.Fatalf("end of an open stream: got reason %s, want none", reason)
 	}
-	c := (&client{t: p.T}).read(o.wire.allBytes())
-	want(p.T, "an open stream got", c.data(), strings.Join(o.data, " "))
-	want(p.T, "and was told", c.controlSummary(), strings.Join(o.told, ", "))
+	c := (&client{t: p.T}).read(o.sink.allBytes())
+	want(p.T, "events of an open stream", c.data(), strings.Join(o.data, " "))
+	want(p.T, "control events of an open stream", c.controlSummary(), strings.Join(o.gaps, ", "))
 	want(p.T, "lag", o.Info().Lag, 0)
 }
 
-// resume connects as who with a position, and goes.
+// resume connects as who with a position, reads what is pending, and leaves.
 func (p *program) resume(who Request, position int) {
 	m := &p.model
 	m.learn(who)
 	c := read(p.T, p.hub, who.at(Position{Epoch: p.hub.history.epoch, Seq: uint64(position)}.String()))
 	m.evict(p.hub.history)
 	data, lost := m.expect(who, "", uint64(position))
-	var told string
-	if lost || m.doubt(who, uint64(position), p.hub.history.floor) {
-		told = "sse.gap evicted"
+	var gap string
+	if lost || m.isInDoubt(who, uint64(position), p.hub.history.floor) {
+		gap = "sse.gap evicted"
 	}
-	want(p.T, fmt.Sprintf("%v at %d of %d got", who.Identity, position, m.head()), c.data(), data)
-	want(p.T, fmt.Sprintf("%v at %d of %d, retained from %d, was told", who.Identity, position, m.head(), m.oldest), c.controlSummary(), told)
+	want(p.T, fmt.Sprintf("events of %v at %d of %d", who.Identity, position, m.head()), c.data(), data)
+	want(p.T, fmt.Sprintf("control events of %v at %d of %d, retained from %d", who.Identity, position, m.head(), m.oldest), c.controlSummary(), gap)
 }
 
 func play(t *testing.T, code []byte) {
@@ -307,7 +307,7 @@ func play(t *testing.T, code []byte) {
 
 func FuzzSince(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte("a program is any bytes, and these are as good as others"))
+	f.Add([]byte("any bytes are a program"))
 	f.Add(slices.Repeat([]byte{0, 1, 2, 3}, 50))
 	f.Add(slices.Repeat([]byte{9, 0, 6, 30, 8, 8, 1, 5, 7}, 40))
 	f.Fuzz(play)

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// alone is set in the environment of the process that measures.
-const alone = "MEASURE_THE_HEAP"
+// measureVariable is set in the environment of the process that measures.
+const measureVariable = "MEASURE_THE_HEAP"
 
-// TestPromise12HistorySizeIsTheHeap: MaxBytes is what the history takes of the
-// heap, whatever is published.
+// TestPromise12HistorySizeIsTheHeap: the history takes about MaxBytes of the heap, for any shape
+// of events.
 func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
-	if os.Getenv(alone) == "" {
-		// In a process of its own, since other tests leave garbage for seconds.
+	if os.Getenv(measureVariable) == "" {
+		// The measurement needs its own process, because other tests leave garbage for seconds.
 		cmd := exec.Command(os.Args[0], "-test.run=^TestPromise12HistorySizeIsTheHeap$", "-test.v")
-		cmd.Env = append(os.Environ(), alone+"=1")
+		cmd.Env = append(os.Environ(), measureVariable+"=1")
 		out, err := cmd.CombinedOutput()
 		if t.Logf("%s", out); err != nil {
 			t.Error(err)
@@ -84,13 +84,13 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 			t.Logf("%d events, %d lanes: %.1f MiB of heap, %.1f MiB counted: %.2f", h.Stats().Events, len(h.history.lanes),
 				float64(took)/(1<<20), float64(counted)/(1<<20), float64(took)/float64(counted))
 			if counted > size {
-				t.Errorf("%d bytes are counted, more than %d", counted, size)
+				t.Errorf("counted bytes: got %d, want at most %d", counted, size)
 			}
 			if counted < size*9/10 {
-				t.Errorf("only %d bytes are counted: the history is not full", counted)
+				t.Errorf("counted bytes: got %d, want at least %d (the history is not full)", counted, size*9/10)
 			}
 			if ratio := float64(took) / size; ratio < 0.85 || ratio > 1.15 {
-				t.Errorf("the history takes %.2f times its size", ratio)
+				t.Errorf("heap divided by MaxBytes: got %.2f, want 0.85 to 1.15", ratio)
 			}
 			checkBytes(t, h.history)
 			runtime.KeepAlive(h)
@@ -98,8 +98,8 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 	}
 }
 
-// liveHeap collects garbage until none is left: what has a finalizer, or is in a
-// pool, takes several rounds.
+// liveHeap collects garbage until the heap stops shrinking, and returns its size. Objects in pools
+// or with finalizers need several rounds.
 func liveHeap() int64 {
 	var m runtime.MemStats
 	for last := ^uint64(0); ; last = m.HeapAlloc {
@@ -123,7 +123,7 @@ func checkBytes(t testing.TB, h *history) {
 		places += len(e.lanes)
 		for _, l := range e.lanes {
 			if _, found := slices.BinarySearch(l.seqs, seq); !found {
-				t.Fatalf("the lane of %v lacks %d", l.target, seq)
+				t.Fatalf("lane of %v: got no seq %d, want it", l.target, seq)
 			}
 		}
 	}
@@ -134,9 +134,9 @@ func checkBytes(t testing.TB, h *history) {
 		}
 	}
 	if places != 0 {
-		t.Errorf("the lanes have %d places too many or, if it is negative, too few", -places)
+		t.Errorf("entries in the lanes: got %d more than in the events, want the same (negative: fewer)", -places)
 	}
 	if h.bytes != sum {
-		t.Errorf("the history counts %d bytes, and its parts are %d", h.bytes, sum)
+		t.Errorf("bytes of the history: got %d, want the sum of its parts, %d", h.bytes, sum)
 	}
 }

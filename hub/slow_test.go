@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// One that takes nothing has one goroutine, and delays nobody. Later it gets what
-// history still holds.
+// A client that reads nothing occupies one goroutine and delays nobody. When it reads again, it
+// gets everything that the history still holds.
 func TestStalledAmongMany(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const events, size = 60, 16 << 10
@@ -42,17 +42,18 @@ func TestStalledAmongMany(t *testing.T) {
 				}
 				want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).writeBlocking("), 1)
 				if lag := stalled.Info().Lag; lag < opts.MaxEvents || lag == 0 {
-					t.Errorf("lag %d", lag)
+					t.Errorf("lag: got %d, want more than 0 and at least %d", lag, opts.MaxEvents)
 				}
 				publish(t, h, "the end")
 				stalled.readUntil(t, "data: the end")
 				if opts.MaxEvents > 0 {
 					h.Shutdown()
 					c := stalled.readRest(t)
-					// It may lose more while it catches up.
-					told, gaps := strings.CutSuffix(c.controlSummary(), ", sse.closing shutdown")
-					if !gaps || strings.ReplaceAll(told+", ", "sse.gap evicted, ", "") != "" {
-						t.Errorf("told %s, want gaps and sse.closing", c.controlSummary())
+					// More events may be evicted while the client catches up, so there may be
+					// several gaps.
+					gaps, closed := strings.CutSuffix(c.controlSummary(), ", sse.closing shutdown")
+					if !closed || strings.ReplaceAll(gaps+", ", "sse.gap evicted, ", "") != "" {
+						t.Errorf("control events: got %s, want gaps and then sse.closing", c.controlSummary())
 					}
 				}
 				for _, p := range others {
@@ -67,7 +68,7 @@ func TestStalledAmongMany(t *testing.T) {
 	})
 }
 
-// trickle is a connection of which a byte a second is read, until it is closed.
+// trickle reads one byte a second from a connection, and everything once faster is closed.
 type trickle struct {
 	io.Reader
 	seconds <-chan time.Time
@@ -83,8 +84,7 @@ func (r trickle) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-// A client that reads a byte a second delays nobody, and when it reads faster it
-// has missed nothing.
+// A client that reads one byte a second delays nobody. When it reads faster, it gets every event.
 func TestByteASecond(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const events, size = 40, 16 << 10
@@ -98,27 +98,27 @@ func TestByteASecond(t *testing.T) {
 			publish(t, h, fmt.Sprint(i, ";", strings.Repeat("x", size)))
 			other.readUntil(t, fmt.Sprint("data: ", i, ";"))
 		}
-		var some [3]byte
-		if _, err := io.ReadFull(source, some[:]); err != nil {
+		var firstBytes [3]byte
+		if _, err := io.ReadFull(source, firstBytes[:]); err != nil {
 			t.Fatal(err)
 		}
 		publish(t, h, "the end")
 		other.readUntil(t, "data: the end")
 		if lag := slow.Info().Lag; lag == 0 {
-			t.Error("it was not slow")
+			t.Error("lag of the slow client: got 0, want more")
 		}
 		want(t, "goroutines", strings.Count(stacks(), "hub.(*Conn).writeBlocking("), 1)
 		close(faster)
-		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(some[:]), source))))
+		slow.in = bufio.NewReader(httputil.NewChunkedReader(bufio.NewReader(io.MultiReader(bytes.NewReader(firstBytes[:]), source))))
 		slow.readUntil(t, "data: the end")
 		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
 		want(t, "events", len(c.events), events+1)
-		want(t, "told", c.controlSummary(), "")
+		want(t, "control events", c.controlSummary(), "")
 	})
 }
 
-// left is how many values c has still to be sent.
-func (c *Conn) left() int {
+// pendingEvents returns how many events c has still to be sent.
+func (c *Conn) pendingEvents() int {
 	h := c.hub
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -131,8 +131,8 @@ func (c *Conn) left() int {
 	return n
 }
 
-// A client that takes 1 KB while 1,000 values of 100 slots are published, as one does that takes 1 KB/s, has
-// never more than these 100 still to be sent. In the end it has the newest of each, and is told no gap.
+// A client reads 1 KB while 1,000 values of 100 slots are published. It never has more than 100
+// values pending. In the end it has the newest value of each slot, and no gap.
 func TestSlotsOfSlow(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		const slots, updates, second = 100, 5000, 1000
@@ -147,9 +147,9 @@ func TestSlotsOfSlow(t *testing.T) {
 			if _, err := h.Publish(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
-			left := slow.left()
-			if most = max(most, left); left > slots {
-				t.Fatalf("after %d updates of %d slots it has %d values still to be sent", i+1, slots, left)
+			pending := slow.pendingEvents()
+			if most = max(most, pending); pending > slots {
+				t.Fatalf("pending values after %d updates: got %d, want at most %d", i+1, pending, slots)
 			}
 			if i%second == second-1 {
 				if _, err := io.CopyN(io.Discard, slow.in, 1<<10); err != nil {
@@ -158,12 +158,12 @@ func TestSlotsOfSlow(t *testing.T) {
 			}
 		}
 		if most < slots/2 {
-			t.Errorf("it was not slow: it never had more than %d values still to be sent", most)
+			t.Errorf("most pending values: got %d, want at least %d (the client was not slow)", most, slots/2)
 		}
 		publish(t, h, "the end")
 		slow.readUntil(t, "data: the end")
 		c := (&client{t: t}).read(dechunk(slow.raw.Bytes()))
-		want(t, "told", c.controlSummary(), "")
+		want(t, "control events", c.controlSummary(), "")
 		seen := make(map[string]string)
 		for _, e := range c.events {
 			if slot, _, ok := strings.Cut(e.data, "="); ok {
@@ -171,74 +171,74 @@ func TestSlotsOfSlow(t *testing.T) {
 			}
 		}
 		if !maps.Equal(seen, state) {
-			t.Error("it does not have the newest value of each slot")
+			t.Errorf("state of the client: got %d slots that are not all the newest, want the newest value of each of %d", len(seen), len(state))
 		}
-		t.Logf("of %d updates it was sent %d", updates, len(c.events)-1)
+		t.Logf("the client was sent %d of %d updates", len(c.events)-1, updates)
 	})
 }
 
 func TestTimeoutOfStalled(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
-		hasty := *defaultSettings
-		hasty.Timeout = 200 * time.Millisecond
-		p, other := dial(t, h, requestOf("stalled").with(hasty), kind), dial(t, h, requestOf("other").with(hasty), kind)
+		shortTimeout := *defaultSettings
+		shortTimeout.Timeout = 200 * time.Millisecond
+		p, other := dial(t, h, requestOf("stalled").with(shortTimeout), kind), dial(t, h, requestOf("other").with(shortTimeout), kind)
 		go io.Copy(io.Discard, other.in)
 		began := time.Now()
 		for range 40 {
 			publish(t, h, strings.Repeat("x", 32<<10))
 		}
 		want(t, "reason", p.wait(), Timeout)
-		if took := time.Since(began); took < hasty.Timeout {
-			t.Errorf("after %v", took)
+		if took := time.Since(began); took < shortTimeout.Timeout {
+			t.Errorf("ended after %v, want at least %v", took, shortTimeout.Timeout)
 		}
 		want(t, "counted", h.Stats().Closed["timeout"], 1)
 		want(t, "the other", h.Stats().Connections["h1"], 1)
 		if _, err := io.Copy(io.Discard, p.in); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("a stream that was dropped ended with %v", err)
+			t.Errorf("end of a dropped stream: got error %v, want %v", err, io.ErrUnexpectedEOF)
 		}
-		want(t, "told", strings.Contains(dechunk(p.raw.Bytes()), "sse.closing"), false)
+		want(t, "has sse.closing", strings.Contains(dechunk(p.raw.Bytes()), "sse.closing"), false)
 	})
 }
 
-// An aborted write does not continue when the client takes a part of it.
-func TestCutEndsDrain(t *testing.T) {
+// A write that was aborted does not continue when the client reads a part of it.
+func TestAbortEndsWrite(t *testing.T) {
 	for range 10 {
-		near, tcp := tcpPair(t)
+		clientEnd, tcp := tcpPair(t)
 		s := newSocket(tcp, tcp)
 		s.unsent = make([]byte, 64<<20)
-		drained := make(chan error, 1)
+		written := make(chan error, 1)
 		go func() {
 			var err error
 			for err == nil {
 				_, err = s.writePiece(time.Minute)
 			}
-			drained <- err
+			written <- err
 		}()
 		buf := make([]byte, 100_000)
-		if _, err := io.ReadFull(near, buf); err != nil {
+		if _, err := io.ReadFull(clientEnd, buf); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it waits", func() bool { return strings.Contains(stacks(), "waitWrite") })
-		// As the hub aborts it: again and again, in case the socket
-		// has just taken a piece and the next one sets its own deadline.
+		eventually(t, "the write waits", func() bool { return strings.Contains(stacks(), "waitWrite") })
+		// The hub aborts repeatedly as well: the socket may have just taken a piece, and the next
+		// piece sets its own deadline.
 		var err error
-		eventually(t, "it is aborted", func() bool {
+		eventually(t, "the write is aborted", func() bool {
 			s.Abort()
 			select {
-			case err = <-drained:
+			case err = <-written:
 				return true
 			default:
 				return false
 			}
 		})
 		wantErr(t, err, os.ErrDeadlineExceeded)
-		near.Close()
+		clientEnd.Close()
 		s.close()
 	}
 }
 
-func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
+func TestCloseWhileSomeClientsStall(t *testing.T) {
 	h := New(Options{})
 	useStore(t, h, NewMemory())
 	var reading sync.WaitGroup
@@ -254,8 +254,8 @@ func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
 			continue
 		}
 		reading.Go(func() {
-			if told := p.readRest(t).controlSummary(); told != "sse.closing hub_closed" {
-				t.Errorf("told %q", told)
+			if got := p.readRest(t).controlSummary(); got != "sse.closing hub_closed" {
+				t.Errorf("control events: got %q, want %q", got, "sse.closing hub_closed")
 			}
 		})
 	}
@@ -269,7 +269,7 @@ func TestCloseWithManyOfWhichSomeStall(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > 2*closeGrace {
-		t.Errorf("took %v", took)
+		t.Errorf("Close took %v, want at most %v", took, 2*closeGrace)
 	}
 	for _, s := range []string{"hub.(*Conn).writeBlocking", "hub.(*sweeper).run", "departures", "wakeSubscribers"} {
 		want(t, "goroutines left of "+s, strings.Count(stacks(), s), 0)

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A connection whose socket takes no more, at whatever byte, goes on there: nothing
-// is lost, doubled or torn, whatever is appended or evicted meanwhile.
+// A socket may be full at any byte. The stream continues at that byte: no event is lost, doubled
+// or torn, even if events are appended or evicted meanwhile.
 func TestFullAtEveryByte(t *testing.T) {
-	const small = 7 // what it takes at a time when it is full
+	const small = 7 // bytes that a full socket takes at a time
 	eight := strings.Repeat("8", 300)
 	stream := func(first int) []byte {
 		h := New(Options{})
@@ -29,7 +29,7 @@ func TestFullAtEveryByte(t *testing.T) {
 		step := func() {
 			for left = first; c.step(b) == stepBlocked; left = small {
 				if rest := string(c.socket.unsent); c.sentPosition > c.cursor.Load() || len(rest) == 0 {
-					t.Fatalf("told %d, at %d, %q left", c.sentPosition, c.cursor.Load(), rest)
+					t.Fatalf("a blocked step: got sentPosition %d, cursor %d and %q unsent, want sentPosition not past the cursor and something unsent", c.sentPosition, c.cursor.Load(), rest)
 				}
 			}
 		}
@@ -55,8 +55,8 @@ func TestFullAtEveryByte(t *testing.T) {
 		got := stream(first)
 		c := (&client{t: t}).read(dechunk(got))
 		want(t, "final chunk", final(got), true)
-		want(t, fmt.Sprint("full at byte ", first, ": told"), c.controlSummary(), "sse.gap epoch, sse.closing disconnected")
-		want(t, fmt.Sprint("full at byte ", first, ": got"), c.data(), "1 2 3 4 5 6 "+eight)
+		want(t, fmt.Sprint("full at byte ", first, ": control events"), c.controlSummary(), "sse.gap epoch, sse.closing disconnected")
+		want(t, fmt.Sprint("full at byte ", first, ": events"), c.data(), "1 2 3 4 5 6 "+eight)
 		want(t, "heartbeats", c.positionMoves, 1)
 		if t.Failed() {
 			return
@@ -64,12 +64,12 @@ func TestFullAtEveryByte(t *testing.T) {
 	}
 }
 
-// A write of TLS waits for the whole of it, so room must say no more than the kernel
-// takes, for sockets that are told to keep little unsent as well.
+// A write of TLS blocks until the kernel has taken all of it. So room must not return more than
+// the kernel takes, also for sockets with TCP_NOTSENT_LOWAT.
 func TestSweeperDoesNotWaitForTLS(t *testing.T) {
 	for _, lowat := range []int{0, 4 << 10} {
-		near, conn, tcp := connPair(t, overTLS)
-		defer near.Close()
+		clientEnd, conn, tcp := connPair(t, overTLS)
+		defer clientEnd.Close()
 		if lowat > 0 {
 			raw, err := tcp.SyscallConn()
 			if err != nil {
@@ -102,11 +102,11 @@ func TestSweeperDoesNotWaitForTLS(t *testing.T) {
 		select {
 		case sent := <-done:
 			if sent < 8<<10 {
-				t.Errorf("only %d bytes were written to an empty socket", sent)
+				t.Errorf("bytes written to an empty socket: got %d, want at least %d", sent, 8<<10)
 			}
 		case <-time.After(10 * time.Second):
-			t.Errorf("with TCP_NOTSENT_LOWAT %d a write waits", lowat)
-			near.Close()
+			t.Errorf("a write with TCP_NOTSENT_LOWAT %d: got blocked, want it to return", lowat)
+			clientEnd.Close()
 			tcp.Close()
 			<-done
 		}

@@ -15,7 +15,7 @@ import (
 	"unsafe"
 )
 
-// writerKind says who writes the streams of a test, and to what.
+// writerKind says what writes the streams of a test, and to which kind of connection.
 type writerKind string
 
 const (
@@ -43,10 +43,10 @@ func inBubble() bool { return time.Now().Year() < 2020 }
 // The promises hold for connections that were taken over as well.
 func TestTakenOver(t *testing.T) {
 	whole := map[string]func(*testing.T){
-		"Promise3":            TestPromise3AcknowledgedMeansKept,
-		"Promise6":            TestPromise6OnlyTheAddressed,
-		"Place":               TestPlace,
-		"RetryIsDrawnForEach": TestRetryIsDrawnForEach,
+		"Promise3":      TestPromise3AcknowledgedMeansKept,
+		"Promise6":      TestPromise6OnlyTheAddressed,
+		"Place":         TestPlace,
+		"RetryIsRandom": TestRetryIsRandom,
 	}
 	cut := map[string]func(*testing.T){
 		"Promise1": TestPromise1OnceInOrder,
@@ -65,7 +65,7 @@ func TestTakenOver(t *testing.T) {
 		"Gone":                           TestGone,
 		"ClosingComesAfterPendingEvents": TestClosingComesAfterPendingEvents,
 		"DisconnectTellsTheClient":       TestDisconnectTellsTheClient,
-		"CutIsRepeated":                  TestCutIsRepeated,
+		"AbortIsRepeated":                TestAbortIsRepeated,
 		"SwitchOfStores":                 TestSwitchOfStores,
 		"BeginWithTheSameEpoch":          TestBeginWithTheSameEpoch,
 	}
@@ -81,7 +81,7 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
-// When the hub gets another store, open streams continue, and clients are told.
+// When the hub gets another store, open streams continue and clients get a gap.
 func TestSwitchOfStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -95,11 +95,11 @@ func TestSwitchOfStores(t *testing.T) {
 		useStore(t, h, NewMemory())
 		publish(t, h, "3")
 		synctest.Wait()
-		want(t, "got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3, sse.gap epoch")
+		want(t, "events and control events", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3, sse.gap epoch")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3, sse.gap epoch")
-		want(t, "its position", lags.client(t).position, positionAt(h, 1))
+		want(t, "events and control events of the client that lagged", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3, sse.gap epoch")
+		want(t, "position of the client that lagged", lags.client(t).position, positionAt(h, 1))
 	})
 }
 
@@ -116,7 +116,7 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 		resume := lags.stall()
 		for i := range 5 {
 			publish(t, h, fmt.Sprint(i+1))
-			synctest.Wait() // the first is what the write of the one that lags is stuck with
+			synctest.Wait() // the client that lags is stuck in the first event
 		}
 		feed{h}.Begin(h.history.epoch, 3)
 		feed{h}.Deliver([]Record{record(3), record(4)})
@@ -124,19 +124,19 @@ func TestBeginWithTheSameEpoch(t *testing.T) {
 		feed{h}.Begin(h.history.epoch, 7)
 		feed{h}.Deliver([]Record{record(7)})
 		synctest.Wait()
-		want(t, "got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
+		want(t, "events and control events", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
 		resume()
 		synctest.Wait()
-		want(t, "the one that lagged got", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
+		want(t, "events and control events of the client that lagged", lags.client(t).data()+", "+lags.client(t).controlSummary(), "1 2 3 4 5 6 7, ")
 
 		feed{h}.Begin(h.history.epoch, 9)
 		feed{h}.Deliver([]Record{record(9)})
 		synctest.Wait()
-		want(t, "without number 8, got", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7 9, sse.gap evicted")
+		want(t, "events and control events without number 8", v.client(t).data()+", "+v.client(t).controlSummary(), "1 2 3 4 5 6 7 9, sse.gap evicted")
 	})
 }
 
-// Every shape of batch has the same blocks with chunks as without.
+// A batch has the same blocks with chunks as without, for every combination of parts.
 func TestBatchOnTheWire(t *testing.T) {
 	for before := range 2 {
 		for items := range 4 {
@@ -158,7 +158,7 @@ func TestBatchOnTheWire(t *testing.T) {
 				}
 				p, from, to := b.chunks()
 				name := fmt.Sprint(before, items, after)
-				want(t, name, dechunk(p) == plain.String(), true)
+				want(t, name+" has the same blocks", dechunk(p) == plain.String(), true)
 				want(t, name+" is final", final(p), b.final)
 				want(t, name+" ends with a whole chunk", bytes.HasSuffix(p, []byte("\r\n")), true)
 				want(t, name+" before", dechunk(p[:from]), string(b.before))
@@ -178,16 +178,15 @@ func TestStreamEndsWithFinalChunk(t *testing.T) {
 		h.DisconnectHere(Filter{})
 		want(t, "reason", p.wait(), Disconnected)
 		c := p.readRest(t)
-		want(t, "got", c.data()+", "+c.controlSummary(), "1 2, sse.closing disconnected")
+		want(t, "events and control events", c.data()+", "+c.controlSummary(), "1 2, sse.closing disconnected")
 		events, sent := p.Sent()
 		want(t, "events", events, 2)
 		want(t, "bytes", sent, uint64(p.raw.Len()))
 	})
 }
 
-// Bytes that a client sends are ignored, and do not turn the end of the stream into a
-// reset.
-func TestClientThatTalks(t *testing.T) {
+// The hub ignores bytes that a client sends. They do not turn the end of the stream into a reset.
+func TestBytesFromTheClient(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := dial(t, h, requestOf("alice"), kind)
@@ -203,7 +202,7 @@ func TestClientThatTalks(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Shutdown()
-		want(t, "told", p.readRest(t).controlSummary(), "sse.closing shutdown")
+		want(t, "control events", p.readRest(t).controlSummary(), "sse.closing shutdown")
 	})
 }
 
@@ -223,15 +222,15 @@ func TestTakeOverAfterClose(t *testing.T) {
 		select {
 		case <-p.ended:
 		default:
-			t.Error("it is not over when TakeOver returns")
+			t.Error("the connection after TakeOver: got still open, want ended")
 		}
 		want(t, "reason", p.reason, HubClosed)
-		want(t, "told", p.readRest(t).controlSummary(), "sse.closing hub_closed")
+		want(t, "control events", p.readRest(t).controlSummary(), "sse.closing hub_closed")
 	})
 }
 
-// Where there are no non-blocking writes, goroutines write.
-func TestTakeOverWithoutTry(t *testing.T) {
+// Goroutines write where non-blocking writes are not possible.
+func TestTakeOverWithoutNonBlockingWrites(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
 		p := &realClient{servedConn: &servedConn{Pending: connect(t, h, requestOf("alice")), ended: make(chan struct{})}}
@@ -249,8 +248,8 @@ func TestTakeOverWithoutTry(t *testing.T) {
 	})
 }
 
-// Connections with the same cursor and the same news are sent the same joined bytes,
-// whatever other connections there are.
+// Connections with the same cursor and the same pending events are sent the same joined bytes,
+// regardless of other connections.
 func TestBatchIsShared(t *testing.T) {
 	h := newHub(t, Options{})
 	var conns []*Conn
@@ -274,31 +273,31 @@ func TestBatchIsShared(t *testing.T) {
 		return unsafe.SliceData(p)
 	}
 	first := address(conns[0])
-	b.memo.joined[0] = '!' // so that joining again shows
+	b.memo.joined[0] = '!' // to detect another join
 	c := conns[1].compose(time.Now(), b)
 	p, _, _ := b.chunks()
 	want(t, "the same bytes", unsafe.SliceData(p) == first && p[0] == '!', true)
-	want(t, "looked up to", c.cursor, 3)
-	want(t, "carol gets her own", strings.Count(bytesFor(conns[2]), "data: "), 3)
-	want(t, "and alice does not get hers", strings.Contains(bytesFor(conns[3]), "carol"), false)
+	want(t, "cursor after the look-up", c.cursor, 3)
+	want(t, "events for carol", strings.Count(bytesFor(conns[2]), "data: "), 3)
+	want(t, "alice gets the event for carol", strings.Contains(bytesFor(conns[3]), "carol"), false)
 	useStore(t, h, NewMemory())
 	publish(t, h, "3")
-	want(t, "of another history", strings.Contains(bytesFor(conns[3]), "data: 2"), false)
+	want(t, "events of the previous history", strings.Contains(bytesFor(conns[3]), "data: 2"), false)
 }
 
-// A batch is shared by connections that have news in the same topics, in whatever order
-// they asked for them, and by no others.
+// Connections share a batch if they have pending events in the same topics, in any order of their
+// requests. Other connections do not share it.
 func TestBatchIsSharedByTopics(t *testing.T) {
 	h := newHub(t, Options{})
 	names := []string{"a", "b", "c", "d"}
 	var conns []*Conn
 	for i := range 300 {
-		asked := slices.Clone(names)
-		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
-		c := connect(t, h, requestOf("", asked[:2+i%3]...))
+		requested := slices.Clone(names)
+		rand.Shuffle(len(requested), func(i, j int) { requested[i], requested[j] = requested[j], requested[i] })
+		c := connect(t, h, requestOf("", requested[:2+i%3]...))
 		c.written = time.Now()
 		conns = append(conns, c.Conn)
-		if i%3 == 0 { // from here on only some of them have news
+		if i%3 == 0 { // the earlier connections have this pending event
 			publish(t, h, fmt.Sprint(i), topic(names[rand.N(4)]), topic(names[rand.N(4)]))
 			c := conns[rand.N(len(conns))]
 			if _, err := h.ChangeTopics(t.Context(), TopicChange{
@@ -308,7 +307,7 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 			}
 		}
 	}
-	b, again, shared := new(batch), 0, 0
+	b, lookUps, shared := new(batch), 0, 0
 	for range 20 {
 		for _, c := range conns {
 			c.cursor.Store(rand.Uint64N(3) * h.history.head / 4)
@@ -322,24 +321,24 @@ func TestBatchIsSharedByTopics(t *testing.T) {
 			}
 			var alone batch
 			h.lookUp(c, time.Now(), &alone)
-			if again++; !slices.EqualFunc(b.items, alone.items, func(a, b item) bool { return a.seq == b.seq }) {
-				t.Fatalf("a connection to %v gets %d events, and alone %d", c.topics, len(b.items), len(alone.items))
+			if lookUps++; !slices.EqualFunc(b.items, alone.items, func(a, b item) bool { return a.seq == b.seq }) {
+				t.Fatalf("events of a connection with topics %v: got %d with a shared batch, want the %d without", c.topics, len(b.items), len(alone.items))
 			}
 		}
 	}
-	if shared < again/10 {
-		t.Errorf("only %d of %d were shared", shared, again)
+	if shared < lookUps/10 {
+		t.Errorf("shared batches: got %d of %d look-ups, want at least %d", shared, lookUps, lookUps/10)
 	}
 }
 
-// noBytes is a connection that takes everything and keeps nothing.
-type noBytes struct{ net.Conn }
+// discardConn is a connection that accepts every write and keeps nothing.
+type discardConn struct{ net.Conn }
 
-func (noBytes) Write(p []byte) (int, error)      { return len(p), nil }
-func (noBytes) SetWriteDeadline(time.Time) error { return nil }
+func (discardConn) Write(p []byte) (int, error)      { return len(p), nil }
+func (discardConn) SetWriteDeadline(time.Time) error { return nil }
 
-// The first block may go out with the header of the response. It is told once, and
-// what belongs to it comes with it or not at all.
+// The first block may be sent with the header of the response. It is sent once. Blocks that must
+// follow it directly are sent with it, or the block is not sent with the header.
 func TestGreet(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 4})
 	first := publish(t, h, "0")
@@ -347,28 +346,28 @@ func TestGreet(t *testing.T) {
 		publish(t, h, fmt.Sprint(i+1))
 	}
 	last := publish(t, h, "7")
-	late := requestOf("alice")
-	late.State = true
+	withState := requestOf("alice")
+	withState.State = true
 	for name, try := range map[string]struct {
 		request Request
 		greets  bool
-		told    string
+		events  string
 	}{
 		"at the head":  {requestOf("alice"), true, ""},
 		"up to date":   {requestOf("alice").at(last.Position.String()), true, ""},
 		"resumes":      {requestOf("alice").at(fmt.Sprint(last.Position.Epoch, "-", last.Position.Seq-1)), true, "7"},
 		"after a gap":  {requestOf("alice").at(first.Position.String()), false, "4,5,6,7"},
-		"with a state": {late, false, ""},
+		"with a state": {withState, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			overEachTransport(t, func(t *testing.T, kind writerKind) {
 				c := connect(t, h, try.request)
 				var greeting bytes.Buffer
 				c.Greet(&greeting)
-				want(t, "greets", greeting.Len() > 0, try.greets)
+				want(t, "sse.connected is in the greeting", greeting.Len() > 0, try.greets)
 				if greeting.Len() > 0 {
 					_, bytes := c.Sent()
-					want(t, "counted", int(bytes), greeting.Len())
+					want(t, "counted bytes", int(bytes), greeting.Len())
 				}
 				p := &realClient{servedConn: &servedConn{Pending: c, ended: make(chan struct{})}}
 				p.endOnClosed()
@@ -382,15 +381,15 @@ func TestGreet(t *testing.T) {
 					t.Error(err)
 				}
 				all := greeting.String() + dechunk(p.raw.Bytes())
-				want(t, "openings", strings.Count(all, "event: sse.connected\n"), 1)
-				want(t, "opening", strings.HasPrefix(all, "retry: "), true)
+				want(t, "number of sse.connected", strings.Count(all, "event: sse.connected\n"), 1)
+				want(t, "the stream begins with sse.connected", strings.HasPrefix(all, "retry: "), true)
 				var data []string
 				for line := range strings.Lines(all) {
 					if text, ok := strings.CutPrefix(line, "data: "); ok && !strings.HasPrefix(text, "{") {
 						data = append(data, strings.TrimSpace(text))
 					}
 				}
-				want(t, "events", strings.Join(data, ","), try.told)
+				want(t, "events", strings.Join(data, ","), try.events)
 			})
 		})
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// slowStore takes two seconds to store something.
+// slowStore takes two seconds for each Append.
 type slowStore struct{ *Memory }
 
 func (s slowStore) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
@@ -30,7 +30,7 @@ func TestStatsOfTheStore(t *testing.T) {
 		s := h.Stats()
 		want(t, "bound of events", s.MaxEvents, 2)
 		want(t, "bound of bytes", s.MaxBytes, 1<<20)
-		want(t, "age of nothing", s.OldestAge, 0)
+		want(t, "age of the oldest event of an empty history", s.OldestAge, 0)
 		for range 3 {
 			publish(t, h, "x")
 		}
@@ -44,8 +44,8 @@ func TestStatsOfTheStore(t *testing.T) {
 	})
 }
 
-// TestStatsSayWhenTheProblemBegan: it does not begin again when the store says more
-// about it.
+// TestStatsSayWhenTheProblemBegan: the time stays the same when the store reports the problem
+// again.
 func TestStatsSayWhenTheProblemBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -57,11 +57,12 @@ func TestStatsSayWhenTheProblemBegan(t *testing.T) {
 		feed{h}.Status(errors.New("still away"), 0)
 		want(t, "a minute later", h.Stats().Since, begun)
 		feed{h}.Status(nil, 0)
-		want(t, "in the end", h.Stats().Since, time.Time{})
+		want(t, "after the problem", h.Stats().Since, time.Time{})
 	})
 }
 
-// TestStatsCountFromZero: an alert can compare a counter only with what it was.
+// TestStatsCountFromZero: counters exist from the start, because an alert can only compare a
+// counter with an earlier value.
 func TestStatsCountFromZero(t *testing.T) {
 	s := newHub(t, Options{}).Stats()
 	want(t, "reasons of refusals", len(s.Rejected), len(refusalReasons))
@@ -81,7 +82,7 @@ func TestLockCountsWaits(t *testing.T) {
 		l.Lock()
 		close(locked)
 	}()
-	eventually(t, "it to wait", func() bool {
+	eventually(t, "the writer waits", func() bool {
 		if l.TryRLock() {
 			l.RUnlock()
 			return false
@@ -98,7 +99,7 @@ func TestLockCountsWaits(t *testing.T) {
 	}
 	want(t, "waits", n, 1)
 	if waits.Sum <= 0 {
-		t.Errorf("it waited for %v", waits.Sum)
+		t.Errorf("time of waits: got %v, want more than 0", waits.Sum)
 	}
 }
 
@@ -111,9 +112,9 @@ func TestStats(t *testing.T) {
 
 		h2 := requestOf("bob")
 		h2.Protocol = "h2"
-		visits := []*servedConn{open(t, h, requestOf("alice").at(start.String())), open(t, h, requestOf("alice").at("garbage")), open(t, h, h2), open(t, h, requestOf(""))}
+		streams := []*servedConn{open(t, h, requestOf("alice").at(start.String())), open(t, h, requestOf("alice").at("garbage")), open(t, h, h2), open(t, h, requestOf(""))}
 		synctest.Wait()
-		resume := visits[2].stall()
+		resume := streams[2].stall()
 		publish(t, h, "live")
 		time.Sleep(3 * time.Second)
 		s := h.Stats()
@@ -128,31 +129,31 @@ func TestStats(t *testing.T) {
 		want(t, "head", s.Head, h.history.position(3))
 		want(t, "oldest", s.Oldest, h.history.position(2))
 		want(t, "retained", s.Events, 2)
-		want(t, "at once", s.Latency.Counts[0], 3)
-		want(t, "took", s.Latency.Sum, 0)
+		want(t, "deliveries at once", s.Latency.Counts[0], 3)
+		want(t, "sum of latencies", s.Latency.Sum, 0)
 		sent := 0
-		for _, v := range visits {
+		for _, v := range streams {
 			sent += len(v.allBytes())
 			events, bytes := v.Sent()
-			want(t, "events of one", int(events), len(v.client(t).events))
-			want(t, "bytes of one", int(bytes), len(v.allBytes()))
+			want(t, "events of one stream", int(events), len(v.client(t).events))
+			want(t, "bytes of one stream", int(bytes), len(v.allBytes()))
 		}
 		want(t, "bytes", int(s.Bytes), sent)
 
 		resume()
 		synctest.Wait()
 		s = h.Stats()
-		want(t, "after three seconds", s.Latency.Counts[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
-		want(t, "took", s.Latency.Sum, 3*time.Second)
+		want(t, "deliveries after three seconds", s.Latency.Counts[slices.Index(LatencyBuckets[:], 5*time.Second)], 1)
+		want(t, "sum of latencies", s.Latency.Sum, 3*time.Second)
 
-		want(t, "gone", visits[0].goAway(), Gone)
+		want(t, "gone", streams[0].goAway(), Gone)
 		h.DisconnectHere(Filter{Users: []string{"bob"}})
 		h.Shutdown()
-		for _, v := range visits {
+		for _, v := range streams {
 			v.wait()
 		}
 		if _, err := h.Connect(t.Context(), requestOf("alice")); err == nil {
-			t.Error("admitted after Shutdown")
+			t.Error("Connect after Shutdown: got admitted, want refused")
 		}
 		s = h.Stats()
 		want(t, "h1 in the end", s.Connections["h1"], 0)
@@ -187,7 +188,7 @@ func TestInfo(t *testing.T) {
 		want(t, "lag", info.Lag, 4)
 		want(t, "topics", strings.Join(info.Topics, " "), "a/* news")
 		info.Position, info.Lag, info.Topics = "", 0, nil
-		want(t, "rest", fmt.Sprint(info), fmt.Sprint(Info{ID: v.ID(), User: "alice", Session: "s", Protocol: "h1", Remote: "2001:db8::1", Since: time.Now()}))
+		want(t, "the other fields", fmt.Sprint(info), fmt.Sprint(Info{ID: v.ID(), User: "alice", Session: "s", Protocol: "h1", Remote: "2001:db8::1", Since: time.Now()}))
 		resume()
 		synctest.Wait()
 		want(t, "lag", v.Info().Lag, 0)
@@ -195,8 +196,8 @@ func TestInfo(t *testing.T) {
 	})
 }
 
-// An event lags once for each lane that brings it, and the lag is never more than
-// there are events.
+// The lag counts an event once for each lane that it is in, and is never more than the number of
+// events.
 func TestLag(t *testing.T) {
 	h := newHub(t, Options{})
 	c := connect(t, h, requestOf("alice", "news", "*"))

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// retainer is a store that begins when it is told to.
-type retainer struct {
+// gatedStore is a store in memory. Its tail starts when begin is closed.
+type gatedStore struct {
 	*Memory
 	begin chan struct{}
 
 	mu     sync.Mutex
-	oldest []uint64 // as Retain was told
+	oldest []uint64 // the arguments of Retain
 }
 
-func (r *retainer) Tail(ctx context.Context, feed Feed) {
+func (r *gatedStore) Tail(ctx context.Context, feed Feed) {
 	select {
 	case <-r.begin:
 		r.Memory.Tail(ctx, feed)
@@ -29,27 +29,27 @@ func (r *retainer) Tail(ctx context.Context, feed Feed) {
 	}
 }
 
-func (r *retainer) Retain(_ Options, oldest uint64) {
+func (r *gatedStore) Retain(_ Options, oldest uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.oldest = append(r.oldest, oldest)
 }
 
-// What the hub retains of one store's history is nothing to another store, which
-// would drop its own by it.
+// The hub does not call Retain of a new store with a position of the previous store's history. The
+// new store would delete its own records.
 func TestRetainIsOfTheStoresOwnHistory(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 1})
 	for range 100 {
 		publish(t, h, "x")
 	}
-	store := &retainer{Memory: NewMemory(), begin: make(chan struct{})}
+	store := &gatedStore{Memory: NewMemory(), begin: make(chan struct{})}
 	if err := h.Use(store); err != nil {
 		t.Fatal(err)
 	}
 	h.SetOptions(Options{MaxEvents: 2})
 	store.mu.Lock()
 	for _, oldest := range store.oldest {
-		want(t, "before it has begun", oldest, 0)
+		want(t, "Retain before the store has begun", oldest, 0)
 	}
 	store.oldest = nil
 	store.mu.Unlock()
@@ -59,45 +59,48 @@ func TestRetainIsOfTheStoresOwnHistory(t *testing.T) {
 	}
 	store.mu.Lock()
 	defer store.mu.Unlock()
-	want(t, "at last", store.oldest[len(store.oldest)-1], 2)
+	want(t, "the last Retain", store.oldest[len(store.oldest)-1], 2)
 }
 
-// shelf is a store whose tail is the test, and which answers what the test says.
-type shelf struct {
+// scriptedStore is a store without a tail. The test delivers records, and decides how Append
+// returns.
+type scriptedStore struct {
 	*Memory
-	answers chan func() ([]Stored, error) // nobody is answered before there is one
+	results chan func() ([]Stored, error) // each Append waits for one
 }
 
-func newShelf() *shelf { return &shelf{NewMemory(), make(chan func() ([]Stored, error))} }
+func newScriptedStore() *scriptedStore {
+	return &scriptedStore{NewMemory(), make(chan func() ([]Stored, error))}
+}
 
-func (s *shelf) Append(ctx context.Context, _ []Entry) ([]Stored, error) {
+func (s *scriptedStore) Append(ctx context.Context, _ []Entry) ([]Stored, error) {
 	select {
-	case answer := <-s.answers:
-		return answer()
+	case result := <-s.results:
+		return result()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrNotStored, ctx.Err())
 	}
 }
 
-func (*shelf) Shared() bool { return true }
+func (*scriptedStore) Shared() bool { return true }
 
-func (s *shelf) stored(p Position) {
-	s.answers <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil }
+func (s *scriptedStore) stored(p Position) {
+	s.results <- func() ([]Stored, error) { return []Stored{{Position: p}}, nil }
 }
 
-// What was stored in a history that ended before it was in there may be nowhere
-// any more, or at another place. So it is not acknowledged.
+// A record may be stored in a history that ends before it has the record. The record may then be
+// nowhere, or at another position, so the publish is not acknowledged.
 func TestStoredInAHistoryThatEnded(t *testing.T) {
 	for name, c := range map[string]struct {
 		seq uint64
 		ok  bool
 	}{
-		"it was in there":     {2, true},
-		"it was not in there": {3, false},
+		"the history had the record":          {2, true},
+		"the history did not have the record": {3, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, s := newHub(t, Options{}), newShelf()
+				h, s := newHub(t, Options{}), newScriptedStore()
 				useStore(t, h, s)
 				synctest.Wait()
 				feed{h}.Begin("one", 1)
@@ -115,17 +118,17 @@ func TestStoredInAHistoryThatEnded(t *testing.T) {
 				case c.ok && err != nil:
 					t.Error(err)
 				case !c.ok && (!errors.Is(err, ErrUncertain) || !strings.Contains(err.Error(), "history was reset")):
-					t.Errorf("it is answered with %v", err)
+					t.Errorf("error of Publish: got %v, want ErrUncertain with the text %q", err, "history was reset")
 				}
 			})
 		})
 	}
 }
 
-// A publish that the store before refused, because it was closed, is the next one's.
+// A publish that the previous store refused because it was closed is stored by the next one.
 func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, s := newHub(t, Options{}), newShelf()
+		h, s := newHub(t, Options{}), newScriptedStore()
 		useStore(t, h, s)
 		synctest.Wait()
 		published := make(chan error, 1)
@@ -135,7 +138,7 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 		}()
 		synctest.Wait()
 		useStore(t, h, NewMemory())
-		s.answers <- func() ([]Stored, error) { return nil, fmt.Errorf("%w: closed", ErrNotStored) }
+		s.results <- func() ([]Stored, error) { return nil, fmt.Errorf("%w: closed", ErrNotStored) }
 		if err := <-published; err != nil {
 			t.Error(err)
 		}
@@ -143,26 +146,25 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 	})
 }
 
-// A position that this node has not received is a gap only if it has received all
-// there is.
-func TestPositionThatOthersGave(t *testing.T) {
+// A position that this node has not received is a gap only if the node has received everything.
+func TestPositionFromAnotherNode(t *testing.T) {
 	away := errors.New("the server is away")
 	for name, c := range map[string]struct {
 		problem error
 		behind  uint64
-		comes   bool
+		arrives bool
 		other   bool // the position is of another epoch
 		want    string
 	}{
-		"it comes":          {problem: away, comes: true, want: "resumed"},
-		"there is no such":  {want: "sse.gap invalid"},
-		"more is to come":   {behind: 1, want: "connection refused: starting"},
-		"nothing can reach": {problem: away, want: "connection refused: starting"},
-		"of another epoch, which may be the next": {problem: away, other: true, want: "connection refused: starting"},
+		"the record arrives":                       {problem: away, arrives: true, want: "resumed"},
+		"there is no such record":                  {want: "sse.gap invalid"},
+		"the node is behind":                       {behind: 1, want: "connection refused: starting"},
+		"the store is unreachable":                 {problem: away, want: "connection refused: starting"},
+		"another epoch, which may be the next one": {problem: away, other: true, want: "connection refused: starting"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, s := newHub(t, Options{}), newShelf()
+				h, s := newHub(t, Options{}), newScriptedStore()
 				useStore(t, h, s)
 				synctest.Wait()
 				epoch := h.Stats().Head.Epoch
@@ -170,7 +172,7 @@ func TestPositionThatOthersGave(t *testing.T) {
 					epoch = "otherone"
 				}
 				feed{h}.Status(c.problem, c.behind)
-				if c.comes {
+				if c.arrives {
 					go feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
 				}
 				began := time.Now()
@@ -181,18 +183,18 @@ func TestPositionThatOthersGave(t *testing.T) {
 				} else if v.gap == gapInvalid {
 					got = "sse.gap invalid"
 				}
-				want(t, "it is", got, c.want)
-				if waited := time.Since(began); !c.comes && waited != startTimeout {
-					t.Errorf("it waited %v", waited)
+				want(t, "result of Connect", got, c.want)
+				if waited := time.Since(began); !c.arrives && waited != startTimeout {
+					t.Errorf("Connect waited %v, want %v", waited, startTimeout)
 				}
 			})
 		})
 	}
 }
 
-// Publishing goes on while another store takes the place of one in memory. Each publisher
-// publishes between two switches: the hub remembers only the last few histories, and a
-// publisher that slept for longer cannot know whether its event was stored.
+// Publishers do not fail while one store in memory replaces another. Each publishes between
+// two switches: the hub remembers only the last few histories, and a publisher that slept
+// for longer cannot know whether its event was stored.
 func TestPublishOverSwitches(t *testing.T) {
 	h := newHub(t, Options{})
 	stop := make(chan struct{})

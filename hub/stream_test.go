@@ -31,39 +31,40 @@ func TestOpening(t *testing.T) {
 	})
 }
 
-func TestRetryIsDrawnForEach(t *testing.T) {
+func TestRetryIsRandom(t *testing.T) {
 	h := newHub(t, Options{})
 	drawn := make(map[int]bool)
 	for range 200 {
 		c := read(t, h, requestOf("alice"))
 		if drawn[c.retry] = true; c.retry < 1000 || c.retry > 5000 {
-			t.Errorf("retry %d", c.retry)
+			t.Errorf("retry: got %d ms, want 1,000 to 5,000", c.retry)
 		}
 	}
 	if len(drawn) < 100 {
-		t.Errorf("200 clients have %d different delays", len(drawn))
+		t.Errorf("different delays of 200 clients: got %d, want at least 100", len(drawn))
 	}
 }
 
-// sending is what the stream got beyond what it had before.
-func sending(v *servedConn, had *int) string {
+// newBytes returns the bytes that the stream received since the last call. received counts those
+// before.
+func newBytes(v *servedConn, received *int) string {
 	synctest.Wait()
 	all := v.received()
-	news := all[*had:]
-	*had = len(all)
+	news := all[*received:]
+	*received = len(all)
 	return news
 }
 
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		had := 0
+		received := 0
 		v := open(t, h, requestOf("alice"))
-		sending(v, &had)
+		newBytes(v, &received)
 		sent := func(after time.Duration, expected string) {
 			t.Helper()
 			time.Sleep(after)
-			want(t, fmt.Sprint("sent after ", after), sending(v, &had), expected)
+			want(t, fmt.Sprint("sent after ", after), newBytes(v, &received), expected)
 		}
 		id := func(seq uint64) string { return "id: " + positionAt(h, seq) + "\n\n" }
 
@@ -71,22 +72,22 @@ func TestHeartbeat(t *testing.T) {
 			sent(15*time.Second-1, "")
 			sent(1, ":\n")
 		}
-		publish(t, h, "x", user("bob")) // wakes nobody here, and moves the position
+		publish(t, h, "x", user("bob")) // moves the position of alice, and does not wake her
 		sent(15*time.Second-1, "")
 		sent(1, id(1))
 		sent(15*time.Second, ":\n")
 
 		time.Sleep(10 * time.Second)
-		publish(t, h, "y", user("alice")) // the silence begins again
+		publish(t, h, "y", user("alice")) // the time until the heartbeat starts again
 		sent(0, "data: y\n"+id(2))
 		sent(15*time.Second-1, "")
 		sent(1, ":\n")
-		want(t, "where it would resume", v.client(t).position, positionAt(h, 2))
+		want(t, "last position of the client", v.client(t).position, positionAt(h, 2))
 	})
 }
 
-// An event that is appended between look-up and heartbeat is after the
-// heartbeat's position.
+// An event that is appended between the look-up and the heartbeat is after the heartbeat's
+// position.
 func TestHeartbeatSkipsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -98,13 +99,13 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 		synctest.Wait()
 		publish(t, h, "y", user("alice"))
 		v.cancel()
-		v.breakAt = len(v.allBytes()) + len("id: abcdefgh-1-x7d2\n\n") // it is the last that she gets
+		v.breakAt = len(v.allBytes()) + len("id: abcdefgh-1-x7d2\n\n") // the heartbeat is the last block that the client gets
 		resume()
 		v.wait()
 		c := v.client(t)
-		want(t, "moved to", c.position, positionAt(h, 1))
-		want(t, "got", c.data(), "")
-		want(t, "on resuming", c.resume(h, requestOf("alice")).data(), "y")
+		want(t, "position", c.position, positionAt(h, 1))
+		want(t, "events", c.data(), "")
+		want(t, "events after a reconnect", c.resume(h, requestOf("alice")).data(), "y")
 	})
 
 	t.Run("between look-up and writing", func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 		want(t, "cursor", l.cursor, 1)
 	})
 
-	// The head moves all the time, and the position is the one of the look-up.
+	// The position of a heartbeat is that of the look-up, although the head moves all the time.
 	t.Run("while events are published", func(t *testing.T) {
 		h := newHub(t, Options{})
 		c := connect(t, h, requestOf("alice").with(Settings{}))
@@ -147,7 +148,7 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 			heartbeats++
 			id := strings.TrimSpace(strings.TrimPrefix(string(b.after), "id: "))
 			if p, _ := ParsePosition(id); p.Seq != l.cursor {
-				t.Fatalf("the heartbeat says %s, and events were looked up to %d", id, l.cursor)
+				t.Fatalf("position of the heartbeat: got %s, want the end of the look-up, %d", id, l.cursor)
 			}
 			c.account(b, l, 0, true)
 		}
@@ -156,10 +157,10 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 	t.Run("at any moment", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{})
-			var visits []*servedConn
+			var streams []*servedConn
 			for i := range 50 {
 				beat := Settings{Heartbeat: time.Duration(1+i) * time.Millisecond, Timeout: time.Minute}
-				visits = append(visits, open(t, h, requestOf("alice").with(beat)))
+				streams = append(streams, open(t, h, requestOf("alice").with(beat)))
 			}
 			synctest.Wait()
 			for i := range 100 {
@@ -167,17 +168,17 @@ func TestHeartbeatSkipsNothing(t *testing.T) {
 				publish(t, h, fmt.Sprint(i), user("alice"))
 				time.Sleep(time.Millisecond)
 			}
-			for _, v := range visits {
+			for _, v := range streams {
 				v.goAway()
 				want(t, "events", len(v.client(t).events), 100)
-				want(t, "the position is never past what was sent", v.client(t).resume(h, requestOf("alice")).controlSummary(), "")
+				want(t, "control events after a reconnect", v.client(t).resume(h, requestOf("alice")).controlSummary(), "")
 			}
 		})
 	})
 }
 
-// A quarter of the history is the signal: idle clients do not fall out of it,
-// unless it passes faster than earlyHeartbeatEvery allows.
+// A heartbeat comes early when a quarter of the history is new. So idle clients keep a retained
+// position, unless the history moves faster than earlyHeartbeatEvery allows.
 func TestHeartbeatComesEarly(t *testing.T) {
 	for name, opts := range map[string]Options{"events": {MaxEvents: 100}, "bytes": {MaxBytes: 25 * 4 * 470}} {
 		t.Run(name, func(t *testing.T) {
@@ -190,35 +191,36 @@ func TestHeartbeatComesEarly(t *testing.T) {
 					synctest.Wait()
 					position, _ := ParsePosition(v.client(t).position)
 					if oldest := h.Stats().Oldest.Seq; position.Seq+1 < oldest {
-						t.Fatalf("the client is at %d, and history begins at %d", position.Seq, oldest)
+						t.Fatalf("position of the client: got %d, want at least %d, where the history begins", position.Seq, oldest-1)
 					}
 				}
 				c := v.client(t)
 				if c.positionMoves < 15 || c.positionMoves > 25 {
-					t.Errorf("%d moves in five times the history", c.positionMoves)
+					t.Errorf("heartbeats with a position: got %d, want 15 to 25", c.positionMoves)
 				}
-				want(t, "bare heartbeats", c.heartbeats, 0)
+				want(t, "heartbeats without a position", c.heartbeats, 0)
 
 				for range 500 {
 					publish(t, h, strings.Repeat("x", 300-50), user("bob"))
 				}
 				synctest.Wait()
 				if moves := v.client(t).positionMoves - c.positionMoves; moves > 1 {
-					t.Errorf("%d moves at once", moves)
+					t.Errorf("heartbeats with a position at once: got %d, want at most 1", moves)
 				}
 			})
 		})
 	}
 }
 
-// Who stalls over a large event holds no copy of it, whatever goes out with it.
+// A client that stalls in a large event holds no copy of it, even if other blocks are sent with
+// it.
 func TestLargeEventIsNotCopied(t *testing.T) {
 	h := newHub(t, Options{})
 	start := h.Stats().Head.String()
 	publish(t, h, strings.Repeat("x", 2*batchBytes))
 	c, w := connect(t, h, requestOf("alice").at(start)), newTestSink()
 	serve(t, c, w)
-	eventually(t, "it comes", func() bool { n, _ := c.Sent(); return n == 1 })
+	eventually(t, "the event is sent", func() bool { n, _ := c.Sent(); return n == 1 })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	want(t, "the bytes of the history were written", w.last == &h.history.entry(1).frame.block()[0], true)

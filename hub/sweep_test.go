@@ -9,30 +9,30 @@ import (
 	"time"
 )
 
-// An alarm is late by less than a tick, and the timer of the wheel with it.
+// The wheel and its timer fire an alarm less than one tick after its time.
 func TestHeartbeatOfTakenOver(t *testing.T) {
 	for _, w := range []writerKind{bySweeper, byBlockingGoroutine} {
 		t.Run(string(w), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
 				withoutEpoll(h)
-				var visits []*servedConn
-				beats := []time.Duration{300 * time.Millisecond, time.Second, 15 * time.Second, time.Minute, 5 * time.Minute} // some beyond the wheel
+				var streams []*servedConn
+				beats := []time.Duration{300 * time.Millisecond, time.Second, 15 * time.Second, time.Minute, 5 * time.Minute} // some are longer than the wheel
 				for i := range 20 {
 					time.Sleep(37 * time.Millisecond)
 					beat := Settings{Heartbeat: beats[i%len(beats)], Timeout: time.Minute}
-					visits = append(visits, visiting(t, h, requestOf("alice").with(beat), w))
+					streams = append(streams, serveTakenOver(t, h, requestOf("alice").with(beat), w))
 				}
 				time.Sleep(11 * time.Minute)
-				for _, v := range visits {
+				for _, v := range streams {
 					beat := v.settings.Heartbeat
 					want(t, fmt.Sprint("heartbeats of ", beat), v.goAway(), Gone)
 					if n := len(v.socket.times); n < 1+int(11*time.Minute/(beat+wheelTick)) {
-						t.Errorf("%d writes with a heartbeat of %v", n, beat)
+						t.Errorf("writes with a heartbeat of %v: got %d, want at least %d", beat, n, 1+int(11*time.Minute/(beat+wheelTick)))
 					}
 					for i, at := range v.socket.times[1:] {
 						if after := at.Sub(v.socket.times[i]); after < beat || after > beat+wheelTick {
-							t.Fatalf("a heartbeat of %v comes after %v", beat, after)
+							t.Fatalf("time between heartbeats: got %v, want %v to %v", after, beat, beat+wheelTick)
 						}
 					}
 				}
@@ -41,8 +41,8 @@ func TestHeartbeatOfTakenOver(t *testing.T) {
 	}
 }
 
-// visiting serves a connection that was taken over, whatever the test's name.
-func visiting(t testing.TB, h *Hub, r Request, w writerKind) *servedConn {
+// serveTakenOver serves a connection that was taken over, in every test.
+func serveTakenOver(t testing.TB, h *Hub, r Request, w writerKind) *servedConn {
 	v := &servedConn{Pending: connect(t, h, r), testSink: newTestSink(), ended: make(chan struct{})}
 	v.testSink.timeout = r.Timeout
 	gone := make(chan struct{})
@@ -65,35 +65,35 @@ func TestLifetimeOfTakenOver(t *testing.T) {
 		hour := *defaultSettings
 		hour.MaxLifetime = time.Hour
 		began := time.Now()
-		var visits []*servedConn
+		var streams []*servedConn
 		for i := range 50 {
 			r := requestOf("alice").with(hour)
 			if i%2 == 0 {
 				r.Expires = began.Add(10 * time.Minute)
 			}
-			visits = append(visits, visiting(t, h, r, bySweeper))
+			streams = append(streams, serveTakenOver(t, h, r, bySweeper))
 		}
-		for i, v := range visits {
+		for i, v := range streams {
 			reason, earliest, latest := Lifetime, 54*time.Minute, time.Hour
 			if i%2 == 0 {
 				reason, earliest, latest = Expired, 10*time.Minute, 10*time.Minute
 			}
 			want(t, "reason", v.wait(), reason)
-			want(t, "told", v.client(t).controlSummary(), "sse.closing "+string(reason))
+			want(t, "control events", v.client(t).controlSummary(), "sse.closing "+string(reason))
 			want(t, "final chunk", final(v.taken), true)
 			if took := v.written.Sub(began); took < earliest || took > latest+wheelTick {
-				t.Errorf("%s after %v", reason, took)
+				t.Errorf("end with the reason %s: got after %v, want after %v to %v", reason, took, earliest, latest+wheelTick)
 			}
 		}
 		time.Sleep(time.Minute)
 		for _, s := range h.sweepers {
-			want(t, "left in the wheel", s.wheel.n, 0)
+			want(t, "connections in the wheel at the end", s.wheel.n, 0)
 		}
 	})
 }
 
-// However often all connections are due together, the wheel holds no more than
-// them.
+// The memory of the wheel stays proportional to the number of connections, however often all of
+// them are due together.
 func TestWheelStaysSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w wheel
@@ -101,7 +101,7 @@ func TestWheelStaysSmall(t *testing.T) {
 		for i := range conns {
 			w.add(&conns[i], time.Now())
 		}
-		// Two are due at other times, so that the wheel is never empty.
+		// Two connections are due at other times, so that the wheel is never empty.
 		for i := range 900 {
 			time.Sleep(5 * time.Second)
 			for _, c := range w.takeDue(time.Now()) {
@@ -112,7 +112,7 @@ func TestWheelStaysSmall(t *testing.T) {
 					w.add(c, time.Now().Add(15*time.Second))
 				}
 			}
-			if i == 0 { // and neither with the other
+			if i == 0 { // the two are due at different times, too
 				w.slots, w.n = [256][]*Conn{}, 0
 				for i := range conns {
 					w.add(&conns[i], time.Now().Add(time.Duration(min(i, 2))*5*time.Second))
@@ -125,7 +125,7 @@ func TestWheelStaysSmall(t *testing.T) {
 			places += cap(slot)
 		}
 		if places > 5*len(conns) {
-			t.Errorf("room for %d connections", places)
+			t.Errorf("capacity of the slots: got %d connections, want at most %d", places, 5*len(conns))
 		}
 	})
 }
@@ -145,22 +145,22 @@ func TestWheelFindsEachOnce(t *testing.T) {
 			for _, c := range w.takeDue(time.Now()) {
 				due, ok := at[c]
 				if late := time.Since(due); !ok || late < 0 || late > wheelTick && time.Until(due) > 0 {
-					t.Errorf("due %v ago", late)
+					t.Errorf("alarm of a connection (known: %t): got %v after its time, want 0 to %v", ok, late, wheelTick)
 				}
 				want(t, "alarmed", c.alarmed, false)
 				delete(at, c)
 			}
 		}
-		want(t, "left", w.n, 0)
+		want(t, "connections in the wheel at the end", w.n, 0)
 	})
 }
 
-// One with news all the time does not keep its sweeper from the others.
+// A connection that always has pending events does not keep its sweeper from the others.
 func TestSweeperIsFair(t *testing.T) {
 	h := New(Options{})
 	useStore(t, h, NewMemory())
 	defer h.Close()
-	s := newSweeper(h) // that nobody runs
+	s := newSweeper(h) // without a goroutine
 	var busy, other Conn
 	for _, c := range []*Conn{&busy, &other} {
 		*c = Conn{hub: h, settings: defaultSettings, sweeper: s, queue: s, id: newID()}
@@ -168,11 +168,11 @@ func TestSweeperIsFair(t *testing.T) {
 		h.attach(c)
 		h.setCursor(c, "", false)
 		h.mu.Unlock()
-		c.socket = newSocket(noBytes{}, idleTCP())
+		c.socket = newSocket(discardConn{}, idleTCP())
 		c.alarmed = true
 	}
 	defer h.EndStreams()
-	busy.socket.conn = chatty{told: func() { // news comes while it is written to
+	busy.socket.conn = notifyingConn{onWrite: func() { // an event is published during each write
 		if n, _ := busy.Sent(); n < 50 {
 			publish(t, h, "x", Target{Connection, busy.id})
 			busy.turn.Store(turnTakenAndNews)
@@ -187,21 +187,21 @@ func TestSweeperIsFair(t *testing.T) {
 		s.serve(c, new(batch))
 	}
 	if n, _ := busy.Sent(); n > 1 {
-		t.Errorf("the other waited for %d events", n)
+		t.Errorf("events of the busy connection before the other's turn: got %d, want at most 1", n)
 	}
-	want(t, "the other has its opening", other.bytes.Load() > 0 || other.turn.Load() == turnIdle, true)
-	busy.takeTurn() // so that nobody queues them
+	want(t, "the other connection has its first block", other.bytes.Load() > 0 || other.turn.Load() == turnIdle, true)
+	busy.takeTurn() // so that they are not queued again
 	other.takeTurn()
 }
 
-// chatty is a connection that takes everything, and tells.
-type chatty struct {
-	noBytes
-	told func()
+// notifyingConn is a connection that accepts every write, and calls onWrite before.
+type notifyingConn struct {
+	discardConn
+	onWrite func()
 }
 
-func (c chatty) Write(p []byte) (int, error) {
-	c.told()
+func (c notifyingConn) Write(p []byte) (int, error) {
+	c.onWrite()
 	return len(p), nil
 }
 
@@ -216,13 +216,12 @@ func TestSweepersShareTheConnections(t *testing.T) {
 	}
 	for _, s := range h.sweepers {
 		if n[s] < 40 || n[s] > 200 {
-			t.Errorf("one of 64 sweepers has %d of 6400", n[s])
+			t.Errorf("connections of one of 64 sweepers: got %d of 6400, want 40 to 200", n[s])
 		}
 	}
 }
 
-// A stream of events that never ends keeps no heartbeat and no lifetime from
-// others.
+// Constant publishing for one connection does not delay the heartbeats and lifetimes of others.
 func TestAlarmsUnderConstantTraffic(t *testing.T) {
 	h := newHub(t, Options{})
 	brief := *defaultSettings
@@ -265,12 +264,12 @@ func TestSweepAllocatesNothing(t *testing.T) {
 		mustPublish(t, h, Target{})
 	}
 	c := connect(t, h, requestOf("alice"))
-	c.socket = newSocket(noBytes{}, idleTCP())
+	c.socket = newSocket(discardConn{}, idleTCP())
 	if c.socket.fd < 0 {
-		t.Skip("here all is written by goroutines")
+		t.Skip("goroutines write everything on this system")
 	}
 	defer c.socket.close()
-	defer c.takeTurn() // so that nobody queues it
+	defer c.takeTurn() // so that it is not queued again
 	c.sweeper = h.randomSweeper()
 	c.alarmed = true
 	b := new(batch)
@@ -283,24 +282,24 @@ func TestSweepAllocatesNothing(t *testing.T) {
 			c.sweeper.serve(c.Conn, b)
 			b.reset()
 		}); allocs > 0 {
-			t.Errorf("%v allocations to deliver %d events", allocs, events)
+			t.Errorf("allocations to deliver %d events: got %v, want 0", events, allocs)
 		}
 		after, _ := c.Sent()
 		want(t, "delivered", after-before, 1001*events)
 	}
 }
 
-// A connection that has ended is in no wheel any more, though its alarm is not due:
-// it would keep its topics for as long.
+// A connection that has ended leaves the wheel at once. Otherwise its topics would stay in memory
+// until its alarm.
 func TestEndedLeaveTheWheel(t *testing.T) {
 	for _, w := range []writerKind{bySweeper, byBlockingGoroutine} {
 		t.Run(string(w), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHub(t, Options{})
 				withoutEpoll(h)
-				var visits []*servedConn
+				var streams []*servedConn
 				for range 20 {
-					visits = append(visits, visiting(t, h, requestOf("alice"), w))
+					streams = append(streams, serveTakenOver(t, h, requestOf("alice"), w))
 				}
 				inWheels := func() (n int) {
 					synctest.Wait()
@@ -309,9 +308,9 @@ func TestEndedLeaveTheWheel(t *testing.T) {
 					}
 					return n
 				}
-				want(t, "in the wheels at first", inWheels(), len(visits))
+				want(t, "in the wheels at first", inWheels(), len(streams))
 				began := time.Now()
-				for i, v := range visits[:15] {
+				for i, v := range streams[:15] {
 					if i%2 == 0 {
 						h.DisconnectHere(Filter{IDs: []string{v.ID()}})
 					} else {
@@ -327,7 +326,7 @@ func TestEndedLeaveTheWheel(t *testing.T) {
 	}
 }
 
-// A connection with much to be written gets one batch of it at a time.
+// A connection with many pending events is written one batch at a time.
 func TestSweeperYieldsBetweenBatches(t *testing.T) {
 	h := New(Options{})
 	useStore(t, h, NewMemory())
@@ -335,22 +334,22 @@ func TestSweeperYieldsBetweenBatches(t *testing.T) {
 	for range 20 {
 		publish(t, h, strings.Repeat("x", batchBytes/2), user("busy"))
 	}
-	s := newSweeper(h) // that nobody runs
+	s := newSweeper(h) // without a goroutine
 	c := Conn{hub: h, identity: Identity{User: "busy"}, settings: defaultSettings, sweeper: s, queue: s, id: newID()}
 	h.mu.Lock()
 	h.attach(&c)
 	h.setCursor(&c, Earliest, false)
 	h.mu.Unlock()
-	c.socket = newSocket(noBytes{}, idleTCP())
+	c.socket = newSocket(discardConn{}, idleTCP())
 	defer h.EndStreams()
-	defer c.takeTurn() // so that nobody queues it
+	defer c.takeTurn() // so that it is not queued again
 	for n := uint64(1); n <= 10; n++ {
 		c.takeTurn()
 		s.serve(&c, new(batch))
 		if got, _ := c.Sent(); got > 2*n {
-			t.Fatalf("%d events were written in %d turns", got, n)
+			t.Fatalf("events written in %d turns: got %d, want at most %d", n, got, 2*n)
 		}
-		want(t, "it waits behind others", len(s.ready), 1)
+		want(t, "it is queued again", len(s.ready), 1)
 		s.ready = s.ready[:0]
 	}
 }

@@ -10,8 +10,8 @@ import (
 
 // testSink is a Sink that keeps what it was sent. Tests let it stall, break and abort.
 type testSink struct {
-	breakAt int           // the connection breaks after as many bytes; 0: never
-	timeout time.Duration // as Settings.Timeout; 0: a minute
+	breakAt int           // the connection breaks after this many bytes; 0: never
+	timeout time.Duration // the write deadline, like Settings.Timeout
 	aborted chan struct{}
 
 	mu            sync.Mutex
@@ -46,7 +46,7 @@ func (w *testSink) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	w.writes++
 	w.last = &p[0]
-	if w.chunked { // the address of what is in the chunk
+	if w.chunked { // the address of the content of the chunk
 		w.last = &p[min(bytes.IndexByte(p, '\n')+1, len(p)-1)]
 	}
 	if w.breakAt > 0 && len(w.taken)+len(p) > w.breakAt {
@@ -65,13 +65,13 @@ func (w *testSink) Flush() error {
 	return nil
 }
 
-// Abort ends the write that is under way, but no later one.
+// Abort ends the current write, but no later one.
 func (w *testSink) Abort() {
 	w.mu.Lock()
 	w.aborts++
-	deaf := w.aborts <= w.ignoredAborts
+	ignored := w.aborts <= w.ignoredAborts
 	w.mu.Unlock()
-	if deaf {
+	if ignored {
 		return
 	}
 	select {
@@ -84,13 +84,13 @@ func (w *testSink) Abort() {
 func (w *testSink) stall() (resume func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	gate := make(chan struct{})
-	w.stalled = gate
+	resumed := make(chan struct{})
+	w.stalled = resumed
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.stalled = nil
-		close(gate)
+		close(resumed)
 	}
 }
 

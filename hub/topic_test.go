@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// matches is what the documentation says, word by word.
+// matches implements the rules of the documentation literally.
 func matches(pattern, topic string) bool {
 	if !strings.Contains(pattern, "*") {
 		return pattern == topic
@@ -44,8 +44,8 @@ func checkTopic(t *testing.T, stream, name string) {
 	expected := matches(stream, name)
 	want(t, stream+" matches "+name, target.Matches(name), expected)
 
-	// And so it is for the index: for events that come later, and for those that
-	// came before the pattern was ever used.
+	// The index gives the same result, for later events and for events from before the first use
+	// of the pattern.
 	h := newHistory(Options{}.withDefaults(), "e", 1, new(pinned))
 	put := func() bool {
 		e := h.append(encode(recordOf(h.head+1, event), "e", time.Now()), time.Now())
@@ -90,25 +90,24 @@ func FuzzTopics(f *testing.F) {
 	f.Fuzz(checkTopic)
 }
 
-// One who listens to a pattern, and has been sent nothing yet, is woken.
-func TestPatternListenersAreWoken(t *testing.T) {
+// An event wakes subscribers of a pattern that have received nothing yet.
+func TestPatternSubscribersAreWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		var visits []*servedConn
+		var streams []*servedConn
 		for _, p := range []string{"a/*", "*/b", "*", "a/*/c"} {
-			visits = append(visits, open(t, h, requestOf("", p)))
+			streams = append(streams, open(t, h, requestOf("", p)))
 		}
 		synctest.Wait()
 		publish(t, h, "x", topic("a/b"))
 		synctest.Wait()
 		for i, got := range []string{"x", "x", "x", ""} {
-			want(t, fmt.Sprint("stream ", i, " got"), visits[i].client(t).data(), got)
+			want(t, fmt.Sprint("stream ", i, " events"), streams[i].client(t).data(), got)
 		}
 	})
 }
 
-// A shape that is new is learned from a long history a slice at a time, while
-// others publish.
+// The history is indexed for a new shape a slice at a time, so others can publish meanwhile.
 func TestLearnWhileOthersPublish(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 3000})
 	number := func(i int) (string, Target) { return strconv.Itoa(i), topic(fmt.Sprint("a/", i%7, "/", i)) }
@@ -126,9 +125,9 @@ func TestLearnWhileOthersPublish(t *testing.T) {
 			publish(t, h, data, to)
 		}
 	})
-	var visits []*servedConn
+	var streams []*servedConn
 	for _, p := range []string{"a/*/*", "*", "a/3/*", "*/*/*"} {
-		visits = append(visits, open(t, h, requestOf("", p).at(start)))
+		streams = append(streams, open(t, h, requestOf("", p).at(start)))
 	}
 	for i, every := range []int{1, 1, 7, 1} {
 		var expected []string
@@ -137,8 +136,8 @@ func TestLearnWhileOthersPublish(t *testing.T) {
 				expected = append(expected, strconv.Itoa(n))
 			}
 		}
-		eventually(t, "all events", func() bool { return len(visits[i].client(t).events) >= len(expected) })
-		want(t, fmt.Sprint("stream ", i, " got"), visits[i].client(t).data(), strings.Join(expected, " "))
-		want(t, fmt.Sprint("stream ", i, " was told"), visits[i].client(t).controlSummary(), "")
+		eventually(t, "all events", func() bool { return len(streams[i].client(t).events) >= len(expected) })
+		want(t, fmt.Sprint("stream ", i, " events"), streams[i].client(t).data(), strings.Join(expected, " "))
+		want(t, fmt.Sprint("stream ", i, " control events"), streams[i].client(t).controlSummary(), "")
 	}
 }

@@ -9,30 +9,29 @@ import (
 	"time"
 )
 
-// waiting counts how often a connection waits.
-type waiting struct {
+// countingQueue counts how often a connection is queued at the same time.
+type countingQueue struct {
 	ready chan *Conn
 	n     atomic.Int32
 	most  atomic.Int32
 }
 
-func (w *waiting) push(c *Conn) {
+func (w *countingQueue) push(c *Conn) {
 	if n := w.n.Add(1); n > w.most.Load() {
 		w.most.Store(n)
 	}
 	w.ready <- c
 }
 
-// News that is told before a writer looks is seen by it, and one writer at a time
-// has the turn.
+// A writer sees all news from before its look-up, and only one writer at a time has the turn.
 func TestTurnLosesNoNews(t *testing.T) {
 	const wakers, each = 4, 5000
-	w := &waiting{ready: make(chan *Conn, 1)}
+	w := &countingQueue{ready: make(chan *Conn, 1)}
 	c := &Conn{queue: w}
 	var news, seen, writers atomic.Int64
 	write := func() {
 		if writers.Add(1) != 1 {
-			t.Error("two have the turn")
+			t.Error("writers with the turn: got 2, want 1")
 		}
 		seen.Store(news.Load())
 		if rand.N(2) == 0 {
@@ -40,13 +39,13 @@ func TestTurnLosesNoNews(t *testing.T) {
 		}
 		writers.Add(-1)
 	}
-	over := make(chan struct{})
+	done := make(chan struct{})
 	var writing sync.WaitGroup
 	writing.Go(func() {
-		for { // it has the turn at first
+		for { // the connection begins with its turn taken
 			write()
 			if !c.releaseTurn() {
-				if rand.N(2) == 0 { // as by requeue
+				if rand.N(2) == 0 { // like requeue
 					c.turn.Store(turnQueued)
 					w.push(c)
 				} else {
@@ -58,14 +57,14 @@ func TestTurnLosesNoNews(t *testing.T) {
 			case <-w.ready:
 				w.n.Add(-1)
 				c.takeTurn()
-			case <-over:
+			case <-done:
 				return
 			}
 		}
 	})
-	var poking sync.WaitGroup
+	var waking sync.WaitGroup
 	for range wakers {
-		poking.Go(func() {
+		waking.Go(func() {
 			for range each {
 				news.Add(1)
 				c.wake()
@@ -75,25 +74,25 @@ func TestTurnLosesNoNews(t *testing.T) {
 			}
 		})
 	}
-	poking.Wait()
+	waking.Wait()
 	eventually(t, "all news is seen", func() bool { return seen.Load() == wakers*each })
-	for range 3000 { // and each alone, with nothing after it that would cover for it
+	for range 3000 { // single news, without later news that could hide a loss
 		n := news.Add(1)
 		c.wake()
 		for began := time.Now(); seen.Load() < n; runtime.Gosched() {
 			if time.Since(began) > 5*time.Second {
-				t.Fatal("news is lost")
+				t.Fatalf("news seen: got %d, want %d", seen.Load(), n)
 			}
 		}
 	}
 	eventually(t, "the turn is given back", func() bool { return c.turn.Load() == turnIdle })
-	want(t, "waits in the queue at a time", w.most.Load(), 1)
-	close(over)
+	want(t, "entries of the connection in the queue at a time", w.most.Load(), 1)
+	close(done)
 	writing.Wait()
 }
 
-// A connection that has ended keeps the turn, so that nobody queues it again.
-func TestPokeAfterTheEnd(t *testing.T) {
+// A connection that has ended keeps its turn, so that it is not queued again.
+func TestWakeAfterTheEnd(t *testing.T) {
 	h := newHub(t, Options{})
 	p := dial(t, h, requestOf("alice"), overTCP)
 	p.Close()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// why asks what became of an event for a user.
+// why returns the fate of an event for a user.
 func why(h *Hub, p Position, user string) Why { return h.Why(p, Filter{Users: []string{user}}) }
 
 // fates returns the fates of the listed connections, in their order.
@@ -37,9 +37,10 @@ func wantTime(t *testing.T, what string, got, want time.Time) {
 	}
 }
 
+// to returns an event for the targets.
 func to(targets ...Target) Event { return Event{Targets: targets} }
 
-// openStalled connects a client that takes nothing, with one event pending.
+// openStalled connects a client that reads nothing and has one event pending.
 func openStalled(t *testing.T, h *Hub, r Request) (v *servedConn, resume func()) {
 	t.Helper()
 	v = open(t, h, r)
@@ -50,6 +51,7 @@ func openStalled(t *testing.T, h *Hub, r Request) (v *servedConn, resume func())
 	return v, resume
 }
 
+// evictedOne returns a function that publishes an event for alice, waits, and lets it be evicted.
 func evictedOne(wait func()) func(t *testing.T, h *Hub) Position {
 	return func(t *testing.T, h *Hub) Position {
 		open(t, h, requestOf("alice"))
@@ -72,14 +74,16 @@ func publishMany(t *testing.T, h *Hub, n int) {
 	}
 }
 
+// bound returns a check of the bound that evicted the event.
 func bound(want Bound) func(t *testing.T, w Why) {
 	return func(t *testing.T, w Why) {
 		if w.Event.Bound != want || w.Event.Evicted.IsZero() {
-			t.Errorf("evicted by %q at %s, want %q", w.Event.Bound, w.Event.Evicted, want)
+			t.Errorf("eviction: got by %q at %s, want by %q", w.Event.Bound, w.Event.Evicted, want)
 		}
 	}
 }
 
+// changeOf changes the topics of a user and returns the position of the change.
 func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position {
 	t.Helper()
 	p, err := h.ChangeTopics(t.Context(), TopicChange{Filter: Filter{Users: []string{user}}, Add: add, Remove: remove})
@@ -89,15 +93,15 @@ func changeOf(t *testing.T, h *Hub, user string, add, remove []string) Position 
 	return p
 }
 
-// stuckAt publishes until the client has a part of an event and takes no more, and
-// returns the position of that event.
+// stuckAt publishes until the client has received a part of an event and reads no more. It returns
+// the position of that event.
 func stuckAt(t *testing.T, h *Hub, p *realClient) (at Position) {
 	t.Helper()
 	large := to(user(p.identity.User))
 	large.Data = []byte(strings.Repeat("x", 900<<10))
 	var sent uint64
 	since := time.Now()
-	eventually(t, "it is stuck", func() bool {
+	eventually(t, "the client is stuck", func() bool {
 		h.mu.Lock()
 		at = h.history.position(p.cursor.Load())
 		stuck, all := p.pinnedEvent != nil, at.Seq == h.history.head

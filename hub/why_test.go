@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestWhy seeds one cause at a time, and asks.
+// TestWhy: each cause leads to its fate.
 func TestWhy(t *testing.T) {
 	alice := requestOf("alice")
 	for name, c := range map[string]struct {
@@ -39,7 +39,7 @@ func TestWhy(t *testing.T) {
 			v := w.Connections[0]
 			wantTime(t, "written by", v.By, w.Event.Published.Add(time.Minute))
 			want(t, "replayed", v.Replayed, true)
-			want(t, "came", v.StartedFrom, StartedFromPosition)
+			want(t, "started from", v.StartedFrom, StartedFromPosition)
 		}},
 		"pending": {seed: func(t *testing.T, h *Hub) Position {
 			_, resume := openStalled(t, h, alice)
@@ -126,7 +126,7 @@ func TestWhy(t *testing.T) {
 			open(t, h, alice)
 			return p
 		}, known: KnownRetained, fates: "came_later ended_earlier", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].StartedFrom, StartedFromHead)
+			want(t, "started from", w.Connections[0].StartedFrom, StartedFromHead)
 			want(t, "ended", w.Connections[1].Ended.IsZero(), false)
 		}},
 		"left, and came back with its position": {seed: func(t *testing.T, h *Hub) Position {
@@ -140,7 +140,7 @@ func TestWhy(t *testing.T) {
 			open(t, h, alice.at(p.String()))
 			return p
 		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].StartedFrom, StartedFromPosition)
+			want(t, "started from", w.Connections[0].StartedFrom, StartedFromPosition)
 			want(t, "start", w.Connections[0].Start, w.Event.ID)
 		}},
 		"came for the state": {seed: func(t *testing.T, h *Hub) Position {
@@ -150,7 +150,7 @@ func TestWhy(t *testing.T) {
 			open(t, h, r)
 			return p
 		}, known: KnownRetained, fates: "came_later", check: func(t *testing.T, w Why) {
-			want(t, "came", w.Connections[0].StartedFrom, StartedFromState)
+			want(t, "started from", w.Connections[0].StartedFrom, StartedFromState)
 		}},
 		"ended before it was written": {seed: func(t *testing.T, h *Hub) Position {
 			v, _ := openStalled(t, h, alice)
@@ -166,7 +166,7 @@ func TestWhy(t *testing.T) {
 			one.MaxPerUser = 1
 			open(t, h, alice.with(one))
 			if _, err := h.Connect(t.Context(), alice.with(one)); err == nil {
-				t.Fatal("it was admitted")
+				t.Fatal("a second connection: got admitted, want refused")
 			}
 			return send(t, h, to(user("alice")))
 		}, known: KnownRetained, fates: "delivered refused", check: func(t *testing.T, w Why) {
@@ -295,7 +295,7 @@ func TestWhy(t *testing.T) {
 			return p
 		}, known: KnownRetained, fates: "delivered", check: func(t *testing.T, w Why) {
 			want(t, "repeats", w.Repeats, 2)
-			wantTime(t, "when", w.Repeated, w.Event.Published)
+			wantTime(t, "time of the repeat", w.Repeated, w.Event.Published)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -314,8 +314,8 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-// TestWhyOfTakenOver: a client that has a part of an event does not have the event, and
-// one that took it late has it by then.
+// TestWhyOfTakenOver: an event is pending while the client has only a part of it. It is delivered
+// once the client has read all of it.
 func TestWhyOfTakenOver(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := newHub(t, Options{})
@@ -323,19 +323,19 @@ func TestWhyOfTakenOver(t *testing.T) {
 		first := send(t, h, to(user("alice")))
 		stuck := stuckAt(t, h, p)
 		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
-		want(t, "before", fateOf(first), FateDelivered)
-		want(t, "of the one that it is stuck in", fateOf(stuck), FatePending)
+		want(t, "fate of an event before", fateOf(first), FateDelivered)
+		want(t, "fate of the event that the client is stuck in", fateOf(stuck), FatePending)
 		resumed := time.Now()
 		publish(t, h, "the end")
 		p.readUntil(t, "data: the end")
 		w := why(h, stuck, "alice")
-		want(t, "when it reads again", w.Connections[0].Fate, FateDelivered)
+		want(t, "fate after the client reads again", w.Connections[0].Fate, FateDelivered)
 		if by := w.Connections[0].By; by.Before(resumed) {
-			t.Errorf("written by %s, and it took nothing before %s", by, resumed)
+			t.Errorf("time of the write: got %s, want %s or later", by, resumed)
 		}
 		stuck = stuckAt(t, h, p)
 		p.Close()
 		p.wait()
-		want(t, "of the one that it did not take whole", fateOf(stuck), FateCut)
+		want(t, "fate of an event that the client read in part", fateOf(stuck), FateCut)
 	})
 }
