@@ -18,13 +18,12 @@ async function graph(entry: string): Promise<string[]> {
   return [...loaded].sort();
 }
 
-test(". loads nothing else", async () => expect(await graph("index.ts")).toEqual([]));
+test(". loads no other module", async () => expect(await graph("index.ts")).toEqual([]));
 
-test("./server loads node:http, when it is used, and nothing else", async () =>
+test("./server loads only node:http, and only when it is used", async () =>
   expect(await graph("server.ts")).toEqual(["node:http"]));
 
-test("./react loads React and nothing else", async () =>
-  expect(await graph("react.ts")).toEqual(["react"]));
+test("./react loads only React", async () => expect(await graph("react.ts")).toEqual(["react"]));
 
 test("./react and ./test-component are marked for the client", () => {
   for (const file of ["react.ts", "test-component/index.tsx"]) {

@@ -1,10 +1,10 @@
 import { vi } from "vitest";
 
-/** What the tabs of one browser have in common: locks and channels. */
+/** Fakes the locks and channels that the tabs of one browser share. */
 export function fakeBrowser(): { names(): string[]; block(on?: boolean): void } {
   const queues = new Map<string, (() => void)[]>();
   const channels = new Map<string, Set<FakeChannel>>();
-  let blocked = false; // leaders say nothing
+  let blocked = false; // leaders send nothing
 
   class FakeChannel {
     onmessage?: (event: { data: unknown }) => void;

@@ -1,39 +1,39 @@
 import { vi } from "vitest";
 
-/** One request as the server saw it, and the stream that answers it. */
+/** One request that the server has received, and the stream of its response. */
 export interface Call {
   url: URL;
   headers: Headers;
   init: RequestInit;
-  /** Whether the client has gone. */
+  /** Whether the client has aborted the request. */
   readonly aborted: boolean;
   send(...chunks: (string | Uint8Array)[]): Promise<void>;
   end(): Promise<void>;
   cut(): Promise<void>;
 }
 
-type Answer = () => Response | Promise<Response>;
+type Respond = () => Response | Promise<Response>;
 
-/** Lets everything that waits for nothing but promises happen. */
+/** Runs everything that waits only for promises. */
 export const settle = (): Promise<unknown> => vi.advanceTimersByTimeAsync(0);
 
 /** The first block of a stream as caddy-sse writes it. */
 export const connected = (id: string, more: object = {}): string =>
   `retry: 2000\nevent: sse.connected\ndata: ${JSON.stringify({ connectionId: id, user: "alice", heartbeat: 15000, ...more })}\nid: e-1\n\n`;
 
-/** A `fetch` that records its calls and answers with streams that the test writes, or with what is queued. */
+/** A `fetch` that records its calls. It returns the next queued response, or a stream that the test writes. */
 export function fakeServer(): {
   fetch: typeof fetch;
   calls: Call[];
-  answers: Answer[];
+  responses: Respond[];
   last: Call;
 } {
   const calls: Call[] = [];
-  const answers: Answer[] = [];
+  const responses: Respond[] = [];
   const encoder = new TextEncoder();
   return {
     calls,
-    answers,
+    responses,
     get last() {
       return calls.at(-1) as Call;
     },
@@ -71,14 +71,14 @@ export function fakeServer(): {
           await settle();
         },
       });
-      const answer = answers.shift();
-      if (answer) return answer();
+      const respond = responses.shift();
+      if (respond) return respond();
       return new Response(body.readable, { headers: { "Content-Type": "text/event-stream" } });
     },
   };
 }
 
 export const status =
-  (code: number, headers: Record<string, string> = {}): Answer =>
+  (code: number, headers: Record<string, string> = {}): Respond =>
   () =>
     new Response(code === 204 ? null : "no", { status: code, headers });

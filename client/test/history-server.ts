@@ -1,7 +1,7 @@
 import { settle } from "./fake-server.js";
 import { pick } from "./random.js";
 
-/** One event of the model: its successors are what may follow it without a gap. */
+/** One event of the model, with the events that may follow it without a gap. */
 export interface Rec {
   readonly id: string;
   readonly next: Set<Rec>;
@@ -14,8 +14,8 @@ interface Conn {
 }
 
 /**
- * A server with a history as caddy-sse's: it replays after a position, tells a gap, may restart with
- * another epoch, come back from a backup, and forget. What a connection is to get waits until `deliver`.
+ * A server with a history like that of caddy-sse. It replays after a position and sends gaps. It may restart with
+ * another epoch, be restored from a backup, and evict. `deliver` sends the pending events of a connection.
  */
 export function historyServer(random: () => number): {
   fetch: typeof fetch;
@@ -36,7 +36,7 @@ export function historyServer(random: () => number): {
   let tags = 0;
   let log: Rec[] = [];
   let epoch = "";
-  let base = 0; // log[0] is at seq `base`, and is not retained itself
+  let base = 0; // log[0] has the seq `base`, and is not retained
   let seq = 0;
 
   const record = (seq: number): Rec => {
@@ -104,7 +104,7 @@ export function historyServer(random: () => number): {
       begin();
       for (const conn of live()) await cut(conn);
     },
-    /** What came after some moment is gone, and other events get its numbers. */
+    /** Removes the events after a random one. Later events get their seqs. */
     async restore() {
       log = log.slice(0, 1 + Math.floor(random() * log.length));
       seq = base + log.length - 1;
@@ -123,7 +123,7 @@ export function historyServer(random: () => number): {
       for (const conn of live()) {
         const n = all ? conn.queue.length : Math.floor(random() * (conn.queue.length + 1));
         const blocks = conn.queue.splice(0, n);
-        // One chunk or several: what belongs together may come apart.
+        // The blocks are sent in one chunk or several.
         while (blocks.length) {
           const text = blocks.splice(0, 1 + Math.floor(random() * blocks.length)).join("");
           await conn.writer.write(encoder.encode(text)).catch(() => {});

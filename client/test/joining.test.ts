@@ -1,5 +1,6 @@
-// Clients that join, leave, come back and lead, on servers that restart, forget and are restored: each
-// gets every event after its position once and in order, or is told a gap, whatever other clients share it.
+// Clients join, leave, come back and lead, on servers that restart, forget and are restored. Each
+// client gets every event after its position once and in order, or a gap, no matter which clients
+// share its stream.
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { SSEOptions } from "../src/index.js";
 import { fakeBrowser } from "./fake-browser.js";
@@ -36,7 +37,7 @@ async function run(
 
   function open(lastEventId: string) {
     const { createSSE } = pick(random, pages);
-    // The last event that this client is known to have; undefined if anything may follow.
+    // The last event of this client; undefined if any event may follow.
     let last: Rec | undefined = server.records.get(lastEventId);
     const sse = createSSE<Any>(url, {
       share,
@@ -116,7 +117,7 @@ async function run(
   for (const { sse } of clients) {
     expect(sse.getSnapshot()).toMatchObject({ connectionStatus: "open", lastEventId: server.head });
   }
-  // Who was apart has come together again.
+  // Clients that were on separate connections share one again.
   const used = server.open;
   if (kind === "calm") expect(gaps).toBe(0);
   for (const { stop } of clients) stop();
@@ -128,7 +129,7 @@ async function run(
 
 for (const share of ["page", "tabs"] as const) {
   for (const kind of ["calm", "disasters"] as const) {
-    test(`share: "${share}", ${kind}: all that follows a position, once, or a gap`, async () => {
+    test(`share: "${share}", ${kind}: every event after a position once, or a gap`, async () => {
       const pages = [];
       for (let i = 0; i < (share === "tabs" ? 4 : 1); i++) {
         vi.resetModules();

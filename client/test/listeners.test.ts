@@ -1,4 +1,4 @@
-// Whatever a listener does, the snapshot is the one of the events taken so far.
+// The snapshot always has the events delivered so far, no matter what a listener does.
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createSSE } from "../src/index.js";
 import { connected, fakeServer, settle } from "./fake-server.js";
@@ -22,7 +22,7 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-test("a listener that reads the snapshot sees the message it is called with, and later ones are not lost", async () => {
+test("a listener finds the message it is called with in the snapshot, and later messages are not lost", async () => {
   const sse = createSSE<Any>(URL_, { fetch: server.fetch });
   const seen: [number, string][] = [];
   const off = sse.on("b", () => {
@@ -55,7 +55,7 @@ test("malformed events are in the snapshot that onError reads", async () => {
   off();
 });
 
-test("an onGap that throws does not keep onError from being called", async () => {
+test("onError is called even if onGap throws", async () => {
   const onError = vi.fn();
   const sse = createSSE<Any>(URL_, {
     fetch: server.fetch,
@@ -72,13 +72,13 @@ test("an onGap that throws does not keep onError from being called", async () =>
   off();
 });
 
-/** One client with listeners that do what they want, on a server that sends each event once after a position. */
+/** One client whose listeners act at random, on a server that sends each event after a position once. */
 async function run(seed: number) {
   const random = randomFrom(seed);
   const want = fakeServer();
   server = want;
   const sse = createSSE<Any>(`${URL_}?seed=${seed}`, { fetch: want.fetch, maxMessages: 1e9 });
-  // The model: what the first listener was called with, which is never removed.
+  // The model: the events of the first listener, which is never removed.
   let taken: number[] = [];
   let malformed = 0;
   let position = "";
@@ -127,7 +127,7 @@ async function run(seed: number) {
   const sent = new Map<object, number>();
   for (let step = 0; step < 12; step++) {
     for (let i = 0; i < random() * 5; i++) log.push(`data: ${log.length}\nid: e-${log.length}\n\n`);
-    // Every connection gets what lies after its position, as the real server's do.
+    // Every connection gets the events after its position, as from the real server.
     for (const call of [...want.calls]) {
       if (call.aborted) continue;
       const from = call.headers.get("Last-Event-ID");
@@ -147,7 +147,7 @@ async function run(seed: number) {
   return all;
 }
 
-test("whatever listeners do, the snapshot is that of the events taken so far", async () => {
+test("the snapshot has the events delivered so far, for random actions of listeners", async () => {
   for (let seed = 1; seed <= 200; seed++) {
     const all = await run(seed).catch((error) => {
       throw new Error(`seed ${seed}: ${error.message}`);

@@ -1,4 +1,5 @@
-// `load`, then follow: what is shown in the end is what the server has, whatever came between.
+// `load`, and then the stream: in the end the page shows the server's data, no matter what
+// happened before.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { createSSE, type SSEError, type SSEOptions } from "../src/index.js";
 import { IDLE, type News, type Sink } from "../src/news.js";
@@ -9,7 +10,7 @@ import { randomFrom } from "./random.js";
 type Any = Record<string, unknown>;
 const URL_ = "https://example.com/events";
 
-// For the model: a stream that the test speaks for.
+// For the model: a stream whose events come from the test.
 const fake = vi.hoisted(() => ({ open: undefined as ((sink: never) => unknown) | undefined }));
 vi.mock("../src/stream.js", async (original) => {
   const real = await original<typeof import("../src/stream.js")>();
@@ -68,7 +69,7 @@ describe("load", () => {
   const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
   const gap = (n: number) => `event: sse.gap\ndata: {"reason":"evicted"}\nid: e-${n}\n\n`;
 
-  test("runs once the stream is open, and what comes meanwhile after it", async () => {
+  test("runs once the stream is open, and events during it are delivered after it", async () => {
     const sse = await start();
     expect(order).toEqual([]);
     await server.last.send(connected("c-1"), event(2), event(3));
@@ -81,7 +82,7 @@ describe("load", () => {
     expect(sse.getSnapshot().lastEventId).toBe("e-4");
   });
 
-  test("runs again after a gap, and what is older than it is not delivered", async () => {
+  test("runs again after a gap, and events from before the gap are not delivered", async () => {
     await start();
     await server.last.send(connected("c-1"), event(2), gap(50), event(51));
     expect(loads[0]?.signal.aborted).toBe(true);
@@ -101,7 +102,7 @@ describe("load", () => {
     ]);
   });
 
-  test("not again after a reconnect that resumes, nor while it runs", async () => {
+  test("does not run again after a reconnect that resumes, nor while it runs", async () => {
     await start();
     await server.last.send(connected("c-1"), event(2));
     await server.last.cut();
@@ -115,7 +116,7 @@ describe("load", () => {
     expect(order).toEqual(["load", "loaded", 2, 3, 4]);
   });
 
-  test("again after a connection that had no position yet", async () => {
+  test("runs again after a connection without a position", async () => {
     await start();
     await server.last.send(": hello\n");
     expect(order).toEqual(["load"]);
@@ -125,7 +126,7 @@ describe("load", () => {
     expect(order).toEqual(["load", "load"]);
   });
 
-  test("again for another user", async () => {
+  test("runs again for another user", async () => {
     await start();
     await server.last.send(connected("c-1"), event(2));
     loads[0]?.done();
@@ -135,7 +136,7 @@ describe("load", () => {
     expect(loads).toHaveLength(2);
   });
 
-  test("one that fails is reported and called again, later and later", async () => {
+  test("is repeated with growing waits after an error, which is reported", async () => {
     vi.spyOn(Math, "random").mockReturnValue(1);
     await start();
     await server.last.send(connected("c-1"), event(2));
@@ -153,7 +154,7 @@ describe("load", () => {
     expect(order.at(-1)).toBe(2);
   });
 
-  test("one that throws at once, and one that returns at once", async () => {
+  test("may throw or return synchronously", async () => {
     let n = 0;
     await start({
       load: () => {
@@ -166,7 +167,7 @@ describe("load", () => {
     expect(order).toEqual([2]);
   });
 
-  test("close() aborts it, and what was held comes again", async () => {
+  test("is aborted by close(), and the buffered events come again", async () => {
     const sse = await start();
     await server.last.send(connected("c-1"), event(2));
     sse.close();
@@ -183,7 +184,7 @@ describe("load", () => {
     expect(order.filter((one) => one === 2)).toHaveLength(1);
   });
 
-  test("a load that never ends does not fill the memory: a gap, and again", async () => {
+  test("buffers a bounded number of events, and then reports a gap and runs again", async () => {
     const sse = await start();
     await server.last.send(connected("c-1"));
     await server.last.send("data: 1\nid: e-5\n\n".repeat(100_001));
@@ -198,9 +199,9 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
   };
   async function run(seed: number) {
     const random = randomFrom(seed);
-    // The server: a value, which is its version, and the events that set it.
+    // The server: a value, which is also its version, and the events that set it.
     let version = 0;
-    // The stream: what it has told, and what it has not.
+    // The stream: the events that it has delivered, and the pending ones.
     let told = "e-0";
     let pending: number[] = [];
     let sink: Sink | undefined;
@@ -217,7 +218,7 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
     };
     fake.open = (next: Sink) => {
       sink = next;
-      // Where the client left off is what it asks for; the model's server replays from there.
+      // The client sends its last position, and the model's server replays from there.
       const from = sse.getSnapshot().lastEventId;
       told = from || `e-${version}`;
       const seen = from ? Number(from.slice(2)) : version;
@@ -226,7 +227,7 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
       return { reconnect() {}, close: () => (sink = undefined) };
     };
 
-    // The page: what it shows.
+    // The page: the value that it shows.
     let shown = -1;
     let wrong = 0;
     interface Load {
@@ -261,7 +262,7 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
     const finish = (ok: boolean) => {
       const [one] = loads.splice(Math.floor(random() * loads.length), 1);
       if (!one) return;
-      // The page's data are read at any time between the request and the answer.
+      // The server reads the page's data at any time between the request and the response.
       one.read ??= version;
       one.go(ok);
     };
@@ -279,7 +280,7 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
         } else state("open");
       } else if (dice < 0.6) {
         if (status === "open") {
-          // Some of it is gone.
+          // Some pending events are evicted.
           pending = pending.slice(Math.floor(random() * (pending.length + 1)));
           const id = `e-${pending[0] !== undefined ? pending[0] - 1 : version}`;
           lead(id, { gap: { reason: "evicted", id } });
@@ -296,7 +297,7 @@ test("100,000 interleavings of load, events, gaps and reconnects: no stale end s
       if (random() < 0.2) vi.advanceTimersByTime(40_000);
     }
 
-    // Everything comes to rest.
+    // All pending events and loads complete.
     for (let i = 0; i < 4; i++) {
       if (status !== "open") state("open");
       const some = pending.splice(0);

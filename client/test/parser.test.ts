@@ -28,7 +28,7 @@ const PIECES = [
   " data: z",
 ];
 
-test("the same as the parser of npm, whatever the pieces", () => {
+test("parses the same as the npm package eventsource-parser, for any chunks", () => {
   for (let seed = 1; seed <= 20_000; seed++) {
     const random = randomFrom(seed);
     let stream = "";
@@ -45,7 +45,7 @@ test("the same as the parser of npm, whatever the pieces", () => {
       onEvent: ({ event = "message", data }) => want.push([event, data]),
     });
     oracle.feed(stream);
-    // Whether a last line that ended with a carriage return is told now or later is no difference.
+    // A last line that ended with a carriage return may be reported now or later.
     if (stream.endsWith("\r")) oracle.feed("\n");
 
     const got: unknown[] = [];
@@ -67,7 +67,7 @@ test("the same as the parser of npm, whatever the pieces", () => {
   }
 });
 
-test("a long line in many pieces costs its length, not the square of it", () => {
+test("the cost of a long line in many chunks is linear in its length", () => {
   let got = "";
   const feed = createParser(
     { onId() {}, onRetry() {}, onEvent: (_, data) => (got = data) },
@@ -81,7 +81,7 @@ test("a long line in many pieces costs its length, not the square of it", () => 
   expect(performance.now() - before).toBeLessThan(5000);
 });
 
-test("one event over the limit ends it, whether in a line or in many", () => {
+test("an event over the limit is an error, in one line or in many", () => {
   for (const text of ["x".repeat(101), "data: 0123456789\n".repeat(11)]) {
     const feed = createParser({ onId() {}, onRetry() {}, onEvent() {} }, 100);
     expect(() => feed(text)).toThrow("more than 100 characters");

@@ -9,7 +9,7 @@ type Any = Record<string, unknown>;
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
-/** What a client makes of these chunks: [type, data, id] of each message, and the position reached. */
+/** Returns the messages of a client as [type, data, id], and its last position, after these chunks. */
 async function receive(chunks: (string | Uint8Array)[], options: SSEOptions = {}) {
   const server = fakeServer();
   const got: [string, unknown, string][] = [];
@@ -62,7 +62,7 @@ describe("line ends", () => {
       }
     });
   }
-  test("mixed", async () => {
+  test("may be mixed", async () => {
     const { got } = await receive(["data: a\r\ndata: b\rdata: c\n\r\ndata: d\n\n"]);
     expect(got.map(([, data]) => data)).toEqual(["a\nb\nc", "d"]);
   });
@@ -78,7 +78,7 @@ describe("byte order mark", () => {
     const { got } = await receive(["\uFEFF\uFEFFdata: a\n\ndata: b\n\n"]);
     expect(got.map(([, data]) => data)).toEqual(["b"]);
   });
-  test("in the middle it is data", async () => {
+  test("is data in the middle of a stream", async () => {
     expect((await receive(["data: \uFEFFa\n\n"])).got[0]?.[1]).toBe("\uFEFFa");
   });
 });
@@ -164,7 +164,7 @@ describe("malformed data", () => {
       expect.objectContaining({ type: "malformed", raw: '{"a":', eventType: "x" }),
     );
   });
-  test("counts for the position", async () => {
+  test("moves the position", async () => {
     const { lastEventId } = await receive(["id: e-3\ndata: {\n\n"], {
       parse: (data) => JSON.parse(data),
     });
@@ -173,7 +173,7 @@ describe("malformed data", () => {
 });
 
 describe("fuzz", () => {
-  // A small generator with a seed, so that a failure can be repeated.
+  // A small random generator with a seed, so that a failure can be repeated.
   const random = (seed: number) => () => {
     seed = (seed * 1664525 + 1013904223) >>> 0;
     return seed / 2 ** 32;
@@ -182,7 +182,7 @@ describe("fuzz", () => {
     from[Math.floor(next() * from.length)] as T;
 
   for (let seed = 1; seed <= 50; seed++) {
-    test(`any events in any chunks, seed ${seed}`, async () => {
+    test(`random events in random chunks, seed ${seed}`, async () => {
       const next = random(seed);
       const want: [string, unknown, string][] = [];
       let text = pick(next, ["", "\uFEFF"]);

@@ -1,4 +1,4 @@
-// Networks that hold a stream back: the client finds out, and polls.
+// Some networks hold a stream back. The client detects this and polls.
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createSSE, type SSEError, type SSEOptions } from "../src/index.js";
 import { type Call, connected, fakeServer, settle, status } from "./fake-server.js";
@@ -40,19 +40,19 @@ async function start(options: SSEOptions = {}) {
   await settle();
   return { sse, got };
 }
-/** The answer of a poll, in one piece, as a proxy lets it go. */
-async function answer(call: Call | undefined, ...blocks: string[]) {
+/** Responds to a poll in one piece, like a proxy that buffers. */
+async function respond(call: Call | undefined, ...blocks: string[]) {
   await call?.send(connected("c").replace("e-1", from(call) ?? "e-1") + blocks.join(""));
   await call?.end();
 }
 
-test("a stream that is held back while a poll is answered: polls, from the same position", async () => {
+test("the client polls from its position if a stream is held back while a poll gets a response", async () => {
   const { sse, got } = await start();
   await wait(999);
   expect(polls()).toHaveLength(0);
   await wait(1);
   expect(server.calls).toHaveLength(2);
-  await answer(polls()[0], event(2));
+  await respond(polls()[0], event(2));
   await wait(260);
   expect(streams()[0]?.aborted).toBe(true);
   expect(got).toEqual([2]);
@@ -61,7 +61,7 @@ test("a stream that is held back while a poll is answered: polls, from the same 
     expect(from(polls().at(-1))).toBe(`e-${n - 1}`);
     expect(polls()).toHaveLength(n - 1);
     await wait(150);
-    await answer(polls().at(-1), event(n));
+    await respond(polls().at(-1), event(n));
     await wait(10);
   }
   expect(got).toEqual(Array.from({ length: 18 }, (_, i) => i + 2));
@@ -69,7 +69,7 @@ test("a stream that is held back while a poll is answered: polls, from the same 
   expect(errors).toEqual([]);
 });
 
-test("polls with nothing in them go on, and the status stays open", async () => {
+test("after empty polls the client polls again, and its status stays open", async () => {
   const { sse } = await start();
   const seen = new Set<string>();
   const first = off;
@@ -82,7 +82,7 @@ test("polls with nothing in them go on, and the status stays open", async () => 
   for (let i = 0; i < 10; i++) {
     const poll = polls()[i];
     await wait(15_000);
-    await answer(poll);
+    await respond(poll);
     await wait(260);
   }
   expect(polls()).toHaveLength(11);
@@ -90,7 +90,7 @@ test("polls with nothing in them go on, and the status stays open", async () => 
   expect(errors).toEqual([]);
 });
 
-test("a server that is slow to start is no such network", async () => {
+test("the client does not poll if only the server is slow", async () => {
   const { sse, got } = await start();
   await wait(5000);
   expect(server.calls).toHaveLength(2);
@@ -102,10 +102,10 @@ test("a server that is slow to start is no such network", async () => {
   expect(server.calls).toHaveLength(2);
 });
 
-test("nor if its poll is answered a moment before its stream", async () => {
+test("the client does not poll if the stream's response comes shortly after the poll's", async () => {
   const { sse, got } = await start();
   await wait(3000);
-  await answer(polls()[0], event(2));
+  await respond(polls()[0], event(2));
   await wait(200);
   await streams()[0]?.send(connected("c-1"), event(2));
   await wait(1000);
@@ -113,7 +113,7 @@ test("nor if its poll is answered a moment before its stream", async () => {
   expect(got).toEqual([2]);
 });
 
-test("a network that has let a stream through is not asked again, a new one is", async () => {
+test("the client does not test a network again that let a stream through, but tests a new one", async () => {
   const page = Object.assign(new EventTarget(), { visibilityState: "visible", baseURI: URL_ });
   vi.stubGlobal("document", page);
   vi.stubGlobal("addEventListener", page.addEventListener.bind(page));
@@ -137,7 +137,7 @@ test("a silent attempt makes the network unknown again", async () => {
   expect(polls()).toHaveLength(1);
 });
 
-test("while it polls it tries to stream again, less and less often", async () => {
+test("while the client polls, it tries to stream with growing waits", async () => {
   const { sse, got } = await start();
   await wait(1000);
   const tried: number[] = [];
@@ -145,14 +145,14 @@ test("while it polls it tries to stream again, less and less often", async () =>
   for (let n = 2; n < 400; n++) {
     const before = streams().length;
     await wait(15_000);
-    await answer(polls().at(-1), n % 2 ? event(n) : "");
+    await respond(polls().at(-1), n % 2 ? event(n) : "");
     await wait(260);
     if (streams().length > before) tried.push(Math.round((Date.now() - began) / 60_000));
   }
   expect(tried).toEqual([5, 16, 36, 76]);
   for (const before = streams().length; streams().length === before; ) {
     await wait(15_000);
-    await answer(polls().at(-1));
+    await respond(polls().at(-1));
     await wait(260);
   }
   const stream = streams().at(-1);
@@ -163,7 +163,7 @@ test("while it polls it tries to stream again, less and less often", async () =>
   expect(got.slice(last)).toEqual([500]);
 });
 
-test("a connection that is cut at the same age twice: polls are shorter", async () => {
+test("polls are shorter if connections were cut twice at the same age", async () => {
   const { sse, got } = await start();
   for (let i = 0; i < 2; i++) {
     await server.last.send(connected("c-1").replace("e-1", `e-${i}`));
@@ -175,12 +175,12 @@ test("a connection that is cut at the same age twice: polls are shorter", async 
     await wait(2000);
   }
   expect(isPoll(server.last)).toBe(true);
-  await answer(server.last, event(2));
+  await respond(server.last, event(2));
   expect(got).toEqual([2]);
   expect(sse.getSnapshot().transport).toBe("poll");
 });
 
-test("cuts at other ages are only cuts", async () => {
+test("cuts at different ages do not shorten polls", async () => {
   await start();
   for (const age of [30_000, 50_000, 34_000, 20_000]) {
     await server.last.send(connected("c-1", { heartbeat: 0 }));
@@ -191,10 +191,10 @@ test("cuts at other ages are only cuts", async () => {
   expect(polls()).toHaveLength(0);
 });
 
-test("a server that ends polls with nothing in them is asked less and less", async () => {
+test("a server that ends polls at once with no events gets fewer and fewer requests", async () => {
   await start();
   await wait(1000);
-  await answer(polls()[0], event(2));
+  await respond(polls()[0], event(2));
   for (let i = 0; i < 300; i++) {
     for (let j = 0; j < 10; j++) {
       if (!server.last.aborted) await server.last.end().catch(() => {});
@@ -205,9 +205,9 @@ test("a server that ends polls with nothing in them is asked less and less", asy
   expect(errors[0]).toMatchObject({ type: "network" });
 });
 
-test("a fetch that has no streams, as React Native's: polls", async () => {
+test("the client polls if fetch has no streams, as in React Native", async () => {
   const { sse, got } = await start({
-    // It resolves when all is there.
+    // It resolves when the whole response has arrived.
     fetch: async (input, init) => {
       const response = await server.fetch(input, init);
       const text = await response.text();
@@ -216,20 +216,20 @@ test("a fetch that has no streams, as React Native's: polls", async () => {
     },
   });
   await wait(1000);
-  await answer(polls()[0], event(2));
+  await respond(polls()[0], event(2));
   await wait(260);
-  await answer(polls()[1], event(3));
+  await respond(polls()[1], event(3));
   expect(got).toEqual([2, 3]);
   expect(sse.getSnapshot().transport).toBe("poll");
 });
 
-test("what refuses the poll beside a stream says nothing about the stream", async () => {
+test("a refused poll does not affect the stream beside it", async () => {
   for (const code of [400, 404, 204, 503]) {
-    server.answers.length = 0;
+    server.responses.length = 0;
     const before = server.calls.length;
     const { sse } = await start();
     const stream = server.last;
-    server.answers.push(status(code));
+    server.responses.push(status(code));
     await wait(1000);
     expect(server.calls).toHaveLength(before + 2);
     expect(sse.getSnapshot().connectionStatus).toBe("connecting");
@@ -241,7 +241,7 @@ test("what refuses the poll beside a stream says nothing about the stream", asyn
   expect(errors).toEqual([]);
 });
 
-test("a poll is told what a stream is told", async () => {
+test("a poll handles control events like a stream", async () => {
   const onGap = vi.fn();
   const { sse, got } = await start({ onGap });
   await wait(1000);
@@ -264,7 +264,7 @@ test("a poll is told what a stream is told", async () => {
   expect(from(server.last)).toBe("e-51");
 });
 
-test("close() ends both, and whatever waits", async () => {
+test("close() ends the stream, the poll and their timers", async () => {
   const { sse } = await start();
   await wait(1000);
   sse.close();

@@ -1,4 +1,4 @@
-/** A reproducible stream of numbers from 0 to 1: a failing case is named by its seed. */
+/** Returns reproducible random numbers from 0 to 1. The seed identifies a failing case. */
 export function randomFrom(seed: number): () => number {
   let state = seed;
   return () => {

@@ -28,12 +28,12 @@ async function open(options: SSEOptions = {}, create = createSSE) {
   return { sse, got, onGap };
 }
 const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
-/** The first block if a state follows: without a position. */
+/** The first block before a state, which has no position. */
 const hello = (id: string) => connected(id).replace("id: e-1\n", "");
 const query = (call = server.last) => call.url.searchParams.get("state");
-const open_ = () => server.calls.filter(({ aborted }) => !aborted);
+const openCalls = () => server.calls.filter(({ aborted }) => !aborted);
 
-test("the state is asked for until there is a position", async () => {
+test("the client requests the state until it has a position", async () => {
   const { sse, got, onGap } = await open();
   expect(query()).toBe("1");
   await server.last.send(hello("c-1"));
@@ -52,7 +52,7 @@ test("the state is asked for until there is a position", async () => {
   expect(onGap).not.toHaveBeenCalled();
 });
 
-test("who has a position, or does not ask, gets none", async () => {
+test("a client with a position, or without the option, does not request the state", async () => {
   await open({ lastEventId: "e-7" });
   expect(query()).toBe(null);
   await open({ state: false, share: false });
@@ -69,25 +69,25 @@ test("load does not wait for a position", async () => {
   expect(load).toHaveBeenCalledTimes(1);
 });
 
-test("who comes later gets the state on a connection of its own, then shares", async () => {
+test("a later client gets the state on a connection of its own, and then shares", async () => {
   const a = await open();
   await server.last.send(hello("c-1"), event(2), event(4));
   const shared = server.last;
   const b = await open();
-  expect(open_()).toHaveLength(2);
+  expect(openCalls()).toHaveLength(2);
   expect(query()).toBe("1");
   await server.last.send(hello("c-2"), event(2));
-  expect(open_()).toHaveLength(2);
+  expect(openCalls()).toHaveLength(2);
   await server.last.send(event(4));
   await settle();
-  expect(open_()).toEqual([shared]);
+  expect(openCalls()).toEqual([shared]);
   await shared.send(event(5));
   expect(a.got).toEqual([2, 4, 5]);
   expect(b.got).toEqual([2, 4, 5]);
   expect(b.onGap).not.toHaveBeenCalled();
 });
 
-test("so does who comes later in another tab", async () => {
+test("a later client in another tab gets the state on a connection of its own, and then shares", async () => {
   fakeBrowser();
   const options = { share: "tabs", identity: "alice" } as const;
   const tab = async () => {
@@ -102,13 +102,13 @@ test("so does who comes later in another tab", async () => {
   expect(query()).toBe("1");
   await server.last.send(hello("c-2"), event(2));
   await settle();
-  expect(open_()).toEqual([shared]);
+  expect(openCalls()).toEqual([shared]);
   await shared.send(event(3));
   expect(a.got).toEqual([2, 3]);
   expect(b.got).toEqual([2, 3]);
 });
 
-test("who does not want the state does not share with who does", async () => {
+test("a client without the option does not share with one that has it", async () => {
   const a = await open({ state: false });
   const first = server.last;
   await open();

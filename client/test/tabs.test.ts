@@ -18,7 +18,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** A page of its own: the modules are loaded again, so nothing is shared but the browser. */
+/** Opens a tab. It loads the modules again, so tabs share only the browser. */
 async function openTab(options: Partial<SSEOptions> = {}) {
   vi.resetModules();
   const { createSSE } = await import("../src/index.js");
@@ -31,15 +31,15 @@ async function openTab(options: Partial<SSEOptions> = {}) {
     ...options,
   } as SSEOptions);
   const got: unknown[] = [];
-  const seen: ConnectionStatus[] = [];
-  sse.subscribe(() => seen.push(sse.getSnapshot().connectionStatus));
+  const statuses: ConnectionStatus[] = [];
+  sse.subscribe(() => statuses.push(sse.getSnapshot().connectionStatus));
   const off = sse.on("*", ({ data }) => got.push(data));
   await settle();
-  return { sse, got, gaps, seen, off, close: sse.close };
+  return { sse, got, gaps, statuses, off, close: sse.close };
 }
 const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
 
-test("eight tabs, one stream, everybody gets everything", async () => {
+test("eight tabs share one stream, and each gets all events", async () => {
   const tabs = await Promise.all(Array.from({ length: 8 }, () => openTab()));
   await server.last.send(connected("c-1"), event(2), event(3));
   expect(server.calls).toHaveLength(1);
@@ -53,7 +53,7 @@ test("eight tabs, one stream, everybody gets everything", async () => {
   }
 });
 
-test("a tab that joins later is told where the stream is", async () => {
+test("a tab that joins later gets the state of the stream", async () => {
   await openTab();
   await server.last.send(connected("c-1"), event(2));
   const late = await openTab();
@@ -98,14 +98,14 @@ test("a tab that waits for a replay keeps its position when another one joins", 
   expect(rendered.got).toEqual([3]);
 });
 
-test("a tab that was rendered at the leader's position needs no replay", async () => {
+test("a tab that starts at the leader's position needs no replay", async () => {
   await openTab();
   await server.last.send(connected("c-1"), event(2));
   await openTab({ lastEventId: "e-2" });
   expect(server.calls).toHaveLength(1);
 });
 
-test("a leader takes nothing from the one before, whose words may come late", async () => {
+test("a new leader ignores late messages of the previous leader", async () => {
   const leader = await openTab();
   await server.last.send(connected("c-1"), event(2));
   const late = new BroadcastChannel(browser.names()[0] as string);
@@ -116,7 +116,7 @@ test("a leader takes nothing from the one before, whose words may come late", as
   expect(leader.got).toEqual([2, 3]);
 });
 
-test("an idle stream's position goes to the followers", async () => {
+test("followers get the position of an idle stream", async () => {
   const a = await openTab();
   await openTab();
   await server.last.send(connected("c-1"), "id: e-90\n\n");
@@ -125,7 +125,7 @@ test("an idle stream's position goes to the followers", async () => {
   expect(server.last.headers.get("Last-Event-ID")).toBe("e-90");
 });
 
-test("a tab that knows an earlier position gets what it missed, the others nothing twice", async () => {
+test("a tab with an earlier position gets the events it missed, and other tabs get nothing twice", async () => {
   const a = await openTab();
   const b = await openTab();
   await server.last.send(connected("c-1"), event(2), event(3), event(4));
@@ -154,7 +154,7 @@ test("a tab that knows an earlier position gets what it missed, the others nothi
 });
 
 for (const from of ["earliest", "d-7", "d-7-abcd", "e-4-zzzz", "not one of ours"]) {
-  test(`a tab at ${from} is told its gap and gets its history, and nobody else`, async () => {
+  test(`a tab at ${from} gets its gap and its history, and other tabs do not`, async () => {
     const a = await openTab();
     await server.last.send(connected("c-1"), "data: 4\nid: e-4-aaaa\n\n");
     const late = await openTab({ lastEventId: from });
@@ -175,7 +175,7 @@ for (const from of ["earliest", "d-7", "d-7-abcd", "e-4-zzzz", "not one of ours"
   });
 }
 
-test("where the server takes no second connection, the tab is told a gap and shares", async () => {
+test("a tab gets a gap and shares if the server refuses a second connection", async () => {
   await openTab();
   await server.last.send(connected("c-1"), event(2), event(3));
   const rendered = await openTab({ lastEventId: "e-2" });
@@ -188,9 +188,9 @@ test("where the server takes no second connection, the tab is told a gap and sha
   expect(server.calls).toHaveLength(2);
 });
 
-test("who joins a failed or closed leader has it try once", async () => {
+test("a tab that joins a failed or closed leader makes it try once", async () => {
   for (const code of [401, 204]) {
-    server.answers.push(status(code));
+    server.responses.push(status(code));
     const leader = await openTab();
     const before = server.calls.length;
     const next = await openTab();
@@ -204,7 +204,7 @@ test("who joins a failed or closed leader has it try once", async () => {
   }
 });
 
-test("an error that cannot be cloned or written as JSON is news as any other", async () => {
+test("an error that cannot be cloned or written as JSON reaches the other tabs, too", async () => {
   const onError = vi.fn();
   const cause = Object.assign(new Error("no token"), { self: {}, fn() {}, big: 1n });
   cause.self = cause;
@@ -223,12 +223,12 @@ test("an error that cannot be cloned or written as JSON is news as any other", a
   });
 });
 
-test("a follower whose leader says nothing any more gets its events itself", async () => {
+test("a follower opens its own stream if its leader is silent", async () => {
   await openTab();
   const follower = await openTab();
   await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
   const shared = server.last;
-  // Heartbeats that move nothing are a sign of life.
+  // Heartbeats without a new position show that the leader is alive.
   for (let i = 0; i < 5; i++) {
     await vi.advanceTimersByTimeAsync(4000);
     await shared.send(":\n");
@@ -243,7 +243,7 @@ test("a follower whose leader says nothing any more gets its events itself", asy
   await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
   expect(follower.got).toEqual([2, 3]);
   expect(follower.sse.getSnapshot().connectionStatus).toBe("open");
-  // The leader's page wakes up, and what it has to say is known.
+  // The leader's page wakes up, and the follower already has its events.
   browser.block(false);
   await vi.advanceTimersByTimeAsync(2000);
   const leaders = server.last;
@@ -258,14 +258,14 @@ test("a follower whose leader says nothing any more gets its events itself", asy
   });
 });
 
-test("identities are apart", async () => {
+test("tabs with different identities do not share", async () => {
   await openTab();
   await openTab({ identity: "bob" } as Partial<SSEOptions>);
   expect(server.calls).toHaveLength(2);
   expect(browser.names()).toHaveLength(2);
 });
 
-test("a gap, an error and a failure are told to all", async () => {
+test("all tabs get a gap, an error and a failure", async () => {
   const onError = vi.fn();
   await openTab();
   const follower = await openTab({ onError });
@@ -278,7 +278,7 @@ test("a gap, an error and a failure are told to all", async () => {
   );
 });
 
-test("a follower's reconnect() is the leader's", async () => {
+test("reconnect() of a follower reconnects the leader", async () => {
   await openTab();
   const follower = await openTab();
   await server.last.send(connected("c-1"));
@@ -287,7 +287,7 @@ test("a follower's reconnect() is the leader's", async () => {
   expect(server.calls).toHaveLength(2);
 });
 
-test("a page without the lock's storage has a stream of its own", async () => {
+test("a page without access to locks has its own stream", async () => {
   vi.stubGlobal("navigator", {
     locks: { request: async () => Promise.reject(new Error("denied")) },
   });

@@ -29,12 +29,12 @@ async function open(options: SSEOptions = {}) {
 const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
 const query = () => server.last.url.search;
 
-test("the option is a query, beside what the URL has", async () => {
+test("topics are added to the query of the URL", async () => {
   await open({ topics: ["news", "a&b"] });
   expect(query()).toBe("?x=1&topic=a%26b&topic=news");
 });
 
-test("setTopics comes back with its position, and keeps what it has", async () => {
+test("setTopics reconnects at the position, and keeps the messages", async () => {
   const { sse, got } = await open({ topics: ["a"] });
   await server.last.send(connected("c-1"), event(2));
   const first = server.last;
@@ -56,7 +56,7 @@ test("the same topics in another order change nothing", async () => {
   expect(server.last.aborted).toBe(false);
 });
 
-test("in the middle of a chunk nothing of it is lost or doubled", async () => {
+test("setTopics in the middle of a chunk loses or doubles no event", async () => {
   const { sse, got } = await open({ topics: ["a"] });
   const off = sse.on("*", ({ data }) => data === 2 && sse.setTopics(["b"]));
   offs.push(off);
@@ -67,7 +67,7 @@ test("in the middle of a chunk nothing of it is lost or doubled", async () => {
   expect(got).toEqual([2, 3]);
 });
 
-test("who shares the old topics keeps the connection", async () => {
+test("clients with the old topics keep their connection", async () => {
   const a = await open({ topics: ["a"] });
   const b = await open({ topics: ["a"] });
   await server.last.send(connected("c-1"), event(2));
@@ -80,7 +80,7 @@ test("who shares the old topics keeps the connection", async () => {
   expect(b.got).toEqual([2, 3]);
 });
 
-test("so do other tabs", async () => {
+test("other tabs with the old topics keep their connection", async () => {
   fakeBrowser();
   const options = { share: "tabs", identity: "alice", topics: ["a"] } as const;
   const { sse } = await open(options);
@@ -91,7 +91,7 @@ test("so do other tabs", async () => {
   expect(server.last.headers.get("Last-Event-ID")).toBe("e-2");
 });
 
-test("before the first listener, and while closed, they are only noted", async () => {
+test("setTopics before the first listener or while closed sends no request", async () => {
   const sse = createSSE<Any>(URL_, { fetch: server.fetch });
   sse.setTopics(["a"]);
   expect(server.calls).toHaveLength(0);
@@ -107,7 +107,7 @@ test("before the first listener, and while closed, they are only noted", async (
   expect(query()).toContain("topic=b");
 });
 
-test("load runs again: it knows nothing of new topics", async () => {
+test("setTopics calls load again, because load does not know the new topics", async () => {
   const load = vi.fn();
   const { sse } = await open({ load, topics: ["a"] });
   await server.last.send(connected("c-1"));
@@ -118,7 +118,7 @@ test("load runs again: it knows nothing of new topics", async () => {
   expect(load).toHaveBeenCalledTimes(2);
 });
 
-test("sse.topics is told in its place, with the position", async () => {
+test("sse.topics is reported in order, with the position", async () => {
   const order: unknown[] = [];
   const { sse } = await open({ onTopics: (change) => order.push(change) });
   offs.push(sse.on("*", ({ data }) => order.push(data)));

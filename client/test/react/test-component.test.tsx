@@ -45,7 +45,7 @@ const change = (select: HTMLSelectElement, value: string) =>
     select.value = value;
     select.dispatchEvent(new Event("change", { bubbles: true }));
   });
-/** What React hears as typing. */
+/** Types into an input so that React notices. */
 const type = (element: HTMLInputElement, value: string) =>
   act(async () => {
     Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value")?.set?.call(element, value);
@@ -53,7 +53,7 @@ const type = (element: HTMLInputElement, value: string) =>
   });
 
 test("shows the connection, counts down to the next attempt, and why", async () => {
-  server.answers.push(status(503, { "Retry-After": "3" }));
+  server.responses.push(status(503, { "Retry-After": "3" }));
   await render();
   expect(find("[role=status]").textContent).toBe("reconnecting");
   expect(find(".sse-countdown").textContent).toBe("attempt 1 in 3.5 s");
