@@ -6,7 +6,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -39,18 +38,7 @@ func startApp(t *testing.T, name, code string) (addr string) {
 		t.Errorf("%s takes %d lines", name, n)
 	}
 	app := apps[name]
-	frame, err := os.ReadFile(filepath.Join("testdata", app.frame))
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, after, ok := strings.Cut(string(frame), "RECIPE\n")
-	if !ok {
-		t.Fatalf("%s has no place for the recipe", app.frame)
-	}
-	file := filepath.Join(t.TempDir(), strings.TrimSuffix(app.frame, ".txt"))
-	if err := os.WriteFile(file, []byte(before+"\n"+code+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := write(t, t.TempDir(), strings.TrimSuffix(app.frame, ".txt"), frame(t, app.frame, "RECIPE\n", "\n"+code))
 	if name == "go" {
 		built := filepath.Join(filepath.Dir(file), "app")
 		if out, err := exec.Command("go", "build", "-o", built, file).CombinedOutput(); err != nil {
@@ -128,7 +116,7 @@ func TestAppAnswers(t *testing.T) {
 		for way, caddyfile := range ways {
 			port := e2e.FreePort(t)
 			ports[way+" "+name] = port
-			text.WriteString(place(caddyfile, meters[name].addr(), port, ""))
+			text.WriteString(localize(caddyfile, meters[name].addr(), port, ""))
 		}
 	}
 	server := serve(t, "", text.String())
@@ -137,7 +125,7 @@ func TestAppAnswers(t *testing.T) {
 		for way := range ways {
 			t.Run(way+" "+name, func(t *testing.T) {
 				site, meter := fmt.Sprintf("https://example.com:%d", ports[way+" "+name]), meters[name]
-				back := back{t, server.admin}
+				back := backend{t, server.admin}
 				stranger := visitor{t: t, base: site}
 				alice := visitor{t: t, base: site, cookie: login(t, meter.addr(), "alice")}
 				bob := visitor{t: t, base: site, cookie: login(t, meter.addr(), "bob")}
@@ -245,13 +233,13 @@ func TestContract(t *testing.T) {
 	ports := map[string]int{"forward_auth": e2e.FreePort(t), "handle_response": e2e.FreePort(t)}
 	var text strings.Builder
 	for way, port := range ports {
-		text.WriteString(place(take(t, page, way), app.addr(), port, ""))
+		text.WriteString(localize(take(t, page, way), app.addr(), port, ""))
 	}
 	server := serve(t, "", text.String())
 	for way, port := range ports {
 		t.Run(way, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
-			back := back{t, server.admin}
+			back := backend{t, server.admin}
 			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 			v.open("/events", "alice").close()
 			app.answers(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
@@ -328,7 +316,7 @@ func TestRightsChange(t *testing.T) {
 	app := newStub(t)
 	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 	port := e2e.FreePort(t)
-	back := serve(t, "", place(take(t, page, "forward_auth"), app.addr(), port, ""))
+	back := serve(t, "", localize(take(t, page, "forward_auth"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	laptop := visitor{t: t, base: site, cookie: "session=of-the-laptop; other=x"}.open("/events", "alice")
 	phone := visitor{t: t, base: site, cookie: "session=of-the-phone"}.open("/events", "alice")

@@ -20,29 +20,22 @@ func TestLogins(t *testing.T) {
 	app := newStub(t)
 	app.answers(http.StatusNotFound)
 	forward, hand := take(t, page, "forward_auth"), take(t, page, "handle_response")
-	replace := func(text, old, new string) string {
-		t.Helper()
-		if !strings.Contains(text, old) {
-			t.Fatalf("there is no %s in\n%s", old, text)
-		}
-		return strings.ReplaceAll(text, old, new)
-	}
 	configs := map[string]string{
 		"basic":     take(t, page, "basic"),
-		"server":    replace(take(t, page, "server"), "auth:9091", app.addr()),
+		"server":    replace(t, take(t, page, "server"), "auth:9091", app.addr()),
 		"anonymous": take(t, page, "anonymous"),
 		"expires":   take(t, page, "expires"),
 		// The letter case of headers does not matter.
-		"small letters": replace(forward, "X-SSE-User", "x-sse-user"),
-		"short":         replace(hand, "{http.reverse_proxy.header.X-SSE-User}", "{rp.header.x-Sse-uSER}"),
+		"small letters": replace(t, forward, "X-SSE-User", "x-sse-user"),
+		"short":         replace(t, hand, "{http.reverse_proxy.header.X-SSE-User}", "{rp.header.x-Sse-uSER}"),
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 	var text strings.Builder
 	sites := make(map[string]visitor)
 	for name, config := range configs {
 		port := e2e.FreePort(t)
 		sites[name] = visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port)}
-		text.WriteString(place(config, app.addr(), port, ""))
+		text.WriteString(localize(config, app.addr(), port, ""))
 	}
 	serve(t, "", text.String())
 	forged := []string{"X-SSE-User", "mallory", "Remote-User", "mallory"}

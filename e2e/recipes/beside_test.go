@@ -3,8 +3,6 @@ package recipes
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,9 +33,7 @@ func TestBesideAnApp(t *testing.T) {
 	page := recipes(t, "beside-an-app.md")
 	app := newLogin(t)
 	files := t.TempDir()
-	if err := os.WriteFile(filepath.Join(files, "index.html"), []byte("the page"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, files, "index.html", "the page")
 
 	tests := map[string]struct {
 		host, path string            // of the stream
@@ -54,10 +50,10 @@ func TestBesideAnApp(t *testing.T) {
 	ports := make(map[string]int)
 	for name := range tests {
 		ports[name] = e2e.FreePort(t)
-		text.WriteString(place(take(t, page, name), app.addr(), ports[name], files))
+		text.WriteString(localize(take(t, page, name), app.addr(), ports[name], files))
 	}
 
-	done(t, page)
+	wantAllTaken(t, page)
 
 	server := serve(t, "", text.String())
 	for name, test := range tests {
@@ -110,13 +106,4 @@ func checkHosts(t *testing.T, s *stream, port int) {
 	if s.resp.ProtoMajor != 1 || resp.ProtoMajor != 2 {
 		t.Errorf("the stream came over %s, the page over %s", s.resp.Proto, resp.Proto)
 	}
-}
-
-func write(t *testing.T, dir, name, text string) (file string) {
-	t.Helper()
-	file = filepath.Join(dir, name)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

@@ -104,7 +104,7 @@ func TestCommandPage(t *testing.T) {
 	if out := run("disconnect"); out != "1 connection ended\n" {
 		t.Errorf("disconnect prints %s", out)
 	}
-	done(t, left)
+	wantAllTaken(t, left)
 }
 
 // common is a text without what differs from run to run. A connection's id may look

@@ -35,7 +35,7 @@ func TestExtending(t *testing.T) {
 
 	program := filepath.Join(dir, "alone")
 	run("build", "-o", program, write(t, dir, "alone.go", take(t, page, "alone")))
-	done(t, page)
+	wantAllTaken(t, page)
 	port := e2e.FreePort(t)
 	launch(t, port, program, fmt.Sprintf("127.0.0.1:%d", port))
 	v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", port)}

@@ -3,7 +3,6 @@ package recipes
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,98 +13,13 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// frame puts code of the docs into a file of testdata, with pairs of what is replaced.
-func frame(t *testing.T, name string, pairs ...string) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(pairs); i += 2 {
-		if !strings.Contains(string(text), pairs[i]) {
-			t.Fatalf("%s has no %q", name, pairs[i])
-		}
-	}
-	return strings.NewReplacer(pairs...).Replace(string(text))
-}
-
-// script runs the script of a page in Node, whose EventSource has no cookie, after a
-// prelude that says what a browser has. What it prints is compared by expect; ends
-// waits for its end.
-func script(t *testing.T, site, prelude, text string) (expect func(want string), ends func()) {
-	t.Helper()
-	for _, quote := range []string{`"`, "`"} {
-		text = strings.ReplaceAll(text, quote+"/events", quote+site+"/events")
-		text = strings.ReplaceAll(text, quote+"/runs", quote+site+"/runs")
-	}
-	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
-		const dns = require("node:dns"), lookup = dns.lookup;
-		dns.lookup = (host, ...rest) => lookup("127.0.0.1", ...rest);
-	`+prelude+text)
-	cmd.Env = append(cmd.Environ(), "NODE_TLS_REJECT_UNAUTHORIZED=0")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	lines := make(chan string)
-	go func() {
-		scanner := bufio.NewScanner(io.LimitReader(out, 1<<20))
-		for scanner.Scan() {
-			lines <- scanner.Text()
-		}
-		close(lines)
-		_ = cmd.Wait() // it may be killed
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		for range lines {
-		}
-		<-exited
-		if t.Failed() {
-			t.Logf("node said: %s", log.String())
-		}
-	})
-	next := func(want string) (line string, ok bool) {
-		t.Helper()
-		e2e.Wait(t, e2e.Patience, fmt.Sprintf("the page to say %q", want), func() error {
-			select {
-			case line, ok = <-lines:
-				return nil
-			default:
-				return fmt.Errorf("nothing yet")
-			}
-		})
-		return line, ok
-	}
-	expect = func(want string) {
-		t.Helper()
-		if line, ok := next(want); !ok || line != want {
-			t.Fatalf("the page says %q, want %q", line, want)
-		}
-	}
-	ends = func() {
-		t.Helper()
-		if line, ok := next("nothing more"); ok {
-			t.Errorf("the page says %q, and not nothing", line)
-		}
-	}
-	return expect, ends
-}
-
 // TestNotifications: what comes between rendering and connecting is not lost, what is
 // rendered is not shown twice, and what is read is read on all devices.
 func TestNotifications(t *testing.T) {
 	page := recipes(t, "guides/notifications.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
 	app := fmt.Sprintf("127.0.0.1:%d", appPort)
-	back := serve(t, "", place(take(t, page, "site"), app, port, ""))
+	back := serve(t, "", localize(take(t, page, "site"), app, port, ""))
 	dir := t.TempDir()
 	write(t, dir, "page.html", take(t, page, "template"))
 	launch(t, appPort, "/usr/bin/python3", write(t, dir, "app.py", frame(t, "app_notifications.py",
@@ -166,7 +80,7 @@ func TestNotifications(t *testing.T) {
 		t.Errorf("the page is %s", html)
 	}
 	stream.close()
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
 // TestAIStreams: who comes late gets the whole text, and who has lost its begin loads it.
@@ -183,9 +97,8 @@ func TestAIStreams(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	}
 	port := e2e.FreePort(t)
-	text := place(take(t, page, "site"), app.addr(), port, "")
-	options := global.FindStringSubmatch(text)
-	back := serve(t, options[1], strings.TrimPrefix(text, options[0]))
+	globals, sites := splitGlobals(t, localize(take(t, page, "site"), app.addr(), port, ""))
+	back := serve(t, globals, sites)
 	site := fmt.Sprintf("https://example.com:%d", port)
 	visitor{t: t, base: site}.refused("/runs?topic=run/43", http.StatusForbidden)
 
@@ -228,7 +141,7 @@ relay("run/42", iter(lambda: sys.stdin.readline().rstrip("\n"), ""))
 		page.ends() // the stream is closed
 	}
 	back.run(`curl 'localhost:2019/sse/send?hub=runs' -H 'Content-Type: application/json' -d '{"topic":"run/42","type":"failed","data":null}'`)
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
 // TestFragments: the commands of the pages on htmx and Turbo. What they have for
@@ -236,8 +149,8 @@ relay("run/42", iter(lambda: sys.stdin.readline().rstrip("\n"), ""))
 func TestFragments(t *testing.T) {
 	htmx, turbo, react := recipes(t, "guides/htmx.md"), recipes(t, "guides/turbo.md"), recipes(t, "guides/react.md")
 	s := e2e.Start(t, e2e.Config{})
-	back := back{t, fmt.Sprintf("localhost:%d", s.Admin)}
-	resp, err := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}.get("/events", "X-User", "alice")
+	back := backendOf(t, s)
+	resp, err := visitorOf(t, s).get("/events", "X-User", "alice")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,9 +176,9 @@ func TestFragments(t *testing.T) {
 			take(t, map[string]map[string]string{"htmx": htmx, "turbo": turbo, "react": react}[page], name)
 		}
 	}
-	done(t, htmx)
-	done(t, turbo)
-	done(t, react)
+	wantAllTaken(t, htmx)
+	wantAllTaken(t, turbo)
+	wantAllTaken(t, react)
 }
 
 // TestFrameworks: Django and Go say who the user is, and publish after the commit.
@@ -276,7 +189,7 @@ func TestFrameworks(t *testing.T) {
 	apps := map[string]int{"django": e2e.FreePort(t), "go": e2e.FreePort(t)}
 	var text strings.Builder
 	for name, port := range ports {
-		text.WriteString(place(site, fmt.Sprintf("127.0.0.1:%d", apps[name]), port, ""))
+		text.WriteString(localize(site, fmt.Sprintf("127.0.0.1:%d", apps[name]), port, ""))
 	}
 	back := serve(t, "", text.String())
 	dir := t.TempDir()
@@ -287,7 +200,7 @@ func TestFrameworks(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	launch(t, apps["go"], program, fmt.Sprint(apps["go"]))
-	done(t, page)
+	wantAllTaken(t, page)
 
 	v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["django"])}
 	s := v.open("/events", "7")

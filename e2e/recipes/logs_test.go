@@ -27,20 +27,17 @@ func TestMonitoring(t *testing.T) {
 	local := func(name, listens string) string {
 		return strings.Replace(take(t, page, name), listens, fmt.Sprintf("http://:%d", port(name)), 1)
 	}
-	hosts := place(take(t, page, "hosts"), "", port("hosts"), files)
-	debug := place(take(t, page, "debug"), "", port("debug"), files)
+	hosts := localize(take(t, page, "hosts"), "", port("hosts"), files)
+	debug := localize(take(t, page, "debug"), "", port("debug"), files)
 	var globals strings.Builder
 	for _, text := range []*string{&hosts, &debug} {
-		g := global.FindStringSubmatch(*text)
-		if g == nil {
-			t.Fatalf("there are no global options in %s", *text)
-		}
-		globals.WriteString(g[1] + "\n")
-		*text = strings.TrimPrefix(*text, g[0])
+		options, sites := splitGlobals(t, *text)
+		globals.WriteString(options + "\n")
+		*text = sites
 	}
-	logged := place("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
+	logged := localize("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
 	back := serve(t, globals.String(), local("metrics", "http://:9180")+local("ready", "http://:9181")+hosts+debug+logged+
-		place(take(t, page, "log"), "", port("log"), files))
+		localize(take(t, page, "log"), "", port("log"), files))
 
 	t.Run("the sites for Prometheus and balancers", func(t *testing.T) {
 		check := func(name, path string, status int, text string) {
@@ -68,9 +65,7 @@ func TestMonitoring(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, text := range map[string]string{"alerts.yml": string(rules), "prometheus.yml": take(t, page, "scrape")} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			write(t, dir, name, text)
 		}
 		promtool(t, "check", "config", filepath.Join(dir, "prometheus.yml"))
 	})
@@ -191,7 +186,7 @@ func TestMonitoring(t *testing.T) {
 			return err
 		})
 	})
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
 // sum adds up the series of a metric that have these labels.

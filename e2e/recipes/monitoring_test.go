@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -282,9 +281,5 @@ func TestDashboard(t *testing.T) {
 			checkExpr(t, "variable "+v.Name, v.Definition, shown)
 		}
 	}
-	file := filepath.Join(t.TempDir(), "panels.yml")
-	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	promtool(t, "check", "rules", file)
+	promtool(t, "check", "rules", write(t, t.TempDir(), "panels.yml", rules.String()))
 }

@@ -19,7 +19,7 @@ func TestRunbooks(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{})
 	site := fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)
 	alice := visitor{t: t, base: site}.open("/events", "alice", "X-User", "alice")
-	back{t, fmt.Sprintf("localhost:%d", s.Admin)}.send(`"user":"alice"`, "hello")
+	backendOf(t, s).send(`"user":"alice"`, "hello")
 	id := alice.id()
 
 	shell := terminal(t, s, left, "3kq9x2mf-1042-x7d2", id, "https://example.com", site, "--max-time 5", "--max-time 2")
@@ -58,7 +58,7 @@ func TestRunbooks(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 	}
-	done(t, left)
+	wantAllTaken(t, left)
 }
 
 // TestSecurity: the hardened site lets in whom it is for.
@@ -66,14 +66,9 @@ func TestSecurity(t *testing.T) {
 	page := recipes(t, "operating/security.md")
 	app := newLogin(t)
 	port := e2e.FreePort(t)
-	text := take(t, page, "hardened")
-	options := global.FindStringSubmatch(text)
-	if options == nil || !strings.Contains(text, "10.0.0.0/8") {
-		t.Fatal("the site has no global options, or no network of its own")
-	}
-	text = strings.Replace(strings.TrimPrefix(text, options[0]), "10.0.0.0/8", "127.0.0.2", 1)
-	b := serve(t, options[1], place(text, app.addr(), port, ""))
-	done(t, page)
+	globals, sites := splitGlobals(t, replace(t, take(t, page, "hardened"), "10.0.0.0/8", "127.0.0.2"))
+	b := serve(t, globals, localize(sites, app.addr(), port, ""))
+	wantAllTaken(t, page)
 
 	v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port)}
 	v.refused("/events", http.StatusUnauthorized)
@@ -116,8 +111,8 @@ func TestRestoredCopy(t *testing.T) {
 	recipes(t, "operating/upgrade-backup.md")
 	file := filepath.Join(t.TempDir(), "default.db")
 	s := e2e.Start(t, e2e.Config{Hub: "store disk " + file})
-	b := back{t, fmt.Sprintf("localhost:%d", s.Admin)}
-	v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}
+	b := backendOf(t, s)
+	v := visitorOf(t, s)
 	publish := func(texts ...string) (ids []string) {
 		t.Helper()
 		stream := v.open("/events", "")
@@ -168,9 +163,9 @@ func TestBesideOtherHandlers(t *testing.T) {
 	var text strings.Builder
 	for _, name := range []string{"off", "buffers", "apart"} {
 		ports[name] = e2e.FreePort(t)
-		text.WriteString(place(take(t, page, name), "", ports[name], t.TempDir()))
+		text.WriteString(localize(take(t, page, name), "", ports[name], t.TempDir()))
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 	serve(t, "", text.String())
 	for name, taken := range map[string]bool{"off": false, "apart": true} {
 		v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports[name])}

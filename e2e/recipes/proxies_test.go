@@ -18,17 +18,8 @@ func TestProxies(t *testing.T) {
 	for _, name := range []string{"nginx", "haproxy", "caddy", "cloudflare"} {
 		port[name] = e2e.FreePort(t)
 	}
-	// local replaces what names this page's ports, or the networks of others.
-	local := func(name string, pairs ...string) string {
-		text := take(t, page, name)
-		for i := 0; i < len(pairs); i += 2 {
-			if !strings.Contains(text, pairs[i]) {
-				t.Fatalf("%s does not have %q", name, pairs[i])
-			}
-			text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
-		}
-		return text
-	}
+	// local replaces the ports of the page and the networks of others.
+	local := func(name string, pairs ...string) string { return replace(t, take(t, page, name), pairs...) }
 	here := fmt.Sprintf("127.0.0.1:%d", behind)
 	nginx := local("nginx", "localhost:8080", here, "listen 80;", fmt.Sprintf("listen 127.0.0.1:%d;", port["nginx"]))
 	haproxy := local("haproxy", "localhost:8080", here, "bind :80\n", fmt.Sprintf("bind 127.0.0.1:%d\n", port["haproxy"]))
@@ -40,15 +31,11 @@ func TestProxies(t *testing.T) {
 		"behind":     {"localhost:3000", app.addr(), ":8080", fmt.Sprintf(":%d", behind), "servers {", "servers " + here + " {"},
 		"cloudflare": {"173.245.48.0/20 103.21.244.0/22", "127.0.0.1", "per_ip 50", "per_ip 2", ":8081", fmt.Sprintf(":%d", port["cloudflare"]), "servers {", fmt.Sprintf("servers 127.0.0.1:%d {", port["cloudflare"])},
 	} {
-		site := local(name, pairs...)
-		options := global.FindStringSubmatch(site)
-		if options == nil {
-			t.Fatalf("the Caddyfile %s has no global options", name)
-		}
-		globals = append(globals, options[1])
-		text.WriteString(strings.TrimPrefix(site, options[0]))
+		options, sites := splitGlobals(t, local(name, pairs...))
+		globals = append(globals, options)
+		text.WriteString(sites)
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 
 	server := serve(t, strings.Join(globals, "\n"), text.String())
 	dir := t.TempDir()

@@ -6,9 +6,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -86,15 +84,7 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 	case name == "php":
 		text = "<?php\n" + code
 	case language.frame != "":
-		frame, err := os.ReadFile(filepath.Join("testdata", language.frame))
-		if err != nil {
-			t.Fatal(err)
-		}
-		before, after, ok := strings.Cut(string(frame), "RECIPE\n")
-		if !ok {
-			t.Fatalf("%s has no place for the recipe", language.frame)
-		}
-		text = before + code + after
+		text = frame(t, language.frame, "RECIPE\n", code)
 	}
 	host, port, _ := strings.Cut(addr, ":")
 	text = strings.NewReplacer("localhost:2019", addr, `"localhost", 2019`, fmt.Sprintf("%q, %s", host, port), "order_update", event).Replace(text)
@@ -102,10 +92,7 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 		t.Fatalf("it does not name the admin endpoint:\n%s", code)
 	}
 	dir := t.TempDir()
-	file := filepath.Join(dir, language.file)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := write(t, dir, language.file, text)
 	args := make([]string, len(language.run))
 	for i, arg := range language.run {
 		args[i] = strings.ReplaceAll(arg, "$file", file)
@@ -125,12 +112,12 @@ func TestPublishing(t *testing.T) {
 	for name := range languages {
 		code[name] = take(t, page, name)
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 	for name := range languages {
 		t.Run(name, func(t *testing.T) {
 			s := e2e.Start(t, e2e.Config{})
 			admin := fmt.Sprintf("localhost:%d", s.Admin)
-			v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}
+			v := visitorOf(t, s)
 			alice, bob := v.open("/events", "alice", "X-User", "alice"), v.open("/events", "bob", "X-User", "bob")
 
 			bad := newWeather(t, admin, false)
@@ -139,7 +126,7 @@ func TestPublishing(t *testing.T) {
 				t.Fatalf("after %d requests: %v\n%s", bad.count(), err, out)
 			}
 			t.Logf("it took %s", time.Since(began))
-			back{t, admin}.broadcast("the end")
+			backend{t, admin}.broadcast("the end")
 			alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
 			alice.expect("", "the end")
 			bob.expect("", `{"text":"Hello"}`)

@@ -3,10 +3,8 @@ package recipes
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -40,9 +38,7 @@ func TestReferenceCaddyfiles(t *testing.T) {
 		blocks := recipes(t, page)
 		for _, name := range names {
 			text := take(t, blocks, name)
-			if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			write(t, dir, "Caddyfile", text)
 			run("validate")
 			if formatted := run("fmt"); string(formatted) != text {
 				t.Errorf("%s: %s is not formatted, as\n%s", page, name, formatted)
@@ -59,7 +55,7 @@ func TestReferenceCaddyfiles(t *testing.T) {
 				t.Errorf("the Caddyfile is adapted to %v, not %v", got, want)
 			}
 		}
-		done(t, blocks)
+		wantAllTaken(t, blocks)
 	}
 }
 
@@ -68,8 +64,8 @@ func TestReferenceCaddyfiles(t *testing.T) {
 func TestReferenceAPI(t *testing.T) {
 	page := recipes(t, "reference/api.md")
 	s := e2e.Start(t, e2e.Config{Stream: "topics news room/*"})
-	b := back{t, fmt.Sprintf("localhost:%d", s.Admin)}
-	v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}
+	b := backendOf(t, s)
+	v := visitorOf(t, s)
 	alice := v.open("/events?topic=room/1&topic=news", "alice", "X-User", "alice", "X-Session", "secret")
 	defer alice.close()
 
@@ -103,7 +99,7 @@ func TestReferenceAPI(t *testing.T) {
 	if got := b.run(take(t, page, "disconnect")); got != "{\"disconnected\":1}\n" {
 		t.Errorf("disconnect: %s", got)
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
 // fieldsOf are the paths of all fields of a JSON object, in order. The names of hubs

@@ -32,7 +32,7 @@ func newRooms(t *testing.T) *stub {
 func TestRooms(t *testing.T) {
 	page := recipes(t, "rooms.md")
 	port := e2e.FreePort(t)
-	back := serve(t, "", place(take(t, page, "site"), newRooms(t).addr(), port, ""))
+	back := serve(t, "", localize(take(t, page, "site"), newRooms(t).addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
@@ -41,10 +41,10 @@ func TestRooms(t *testing.T) {
 	t.Run("online", func(t *testing.T) { testOnline(t, page, back, user) })
 	back.wait(0)
 	t.Run("dashboard", func(t *testing.T) { testDashboard(t, page, back, user, site) })
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
-func testMembers(t *testing.T, page map[string]string, back back, user func(string) visitor) {
+func testMembers(t *testing.T, page map[string]string, back backend, user func(string) visitor) {
 	alice, bob := user("alice").open("/events", "alice"), user("bob").open("/events?state=1", "bob")
 	defer alice.close()
 	defer bob.close()
@@ -76,7 +76,7 @@ func testMembers(t *testing.T, page map[string]string, back back, user func(stri
 	}
 }
 
-func testOnline(t *testing.T, page map[string]string, back back, user func(string) visitor) {
+func testOnline(t *testing.T, page map[string]string, back backend, user func(string) visitor) {
 	alice, tab := user("alice").open("/events", "alice"), user("alice").open("/events", "alice")
 	carol := user("carol").open("/events", "carol")
 
@@ -136,7 +136,7 @@ func testOnline(t *testing.T, page map[string]string, back back, user func(strin
 	alice.close()
 }
 
-func testDashboard(t *testing.T, page map[string]string, back back, user func(string) visitor, site string) {
+func testDashboard(t *testing.T, page map[string]string, back backend, user func(string) visitor, site string) {
 	price := take(t, page, "price")
 	back.run(strings.ReplaceAll(price, "190.5", "180"))
 	back.run(price)

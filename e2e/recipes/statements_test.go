@@ -14,8 +14,8 @@ import (
 // TestStatements: what the docs say of the blocks of a stream, that is easily said wrong.
 func TestStatements(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Stream: "topics room/*"})
-	b := back{t, fmt.Sprintf("localhost:%d", s.Admin)}
-	v := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}
+	b := backendOf(t, s)
+	v := visitorOf(t, s)
 	type opened struct {
 		id     string
 		blocks chan string

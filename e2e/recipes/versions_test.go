@@ -103,7 +103,7 @@ func TestHTTPVersions(t *testing.T) {
 	for _, inBrowsers := range []string{"native", "client"} {
 		take(t, page, inBrowsers) // e2e/browser tests them
 	}
-	done(t, page)
+	wantAllTaken(t, page)
 	without := func(text string, lines ...string) string {
 		for _, line := range lines {
 			if !strings.Contains(text, "\t"+line+"\n") {
@@ -127,7 +127,7 @@ func TestHTTPVersions(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			pages, events := e2e.FreePort(t), 0
-			text := place(test.text, app.addr(), pages, "")
+			text := localize(test.text, app.addr(), pages, "")
 			if strings.Contains(text, ":8443") {
 				events = e2e.FreePort(t)
 				text = strings.NewReplacer("servers :8443", fmt.Sprintf("servers 127.0.0.1:%d", events),
@@ -138,8 +138,8 @@ func TestHTTPVersions(t *testing.T) {
 				text = strings.Replace(text, "servers {", fmt.Sprintf("servers 127.0.0.1:%d {", events), 1)
 			}
 			globals := ""
-			if m := global.FindStringSubmatch(text); m != nil {
-				globals, text = m[1], strings.TrimPrefix(text, m[0])
+			if global.MatchString(text) {
+				globals, text = splitGlobals(t, text)
 			}
 			b := serve(t, globals, text)
 			base := fmt.Sprintf("https://%s:%d", test.host, events)
