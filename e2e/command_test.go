@@ -24,15 +24,15 @@ type outcome struct {
 	code     int
 }
 
-// runs runs a command and waits for its end.
-func runs(t testing.TB, cmd *exec.Cmd, stdin string) outcome {
+// runCommand runs a command and waits for its end.
+func runCommand(t testing.TB, cmd *exec.Cmd, stdin string) outcome {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // ProcessState says the same
+	_ = cmd.Wait() // ProcessState has the result
 	return outcome{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
@@ -40,13 +40,13 @@ func runs(t testing.TB, cmd *exec.Cmd, stdin string) outcome {
 func (o outcome) check(t testing.TB, what string, code int, out, errs string) {
 	t.Helper()
 	if o.code != code || !regexp.MustCompile("(?s)^"+out+"$").MatchString(o.out) || !regexp.MustCompile("(?s)"+errs).MatchString(o.err) {
-		t.Errorf("%s: exit code %d, want %d\nprinted:  %s\nexpected: %s\nerrors:   %s\nexpected: %s", what, o.code, code, o.out, out, o.err, errs)
+		t.Errorf("%s: got exit code %d, want %d\ngot output %s\nwant       %s\ngot errors %s\nwant       %s", what, o.code, code, o.out, out, o.err, errs)
 	}
 }
 
 const positions = `[a-z2-7]{8}-\d+-[0-9a-z]{4}`
 
-// TestCommands runs every command as a person would.
+// TestCommands: every command prints its output and errors, and has its exit code.
 func TestCommands(t *testing.T) {
 	s := Start(t, Config{Global: "sse chat"})
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/events", s.HTTP), nil)
@@ -109,18 +109,18 @@ func TestCommands(t *testing.T) {
 		{"disconnect --user bob", "", 4, "0 connections ended\n", "nothing matched"},
 		{"disconnect --user alice --session 2bb80d537b1da3e38bd30361aa855686", "", 0, "1 connection ended\n", ""},
 	} {
-		runs(t, s.SSE(strings.Fields(test.args)...), test.stdin).check(t, test.args, test.code, test.out, test.errs)
+		runCommand(t, s.SSE(strings.Fields(test.args)...), test.stdin).check(t, test.args, test.code, test.out, test.errs)
 	}
 	var sent struct{ ID string }
-	o := runs(t, s.SSE("send", "--user", "alice", "--json", `{"secret":1}`), "")
+	o := runCommand(t, s.SSE("send", "--user", "alice", "--json", `{"secret":1}`), "")
 	if err := json.Unmarshal([]byte(o.out), &sent); err != nil {
 		t.Fatalf("%v: %+v", err, o)
 	}
-	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID), "").check(t, "why", 0, `[^{]+\n.*  user +alice\n.*`, "")
-	runs(t, s.SSE("why", "--user", "alice", "--id", sent.ID, "--data"), "").check(t, "why with data", 0, `.*\{"secret":1\}\n.*`, "")
-	runs(t, s.SSE("why", "--user", "alice", "--id", "x"), "").check(t, "why without an event", 1, "", "invalid id \"x\": give the id of one event")
+	runCommand(t, s.SSE("why", "--user", "alice", "--id", sent.ID), "").check(t, "why", 0, `[^{]+\n.*  user +alice\n.*`, "")
+	runCommand(t, s.SSE("why", "--user", "alice", "--id", sent.ID, "--data"), "").check(t, "why with data", 0, `.*\{"secret":1\}\n.*`, "")
+	runCommand(t, s.SSE("why", "--user", "alice", "--id", "x"), "").check(t, "why without an event", 1, "", "invalid id \"x\": give the id of one event")
 
-	stream, err := io.ReadAll(alice.Body) // which the last command has ended
+	stream, err := io.ReadAll(alice.Body) // the disconnect has ended it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,14 +130,14 @@ func TestCommands(t *testing.T) {
 			data = append(data, payload)
 		}
 	}
-	want := `{"a":1}|1|<p>|</p>|{"b":2}|1|2|3|4|1|of its own|mine` // the last 1 was before a line that was wrong
+	want := `{"a":1}|1|<p>|</p>|{"b":2}|1|2|3|4|1|of its own|mine` // the last 1 comes from the line before an invalid one
 	if got := strings.Join(data[1:len(data)-1], "|"); got != want {
-		t.Errorf("what arrived is %s, want %s", got, want)
+		t.Errorf("received data: got %s, want %s", got, want)
 	}
 }
 
 // TestCommandReachesCaddy: the command finds Caddy by its address, by its config and over a
-// socket. Without Caddy it says what to do.
+// socket. Without Caddy the error has the remedy.
 func TestCommandReachesCaddy(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sse") // its path must be short
 	if err != nil {
@@ -149,16 +149,16 @@ func TestCommandReachesCaddy(t *testing.T) {
 	bare := func(args ...string) outcome {
 		cmd := s.SSE()
 		cmd.Args = append(cmd.Args[:2], args...) // without the config
-		return runs(t, cmd, "")
+		return runCommand(t, cmd, "")
 	}
 	for name, o := range map[string]outcome{
-		"by the config":                        runs(t, s.SSE("status"), ""),
+		"by the config":                        runCommand(t, s.SSE("status"), ""),
 		"by the address":                       bare("status", "--address", socket),
 		"by the address, with its permissions": bare("status", "--address", socket+"|0220"),
 	} {
 		o.check(t, name, 0, `caddy-sse .*default .*`, "")
 	}
-	runs(t, s.SSE("send", "--user", "alice", "1"), "").check(t, "send", 0, positions+".*\n", "")
+	runCommand(t, s.SSE("send", "--user", "alice", "1"), "").check(t, "send", 0, positions+".*\n", "")
 	tail := startTail(t, s, "--after", "earliest")
 	tail.await(1)
 	tail.stop()
@@ -170,7 +170,7 @@ func TestCommandReachesCaddy(t *testing.T) {
 	bare("send", "--user", "a", "1", "--address", "localhost:99999").check(t, "a wrong port", 1, "", "invalid address \"localhost:99999\"")
 	bare("status", "--config", "/nowhere/Caddyfile").check(t, "no config", 1, "", "/nowhere/Caddyfile")
 	if took := time.Since(began); took > Patience/2 {
-		t.Errorf("the refusals took %s", took)
+		t.Errorf("time of the refusals: got %s, want at most %s", took, Patience/2)
 	}
 }
 
@@ -222,7 +222,7 @@ func (l *tailing) await(n int) (lines []string) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if lines = l.lines; len(lines) < n {
-			return fmt.Errorf("there are %d", len(lines))
+			return fmt.Errorf("got %d", len(lines))
 		}
 		return nil
 	})
@@ -235,7 +235,7 @@ func TestTailLosesNothing(t *testing.T) {
 	const total, slice = 10_000, 1000
 	config := Config{Hub: "history 20000\n store disk"}
 	s := Start(t, config)
-	runs(t, s.SSE("broadcast", "0"), "").check(t, "the first", 0, ".*", "")
+	runCommand(t, s.SSE("broadcast", "0"), "").check(t, "the first", 0, ".*", "")
 	tail := startTail(t, s, "--data", "--after", "earliest")
 	tail.await(1)
 
@@ -244,8 +244,8 @@ func TestTailLosesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said, errors bytes.Buffer
-	send.Stdout, send.Stderr = &said, &errors
+	var output, errors bytes.Buffer
+	send.Stdout, send.Stderr = &output, &errors
 	if err := send.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -275,36 +275,36 @@ func TestTailLosesNothing(t *testing.T) {
 	if err := send.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, &errors)
 	}
-	if !regexp.MustCompile(`^10,000 events( \([\d,]+ of them published before\))? in \d+ batches\n$`).MatchString(said.String()) {
-		t.Errorf("it says %q", &said)
+	if !regexp.MustCompile(`^10,000 events( \([\d,]+ of them published before\))? in \d+ batches\n$`).MatchString(output.String()) {
+		t.Errorf("output: got %q, want 10,000 events", &output)
 	}
-	t.Logf("%s", &said)
+	t.Logf("%s", &output)
 	lines := tail.await(total + 1)
 	for n, line := range lines {
 		var e struct{ Data *int }
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Data == nil || *e.Data != n {
-			t.Fatalf("line %d of the tail is %s", n, line)
+			t.Fatalf("line %d of the tail: got %s, want the data %d", n, line, n)
 		}
 	}
 	if len(lines) != total+1 {
-		t.Errorf("there are %d lines", len(lines))
+		t.Errorf("lines of the tail: got %d, want %d", len(lines), total+1)
 	}
 
-	// The history in memory is a new one, which the tail reports.
+	// The history in memory is another one, which the tail reports as a gap.
 	s.Terminate(Patience)
 	s.Configure(Config{})
 	s.Run()
-	runs(t, s.SSE("broadcast", "1"), "").check(t, "the last", 0, ".*", "")
+	runCommand(t, s.SSE("broadcast", "1"), "").check(t, "the last", 0, ".*", "")
 	lines = tail.await(total + 3)
 	if !strings.HasPrefix(lines[total+1], `{"gap":"epoch","id":"`) || !strings.Contains(lines[total+2], `"data":1`) {
-		t.Errorf("after another history began it shows %q", lines[total+1:])
+		t.Errorf("lines after another history began: got %q, want a gap and an event", lines[total+1:])
 	}
 }
 
-// TestEventsHoldNothingUp: a server without clients ends quickly while operators follow it at
-// both endpoints, although one of them reads nothing. Before that, the stream outlives the
-// admin endpoint's write timeout.
-func TestEventsHoldNothingUp(t *testing.T) {
+// TestEventsDoNotDelayTheExit: a server without clients ends quickly while operators follow it at
+// both endpoints, even if one of them reads nothing. Before that, the stream outlives the write
+// timeout of the admin endpoint.
+func TestEventsDoNotDelayTheExit(t *testing.T) {
 	s := Start(t, Config{NoSSE: true, Routes: "sse_api /sse/*"})
 	var streams []*bufio.Reader
 	for _, port := range []int{s.Admin, s.HTTP, s.Admin} {
@@ -351,29 +351,29 @@ func TestEventsHoldNothingUp(t *testing.T) {
 	}
 	took := s.Terminate(Patience)
 	if took > 8*time.Second {
-		t.Errorf("it took %s to end", took)
+		t.Errorf("time until the end: got %s, want at most 8s", took)
 	}
 	for _, stream := range streams[:2] {
 		next(stream, "event: sse.closing")
 	}
 }
 
-// TestCommandHelp: Cobra knows the commands, for completion and man pages.
+// TestCommandHelp: completion and man pages have the commands.
 func TestCommandHelp(t *testing.T) {
 	dir := t.TempDir()
-	o := runs(t, exec.Command(command, "manpage", "--directory", dir), "")
+	o := runCommand(t, exec.Command(command, "manpage", "--directory", dir), "")
 	if o.code != 0 {
 		t.Fatalf("manpage: %+v", o)
 	}
 	for _, name := range []string{"status", "send", "broadcast", "connections", "users", "disconnect", "tail", "why"} {
 		page, err := os.ReadFile(filepath.Join(dir, "caddy-sse-"+name+".8"))
 		if err != nil || !strings.Contains(string(page), `--address`) {
-			t.Errorf("the page of %s: %v %s", name, err, page)
+			t.Errorf("man page of %s: got %v %s, want one with --address", name, err, page)
 		}
 	}
-	runs(t, exec.Command(command, "completion", "bash"), "").check(t, "completion", 0, ".*__complete.*", "")
-	runs(t, exec.Command(command, "__complete", "sse", "s"), "").check(t, "what is completed", 0, "send\t.*\nstatus\t.*", "")
-	runs(t, exec.Command(command, "__complete", "sse", "tail", "--ty"), "").check(t, "a flag that is completed", 0, "--type\t.*", "")
-	runs(t, exec.Command(command, "sse", "--help"), "").check(t, "help", 0, ".*Exit codes:.*nothing matched.*", "")
-	runs(t, exec.Command(command, "sse"), "").check(t, "help", 0, ".*Exit codes:.*Available Commands:.*", "")
+	runCommand(t, exec.Command(command, "completion", "bash"), "").check(t, "completion", 0, ".*__complete.*", "")
+	runCommand(t, exec.Command(command, "__complete", "sse", "s"), "").check(t, "what is completed", 0, "send\t.*\nstatus\t.*", "")
+	runCommand(t, exec.Command(command, "__complete", "sse", "tail", "--ty"), "").check(t, "a flag that is completed", 0, "--type\t.*", "")
+	runCommand(t, exec.Command(command, "sse", "--help"), "").check(t, "help", 0, ".*Exit codes:.*nothing matched.*", "")
+	runCommand(t, exec.Command(command, "sse"), "").check(t, "help", 0, ".*Exit codes:.*Available Commands:.*", "")
 }

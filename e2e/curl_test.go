@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestCurl reads streams with curl, as the documentation says.
+// TestCurl: curl reads streams as the documentation says.
 func TestCurl(t *testing.T) {
 	s := Start(t, Config{})
 	p := s.Publisher()

@@ -22,42 +22,42 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 			s := Start(t, config)
 			p := s.Publisher()
 			stalled, _ := stall(t, s, p)
-			early := everyProtocol(t, s, test.streams)
+			before := everyProtocol(t, s, test.streams)
 			if err := s.Reload(config); err != nil {
 				t.Fatal(err)
 			}
-			var late []*Follower
+			var after []*Follower
 			for _, protocol := range Protocols {
-				late = append(late, crowd(t, s, protocol, 5, Identity{})...)
+				after = append(after, crowd(t, s, protocol, 5, Identity{})...)
 			}
-			AwaitOpen(t, late)
-			followers := append(early, late...)
+			AwaitOpen(t, after)
+			followers := append(before, after...)
 			if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
 				t.Fatal(err)
 			}
 			AwaitAll(t, p.Ledger, followers)
 
 			took := s.Terminate(8 * time.Second)
-			t.Logf("it took %s", took)
+			t.Logf("the exit took %s", took)
 			delays := make(map[int64]int)
 			for i, f := range followers {
 				// The last blocks may still be in flight.
 				Wait(t, Patience, "sse.closing", func() error {
-					if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "shutdown" {
+					if g := f.Closings(); len(g) != 1 || g[0].Reason != "shutdown" {
 						_, lost := f.Streams()
-						return fmt.Errorf("follower %d, %s, was told %+v and lost %.3q", i, f.client.Protocol, g, lost)
+						return fmt.Errorf("follower %d, %s: got %+v, want shutdown; its streams ended with %.3q", i, f.client.Protocol, g, lost)
 					}
 					return nil
 				})
-				retry := f.Goodbyes()[0].RetryMs
+				retry := f.Closings()[0].RetryMs
 				if retry < 1000 || retry > 5000 {
-					t.Errorf("a retry of %d ms is not within the configured bounds", retry)
+					t.Errorf("retry: got %d ms, want 1,000 to 5,000", retry)
 				}
 				delays[retry]++
 			}
 			// 520 draws from 4,001 values are 487 different ones on average.
 			if len(delays) < len(followers)*4/5 {
-				t.Errorf("%d streams were told only %d different delays", len(followers), len(delays))
+				t.Errorf("different delays of %d streams: got %d, want at least %d", len(followers), len(delays), len(followers)*4/5)
 			}
 			for _, f := range stalled {
 				f.Release()

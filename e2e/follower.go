@@ -26,14 +26,14 @@ type Follower struct {
 	last     Position // the last id of a complete block
 	received []Received
 	opened   int           // number of streams
-	lost     []string      // why streams ended
-	goodbyes []Goodbye     // of streams that the server ended
-	told     *Goodbye      // sse.closing of the current stream
+	lost     []string      // the reasons why streams ended
+	closings []Closing     // of streams that the server ended
+	closing  *Closing      // sse.closing or sse.rejected of the current stream
 	open     bool          // a stream is open and has sent sse.connected
 	connID   string        // of the last stream
 	since    time.Time     // when the last stream sent sse.connected
 	err      error         // a violation, which ended the follower
-	held     chan struct{} // not nil: it reads nothing until this is closed
+	held     chan struct{} // not nil: the follower reads nothing until it is closed
 }
 
 // Follow starts a follower, which ends with the test. A violation fails the test.
@@ -64,8 +64,8 @@ func (f *Follower) Stop() {
 	<-f.done
 }
 
-// backoff is the default wait between attempts, so that a server that is down is not flooded.
-// asked without pause.
+// backoff is the default of the longest wait between attempts, so that a server that is down is
+// not flooded.
 const backoff = 10 * time.Millisecond
 
 func (f *Follower) follow(ctx context.Context) {
@@ -73,9 +73,9 @@ func (f *Follower) follow(ctx context.Context) {
 		err := f.stream(ctx)
 		f.mu.Lock()
 		delay := rand.N(f.client.Backoff)
-		if f.told != nil {
-			delay = time.Duration(f.told.RetryMs) * time.Millisecond
-			f.goodbyes, f.told = append(f.goodbyes, *f.told), nil
+		if f.closing != nil {
+			delay = time.Duration(f.closing.RetryMs) * time.Millisecond
+			f.closings, f.closing = append(f.closings, *f.closing), nil
 		}
 		f.open = false
 		if errors.As(err, new(Violation)) {
@@ -165,13 +165,13 @@ func (f *Follower) take(s *Stream, b Block) error {
 			f.start = b.ID
 		}
 	case "sse.closing", "sse.rejected":
-		f.told = s.Goodbye
+		f.closing = s.Closing
 	case "sse.gap":
 		var gap Gap
 		if err := strict(b.Data, &gap); err != nil {
 			return err
 		}
-		if f.start.Epoch == "" { // it was slow to begin, and begins here
+		if f.start.Epoch == "" { // its first position was already evicted, so it begins after the gap
 			f.start = b.ID
 			break
 		}
@@ -241,18 +241,18 @@ func (f *Follower) Gaps() []string {
 	return gaps
 }
 
-// Streams returns the number of streams so far, and why those that ended did.
+// Streams returns the number of streams so far, and the reasons why streams ended.
 func (f *Follower) Streams() (opened int, lost []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.opened, slices.Clone(f.lost)
 }
 
-// Goodbyes returns the last control events of the streams that the server ended.
-func (f *Follower) Goodbyes() []Goodbye {
+// Closings returns the last control events of the streams that the server ended.
+func (f *Follower) Closings() []Closing {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.goodbyes)
+	return slices.Clone(f.closings)
 }
 
 // Check compares the received events with the ledger.
@@ -280,7 +280,7 @@ func (f *Follower) behind(l *Ledger) error {
 		return fmt.Errorf("%s %+v is at %s and has %d events to receive", f.client.Protocol, f.Identity, f.last, len(expected))
 	}
 	if f.last.Epoch == "" {
-		return errors.New("it was never connected")
+		return errors.New("it has never been connected")
 	}
 	return nil
 }

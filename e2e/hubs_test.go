@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// TestPromise8EveryHubIsToldShutdown ends a server with several hubs, large and small. One of
-// them has just lost its route. Every client is told shutdown, and nothing else. With
-// shutdown_delay the streams go on until the delay is over.
+// TestPromise8EveryHubIsToldShutdown ends a server with several hubs, large and small. One of them
+// has just lost its route. Every client gets the reason shutdown, and no other. With
+// shutdown_delay the streams continue until the delay is over.
 func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 	for name, delay := range map[string]time.Duration{"at once": 0, "after shutdown_delay": 4 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 			if delay > 0 {
 				Wait(t, Patience, "the server to be about to end", func() error {
 					if !strings.Contains(s.Tail(), "shutdown scheduled") {
-						return fmt.Errorf("nothing is logged")
+						return fmt.Errorf("the log does not have it")
 					}
 					return nil
 				})
@@ -78,41 +78,41 @@ func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
 				AwaitOpen(t, []*Follower{late})
 				followers = append(followers, late)
 				if time.Since(began) > delay {
-					t.Fatal("this took too long to tell anything")
+					t.Fatalf("time of the checks: got more than the delay of %s, so they prove nothing", delay)
 				}
 				for i, f := range served {
-					if g := f.Goodbyes(); len(g) > 0 {
-						t.Errorf("follower %d was told %+v during the delay", i, g)
+					if g := f.Closings(); len(g) > 0 {
+						t.Errorf("control events of follower %d during the delay: got %+v, want none", i, g)
 					}
 				}
 			}
 			select {
 			case <-s.exited:
 			case <-time.After(delay + 5*time.Second):
-				t.Fatalf("the server is still there\n%s", s.stacks())
+				t.Fatalf("the server still runs %s after SIGTERM\n%s", delay+5*time.Second, s.stacks())
 			}
 			t.Logf("it took %s", time.Since(began))
 			for i, f := range followers {
 				Wait(t, Patience, "sse.closing", func() error {
-					g := f.Goodbyes()
-					// A client that comes back before the process has ended is told again.
-					if len(g) == 0 || slices.ContainsFunc(g, func(g Goodbye) bool { return g.Reason != "shutdown" }) {
+					g := f.Closings()
+					// A client that reconnects before the process has ended gets another one.
+					if len(g) == 0 || slices.ContainsFunc(g, func(g Closing) bool { return g.Reason != "shutdown" }) {
 						_, lost := f.Streams()
-						return fmt.Errorf("follower %d of %s, %s, was told %+v and lost %.3q", i, f.client.Path, f.client.Protocol, g, lost)
+						return fmt.Errorf("follower %d of %s, %s: got %+v, want shutdown; its streams ended with %.3q", i, f.client.Path, f.client.Protocol, g, lost)
 					}
 					return nil
 				})
 			}
 			if log := s.tail(1000); strings.Contains(log, `"level":"error"`) {
-				t.Errorf("logged an error:\n%s", log)
+				t.Errorf("log: got an error, want none:\n%s", log)
 			}
 		})
 	}
 }
 
-// TestPromise8ExitCutsNothingElse ends the server while clients do not read their streams, and
-// other clients get slow responses of other handlers, on the same connection and on others.
-// These get their whole response before the server ends.
+// TestPromise8ExitCutsNothingElse ends the server while some clients do not read their streams.
+// Other clients get slow responses of other handlers, on the same connection and on others. They
+// get their whole response before the server ends.
 func TestPromise8ExitCutsNothingElse(t *testing.T) {
 	const pieces, pace = 30, 200 * time.Millisecond
 	slowly := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +182,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 			}
 			for _, user := range users {
 				if lag, open := s.Lag(user); !strings.Contains(global, "delay") && (!open || lag == 0) {
-					t.Errorf("%s lags by %d (open: %t)", user, lag, open)
+					t.Errorf("lag of %s: got %d (open: %t), want more than 0", user, lag, open)
 				}
 			}
 
@@ -193,7 +193,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 				body, err := io.ReadAll(d.resp.Body)
 				d.resp.Body.Close()
 				if n := bytes.Count(body, []byte("piece\n")); err != nil || n != pieces {
-					t.Errorf("%s: %d of %d pieces, %v", d.what, n, pieces, err)
+					t.Errorf("pieces of a download %s: got %d, %v, want %d", d.what, n, err, pieces)
 				}
 			}
 			if strings.Contains(global, "delay") {
@@ -206,14 +206,14 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 			select {
 			case <-s.exited:
 			case <-time.After(20 * time.Second): // on an idle machine it takes 3 s
-				t.Errorf("the server is still there, 20 seconds after the last download\n%s", s.stacks())
+				t.Errorf("the server still runs 20 seconds after the last download\n%s", s.stacks())
 			}
 		})
 	}
 }
 
-// TestPromise8ExitIsQuickForManyThatLag ends a server with thousands of streams. Each has
-// thousands of events of many topics to catch up with.
+// TestPromise8ExitIsQuickForManyThatLag ends a server with thousands of streams. Each stream has
+// thousands of pending events of many topics.
 func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
 	const lagging, topics, batches = 2000, 100, 20
 	// Log at debug level, with Caddy's events, so that each end is reported.
@@ -266,10 +266,10 @@ func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
 		return nil
 	})
 	if n := s.Status().Connections; n < lagging {
-		t.Errorf("%d streams are left", n)
+		t.Errorf("open streams: got %d, want %d", n, lagging)
 	}
 	t.Logf("it took %s", s.Terminate(8*time.Second))
 	if n := strings.Count(s.tail(1<<30), `"stream closed"`); n != lagging {
-		t.Errorf("%d of %d ends were logged", n, lagging)
+		t.Errorf("ends in the log: got %d, want %d", n, lagging)
 	}
 }

@@ -17,7 +17,7 @@ type reading struct {
 	heap              int64
 }
 
-// TestNoLeaks opens and closes clients at random while events flow. When they are gone, the
+// TestNoLeaks opens and closes clients at random during publishes. After they have left, the
 // server must use no more than before.
 func TestNoLeaks(t *testing.T) {
 	const clients = 2000
@@ -41,36 +41,36 @@ func TestNoLeaks(t *testing.T) {
 		})
 		for _, protocol := range Protocols {
 			if n := s.Connections(protocol); n != 0 {
-				t.Errorf("the gauge of %s says %d", protocol, n)
+				t.Errorf("gauge of %s: got %d, want 0", protocol, n)
 			}
 		}
 		t.Logf("%s: %+v", what, now)
 		return now
 	}
 	// The first stream of each kind makes the server allocate what it keeps.
-	vanish(t, s, p, 100, seed)
-	base := settled("the first to be gone", reading{1 << 20, 1 << 20, 1 << 40})
+	openAndClose(t, s, p, 100, seed)
+	base := settled("the first clients to be closed", reading{1 << 20, 1 << 20, 1 << 40})
 
 	// The connections of the publisher and of this test to the admin endpoint come and go, as
 	// do those of the server itself.
 	const slack = 5
 	most := reading{base.files + slack, base.goroutines + slack, base.heap + 4<<20}
-	opened := vanish(t, s, p, clients, seed+1)
-	first := settled("the first round to be gone", most)
+	opened := openAndClose(t, s, p, clients, seed+1)
+	first := settled("the first round to be closed", most)
 	// Pools and maps need some rounds to reach their size. An open client costs a multiple of
 	// this: 1 KiB.
 	most.heap = first.heap + clients<<10
-	opened += vanish(t, s, p, clients, seed+2)
-	settled("the second round to be gone", most)
+	opened += openAndClose(t, s, p, clients, seed+2)
+	settled("the second round to be closed", most)
 	t.Logf("%d of %d clients stayed for their first block", opened, 2*clients)
 	if opened < clients/2 {
-		t.Error("too few for the test to mean anything")
+		t.Errorf("clients that got their first block: got %d, want at least %d, or the test proves nothing", opened, clients/2)
 	}
 }
 
-// vanish opens streams, most of which end before or during a write. It returns how many of
-// them got their first block.
-func vanish(t *testing.T, s *Server, p *Publisher, n int, seed uint64) (opened int64) {
+// openAndClose opens streams that end, most of them before or during a write. It returns how many
+// of them got their first block.
+func openAndClose(t *testing.T, s *Server, p *Publisher, n int, seed uint64) (opened int64) {
 	t.Helper()
 	defer publishing(t, p, nil, broadcasts)()
 	var begun atomic.Int64

@@ -135,7 +135,7 @@ type Received struct {
 	Position Position
 	N        int64
 	Size     int
-	Gap      string   // reason of a gap; ID is then the position after it
+	Gap      string   // reason of a gap; Position is then the position after it
 	After    Position // position before the gap
 	At       time.Time
 	Stream   time.Time // when its stream sent sse.connected
@@ -161,7 +161,7 @@ func (l *Ledger) Compare(id Identity, start Position, received []Received) error
 			case r.Position.Epoch != last.Epoch:
 				expected = l.Expected(id, r.Position.Epoch, r.Position.Seq)
 			case (rest == 0 || len(expected) == 0) && !l.Justifies(r):
-				return fmt.Errorf("%s told a %s after %s, though nothing is missing", id.User, r, last)
+				return fmt.Errorf("%+v received %s after %s, want no gap because no event is missing", id, r, last)
 			case rest < 0:
 				expected = nil
 			default:
@@ -171,11 +171,11 @@ func (l *Ledger) Compare(id Identity, start Position, received []Received) error
 			continue
 		}
 		if len(expected) == 0 {
-			return fmt.Errorf("%+v received %s (its %d. of %d), which was never acknowledged or not for it", id, r, i+1, len(received))
+			return fmt.Errorf("%+v received %s (its %d. of %d), want no event that was never acknowledged or is for others", id, r, i+1, len(received))
 		}
 		e := expected[0]
 		if !e.Position.Is(r.Position) || e.N != r.N || e.Size != r.Size {
-			return fmt.Errorf("%+v received %s (its %d. of %d) after %s, not event %d (%d B) for %v at %s",
+			return fmt.Errorf("%+v received %s (its %d. of %d) after %s, want event %d (%d B) for %v at %s",
 				id, r, i+1, len(received), last, e.N, e.Size, e.To, e.Position)
 		}
 		expected, last = expected[1:], r.Position

@@ -23,7 +23,7 @@ type Member struct {
 	mu      sync.Mutex
 	topics  []string // topics of its next stream
 	changes []memberChange
-	visits  []*Visit
+	streams []*MemberStream
 }
 
 // NewMember returns a member with these topics, which the config must allow.
@@ -37,28 +37,28 @@ type memberChange struct {
 	sent, answered time.Time
 }
 
-// Visit is one stream of a member, up to its end or a gap. The goroutine that reads it writes
+// MemberStream is one stream of a member, up to its end or a gap. The goroutine that reads it writes
 // this.
-type Visit struct {
+type MemberStream struct {
 	stream *Stream
 	topics []string
 
-	asked, opened, ended time.Time
-	start, last          Position
-	got                  []Received
-	told                 []toldChange
+	requested, opened, ended time.Time
+	start, last              Position
+	got                      []Received
+	reported                 []reportedChange
 }
 
-type toldChange struct {
+type reportedChange struct {
 	TopicChange
 	position Position
 	at       time.Time
 }
 
 // Open opens a stream with the current topics of the member.
-func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, error) {
+func (m *Member) Open(ctx context.Context, c *Client, from Position) (*MemberStream, error) {
 	m.mu.Lock()
-	v := &Visit{topics: slices.Clone(m.topics), asked: time.Now()}
+	v := &MemberStream{topics: slices.Clone(m.topics), requested: time.Now()}
 	m.mu.Unlock()
 	position := ""
 	if from.Epoch != "" {
@@ -71,7 +71,7 @@ func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, er
 	b, err := s.Next()
 	if err != nil || b.Type != "sse.connected" {
 		s.Close()
-		return nil, fmt.Errorf("it was told %q: %w", b.Type, err)
+		return nil, fmt.Errorf("first event: got %q, want sse.connected: %w", b.Type, err)
 	}
 	v.stream, v.opened = s, time.Now()
 	if v.start = b.ID; v.start.Epoch == "" { // a gap follows
@@ -79,17 +79,17 @@ func (m *Member) Open(ctx context.Context, c *Client, from Position) (*Visit, er
 	}
 	v.last = v.start
 	m.mu.Lock()
-	m.visits = append(m.visits, v)
+	m.streams = append(m.streams, v)
 	m.mu.Unlock()
 	return v, nil
 }
 
 // ErrGap means that a stream reported a gap.
-var ErrGap = errors.New("a gap was told")
+var ErrGap = errors.New("a gap was reported")
 
 // Read reads the stream to its end or to a gap, and returns the last position. The error is a
 // Violation, wraps ErrGap, or says how the stream ended.
-func (v *Visit) Read() (Position, error) {
+func (v *MemberStream) Read() (Position, error) {
 	defer v.stream.Close()
 	defer func() { v.ended = time.Now() }()
 	for {
@@ -105,11 +105,11 @@ func (v *Visit) Read() (Position, error) {
 		}
 		switch {
 		case b.Type == "sse.topics":
-			told := toldChange{position: b.ID, at: time.Now()}
-			if err := json.Unmarshal([]byte(b.Data), &told.TopicChange); err != nil {
+			reported := reportedChange{position: b.ID, at: time.Now()}
+			if err := json.Unmarshal([]byte(b.Data), &reported.TopicChange); err != nil {
 				return v.last, err
 			}
-			v.told = append(v.told, told)
+			v.reported = append(v.reported, reported)
 		case b.hasData && !strings.HasPrefix(b.Type, "sse."):
 			n, err := ReadPayload(b.Data)
 			if err != nil {
@@ -121,12 +121,12 @@ func (v *Visit) Read() (Position, error) {
 }
 
 // Epoch returns the epoch in which the stream was opened.
-func (v *Visit) Epoch() string { return v.start.Epoch }
+func (v *MemberStream) Epoch() string { return v.start.Epoch }
 
-// Told returns the times at which the stream reported changes.
-func (v *Visit) Told() (at []time.Time) {
-	for _, told := range v.told {
-		at = append(at, told.at)
+// Reported returns the times at which the stream reported changes.
+func (v *MemberStream) Reported() (at []time.Time) {
+	for _, reported := range v.reported {
+		at = append(at, reported.at)
 	}
 	return at
 }
@@ -207,15 +207,15 @@ func (c TopicChange) apply(topics []string) []string {
 
 // Rights is the result of judging the streams of a member.
 type Rights struct {
-	Visits, Changes, Told int
-	Unlawful              int // events received without the right
-	Withheld              int // events not received despite the right
-	Untold                int // changes that were reported wrongly or not at all
-	Findings              []string
+	Streams, Changes, Reported int
+	Unlawful                   int // events received without the right
+	Withheld                   int // events not received despite the right
+	Misreported                int // changes that were reported wrongly or not at all
+	Findings                   []string
 }
 
-// Visits returns the streams of the member. None of them may still be read.
-func (m *Member) Visits() []*Visit { return m.visits }
+// Streams returns the streams of the member. None of them may still be read.
+func (m *Member) Streams() []*MemberStream { return m.streams }
 
 // Judge compares what the member received with the acknowledged events. It ignores streams of
 // another epoch than that of the changes.
@@ -223,13 +223,13 @@ func (m *Member) Judge(entries []Entry, r *Rights) {
 	entries = slices.Clone(entries)
 	slices.SortStableFunc(entries, func(a, b Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
 	r.Changes += len(m.changes)
-	for i, v := range m.visits {
+	for i, v := range m.streams {
 		if slices.ContainsFunc(m.changes, func(c memberChange) bool { return c.at.Epoch != v.start.Epoch }) {
 			continue
 		}
-		r.Visits++
-		r.Told += len(v.told)
-		j := visitJudge{v, m, entries, func(n *int, format string, args ...any) {
+		r.Streams++
+		r.Reported += len(v.reported)
+		j := streamJudge{v, m, entries, func(n *int, format string, args ...any) {
 			*n++
 			r.Findings = append(r.Findings, fmt.Sprintf("%s, stream %d from %s to %s with %q: %s",
 				m.Name, i+1, v.start, v.last, v.topics, fmt.Sprintf(format, args...)))
@@ -239,8 +239,8 @@ func (m *Member) Judge(entries []Entry, r *Rights) {
 	}
 }
 
-type visitJudge struct {
-	*Visit
+type streamJudge struct {
+	*MemberStream
 	of      *Member
 	entries []Entry
 	found   func(n *int, format string, args ...any)
@@ -248,41 +248,41 @@ type visitJudge struct {
 
 // changes judges the reported changes. A stream that was open when a change was sent must
 // report it. A stream that was requested after the answer must not. Streams in between may.
-func (j visitJudge) changes(r *Rights) {
-	topics, told := j.topics, j.told
+func (j streamJudge) changes(r *Rights) {
+	topics, reported := j.topics, j.reported
 	for _, c := range j.of.changes {
 		after := c.apply(topics)
 		effect := len(without(after, topics))+len(without(topics, after)) > 0
-		next := len(told) > 0 && told[0].position.Seq > c.before && told[0].position.Seq <= c.at.Seq
+		next := len(reported) > 0 && reported[0].position.Seq > c.before && reported[0].position.Seq <= c.at.Seq
 		switch {
-		case next && c.answered.Before(j.asked):
-			j.found(&r.Untold, "it was told of a change at %s that was answered before it was asked for", c.at)
-		case next && !told[0].same(c.TopicChange):
-			j.found(&r.Untold, "at %s it was told %+v, want %+v", told[0].position, told[0].TopicChange, c.TopicChange)
+		case next && c.answered.Before(j.requested):
+			j.found(&r.Misreported, "it reported the change at %s, which was answered before the stream was requested", c.at)
+		case next && !reported[0].same(c.TopicChange):
+			j.found(&r.Misreported, "the change at %s: got %+v, want %+v", reported[0].position, reported[0].TopicChange, c.TopicChange)
 		case !next && effect && j.opened.Before(c.sent) && j.last.Seq >= c.at.Seq:
-			j.found(&r.Untold, "it was not told of the change at %s", c.at)
+			j.found(&r.Misreported, "it did not report the change at %s", c.at)
 		}
 		if next {
-			topics, told = told[0].apply(topics), told[1:]
+			topics, reported = reported[0].apply(topics), reported[1:]
 		}
 	}
-	if len(told) > 0 {
-		j.found(&r.Untold, "at %s it was told %+v, which nobody had asked for", told[0].position, told[0].TopicChange)
+	if len(reported) > 0 {
+		j.found(&r.Misreported, "at %s it reported %+v, which was never requested", reported[0].position, reported[0].TopicChange)
 	}
 }
 
 // events judges the received and the missing events.
-func (j visitJudge) events(r *Rights) {
-	topics, told, got := j.topics, j.told, j.got
+func (j streamJudge) events(r *Rights) {
+	topics, reported, got := j.topics, j.reported, j.got
 	dropped := make(map[string]bool) // topics of which pending events were dropped rightfully
 	for _, e := range j.entries {
 		seq := e.Position.Seq
 		if e.Position.Epoch != j.start.Epoch || seq <= j.start.Seq {
 			continue
 		}
-		for ; len(told) > 0 && told[0].position.Seq < seq; told = told[1:] {
-			topics = told[0].apply(topics)
-			for _, name := range told[0].Removed {
+		for ; len(reported) > 0 && reported[0].position.Seq < seq; reported = reported[1:] {
+			topics = reported[0].apply(topics)
+			for _, name := range reported[0].Removed {
 				delete(dropped, name)
 			}
 		}
@@ -299,7 +299,7 @@ func (j visitJudge) events(r *Rights) {
 			j.found(&r.Unlawful, "it got event %d at %s for %v, which was sent at %s, after the change at %s was answered",
 				e.N, e.Position, e.To, e.Sent.Format(clockFormat), late.at)
 		case received && !always && slices.ContainsFunc(names, func(name string) bool { return dropped[name] }) && len(names) == 1:
-			j.found(&r.Withheld, "it got event %d at %s, but not one of the same topic before it", e.N, e.Position)
+			j.found(&r.Withheld, "it got event %d at %s, but not an earlier one of the same topic", e.N, e.Position)
 		case received, seq > j.last.Seq, !always && len(names) == 0:
 		case always || !j.endsBefore(names, seq):
 			j.found(&r.Withheld, "it did not get event %d at %s for %v", e.N, e.Position, e.To)
@@ -318,7 +318,7 @@ const clockFormat = "15:04:05.000"
 
 // late returns a change that removed the right to an event before the event was sent. The
 // stream was open then, and no other change left it one of the event's topics.
-func (j visitJudge) late(e Entry, names []string) (by *memberChange) {
+func (j streamJudge) late(e Entry, names []string) (by *memberChange) {
 	for _, name := range names {
 		by = nil
 		for i, c := range j.of.changes {
@@ -339,10 +339,10 @@ func (j visitJudge) late(e Entry, names []string) (by *memberChange) {
 // endsBefore reports whether the right to all these topics ends after the position on this
 // stream, so that pending events may be dropped. The stream may have ended before it
 // reported the change.
-func (j visitJudge) endsBefore(names []string, seq uint64) bool {
+func (j streamJudge) endsBefore(names []string, seq uint64) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
 		return !slices.ContainsFunc(j.of.changes, func(c memberChange) bool {
-			return slices.Contains(c.Removed, name) && c.at.Seq > seq && c.answered.After(j.asked) && c.sent.Before(j.ended)
+			return slices.Contains(c.Removed, name) && c.at.Seq > seq && c.answered.After(j.requested) && c.sent.Before(j.ended)
 		})
 	})
 }

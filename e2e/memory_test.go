@@ -49,14 +49,14 @@ func TestPromise12ProcessTakesWhatTheDocsSay(t *testing.T) {
 				}
 			}
 			if n := s.Status().Bytes; n < size*9/10 {
-				t.Fatalf("history has only %d bytes: it is not full", n)
+				t.Fatalf("bytes of the history: got %d, want at least %d (it is not full)", n, size*9/10)
 			}
 			took := s.Peak()
-			says := idle + size*5/2
-			ratio := float64(took) / float64(says)
+			documented := idle + size*5/2
+			ratio := float64(took) / float64(documented)
 			t.Logf("idle %d MiB, at most %d MiB: %.2f of what the docs say; live heap %d MiB", idle>>20, took>>20, ratio, s.Heap()>>20)
 			if ratio < 0.8 || ratio > 1.2 {
-				t.Errorf("the process takes %d MiB, %.2f times what the docs say", took>>20, ratio)
+				t.Errorf("memory of the process: got %d MiB, want within 20%% of the %d MiB of the docs", took>>20, documented>>20)
 			}
 		})
 	}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestPromise1OnceInOrder publishes to clients on a bad network, which cuts, stalls and
-// throttles their connections at any byte. The server is reloaded meanwhile.
+// TestPromise1OnceInOrder publishes to clients on a bad network, which cuts, stalls and throttles
+// their connections at any byte. The server is reloaded meanwhile.
 func TestPromise1OnceInOrder(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -94,7 +94,7 @@ func TestPromise1OnceInOrder(t *testing.T) {
 	total, opened := 0, 0
 	for _, f := range followers {
 		if gaps := f.Gaps(); len(gaps) > 0 {
-			t.Errorf("%s was told the gaps %q, though history holds everything", f.client.Protocol, gaps)
+			t.Errorf("gaps of %s: got %q, want none because the history has everything", f.client.Protocol, gaps)
 		}
 		n, _ := f.Streams()
 		opened += n
@@ -102,13 +102,13 @@ func TestPromise1OnceInOrder(t *testing.T) {
 	}
 	t.Logf("%d events, %d deliveries to %d clients on %d streams, %d cuts", p.Ledger.Len(), total, len(followers), opened, cuts)
 	if cuts < 100 {
-		t.Errorf("only %d connections were cut", cuts)
+		t.Errorf("cut connections: got %d, want at least 100", cuts)
 	}
 }
 
-// TestRestartTellsGap restarts a server with its history in memory. Every client is told that
-// its position is of another epoch, and gets new events.
-func TestRestartTellsGap(t *testing.T) {
+// TestRestartCausesGap restarts a server with its history in memory. Every client gets a gap,
+// because its position is of another epoch, and gets new events.
+func TestRestartCausesGap(t *testing.T) {
 	s := Start(t, Config{Stream: "retry 5ms 20ms"})
 	p := s.Publisher()
 	var followers []*Follower
@@ -132,14 +132,14 @@ func TestRestartTellsGap(t *testing.T) {
 		s.Run()
 		publish() // some are replayed, some are delivered live
 		for _, f := range followers {
-			Wait(t, Patience, "the gap to be told", func() error {
+			Wait(t, Patience, "the gap", func() error {
 				if err := f.Err(); err != nil {
 					t.Fatal(err)
 				}
 				want := slices.Repeat([]string{"epoch"}, round+1)
 				if gaps := f.Gaps(); !slices.Equal(gaps, want) {
 					_, lost := f.Streams()
-					return fmt.Errorf("%s was told the gaps %q, not %q; lost %q", f.client.Protocol, gaps, want, lost)
+					return fmt.Errorf("gaps of %s: got %q, want %q; its streams ended with %q", f.client.Protocol, gaps, want, lost)
 				}
 				return nil
 			})
@@ -148,7 +148,7 @@ func TestRestartTellsGap(t *testing.T) {
 		AwaitAll(t, p.Ledger, followers)
 		for _, f := range followers {
 			if got := len(f.Received()); got != 3+7*(round+1) {
-				t.Errorf("%s has received %d events and gaps, not %d", f.client.Protocol, got, 3+7*(round+1))
+				t.Errorf("events and gaps of %s: got %d, want %d", f.client.Protocol, got, 3+7*(round+1))
 			}
 		}
 	}

@@ -29,7 +29,7 @@ func ReadPayload(data string) (n int64, err error) {
 		return 0, violation("data %.100q: %v", data, err)
 	}
 	if size := len(data) - len(payload(n, 0)); size < 0 || payload(n, size) != data {
-		return 0, violation("data %.100q is not that of event %d", data, n)
+		return 0, violation("data of event %d: got %.100q, want its generated data", n, data)
 	}
 	return n, nil
 }

@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// TestReadmeCommands does what the README says for the first three minutes, as it
-// stands there, on the ports that it names, and expects the output that stands there.
+// TestReadmeCommands runs the commands of the README for the first three minutes, on the ports
+// that it names, and compares their output with the README.
 func TestReadmeCommands(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -27,7 +27,7 @@ func TestReadmeCommands(t *testing.T) {
 		t.Helper()
 		m := regexp.MustCompile(pattern).FindSubmatch(readme)
 		if m == nil {
-			t.Fatalf("the README has nothing like %q any more", pattern)
+			t.Fatalf("README: got nothing that matches %q, want it", pattern)
 		}
 		return string(m[1])
 	}
@@ -40,7 +40,7 @@ func TestReadmeCommands(t *testing.T) {
 	read := find("(?m)^(curl -N -u .*)$")
 	page := find("<(http://localhost:8080/.*?)> shows the stream")
 
-	// The checkout stays as it is: the program and the Caddyfile are in a folder.
+	// The program and the Caddyfile are in another folder, so the checkout does not change.
 	dir := t.TempDir()
 	if out, err := shell(t, "..", strings.Replace(build, "-o caddy", "-o "+filepath.Join(dir, "caddy"), 1)).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)
@@ -49,7 +49,7 @@ func TestReadmeCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, addr := range []string{"localhost:2019", "localhost:8080"} {
-		Wait(t, Patience, addr+", which the README names, to be free", func() error {
+		Wait(t, Patience, addr+" of the README to be free", func() error {
 			conn, err := net.Dial("tcp", addr)
 			if err != nil {
 				return nil
@@ -67,7 +67,7 @@ func TestReadmeCommands(t *testing.T) {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = server.Wait() // the log says how
+		_ = server.Wait() // the log has the result
 	}()
 	defer func() {
 		_ = server.Process.Signal(os.Interrupt) // unless it has ended
@@ -113,7 +113,7 @@ func TestReadmeCommands(t *testing.T) {
 		return strings.Join(b, "\n")
 	}
 	if first := block(); !strings.Contains(first, `"user":"alice"`) {
-		t.Errorf("the stream begins with %s", first)
+		t.Errorf("first block: got %s, want one of alice", first)
 	}
 	answer, err := shell(t, dir, push+" -sS").Output()
 	if err != nil {
@@ -129,11 +129,11 @@ func TestReadmeCommands(t *testing.T) {
 	id := fmt.Sprint(got["id"])
 	got["id"], want["id"] = nil, nil
 	if fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("the push was answered with %s, not as in the README, %s", answer, receipt)
+		t.Errorf("receipt: got %s, want that of the README, %s", answer, receipt)
 	}
 	arrives = regexp.MustCompile(`(?m)^id: .*$`).ReplaceAllString(arrives, "id: "+id)
 	if event := block(); event != arrives {
-		t.Errorf("what arrived is\n%s\nnot\n%s", event, arrives)
+		t.Errorf("event: got\n%s\nwant\n%s", event, arrives)
 	}
 	req, err := http.NewRequest(http.MethodGet, page, nil)
 	if err != nil {
@@ -150,8 +150,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// shell prepares a command of the README, to be run in a folder and to leave nothing
-// behind.
+// shell prepares a command of the README to run in a folder without leaving files elsewhere.
 func shell(t *testing.T, dir, command string) *exec.Cmd {
 	t.Helper()
 	goenv, err := exec.Command("go", "env", "GOENV").Output()

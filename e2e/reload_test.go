@@ -43,8 +43,8 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 	defer taken.Close()
 
-	// These would be noticed at once if they took effect: a history that is too short for the
-	// followers' positions, and no route.
+	// The effect of these configs would be visible at once: a history that is too short for the
+	// followers' positions, or no route.
 	failing := map[string]Config{
 		"in provision": {
 			Hub: "history 1", NoSSE: true,
@@ -81,15 +81,15 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 		}
 		flow()
 	}
-	fail := func(name, says string) {
+	wantFailure := func(name, says string) {
 		t.Helper()
 		before := s.Status()
 		err := s.Reload(failing[name])
 		if err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("a reload that fails %s: %v; want an error about %q", name, err, says)
+			t.Errorf("error of a reload that fails %s: got %v, want one with %q", name, err, says)
 		}
 		if after := s.Status(); after.Events < before.Events || after.Oldest != before.Oldest {
-			t.Errorf("after a reload that failed %s history has %d events from %s on; before it had %d from %s on",
+			t.Errorf("history after a reload that failed %s: got %d events from %s on, want the %d from %s on",
 				name, after.Events, after.Oldest, before.Events, before.Oldest)
 		}
 		flow()
@@ -97,12 +97,12 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 
 	flow()
 	reload(config)
-	fail("in provision", "nowhere")
-	fail("in validation", "retry")
+	wantFailure("in provision", "nowhere")
+	wantFailure("in validation", "retry")
 	// Caddy starts its apps in random order.
 	for range 2 {
-		fail("in the server", "address already in use")
-		fail("in the server, without a route", "address already in use")
+		wantFailure("in the server", "address already in use")
+		wantFailure("in the server, without a route", "address already in use")
 	}
 	reload(config)
 	const bound = 2 * ahead // the followers are never more than this behind
@@ -111,7 +111,7 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 	reload(Config{Hub: fmt.Sprintf("history %d", bound)})
 	if n := s.Status().Events; n != bound {
-		t.Errorf("history has %d events after its bound was changed to %d", n, bound)
+		t.Errorf("retained events: got %d, want the new bound, %d", n, bound)
 	}
 	reload(config)
 	stop()
@@ -119,41 +119,41 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 
 	for i, f := range followers {
 		if opened, lost := f.Streams(); opened != 1 || !f.Open() {
-			t.Fatalf("follower %d, %s, opened %d streams and lost %q", i, f.client.Protocol, opened, lost)
+			t.Fatalf("streams of follower %d, %s: got %d, want 1 that is open; they ended with %q", i, f.client.Protocol, opened, lost)
 		}
 	}
 	for protocol, want := range map[Protocol]int{H1: streams / 2, H2: streams * 4 / 10, H3: streams / 10} {
 		if n := s.Connections(protocol); n != want {
-			t.Errorf("the gauge of %s says %d, not %d", protocol, n, want)
+			t.Errorf("gauge of %s: got %d, want %d", protocol, n, want)
 		}
 	}
 	if n := s.Metric(`caddy_sse_connections_opened_total{hub="default"}`); n != streams {
-		t.Errorf("%v connections opened, not %d", n, streams)
+		t.Errorf("opened connections: got %v, want %d", n, streams)
 	}
 	if n := s.Metric(`caddy_sse_events_published_total{hub="default"}`); n != float64(p.Ledger.Len()) {
-		t.Errorf("%v events published, not %d", n, p.Ledger.Len())
+		t.Errorf("published events: got %v, want %d", n, p.Ledger.Len())
 	}
 	if n := s.Metric(`caddy_sse_deliveries_total{hub="default"}`); n != float64(streams*p.Ledger.Len()) {
-		t.Errorf("%v deliveries, not %d", n, streams*p.Ledger.Len())
+		t.Errorf("deliveries: got %v, want %d", n, streams*p.Ledger.Len())
 	}
 	t.Logf("%d events to each of %d streams, %d requests sent again", p.Ledger.Len(), streams, p.Retried.Load())
 
 	for _, f := range followers {
 		f.cancel()
 	}
-	Wait(t, Patience, "all connections to be gone", func() error {
+	Wait(t, Patience, "all connections to be closed", func() error {
 		if n := s.Status().Connections; n != 0 {
 			return fmt.Errorf("%d are open", n)
 		}
 		return nil
 	})
 	if n := s.Metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`); n != streams {
-		t.Errorf("%v connections closed as gone, not %d", n, streams)
+		t.Errorf("connections closed as gone: got %v, want %d", n, streams)
 	}
 }
 
-// TestPromise7HubWithoutRoute: when no route serves a hub any more, its streams are told so and
-// end.
+// TestPromise7HubWithoutRoute: when no route serves a hub any more, its streams end with the
+// reason hub_closed.
 func TestPromise7HubWithoutRoute(t *testing.T) {
 	s := Start(t, Config{})
 	followers := slices.Concat(crowd(t, s, H1, 2, Identity{}), crowd(t, s, H2, 2, Identity{}), crowd(t, s, H3, 2, Identity{}))
@@ -163,7 +163,7 @@ func TestPromise7HubWithoutRoute(t *testing.T) {
 	}
 	for _, f := range followers {
 		Wait(t, Patience, "sse.closing", func() error {
-			if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "hub_closed" {
+			if g := f.Closings(); len(g) != 1 || g[0].Reason != "hub_closed" {
 				return fmt.Errorf("%s: %+v", f.client.Protocol, g)
 			}
 			return nil
@@ -185,6 +185,6 @@ func TestValidateBesideRunning(t *testing.T) {
 	}
 	AwaitAll(t, p.Ledger, []*Follower{f})
 	if opened, lost := f.Streams(); opened != 1 {
-		t.Errorf("the stream ended: %q", lost)
+		t.Errorf("streams: got %d, want 1; they ended with %q", opened, lost)
 	}
 }

@@ -18,6 +18,6 @@ func TestWriteResultsKeepsOtherSections(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := "# A\n\nother a\n\n# B\n\nother b\n\n# C\n\nother c\n"; string(got) != want {
-		t.Errorf("the file has\n%s\nnot\n%s", got, want)
+		t.Errorf("file: got\n%s\nwant\n%s", got, want)
 	}
 }

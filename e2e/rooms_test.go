@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestReconnectInManyRooms: a user in 1,000 rooms who reconnects with a position gets the missed events
-// in at most twice the time of a user in one room.
+// TestReconnectInManyRooms: a user in 1,000 rooms reconnects with a position. The user gets the
+// missed events in at most twice the time of a user in one room.
 func TestReconnectInManyRooms(t *testing.T) {
 	const rooms, missed, rounds, attempts = 1000, 100, 41, 5
 	names := make([]string, rooms)
@@ -54,7 +54,7 @@ func TestReconnectInManyRooms(t *testing.T) {
 			c := s.Client(protocol)
 			defer c.Close()
 			c.Path = "/rooms"
-			comeBack := func(user string) time.Duration {
+			reconnect := func(user string) time.Duration {
 				began := time.Now()
 				within, cancel := context.WithTimeout(t.Context(), Patience)
 				defer cancel()
@@ -69,7 +69,7 @@ func TestReconnectInManyRooms(t *testing.T) {
 						t.Fatal(err)
 					}
 					if b.Type == "sse.gap" {
-						t.Fatalf("told %s", b.Data)
+						t.Fatalf("got a gap %s, want none", b.Data)
 					}
 					if b.hasData && !strings.HasPrefix(b.Type, "sse.") {
 						got++
@@ -83,7 +83,7 @@ func TestReconnectInManyRooms(t *testing.T) {
 				times := make(map[string][]time.Duration)
 				for range rounds {
 					for user := range granted {
-						times[user] = append(times[user], comeBack(user))
+						times[user] = append(times[user], reconnect(user))
 					}
 				}
 				median := func(user string) time.Duration {
@@ -97,7 +97,7 @@ func TestReconnectInManyRooms(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("a user in %d rooms takes %.2f times as long as one in one room", rooms, ratio)
+			t.Errorf("time of a user in %d rooms: got %.2f times that of a user in one room, want at most 2", rooms, ratio)
 		})
 	}
 }

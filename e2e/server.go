@@ -99,7 +99,7 @@ type Server struct {
 func Start(t testing.TB, c Config) *Server {
 	t.Helper()
 	if binary == "" {
-		t.Fatal("there is no binary: call e2e.Main in TestMain")
+		t.Fatal("got no binary of Caddy: call e2e.Main in TestMain")
 	}
 	s := &Server{t: t, binary: binary, dir: t.TempDir(), roots: x509.NewCertPool()}
 	if c.Plain {
@@ -274,7 +274,7 @@ func (s *Server) Terminate(within time.Duration) time.Duration {
 	select {
 	case <-s.exited:
 	case <-time.After(within):
-		s.t.Fatalf("the server is still there %s after SIGTERM\n%s", within, s.stacks())
+		s.t.Fatalf("the server still runs %s after SIGTERM\n%s", within, s.stacks())
 	}
 	took := time.Since(began)
 	if code := s.process.ProcessState.ExitCode(); code != 0 {

@@ -18,8 +18,8 @@ func readers(t *testing.T, s *Server) []*Follower {
 }
 
 // TestPromise5NobodyWaitsForTheSlow opens clients that read nothing beside readers. The readers
-// get everything, the memory of the server is bounded by history, and clients that read again
-// too late are told of the gap.
+// get everything, and the size of the history bounds the memory of the server. Clients that read
+// again too late get a gap.
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	const historySize = 4 << 20
 	s := Start(t, Config{Hub: "history 1000\n history_size 4MiB"})
@@ -37,7 +37,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	AwaitAll(t, p.Ledger, others)
 	for _, user := range users {
 		if lag, open := s.Lag(user); !open || lag < n {
-			t.Errorf("%s lags by %d events (open: %t), though it did not read the last %d", user, lag, open, n)
+			t.Errorf("lag of %s: got %d events (open: %t), want at least %d", user, lag, open, n)
 		}
 	}
 
@@ -52,10 +52,10 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	after := s.Heap()
 	t.Logf("heap %d, then %d bytes; resident %d, then %d bytes", before, after, resident, s.Resident())
 	if after-before > historySize+4<<20 {
-		t.Errorf("the heap grew by %d bytes, though history is bounded to %d", after-before, historySize)
+		t.Errorf("growth of the heap: got %d bytes, want at most %d", after-before, historySize+4<<20)
 	}
 	if n := s.Status().Bytes; n > historySize {
-		t.Errorf("history holds %d bytes", n)
+		t.Errorf("bytes of the history: got %d, want at most %d", n, historySize)
 	}
 
 	for _, f := range stalled {
@@ -64,16 +64,16 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	AwaitAll(t, p.Ledger, stalled)
 	for _, f := range stalled {
 		if gaps := f.Gaps(); !slices.Equal(gaps, []string{"evicted"}) {
-			t.Errorf("%s was told the gaps %q", f.client.Protocol, gaps)
+			t.Errorf("gaps of %s: got %q, want one evicted", f.client.Protocol, gaps)
 		}
 		if opened, lost := f.Streams(); opened != 1 {
-			t.Errorf("%s was dropped: %q", f.client.Protocol, lost)
+			t.Errorf("streams of %s: got %d, want 1; they ended with %q", f.client.Protocol, opened, lost)
 		}
 	}
 }
 
-// TestPromise5TheSlow: a slow client that reads again in time catches up on the same stream. One
-// that does not is dropped.
+// TestPromise5TheSlow: a slow client that reads again in time catches up on the same stream. The
+// server drops a client that does not.
 func TestPromise5TheSlow(t *testing.T) {
 	s := Start(t, Config{Routes: `sse /impatient {
 		user {http.request.header.X-User}
@@ -91,17 +91,17 @@ func TestPromise5TheSlow(t *testing.T) {
 	if err := p.Publish(t.Context(), batch...); err != nil {
 		t.Fatal(err)
 	}
-	Wait(t, Patience, "those that read nothing to be dropped", func() error {
+	Wait(t, Patience, "the clients that read nothing to be dropped", func() error {
 		timeouts := s.Metric(`caddy_sse_connections_closed_total{hub="default",reason="timeout"}`)
 		gone := s.Metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`)
 		if int(timeouts) != len(dropped) {
-			return fmt.Errorf("%v are counted as timeout and %v as gone, not %d and 0", timeouts, gone, len(dropped))
+			return fmt.Errorf("closed as timeout and as gone: got %v and %v, want %d and 0", timeouts, gone, len(dropped))
 		}
 		return nil
 	})
 	for _, user := range users {
 		if _, open := s.Lag(user); open {
-			t.Errorf("%s still has a connection", user)
+			t.Errorf("connection of %s: got one, want none", user)
 		}
 	}
 	for _, f := range late {
@@ -110,17 +110,17 @@ func TestPromise5TheSlow(t *testing.T) {
 	AwaitAll(t, p.Ledger, late)
 	for _, f := range late {
 		if opened, lost := f.Streams(); opened != 1 || len(f.Gaps()) > 0 {
-			t.Errorf("%s did not just catch up: streams ended with %q, gaps %q", f.client.Protocol, lost, f.Gaps())
+			t.Errorf("%s: got %d streams that ended with %q and gaps %q, want 1 stream and no gap", f.client.Protocol, opened, lost, f.Gaps())
 		}
 	}
-	// They reconnect with their position and lose nothing either.
+	// The dropped clients reconnect with their positions and lose nothing either.
 	for _, f := range dropped {
 		f.Release()
 	}
 	AwaitAll(t, p.Ledger, slices.Concat(dropped, others))
 	for _, f := range dropped {
 		if opened, _ := f.Streams(); opened < 2 || len(f.Gaps()) > 0 {
-			t.Errorf("%s opened %d streams and was told the gaps %q", f.client.Protocol, opened, f.Gaps())
+			t.Errorf("%s: got %d streams and gaps %q, want at least 2 streams and no gap", f.client.Protocol, opened, f.Gaps())
 		}
 	}
 }

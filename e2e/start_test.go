@@ -67,10 +67,10 @@ func TestRestartWithLongHistory(t *testing.T) {
 	took := s.Metric("process_cpu_seconds_total")
 	t.Logf("the first block came after %.2f s of CPU time", took)
 	if took > firstStreamCPU || took == 0 {
-		t.Errorf("the first block came after %.2f s of CPU time: at most %.0f s are allowed", took, firstStreamCPU)
+		t.Errorf("CPU time until the first block: got %.2f s, want at most %.0f s", took, firstStreamCPU)
 	}
-	if stream.Goodbye != nil || !stream.Connected.Resumed {
-		t.Fatalf("it began with %+v, and ended with %+v", stream.Connected, stream.Goodbye)
+	if stream.Closing != nil || !stream.Connected.Resumed {
+		t.Fatalf("stream: got %+v and the end %+v, want one that is resumed and open", stream.Connected, stream.Closing)
 	}
 	for seq := uint64(retained - missed + 1); seq <= retained; seq++ {
 		b, err := stream.Next()
@@ -78,7 +78,7 @@ func TestRestartWithLongHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n, err := ReadPayload(b.Data); b.ID.Epoch != epoch || b.ID.Seq != seq || b.ID.Tag == "" || n != int64(seq) || err != nil {
-			t.Fatalf("%+v (%v) came where %d is due", b, err, seq)
+			t.Fatalf("event: got %+v (%v), want the one at %d", b, err, seq)
 		}
 	}
 }

@@ -92,8 +92,9 @@ type (
 		Added   []string `json:"added"`
 		Removed []string `json:"removed"`
 	}
-	// Goodbye is the last event of a stream that the server ended.
-	Goodbye struct {
+	// Closing is the data of sse.closing and sse.rejected, the last events of a stream that the
+	// server ended.
+	Closing struct {
 		Reason  string `json:"reason"`
 		RetryMs int64  `json:"retryMs"`
 	}
@@ -102,18 +103,18 @@ type (
 // Stream reads one response and checks every byte. One goroutine may use it.
 type Stream struct {
 	Connected Connected // after the first Next
-	Goodbye   *Goodbye  // set once sse.closing or sse.rejected was read
+	Closing   *Closing  // set once sse.closing or sse.rejected was read
 	Bytes     int64     // bytes read so far
 
-	body  io.ReadCloser
-	r     *bufio.Reader
-	line  []byte
-	user  string
-	asked string   // the requested position
-	last  Position // the last id
-	told  bool     // sse.connected had an id, or a gap was reported since
-	state bool     // the state was requested, whose events have no id
-	begun bool
+	body      io.ReadCloser
+	r         *bufio.Reader
+	line      []byte
+	user      string
+	requested string   // the requested position
+	last      Position // the last id
+	placed    bool     // sse.connected had an id, or a gap followed it
+	state     bool     // the state was requested; then sse.connected has no id
+	begun     bool     // sse.connected was read
 }
 
 func newStream(resp *http.Response, id Identity, position string) (*Stream, error) {
@@ -124,15 +125,15 @@ func newStream(resp *http.Response, id Identity, position string) (*Stream, erro
 		"Content-Encoding":  "",
 	} {
 		if got := resp.Header.Get(name); resp.StatusCode == http.StatusOK && got != want {
-			return nil, violation("%s is %q, not %q", name, got, want)
+			return nil, violation("%s: got %q, want %q", name, got, want)
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the stream was answered with %s", resp.Status)
+		return nil, fmt.Errorf("response to the request for a stream: got %s, want 200", resp.Status)
 	}
 	return &Stream{
 		body: resp.Body, r: bufio.NewReaderSize(resp.Body, 4096),
-		user: id.User, asked: position, state: position == "" && resp.Request.URL.Query().Has("state"),
+		user: id.User, requested: position, state: position == "" && resp.Request.URL.Query().Has("state"),
 	}, nil
 }
 
@@ -147,7 +148,7 @@ func (s *Stream) Next() (Block, error) {
 		err = s.check(b)
 	}
 	if errors.As(err, new(Violation)) {
-		err = fmt.Errorf("%w; block %.200s, last position %s, asked for %q", err, fmt.Sprintf("%+v", b), s.last, s.asked)
+		err = fmt.Errorf("%w; block %.200s, last position %s, requested position %q", err, fmt.Sprintf("%+v", b), s.last, s.requested)
 	}
 	return b, err
 }
@@ -175,7 +176,7 @@ func (s *Stream) read() (b Block, err error) {
 		}
 		if len(line) == 0 {
 			if at == nothing {
-				return b, violation("an empty block")
+				return b, violation("got an empty block")
 			}
 			b.Data = text.String()
 			return b, nil
@@ -186,7 +187,7 @@ func (s *Stream) read() (b Block, err error) {
 		name, value, ok := bytes.Cut(line, []byte(": "))
 		next := map[string]int{"retry": retry, "event": event, "data": data, "id": id}[string(name)]
 		if !ok || next < at || next == at && next != data || next == nothing {
-			return b, violation("line %.100q does not belong there", line)
+			return b, violation("line %.100q is out of place", line)
 		}
 		switch next {
 		case retry:
@@ -228,7 +229,7 @@ func (s *Stream) readLine() ([]byte, error) {
 		}
 		line := s.line[:len(s.line)-1]
 		if bytes.ContainsAny(line, "\r\x00") {
-			return line, violation("a line with CR or NUL: %.100q", line)
+			return line, violation("got a line with CR or NUL: %.100q", line)
 		}
 		return line, nil
 	}
@@ -236,34 +237,34 @@ func (s *Stream) readLine() ([]byte, error) {
 
 // check checks a block against the blocks before it.
 func (s *Stream) check(b Block) error {
-	if s.state && s.begun && !s.told {
-		s.told, s.last = true, Position{Epoch: b.ID.Epoch}
+	if s.state && s.begun && !s.placed {
+		s.placed, s.last = true, Position{Epoch: b.ID.Epoch}
 	}
 	switch {
-	case s.Goodbye != nil:
-		return violation("a block after the last one")
+	case s.Closing != nil:
+		return violation("got a block after sse.closing or sse.rejected")
 	case b.Type == "sse.connected":
 		return s.checkConnected(b)
 	case b.Type == "sse.closing" || b.Type == "sse.rejected":
-		return s.checkGoodbye(b)
+		return s.checkClosing(b)
 	case !s.begun:
 		return violation("the stream does not begin with sse.connected")
 	case b.ID.Epoch == "":
-		return violation("a block without id")
+		return violation("got a block without an id")
 	case b.retry != 0:
-		return violation("a retry where none is due")
+		return violation("got a retry field in the middle of the stream")
 	case b.Type == "sse.gap":
 		return s.checkGap(b)
 	case strings.HasPrefix(b.Type, "sse.") && b.Type != "sse.topics":
 		return violation("unknown control event")
-	case !s.told:
-		return violation("a gap was due: sse.connected had no id")
+	case !s.placed:
+		return violation("got no gap after sse.connected without an id")
 	case !b.hasData && b.Type != "":
-		return violation("an event without data")
+		return violation("got an event without data")
 	case b.ID.Epoch != s.last.Epoch:
 		return violation("the epoch changed without a gap")
 	case b.ID.Seq <= s.last.Seq:
-		return violation("out of order")
+		return violation("got an event out of order")
 	}
 	s.last = b.ID
 	if b.Type == "sse.topics" {
@@ -274,27 +275,27 @@ func (s *Stream) check(b Block) error {
 
 func (s *Stream) checkConnected(b Block) error {
 	if s.begun {
-		return violation("sse.connected again")
+		return violation("got sse.connected twice")
 	}
 	s.begun = true
 	if err := strict(b.Data, &s.Connected); err != nil {
 		return err
 	}
 	c := s.Connected
-	s.told = b.ID.Epoch != ""
+	s.placed = b.ID.Epoch != ""
 	switch {
 	case b.retry <= 0:
 		return violation("sse.connected without retry")
 	case c.ConnectionID == "" || c.Heartbeat <= 0:
-		return violation("sse.connected lacks something")
+		return violation("sse.connected has no connectionId or no heartbeat")
 	case len(c.Protocol) != 2 || c.Protocol[0] != 'h':
-		return violation("the protocol is %q", c.Protocol)
+		return violation("unknown protocol %q", c.Protocol)
 	case c.User != s.user:
-		return violation("connected as %q, not %q", c.User, s.user)
-	case c.Resumed != (s.asked != "" && s.told):
-		return violation("resumed is %t", c.Resumed)
-	case s.told && s.asked != "" && b.ID.String() != s.asked && !strings.HasPrefix(b.ID.String(), s.asked+"-"): // the requested position had no tag
-		return violation("resumed elsewhere")
+		return violation("user of sse.connected: got %q, want %q", c.User, s.user)
+	case c.Resumed != (s.requested != "" && s.placed):
+		return violation("resumed: got %t, want the opposite", c.Resumed)
+	case s.placed && s.requested != "" && b.ID.String() != s.requested && !strings.HasPrefix(b.ID.String(), s.requested+"-"): // the requested position had no tag
+		return violation("resumed at another position")
 	}
 	s.last = b.ID
 	return nil
@@ -310,27 +311,27 @@ func (s *Stream) checkGap(b Block) error {
 	default:
 		return violation("unknown reason of a gap")
 	}
-	if s.told && b.ID.Epoch == s.last.Epoch && b.ID.Seq < s.last.Seq {
-		return violation("a gap leads back")
+	if s.placed && b.ID.Epoch == s.last.Epoch && b.ID.Seq < s.last.Seq {
+		return violation("the gap leads to an earlier position")
 	}
-	s.told, s.last = true, b.ID
+	s.placed, s.last = true, b.ID
 	return nil
 }
 
-func (s *Stream) checkGoodbye(b Block) error {
-	s.Goodbye = new(Goodbye)
-	if err := strict(b.Data, s.Goodbye); err != nil {
+func (s *Stream) checkClosing(b Block) error {
+	s.Closing = new(Closing)
+	if err := strict(b.Data, s.Closing); err != nil {
 		return err
 	}
 	switch {
 	case s.begun && b.Type == "sse.rejected":
-		return violation("rejected after it was connected")
-	case !s.begun && b.Type == "sse.closing" && s.Goodbye.Reason != "shutdown" && s.Goodbye.Reason != "hub_closed":
-		return violation("closing before it was connected")
+		return violation("got sse.rejected after sse.connected")
+	case !s.begun && b.Type == "sse.closing" && s.Closing.Reason != "shutdown" && s.Closing.Reason != "hub_closed":
+		return violation("got sse.closing before sse.connected")
 	case b.ID.Epoch != "":
 		return violation("the last block has an id")
-	case b.retry <= 0 || b.retry.Milliseconds() != s.Goodbye.RetryMs:
-		return violation("retry is %s, retryMs %d", b.retry, s.Goodbye.RetryMs)
+	case b.retry <= 0 || b.retry.Milliseconds() != s.Closing.RetryMs:
+		return violation("retry is %s, retryMs %d", b.retry, s.Closing.RetryMs)
 	}
 	return nil
 }
@@ -343,7 +344,7 @@ func strict(data string, to any) error {
 		return violation("%v", err)
 	}
 	if again, err := json.Marshal(to); err != nil || string(again) != data {
-		return violation("its data is not %s", again)
+		return violation("data: want %s", again)
 	}
 	return nil
 }

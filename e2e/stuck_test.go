@@ -27,9 +27,9 @@ func TestPromise8ExitIsQuickForStuckConnections(t *testing.T) {
 				}
 			}
 			if lag, open := s.Lag(f.Identity.User); !open || lag == 0 {
-				t.Errorf("it lags by %d (open: %t), so nothing is stuck", lag, open)
+				t.Errorf("lag: got %d (open: %t), want more than 0, or nothing is stuck", lag, open)
 			}
-			t.Logf("it took %s", s.Terminate(5*time.Second))
+			t.Logf("the exit took %s", s.Terminate(5*time.Second))
 		})
 	}
 }
@@ -66,10 +66,10 @@ func TestPromise8ExitIsQuickForLateConnections(t *testing.T) {
 				return nil
 			})
 			if opened, _ := f.Streams(); opened != 0 {
-				t.Error("the handshake was not late")
+				t.Errorf("streams during the handshake: got %d, want 0", opened)
 			}
 			time.AfterFunc(time.Second, proxy.Release)
-			t.Logf("it took %s", s.Terminate(5*time.Second))
+			t.Logf("the exit took %s", s.Terminate(5*time.Second))
 		})
 	}
 }

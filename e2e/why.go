@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// WhyConfig returns a config for the causes of Whys: hubs for each kind of eviction, and limits.
+// WhyConfig returns a config for the causes of WhyTest: hubs for each kind of eviction, and limits.
 // store is a store block for each hub, or empty.
 func WhyConfig(store string) Config {
 	c := Config{
@@ -32,18 +32,18 @@ func WhyConfig(store string) Config {
 	return c
 }
 
-// Whys brings about each cause for which an event does not arrive, and asks for the reason. It
-// publishes to one server, connects to another, and asks a third. They may be the same.
-type Whys struct {
+// WhyTest causes each reason for which an event does not arrive, and asks the API for the reason.
+// It publishes to one server, connects to another, and asks a third. They may be the same server.
+type WhyTest struct {
 	Publish, Serve, Ask *Server
 
 	t testing.TB
 }
 
-// secret is a part of every payload.
-const secret = "only-for-those-who-ask"
+// secret is a part of every payload. No answer may have it.
+const secret = "secret-payload"
 
-// whyAnswer is the part of an answer that Whys checks.
+// whyAnswer is the part of an answer that WhyTest checks.
 type whyAnswer struct {
 	Summary string
 	State   string
@@ -54,33 +54,33 @@ type whyAnswer struct {
 }
 
 // Run runs each cause as a subtest.
-func (w Whys) Run(t *testing.T) {
+func (w WhyTest) Run(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		hub   string // empty: default
-		cause func(w *Whys, user string) (id string)
+		cause func(w *WhyTest, user string) (id string)
 		state string
 		fate  string // of the first answer; empty: no answer
 		says  string // a part of the summary
 	}{
-		{"delivered", "", (*Whys).delivered, "delivered", "delivered", "written to its socket by 2"},
-		{"came back with its position", "", (*Whys).cameBackWithPosition, "delivered", "delivered", "with a position before the event: replayed"},
-		{"client lags", "", (*Whys).lags, "pending", "pending", "which lags by "},
-		{"topic it never had", "", (*Whys).otherTopic, "not_addressed", "not_addressed", `the event was for topic "news/9". It has the topics news/1, news/2.`},
-		{"topic removed", "", (*Whys).topicRemoved, "not_addressed", "not_addressed", "That topic was removed from it at "},
-		{"another user", "", (*Whys).otherUser, "not_addressed", "not_addressed", `the event was for user "somebody else"`},
-		{"came back without a position", "", (*Whys).cameBackWithout, "not_connected", "came_later", "after the event, without a position: it began at the head"},
-		{"came back past it", "", (*Whys).cameBackPast, "not_connected", "came_later", "which is past the event"},
-		{"did not come back", "", (*Whys).didNotComeBack, "not_connected", "ended_earlier", "had ended (gone) at "},
-		{"refused", "", (*Whys).refused, "refused", "refused", "A connection was refused (max_connections_per_user) at 2"},
-		{"ttl passed", "", (*Whys).ttlPassed, "expired", "expired", "its ttl passed at 2"},
-		{"replaced", "", (*Whys).replaced, "replaced", "replaced", "the newest of its slot"},
-		{"evicted by count", "count", (*Whys).evicted, "evicted", "passed", "it was evicted by count, by 2"},
-		{"evicted by size", "size", (*Whys).evicted, "evicted", "passed", "it was evicted by size, by 2"},
-		{"evicted by age", "age", (*Whys).evictedByAge, "evicted", "passed", "it was evicted by age, by 2"},
-		{"another epoch", "", (*Whys).otherEpoch, "no_event", "", "it is of another epoch"},
-		{"never published", "", (*Whys).neverPublished, "no_event", "", "it was never published here"},
-		{"same key", "", (*Whys).sameKey, "delivered", "delivered", "It is also the answer to 1 duplicate with the same key"},
+		{"delivered", "", (*WhyTest).delivered, "delivered", "delivered", "written to its socket by 2"},
+		{"came back with its position", "", (*WhyTest).reconnectedWithPosition, "delivered", "delivered", "with a position before the event: replayed"},
+		{"client lags", "", (*WhyTest).lags, "pending", "pending", "which lags by "},
+		{"topic it never had", "", (*WhyTest).otherTopic, "not_addressed", "not_addressed", `the event was for topic "news/9". It has the topics news/1, news/2.`},
+		{"topic removed", "", (*WhyTest).topicRemoved, "not_addressed", "not_addressed", "That topic was removed from it at "},
+		{"another user", "", (*WhyTest).otherUser, "not_addressed", "not_addressed", `the event was for user "somebody else"`},
+		{"came back without a position", "", (*WhyTest).reconnectedWithoutPosition, "not_connected", "came_later", "after the event, without a position: it began at the head"},
+		{"came back past it", "", (*WhyTest).reconnectedPastIt, "not_connected", "came_later", "which is past the event"},
+		{"did not come back", "", (*WhyTest).didNotReconnect, "not_connected", "ended_earlier", "had ended (gone) at "},
+		{"refused", "", (*WhyTest).refused, "refused", "refused", "A connection was refused (max_connections_per_user) at 2"},
+		{"ttl passed", "", (*WhyTest).ttlPassed, "expired", "expired", "its ttl passed at 2"},
+		{"replaced", "", (*WhyTest).replaced, "replaced", "replaced", "the newest of its slot"},
+		{"evicted by count", "count", (*WhyTest).evicted, "evicted", "passed", "it was evicted by count, by 2"},
+		{"evicted by size", "size", (*WhyTest).evicted, "evicted", "passed", "it was evicted by size, by 2"},
+		{"evicted by age", "age", (*WhyTest).evictedByAge, "evicted", "passed", "it was evicted by age, by 2"},
+		{"another epoch", "", (*WhyTest).otherEpoch, "no_event", "", "it is of another epoch"},
+		{"never published", "", (*WhyTest).neverPublished, "no_event", "", "it was never published here"},
+		{"same key", "", (*WhyTest).sameKey, "delivered", "delivered", "It is also the answer to 1 duplicate with the same key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := w
@@ -94,7 +94,7 @@ func (w Whys) Run(t *testing.T) {
 				fate = a.Answers[0].Fate
 			}
 			if a.State != c.state || fate != c.fate || !strings.Contains(a.Summary, c.says) || a.Missing != nil {
-				t.Errorf("it is %s, %s, missing %q: %s\nwant %s, %s: %s", a.State, fate, a.Missing, a.Summary, c.state, c.fate, c.says)
+				t.Errorf("state, fate and summary: got %s, %s (missing %q): %s\nwant %s, %s: %s", a.State, fate, a.Missing, a.Summary, c.state, c.fate, c.says)
 			}
 			t.Log(a.Summary)
 		})
@@ -102,7 +102,7 @@ func (w Whys) Run(t *testing.T) {
 }
 
 // RunRestarted restarts the server, which then does not know who was connected before.
-func (w Whys) RunRestarted(t *testing.T) {
+func (w WhyTest) RunRestarted(t *testing.T) {
 	w.t = t
 	w.open("", "restarted", nil, "")
 	id := w.publish("send", "", fmt.Sprintf(`{"user":"restarted","data":"%s"}`, secret))
@@ -111,25 +111,25 @@ func (w Whys) RunRestarted(t *testing.T) {
 	w.await("", id)
 	a := w.why("", "restarted", id)
 	if a.State != "unknown" || !strings.Contains(a.Summary, "started at 2") || !strings.Contains(a.Summary, "and does not know who was connected then") {
-		t.Errorf("it is %s: %s", a.State, a.Summary)
+		t.Errorf("state and summary: got %s: %s, want unknown, with the start of the server", a.State, a.Summary)
 	}
 	t.Log(a.Summary)
 }
 
 // client returns a client of the server w.Serve.
-func (w *Whys) client() *Client {
+func (w *WhyTest) client() *Client {
 	c := w.Serve.Client(H1)
 	w.t.Cleanup(c.Close)
 	return c
 }
 
 // open opens a stream and waits for sse.connected.
-func (w *Whys) open(hub, user string, topics []string, from string) *Stream {
+func (w *WhyTest) open(hub, user string, topics []string, from string) *Stream {
 	w.t.Helper()
 	return w.openBy(w.client(), hub, user, topics, from)
 }
 
-func (w *Whys) openBy(c *Client, hub, user string, topics []string, from string) *Stream {
+func (w *WhyTest) openBy(c *Client, hub, user string, topics []string, from string) *Stream {
 	w.t.Helper()
 	if hub != "" {
 		c.Path = "/" + hub
@@ -142,13 +142,13 @@ func (w *Whys) openBy(c *Client, hub, user string, topics []string, from string)
 	}
 	w.t.Cleanup(s.Close)
 	if b, err := s.Next(); err != nil || b.Type != "sse.connected" {
-		w.t.Fatalf("%s is sent %+v, %v", user, b, err)
+		w.t.Fatalf("first event of %s: got %+v, %v, want sse.connected", user, b, err)
 	}
 	return s
 }
 
 // read reads up to the event with this id.
-func (w *Whys) read(s *Stream, id string) {
+func (w *WhyTest) read(s *Stream, id string) {
 	w.t.Helper()
 	for {
 		b, err := s.Next()
@@ -162,7 +162,7 @@ func (w *Whys) read(s *Stream, id string) {
 }
 
 // leave closes a stream and waits until the server has noticed.
-func (w *Whys) leave(s *Stream, user string) {
+func (w *WhyTest) leave(s *Stream, user string) {
 	w.t.Helper()
 	id := s.Connected.ConnectionID
 	s.Close()
@@ -175,12 +175,12 @@ func (w *Whys) leave(s *Stream, user string) {
 }
 
 // send publishes to a user of the default hub. more is further JSON fields.
-func (w *Whys) send(user, more string) (id string) {
+func (w *WhyTest) send(user, more string) (id string) {
 	w.t.Helper()
 	return w.publish("send", "", fmt.Sprintf(`{"user":%q,"data":"%s"%s}`, user, secret, more))
 }
 
-func (w *Whys) publish(call, hub, body string) (id string) {
+func (w *WhyTest) publish(call, hub, body string) (id string) {
 	w.t.Helper()
 	var receipt struct{ ID string }
 	w.call(w.Publish, http.MethodPost, "/sse/"+call+"?hub="+hubOr(hub), body, &receipt)
@@ -195,7 +195,7 @@ func hubOr(hub string) string {
 }
 
 // await waits until all servers have the event with this id.
-func (w *Whys) await(hub, id string) {
+func (w *WhyTest) await(hub, id string) {
 	w.t.Helper()
 	want, err := ParsePosition(id)
 	if err != nil {
@@ -213,7 +213,7 @@ func (w *Whys) await(hub, id string) {
 }
 
 // why asks through both endpoints, and checks that the answer takes less than a second.
-func (w *Whys) why(hub, user, id string) (a whyAnswer) {
+func (w *WhyTest) why(hub, user, id string) (a whyAnswer) {
 	w.t.Helper()
 	query := "/sse/why?" + url.Values{"hub": {hubOr(hub)}, "user": {user}, "id": {id}}.Encode()
 	fastest := time.Hour
@@ -222,7 +222,7 @@ func (w *Whys) why(hub, user, id string) (a whyAnswer) {
 		body := w.get(port, query)
 		fastest = min(fastest, time.Since(began))
 		if strings.Contains(body, secret) {
-			w.t.Errorf("the payload is in the answer: %s", body)
+			w.t.Errorf("answer: got one with the payload, want none: %s", body)
 		}
 		a = whyAnswer{}
 		if err := json.Unmarshal([]byte(body), &a); err != nil {
@@ -230,12 +230,12 @@ func (w *Whys) why(hub, user, id string) (a whyAnswer) {
 		}
 	}
 	if fastest > time.Second {
-		w.t.Errorf("the answer took %s", fastest)
+		w.t.Errorf("time of the answer: got %s, want at most a second", fastest)
 	}
 	return a
 }
 
-func (w *Whys) get(port int, path string) string {
+func (w *WhyTest) get(port int, path string) string {
 	w.t.Helper()
 	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
 	if err != nil {
@@ -250,7 +250,7 @@ func (w *Whys) get(port int, path string) string {
 }
 
 // call sends a request to the admin API.
-func (w *Whys) call(s *Server, method, path, body string, into any) {
+func (w *WhyTest) call(s *Server, method, path, body string, into any) {
 	w.t.Helper()
 	req, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path), bytes.NewReader([]byte(body)))
 	if err != nil {

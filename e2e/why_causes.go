@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// Each method brings about one cause for which an event does not reach the user, and returns
-// the id of the event.
+// Each method causes one reason for which an event does not reach the user, and returns the id of
+// the event.
 
-func (w *Whys) delivered(user string) (id string) {
+func (w *WhyTest) delivered(user string) (id string) {
 	s := w.open("", user, nil, "")
 	id = w.send(user, "")
 	w.read(s, id)
 	return id
 }
 
-func (w *Whys) cameBackWithPosition(user string) (id string) {
+func (w *WhyTest) reconnectedWithPosition(user string) (id string) {
 	from := w.send("nobody", "")
 	id = w.send(user, "")
 	w.read(w.open("", user, nil, from), id)
 	return id
 }
 
-func (w *Whys) lags(user string) (id string) {
+func (w *WhyTest) lags(user string) (id string) {
 	w.openBy(w.Serve.SmallClient(H1), "", user, nil, "")
 	large := strings.Repeat("x", 512<<10)
 	Wait(w.t, Patience, "the client to lag", func() error {
@@ -39,12 +39,12 @@ func (w *Whys) lags(user string) (id string) {
 	return w.send(user, "")
 }
 
-func (w *Whys) otherTopic(user string) (id string) {
+func (w *WhyTest) otherTopic(user string) (id string) {
 	w.open("", user, []string{"news/1", "news/2"}, "")
 	return w.publish("send", "", fmt.Sprintf(`{"topic":"news/9","data":"%s"}`, secret))
 }
 
-func (w *Whys) topicRemoved(user string) (id string) {
+func (w *WhyTest) topicRemoved(user string) (id string) {
 	s := w.open("", user, []string{"news/9"}, "")
 	var changed struct{ ID string }
 	w.call(w.Publish, http.MethodPatch, "/sse/connections?user="+url.QueryEscape(user), `{"remove":["news/9"]}`, &changed)
@@ -52,12 +52,12 @@ func (w *Whys) topicRemoved(user string) (id string) {
 	return w.publish("send", "", fmt.Sprintf(`{"topic":"news/9","data":"%s"}`, secret))
 }
 
-func (w *Whys) otherUser(user string) (id string) {
+func (w *WhyTest) otherUser(user string) (id string) {
 	w.open("", user, nil, "")
 	return w.send("somebody else", "")
 }
 
-func (w *Whys) cameBackWithout(user string) (id string) {
+func (w *WhyTest) reconnectedWithoutPosition(user string) (id string) {
 	w.leave(w.open("", user, nil, ""), user)
 	id = w.send(user, "")
 	w.await("", id)
@@ -65,18 +65,18 @@ func (w *Whys) cameBackWithout(user string) (id string) {
 	return id
 }
 
-func (w *Whys) cameBackPast(user string) (id string) {
+func (w *WhyTest) reconnectedPastIt(user string) (id string) {
 	id = w.send(user, "")
 	w.open("", user, nil, w.send("nobody", ""))
 	return id
 }
 
-func (w *Whys) didNotComeBack(user string) (id string) {
+func (w *WhyTest) didNotReconnect(user string) (id string) {
 	w.leave(w.open("", user, nil, ""), user)
 	return w.send(user, "")
 }
 
-func (w *Whys) refused(user string) (id string) {
+func (w *WhyTest) refused(user string) (id string) {
 	id = w.send(user, "")
 	w.await("", id)
 	w.open("", user, nil, "")
@@ -87,12 +87,12 @@ func (w *Whys) refused(user string) (id string) {
 	}
 	defer third.Close()
 	if b, err := third.Next(); err != nil || b.Type != "sse.rejected" {
-		w.t.Fatalf("the third is sent %+v, %v", b, err)
+		w.t.Fatalf("first event of the third stream: got %+v, %v, want sse.rejected", b, err)
 	}
 	return id
 }
 
-func (w *Whys) ttlPassed(user string) (id string) {
+func (w *WhyTest) ttlPassed(user string) (id string) {
 	from := w.send("nobody", "")
 	id = w.send(user, `,"ttl":"200ms"`)
 	<-time.After(300 * time.Millisecond) // until the ttl has passed
@@ -101,7 +101,7 @@ func (w *Whys) ttlPassed(user string) (id string) {
 	return id
 }
 
-func (w *Whys) replaced(user string) (id string) {
+func (w *WhyTest) replaced(user string) (id string) {
 	from := w.send("nobody", "")
 	id = w.send(user, `,"slot":"price"`)
 	next := w.send(user, `,"slot":"price"`)
@@ -109,7 +109,7 @@ func (w *Whys) replaced(user string) (id string) {
 	return id
 }
 
-func (w *Whys) evicted(user string) (id string) {
+func (w *WhyTest) evicted(user string) (id string) {
 	hub := strings.TrimPrefix(user, "evicted-by-")
 	s := w.open(hub, user, nil, "")
 	id = w.publish("send", hub, fmt.Sprintf(`{"user":%q,"data":"%s"}`, user, secret))
@@ -122,7 +122,7 @@ func (w *Whys) evicted(user string) (id string) {
 	return id
 }
 
-func (w *Whys) evictedByAge(user string) (id string) {
+func (w *WhyTest) evictedByAge(user string) (id string) {
 	s := w.open("age", user, nil, "")
 	id = w.publish("send", "age", fmt.Sprintf(`{"user":%q,"data":"%s"}`, user, secret))
 	w.read(s, id)
@@ -143,12 +143,12 @@ func (w *Whys) evictedByAge(user string) (id string) {
 	return id
 }
 
-func (w *Whys) otherEpoch(user string) (id string) {
+func (w *WhyTest) otherEpoch(user string) (id string) {
 	w.open("", user, nil, "")
 	return "another0-7-abcd"
 }
 
-func (w *Whys) neverPublished(user string) (id string) {
+func (w *WhyTest) neverPublished(user string) (id string) {
 	w.open("", user, nil, "")
 	p, err := ParsePosition(w.send(user, ""))
 	if err != nil {
@@ -158,12 +158,12 @@ func (w *Whys) neverPublished(user string) (id string) {
 	return p.String()
 }
 
-func (w *Whys) sameKey(user string) (id string) {
+func (w *WhyTest) sameKey(user string) (id string) {
 	s := w.open("", user, nil, "")
 	id = w.send(user, `,"key":"always the same"`)
 	w.read(s, id)
 	if again := w.send(user, `,"key":"always the same"`); again != id {
-		w.t.Errorf("the duplicate has the id %s", again)
+		w.t.Errorf("id of the duplicate: got %s, want %s", again, id)
 	}
 	return id
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // RunStopped stops the server of the client with SIGSTOP. The answer must list it as missing.
-func (w Whys) RunStopped(t *testing.T) {
+func (w WhyTest) RunStopped(t *testing.T) {
 	w.t = t
 	w.open("", "stopped", nil, "")
 	id := w.publish("send", "", fmt.Sprintf(`{"user":"stopped","data":"%s"}`, secret))
@@ -26,7 +26,7 @@ func (w Whys) RunStopped(t *testing.T) {
 	a := w.why("", "stopped", id)
 	name := fmt.Sprintf("-%d", w.Serve.PID())
 	if a.State != "no_answer" || len(a.Missing) != 1 || !strings.HasSuffix(a.Missing[0], name) || !strings.Contains(a.Summary, name+" does not answer") {
-		t.Errorf("it is %s, missing %q: %s", a.State, a.Missing, a.Summary)
+		t.Errorf("state, missing nodes and summary: got %s, %q: %s, want no_answer, one node, and its name", a.State, a.Missing, a.Summary)
 	}
 	t.Log(a.Summary)
 }

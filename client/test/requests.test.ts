@@ -101,7 +101,9 @@ describe("responses", () => {
     expect(server.calls).toHaveLength(1);
   });
   test("an HTML page instead of a stream is final", async () => {
-    server.responses.push(() => new Response("<html>", { headers: { "Content-Type": "text/html" } }));
+    server.responses.push(
+      () => new Response("<html>", { headers: { "Content-Type": "text/html" } }),
+    );
     const sse = await start();
     expect(sse.getSnapshot()).toMatchObject({
       connectionStatus: "failed",
@@ -114,7 +116,9 @@ describe("responses", () => {
     "Text/Event-Stream",
   ]) {
     test(`the content type ${type} is accepted`, async () => {
-      server.responses.push(() => new Response("data: 1\n\n", { headers: { "Content-Type": type } }));
+      server.responses.push(
+        () => new Response("data: 1\n\n", { headers: { "Content-Type": type } }),
+      );
       const sse = await start();
       expect(sse.getSnapshot().messages).toHaveLength(1);
     });

@@ -29,7 +29,7 @@ type trace struct {
 	received []e2e.Received
 	streams  int
 	ends     []string // why its streams ended
-	goodbyes []string // reasons that the server gave
+	closings []string // reasons that the server gave
 	err      error
 }
 
@@ -87,17 +87,17 @@ var kinds = []*kind{
 }
 
 // populate starts clients, and replaces them now and then until the end of the storm.
-func (w *world) populate() {
+func (w *world) startClients() {
 	for i, h := range w.hubs {
 		for n := range *clients * h.share / 100 {
-			seat := i*10_000 + n
-			w.living.Go(func() { w.live(seat, kinds[(n+5*i)%len(kinds)], h, w.random(10_000+seat)) })
+			index := i*10_000 + n
+			w.running.Go(func() { w.runClients(index, kinds[(n+5*i)%len(kinds)], h, w.random(10_000+index)) })
 		}
 	}
 }
 
-// live runs one seat: clients take it one after the other, or a client that left comes back.
-func (w *world) live(seat int, k *kind, h *hub, random *rand.Rand) {
+// live runs one index: clients take it one after the other, or a client that left comes back.
+func (w *world) runClients(index int, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	if c != w.shared[h.path] {
 		c.Path, c.Backoff = h.path, retryMax
@@ -105,21 +105,21 @@ func (w *world) live(seat int, k *kind, h *hub, random *rand.Rand) {
 	w.mu.Lock()
 	w.connections = append(w.connections, c)
 	w.mu.Unlock()
-	b := begin{id: someone(random), since: time.Now()}
+	b := begin{id: randomIdentity(random), since: time.Now()}
 	for {
 		there := k.join(w, k, c, h, b)
 		w.mu.Lock()
-		w.present[seat] = there
+		w.current[index] = there
 		w.mu.Unlock()
 		if w.stay(there, random) {
 			return
 		}
-		was := w.leave(seat, there, false)
+		was := w.leave(index, there, false)
 		if k.returns && random.IntN(4) > 0 {
 			b.from, b.since = was.last, time.Now()
 			w.count("clients that left and came back")
 		} else {
-			b = begin{id: someone(random), since: time.Now()}
+			b = begin{id: randomIdentity(random), since: time.Now()}
 			w.count("clients that were replaced by others")
 		}
 		// On the third hub some clients must miss events.
@@ -163,12 +163,12 @@ func (w *world) stay(c client, random *rand.Rand) bool {
 }
 
 // leave stops a client and keeps its trace.
-func (w *world) leave(seat int, c client, final bool) *trace {
+func (w *world) leave(index int, c client, final bool) *trace {
 	tr := c.stop()
 	tr.final = final
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.present, seat)
+	delete(w.current, index)
 	w.traces = append(w.traces, tr)
 	return tr
 }
@@ -193,14 +193,14 @@ func (f *follower) failure() error         { return f.Err() }
 func (f *follower) stop() *trace {
 	f.Stop()
 	streams, ends := f.Streams()
-	var goodbyes []string
-	for _, g := range f.Goodbyes() {
-		goodbyes = append(goodbyes, g.Reason)
+	var closings []string
+	for _, g := range f.Closings() {
+		closings = append(closings, g.Reason)
 	}
 	return &trace{
 		kind: f.k.name, hub: f.of, id: f.Identity, since: f.since,
 		start: f.Start(), last: f.Last(), received: f.Received(),
-		streams: streams, ends: ends, goodbyes: goodbyes, err: f.Err(),
+		streams: streams, ends: ends, closings: closings, err: f.Err(),
 	}
 }
 

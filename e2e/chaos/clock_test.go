@@ -162,13 +162,13 @@ func TestLoginsWhenTheClockIsSet(t *testing.T) {
 	}
 	s.SetClock(2 * time.Hour)
 	for i, stream := range streams {
-		for stream.Goodbye == nil {
+		for stream.Closing == nil {
 			if _, err := stream.Next(); err != nil {
 				t.Fatalf("%s: %v", e2e.Protocols[i], err)
 			}
 		}
-		if stream.Goodbye.Reason != "expired" {
-			t.Errorf("%s: it was told %+v", e2e.Protocols[i], stream.Goodbye)
+		if stream.Closing.Reason != "expired" {
+			t.Errorf("%s: it was told %+v", e2e.Protocols[i], stream.Closing)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 // lives is the record of a hub whose file is copied, restored, cut and removed. Only the
 // goroutine of the test uses it.
-type lives struct {
+type fileChanges struct {
 	file     string // path of the file in use
 	copied   string // epoch at the time when it was copied from the other file; empty: no copy
 	restores []restore
@@ -16,7 +16,7 @@ type lives struct {
 }
 
 // other is the file that is not in use.
-func (l *lives) other() string {
+func (l *fileChanges) other() string {
 	if l.file == "a.db" {
 		return "b.db"
 	}
@@ -30,10 +30,10 @@ type restore struct {
 	head         e2e.Position
 }
 
-// livesCourt judges the clients of such a hub. A restore starts a new branch of an epoch. On a
+// fileJudge judges the clients of such a hub. A restore starts a new branch of an epoch. On a
 // branch no event may be missing without a gap. Between branches and between epochs a gap is
 // required, after which come the retained events.
-type livesCourt struct {
+type fileJudge struct {
 	*verdict
 	hub     *hub
 	at      map[e2e.Position]int // index in the ledger of each position
@@ -43,8 +43,8 @@ type livesCourt struct {
 	final   string // epoch at the end
 }
 
-func newLives(v *verdict, h *hub) *livesCourt {
-	c := &livesCourt{
+func newFileJudge(v *verdict, h *hub) *fileJudge {
+	c := &fileJudge{
 		verdict: v, hub: h, entries: h.ledger.Entries(),
 		at: make(map[e2e.Position]int), numbers: make(map[int64]e2e.Entry), epochs: make(map[string][]int),
 	}
@@ -61,15 +61,15 @@ func newLives(v *verdict, h *hub) *livesCourt {
 			return int(int64(c.entries[a].Position.Seq - c.entries[b].Position.Seq))
 		})
 	}
-	if len(c.epochs) > 1+h.lives.touches {
-		v.find(&v.other, 1, nil, "%s: there were %d epochs, though the file was touched only %d times", h.name, len(c.epochs), h.lives.touches)
+	if len(c.epochs) > 1+h.changes.touches {
+		v.find(&v.other, 1, nil, "%s: there were %d epochs, though the file was touched only %d times", h.name, len(c.epochs), h.changes.touches)
 	}
 	return c
 }
 
 // undone reports whether a restore undid an event before the event at another index was
 // acknowledged.
-func (l *lives) undone(place int, at e2e.Position, before int) bool {
+func (l *fileChanges) undone(place int, at e2e.Position, before int) bool {
 	return slices.ContainsFunc(l.restores, func(r restore) bool {
 		return place < r.acknowledged && r.acknowledged <= before && r.head.Epoch == at.Epoch && at.Seq > r.head.Seq
 	})
@@ -77,12 +77,12 @@ func (l *lives) undone(place int, at e2e.Position, before int) bool {
 
 // between returns the events for the identity between two positions of an epoch, on the branch of
 // the event at an index.
-func (c *livesCourt) between(id e2e.Identity, epoch string, after, before uint64, branch int) (found []e2e.Entry) {
+func (c *fileJudge) between(id e2e.Identity, epoch string, after, before uint64, branch int) (found []e2e.Entry) {
 	for _, place := range c.epochs[epoch] {
 		e := c.entries[place]
 		// Events of a later branch do not belong to the branch of that index.
 		if e.Position.Seq > after && e.Position.Seq < before && e.To.Matches(id) &&
-			!c.hub.lives.undone(place, e.Position, branch) && !c.hub.lives.undone(branch, e.Position, place) {
+			!c.hub.changes.undone(place, e.Position, branch) && !c.hub.changes.undone(branch, e.Position, place) {
 			found = append(found, e)
 		}
 	}
@@ -90,7 +90,7 @@ func (c *livesCourt) between(id e2e.Identity, epoch string, after, before uint64
 }
 
 // try judges one client.
-func (c *livesCourt) try(tr *trace) {
+func (c *fileJudge) try(tr *trace) {
 	if tr.start.Epoch == "" {
 		return
 	}
@@ -116,7 +116,7 @@ func (c *livesCourt) try(tr *trace) {
 			c.find(&c.doubled, 1, tr, "%s came again\n%s", r, tr.around(i))
 		case r.Position.Epoch != at.Epoch || r.Position.Seq <= at.Seq:
 			c.find(&c.disordered, 1, tr, "%s came after %s\n%s", r, at, tr.around(i))
-		case before >= 0 && here && c.hub.lives.undone(before, at, place):
+		case before >= 0 && here && c.hub.changes.undone(before, at, place):
 			c.find(&c.falseGaps, 1, tr, "between %s and %s a gap was not told\n%s", at, r, tr.around(i))
 			at = r.Position
 		default:
@@ -142,17 +142,17 @@ func (c *livesCourt) try(tr *trace) {
 	}
 }
 
-func (c *livesCourt) missing(tr *trace, i int, lost []e2e.Entry) {
+func (c *fileJudge) missing(tr *trace, i int, lost []e2e.Entry) {
 	if len(lost) > 0 {
 		c.find(&c.lost, len(lost), tr, "%d events are missing, the first is %d for %v at %s\n%s", len(lost), lost[0].N, lost[0].To, lost[0].Position, tr.around(i))
 	}
 }
 
 // gap judges a gap: the client was in another epoch, or on an abandoned branch.
-func (c *livesCourt) gap(tr *trace, i int) {
+func (c *fileJudge) gap(tr *trace, i int) {
 	c.gaps++
 	g := tr.received[i]
-	left := slices.ContainsFunc(c.hub.lives.restores, func(r restore) bool {
+	left := slices.ContainsFunc(c.hub.changes.restores, func(r restore) bool {
 		return r.head.Epoch == g.After.Epoch && g.After.Seq > r.head.Seq
 	})
 	if !left && (g.Gap != "epoch" || g.After.Epoch == g.Position.Epoch) {
@@ -161,7 +161,7 @@ func (c *livesCourt) gap(tr *trace, i int) {
 }
 
 // behind reports whether a client has events to receive.
-func (l *lives) behind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
+func (l *fileChanges) behind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
 	entries := ledger.Entries()
 	if n := len(entries); n > 0 && entries[n-1].Position.Epoch != last.Epoch {
 		return true

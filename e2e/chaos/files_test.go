@@ -38,7 +38,7 @@ func duplicate(from, to string) error {
 
 // copyFile copies the file in use. The copy may be damaged.
 func (w *world) copyFile() {
-	if err := duplicate(w.server.Path(w.files().lives.file), w.server.Path(older)); err != nil {
+	if err := duplicate(w.server.Path(w.files().changes.file), w.server.Path(older)); err != nil {
 		w.t.Error(err)
 	}
 }
@@ -61,10 +61,10 @@ func (w *world) touchFile(touch func(path, older string) error) func(*rand.Rand)
 			<-time.After(10 * time.Millisecond)
 		}
 		before := w.epochOfFiles()
-		if err := touch(w.server.Path(h.lives.file), w.server.Path(older)); err != nil {
+		if err := touch(w.server.Path(h.changes.file), w.server.Path(older)); err != nil {
 			w.t.Error(err)
 		}
-		h.lives.touches++
+		h.changes.touches++
 		e2e.Wait(w.t, e2e.Patience, "a new epoch to begin", func() error {
 			if after := w.epochOfFiles(); after == before || after == "" {
 				return fmt.Errorf("its epoch is %q, and was %q", after, before)
@@ -82,7 +82,7 @@ func (w *world) epochOfFiles() string {
 // changeFile reloads the server with the other file, which may be a copy of this one or an older
 // file. If the hub does not know the events of that file, a new epoch must begin.
 func (w *world) changeFile(random *rand.Rand) {
-	l := w.files().lives
+	l := w.files().changes
 	from, epoch := l.file, w.epochOfFiles()
 	l.file = l.other()
 	if random.IntN(2) == 0 {
@@ -116,12 +116,12 @@ func (w *world) restoreFile(*rand.Rand) {
 	w.server.Kill()
 	w.awaitRefusals(h)
 	head := w.headOf(w.server.Path(older))
-	h.lives.restores = append(h.lives.restores, restore{acknowledged: h.ledger.Len(), head: head})
-	h.lives.touches++
-	if err := duplicate(w.server.Path(older), w.server.Path(h.lives.file)); err != nil {
+	h.changes.restores = append(h.changes.restores, restore{acknowledged: h.ledger.Len(), head: head})
+	h.changes.touches++
+	if err := duplicate(w.server.Path(older), w.server.Path(h.changes.file)); err != nil {
 		w.t.Error(err)
 	}
-	w.remove(h.lives.other())
+	w.remove(h.changes.other())
 	w.run()
 }
 
@@ -169,7 +169,7 @@ func (w *world) headOf(path string) e2e.Position {
 
 // rivals starts other processes that wait for the files when the server dies, hold them for a
 // moment, and release them.
-func (w *world) rivals(random *rand.Rand) {
+func (w *world) contendForFiles(random *rand.Rand) {
 	wait := func() { <-time.After(time.Duration(random.Int64N(int64(time.Second)))) }
 	for _, r := range w.others {
 		r.Configure(w.config(random))

@@ -8,8 +8,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestCourt gives the court each kind of fault.
-func TestCourt(t *testing.T) {
+// TestHubJudge gives the court each kind of fault.
+func TestHubJudge(t *testing.T) {
 	const epoch = "abc"
 	began := time.Now()
 	after := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
@@ -101,7 +101,7 @@ func TestCourt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &hub{name: "default", bound: test.bound, ledger: ledger}
-			c := newCourt(new(verdict), h, []time.Time{test.launched})
+			c := newHubJudge(new(verdict), h, []time.Time{test.launched})
 			tr := &trace{
 				hub: h, id: e2e.Identity{User: "alice"}, since: began, start: at(4), last: at(test.last),
 				final: test.last == 0, received: test.received,
@@ -122,7 +122,7 @@ func TestCourt(t *testing.T) {
 	t.Run("stored twice", func(t *testing.T) {
 		ledger := new(e2e.Ledger)
 		ledger.Add(e2e.Entry{Position: at(1), N: 1}, e2e.Entry{Position: at(3), N: 2})
-		if c := newCourt(new(verdict), &hub{ledger: ledger}, nil); c.other != 1 {
+		if c := newHubJudge(new(verdict), &hub{ledger: ledger}, nil); c.other != 1 {
 			t.Error("a position that nobody was given was not found")
 		}
 	})
@@ -147,8 +147,8 @@ func TestDisconnects(t *testing.T) {
 		"not yet answered":     {disconnect{began: after(5), ended: after(11)}, after(4), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, l := range []*lives{nil, {}} {
-				h := &hub{name: "default", ledger: ledger, lives: l, disconnects: []disconnect{test.d}}
+			for _, l := range []*fileChanges{nil, {}} {
+				h := &hub{name: "default", ledger: ledger, changes: l, disconnects: []disconnect{test.d}}
 				tr := &trace{
 					hub: h, id: e2e.Identity{User: "alice"}, start: at(0), final: true,
 					received: []e2e.Received{{Position: at(1), N: 1, At: after(20), Stream: test.opened}},
@@ -161,15 +161,15 @@ func TestDisconnects(t *testing.T) {
 		})
 	}
 	h := &hub{name: "default", ledger: ledger}
-	tr := &trace{hub: h, start: at(1), last: at(1), goodbyes: []string{"shutdown", "hub_closed"}}
+	tr := &trace{hub: h, start: at(1), last: at(1), closings: []string{"shutdown", "hub_closed"}}
 	if v := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge(); v.other != 1 {
 		t.Error("that a hub is closed was not found")
 	}
 }
 
-// TestLives gives the court a history whose file was changed: epoch a was restored to its position
+// TestFileJudge gives the court a history whose file was changed: epoch a was restored to its position
 // 3 and continued; then epoch b began.
-func TestLives(t *testing.T) {
+func TestFileJudge(t *testing.T) {
 	at := func(epoch string, seq uint64, tag string) e2e.Position {
 		return e2e.Position{Epoch: epoch, Seq: seq, Tag: tag}
 	}
@@ -182,7 +182,7 @@ func TestLives(t *testing.T) {
 		}
 	}
 	add(e2e.Everybody, at("a", 1, "1111"), at("a", 2, "2222"), at("a", 3, "3333"), at("a", 4, "44ff"), at("a", 5, "55ff"))
-	l := &lives{restores: []restore{{acknowledged: 5, head: at("a", 3, "")}}, touches: 2}
+	l := &fileChanges{restores: []restore{{acknowledged: 5, head: at("a", 3, "")}}, touches: 2}
 	add(e2e.Everybody, at("a", 4, "4444"), at("a", 5, "5555")) // 6, 7
 	add(e2e.To("user", "bob"), at("a", 6, "6666"))             // 8
 	add(e2e.Everybody, at("b", 1, "1111"), at("b", 2, "2222")) // 9, 10
@@ -272,7 +272,7 @@ func TestLives(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &hub{name: "files", ledger: ledger, lives: l}
+			h := &hub{name: "files", ledger: ledger, changes: l}
 			tr := &trace{
 				hub: h, id: e2e.Identity{User: "alice"}, start: at("a", 0, ""), last: test.last,
 				final: test.last.Epoch == "", received: test.received,
@@ -284,8 +284,8 @@ func TestLives(t *testing.T) {
 		})
 	}
 	for name, h := range map[string]*hub{
-		"a position was given twice": {ledger: twice, lives: new(lives)},
-		"too many epochs":            {ledger: ledger, lives: new(lives)},
+		"a position was given twice": {ledger: twice, changes: new(fileChanges)},
+		"too many epochs":            {ledger: ledger, changes: new(fileChanges)},
 	} {
 		if v := (&world{hubs: []*hub{h}}).judge(); v.other != 1 {
 			t.Errorf("that %s was not found", name)

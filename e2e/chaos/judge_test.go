@@ -25,7 +25,7 @@ type verdict struct {
 // bad returns the number of faults.
 func (v *verdict) bad() int {
 	return v.lost + v.doubled + v.disordered + v.foreign + v.disconnected + v.falseGaps + v.other +
-		v.rights.Unlawful + v.rights.Withheld + v.rights.Untold
+		v.rights.Unlawful + v.rights.Withheld + v.rights.Misreported
 }
 
 // enough is how many faults are described.
@@ -58,7 +58,7 @@ func (d disconnect) concerns(id e2e.Identity, e e2e.Entry, opened time.Time) boo
 }
 
 // court judges the clients of a hub.
-type court struct {
+type hubJudge struct {
 	*verdict
 	hub      *hub
 	launched []time.Time
@@ -74,8 +74,8 @@ func (v *verdict) common(tr *trace) {
 		v.find(&v.other, 1, tr, "%v\n%s", tr.err, tr.around(len(tr.received)))
 	}
 	// Each config has a route for each hub, or is refused.
-	if slices.Contains(tr.goodbyes, "hub_closed") {
-		v.find(&v.other, 1, tr, "it was told that the hub is closed: %q", tr.goodbyes)
+	if slices.Contains(tr.closings, "hub_closed") {
+		v.find(&v.other, 1, tr, "it was told that the hub is closed: %q", tr.closings)
 	}
 	if tr.start.Epoch == "" && tr.final {
 		v.find(&v.other, 1, tr, "it was never connected\n%s", tr.around(0))
@@ -97,10 +97,10 @@ func (w *world) judge() *verdict {
 	v := new(verdict)
 	for _, h := range w.hubs {
 		var try func(*trace)
-		if h.lives != nil {
-			try = newLives(v, h).try
+		if h.changes != nil {
+			try = newFileJudge(v, h).try
 		} else {
-			try = newCourt(v, h, w.launched).try
+			try = newHubJudge(v, h, w.launched).try
 		}
 		for _, tr := range w.traces {
 			if tr.hub == h {
@@ -114,10 +114,10 @@ func (w *world) judge() *verdict {
 	return v
 }
 
-// newCourt also judges the ledger: a position that is neither an acknowledged event nor a command
+// newHubJudge also judges the ledger: a position that is neither an acknowledged event nor a command
 // means that an event was stored twice.
-func newCourt(v *verdict, h *hub, launched []time.Time) *court {
-	c := &court{verdict: v, hub: h, launched: launched, entries: h.ledger.Entries()}
+func newHubJudge(v *verdict, h *hub, launched []time.Time) *hubJudge {
+	c := &hubJudge{verdict: v, hub: h, launched: launched, entries: h.ledger.Entries()}
 	slices.SortFunc(c.entries, func(a, b e2e.Entry) int { return int(int64(a.Position.Seq - b.Position.Seq)) })
 	v.events += len(c.entries)
 	unknown, due := 0, uint64(1)
@@ -141,7 +141,7 @@ func newCourt(v *verdict, h *hub, launched []time.Time) *court {
 }
 
 // between returns the events for the identity between two positions, exclusive.
-func (c *court) between(id e2e.Identity, after, before uint64) []e2e.Entry {
+func (c *hubJudge) between(id e2e.Identity, after, before uint64) []e2e.Entry {
 	var found []e2e.Entry
 	from := sort.Search(len(c.entries), func(i int) bool { return c.entries[i].Position.Seq > after })
 	for _, e := range c.entries[from:] {
@@ -155,7 +155,7 @@ func (c *court) between(id e2e.Identity, after, before uint64) []e2e.Entry {
 	return found
 }
 
-func (c *court) entry(seq uint64) (e2e.Entry, bool) {
+func (c *hubJudge) entry(seq uint64) (e2e.Entry, bool) {
 	i, ok := slices.BinarySearchFunc(c.entries, seq, func(e e2e.Entry, seq uint64) int { return int(int64(e.Position.Seq - seq)) })
 	if !ok {
 		return e2e.Entry{}, false
@@ -167,7 +167,7 @@ func (c *court) entry(seq uint64) (e2e.Entry, bool) {
 const forever = ^uint64(0)
 
 // try judges one client.
-func (c *court) try(tr *trace) {
+func (c *hubJudge) try(tr *trace) {
 	if tr.start.Epoch == "" {
 		return
 	}
@@ -206,7 +206,7 @@ func (c *court) try(tr *trace) {
 	c.missing(tr, len(tr.received), c.between(tr.id, at, end))
 }
 
-func (c *court) missing(tr *trace, i int, lost []e2e.Entry) {
+func (c *hubJudge) missing(tr *trace, i int, lost []e2e.Entry) {
 	if len(lost) > 0 {
 		c.find(&c.lost, len(lost), tr, "%d events are missing, the first is %d for %v at %s\n%s", len(lost), lost[0].N, lost[0].To, lost[0].Position, tr.around(i))
 	}
@@ -215,7 +215,7 @@ func (c *court) missing(tr *trace, i int, lost []e2e.Entry) {
 // gap judges a gap that was told to a client with everything up to at. The gap is real if the
 // history had passed the client's position and had lost an event for the client. A process that
 // was started since does not know events that it did not load, and tells a gap in doubt.
-func (c *court) gap(tr *trace, i int, at uint64) uint64 {
+func (c *hubJudge) gap(tr *trace, i int, at uint64) uint64 {
 	c.gaps++
 	g := tr.received[i]
 	// Up to its position the client has all its events, or a fault was found before.
@@ -240,7 +240,7 @@ func (c *court) gap(tr *trace, i int, at uint64) uint64 {
 // after at: more events were sent before its start than it certainly loads. The time at which
 // the client received the events up to at proves nothing, since a slow client may have read
 // data of the process before.
-func (c *court) doubtful(at uint64, then time.Time) bool {
+func (c *hubJudge) doubtful(at uint64, then time.Time) bool {
 	next, ok := c.entry(at + 1 + c.hub.bound)
 	return ok && slices.ContainsFunc(c.launched, func(t time.Time) bool { return next.Sent.Before(t) && t.Before(then) })
 }

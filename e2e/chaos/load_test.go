@@ -25,7 +25,7 @@ const (
 var topics = []string{"news/a", "news/b/c", "sport/a", "sport/b"}
 
 // someone returns the identity of a new client.
-func someone(random *rand.Rand) (id e2e.Identity) {
+func randomIdentity(random *rand.Rand) (id e2e.Identity) {
 	if random.IntN(6) > 0 {
 		id.User = fmt.Sprintf("user %d", random.IntN(users))
 	}
@@ -94,7 +94,7 @@ func (w *world) publish() {
 			// The first publisher uses a bad network, unless it must be certain that no answer is in
 			// flight.
 			addr := ""
-			if n == 0 && h.lives == nil {
+			if n == 0 && h.changes == nil {
 				addr = w.admin.Addr
 			}
 			p := w.server.PublisherVia(addr, h.name, h.ledger)

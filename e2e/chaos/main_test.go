@@ -31,7 +31,7 @@ type hub struct {
 	load   int    // percentage of the events
 	ledger *e2e.Ledger
 
-	lives       *lives // not nil: its file is changed
+	changes     *fileChanges // not nil: its file is changed
 	publishers  []*e2e.Publisher
 	disconnects []disconnect // requests to disconnect that were answered
 
@@ -58,12 +58,12 @@ type world struct {
 
 	quiet      chan struct{} // closed when all clients must stay
 	publishing sync.WaitGroup
-	living     sync.WaitGroup
+	running    sync.WaitGroup
 
 	mu          sync.Mutex
 	connections []*e2e.Client
 	traces      []*trace       // of clients that have left
-	present     map[int]client // by seat
+	current     map[int]client // by index
 	done        map[string]int // counts of what clients did
 }
 
@@ -78,11 +78,11 @@ func TestChaos(t *testing.T) {
 		}
 	})
 	began := time.Now()
-	w.touch()
+	w.warmUp()
 	base := w.reading()
 
-	w.populate()
-	w.admit()
+	w.startClients()
+	w.startMembers()
 	w.publish()
 	w.storm(*duration*5/6, true)
 	w.storm(*duration/6, false)
@@ -93,7 +93,7 @@ func TestChaos(t *testing.T) {
 	for _, finding := range verdict.findings {
 		t.Error(finding)
 	}
-	if verdict.deliveries == 0 || verdict.rights.Told == 0 || w.faults[kill] == 0 {
+	if verdict.deliveries == 0 || verdict.rights.Reported == 0 || w.faults[kill] == 0 {
 		t.Error("too little happened for this to mean anything")
 	}
 	w.checkGrowth(base)
@@ -106,13 +106,13 @@ func newWorld(t testing.TB) *world {
 			{name: "default", path: "/events", share: 40, load: 35},
 			{name: "chat", path: "/chat", share: 25, load: 20},
 			{name: "ticker", path: "/ticker", share: 20, load: 35, bound: tickerBound},
-			{name: "files", path: "/files", share: 15, load: 10, lives: &lives{file: "a.db"}},
+			{name: "files", path: "/files", share: 15, load: 10, changes: &fileChanges{file: "a.db"}},
 		},
 		proxies: make(map[e2e.Protocol]*e2e.Proxy),
 		shared:  make(map[string]*e2e.Client),
 		faults:  make(map[string]int),
 		quiet:   make(chan struct{}),
-		present: make(map[int]client),
+		current: make(map[int]client),
 		done:    make(map[string]int),
 	}
 	for _, h := range w.hubs {
@@ -161,15 +161,15 @@ func (w *world) settle() {
 		p.Calm()
 	}
 	close(w.quiet)
-	w.living.Wait()
+	w.running.Wait()
 	late := time.Now().Add(2 * e2e.Patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for time.Now().Before(late) && !w.caughtUp() {
 		<-tick.C
 	}
-	for seat, c := range w.present {
-		w.leave(seat, c, true)
+	for index, c := range w.current {
+		w.leave(index, c, true)
 	}
 	for _, c := range w.connections {
 		c.Close()
@@ -180,7 +180,7 @@ func (w *world) settle() {
 func (w *world) caughtUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, c := range w.present {
+	for _, c := range w.current {
 		if c.failure() == nil && behind(c) {
 			return false
 		}
@@ -193,8 +193,8 @@ func behind(c client) bool {
 	switch {
 	case last.Epoch == "":
 		return true
-	case h.lives != nil:
-		return h.lives.behind(h.ledger, c.identity(), last)
+	case h.changes != nil:
+		return h.changes.behind(h.ledger, c.identity(), last)
 	}
 	return len(h.ledger.Expected(c.identity(), last.Epoch, last.Seq)) > 0
 }

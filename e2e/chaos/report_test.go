@@ -28,10 +28,10 @@ func (v *verdict) String() string {
 		{"**out of order**", v.disordered},
 		{"**not theirs, or never acknowledged**", v.foreign},
 		{"**delivered after a disconnect**", v.disconnected},
-		{"changes of topics, told on streams", v.rights.Told},
+		{"changes of topics, told on streams", v.rights.Reported},
 		{"**delivered without the right to the topic**", v.rights.Unlawful},
 		{"**not delivered with the right to the topic**", v.rights.Withheld},
-		{"**changes of topics told falsely, or not told**", v.rights.Untold},
+		{"**changes of topics told falsely, or not told**", v.rights.Misreported},
 		{"gaps told", v.gaps},
 		{"of those in doubt, after a restart", v.inDoubt},
 		{"**gaps told falsely, or not told**", v.falseGaps},
@@ -103,7 +103,7 @@ func (w *world) reading() (least reading) {
 
 // touch opens a stream of each kind on each hub, since the first one makes the server allocate
 // what it keeps.
-func (w *world) touch() {
+func (w *world) warmUp() {
 	for _, h := range w.hubs {
 		for _, p := range e2e.Protocols {
 			c := w.server.Client(p)
@@ -129,24 +129,24 @@ func (w *world) checkGrowth(base reading) {
 		few   = 10      // connections of the admin endpoint and of the server itself come and go
 		slack = 4 << 20 // bytes, plus a tenth, for pools and maps
 	)
-	var worn reading
+	var used reading
 	// What a busy machine closes late goes in the end, and a leak does not.
 	e2e.Wait(w.t, e2e.Patience, "what the storm has opened to be closed", func() error {
-		if worn = w.reading(); worn.files > base.files+few || worn.goroutines > base.goroutines+few {
+		if used = w.reading(); used.files > base.files+few || used.goroutines > base.goroutines+few {
 			return fmt.Errorf("there are %d files and %d goroutines, and were %d and %d; open are %q",
-				worn.files, worn.goroutines, base.files, base.goroutines, w.server.OpenFiles())
+				used.files, used.goroutines, base.files, base.goroutines, w.server.OpenFiles())
 		}
 		return nil
 	})
-	wornProfile := w.server.HeapProfile()
+	usedProfile := w.server.HeapProfile()
 	w.server.Terminate(e2e.Patience / 2)
 	w.run()
-	w.touch()
+	w.warmUp()
 	fresh := w.reading()
-	w.t.Logf("at first %+v, in the end %+v, after a restart %+v", base, worn, fresh)
-	if worn.heap > fresh.heap*11/10+slack {
-		w.t.Errorf("the heap has %d bytes, %d more than that of a new process with the same history", worn.heap, worn.heap-fresh.heap)
-		for name, profile := range map[string][]byte{"worn": wornProfile, "fresh": w.server.HeapProfile()} {
+	w.t.Logf("at first %+v, in the end %+v, after a restart %+v", base, used, fresh)
+	if used.heap > fresh.heap*11/10+slack {
+		w.t.Errorf("the heap has %d bytes, %d more than that of a new process with the same history", used.heap, used.heap-fresh.heap)
+		for name, profile := range map[string][]byte{"used": usedProfile, "fresh": w.server.HeapProfile()} {
 			if err := os.WriteFile(filepath.Join(w.t.ArtifactDir(), name+".pprof"), profile, 0o644); err != nil {
 				w.t.Error(err)
 			}

@@ -14,10 +14,10 @@ import (
 
 // admit opens streams of members on the hubs that retain everything. Members are users whose
 // topics change all the time.
-func (w *world) admit() {
+func (w *world) startMembers() {
 	const each = 2 // members per hub
 	for i, h := range w.hubs {
-		if h.bound > 0 || h.lives != nil {
+		if h.bound > 0 || h.changes != nil {
 			continue
 		}
 		for n := range each {
@@ -28,16 +28,16 @@ func (w *world) admit() {
 			for _, k := range []*kind{kinds[0], kinds[2], kinds[5], kinds[14]} {
 				use++
 				random := w.random(use)
-				w.living.Go(func() { w.visit(m, k, h, random) })
+				w.running.Go(func() { w.keepOpen(m, k, h, random) })
 			}
 			random := w.random(use + 1)
-			w.living.Go(func() { w.changeTopics(m, h, random) })
+			w.running.Go(func() { w.changeTopics(m, h, random) })
 		}
 	}
 }
 
 // visit keeps a stream of a member open, with the member's current topics at each reconnection.
-func (w *world) visit(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
+func (w *world) keepOpen(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	c.Path = h.path
 	w.mu.Lock()

@@ -51,7 +51,7 @@ func (w *world) config(random *rand.Rand) e2e.Config {
 		history 10000000 24h
 		history_size 4GiB
 		store disk %s
-	}`, idleTimeout, tickerBound+random.IntN(tickerBound), w.files().lives.file),
+	}`, idleTimeout, tickerBound+random.IntN(tickerBound), w.files().changes.file),
 		Hub:    "history 10000000 " + pick("24h", "12h") + "\n history_size 4GiB\n store disk",
 		Stream: stream,
 		Routes: route("chat") + route("ticker") + route("files"),
@@ -125,7 +125,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 				w.server.Terminate(e2e.Patience / 2)
 				w.run()
 			}},
-			fault{"others wait for the files", 2, w.rivals},
+			fault{"others wait for the files", 2, w.contendForFiles},
 			fault{"reload to another file", 2, w.changeFile},
 			fault{"file restored between two processes", 2, w.restoreFile},
 			fault{"file removed", 1, w.touchFile(func(path, _ string) error { return os.Remove(path) })},
@@ -145,7 +145,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 	for _, f := range faults {
 		weights += f.weight
 	}
-	for end := time.Now().Add(d); time.Now().Before(end) && w.sound(); {
+	for end := time.Now().Add(d); time.Now().Before(end) && w.hasNoViolation(); {
 		// Faults follow each other at once, or after a while.
 		<-time.After(min(time.Until(end), time.Duration(random.Int64N(int64(3*time.Second)))))
 		n := random.IntN(weights)
@@ -212,10 +212,10 @@ func (w *world) disconnect(random *rand.Rand) {
 
 // sound reports whether no client has found a broken promise by itself. After that the test ends
 // early.
-func (w *world) sound() bool {
+func (w *world) hasNoViolation() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, c := range w.present {
+	for _, c := range w.current {
 		if c.failure() != nil {
 			return false
 		}

@@ -19,7 +19,7 @@ import (
 
 // party is a third-party client. The test sees only the events that it dispatches. Lines,
 // positions and reconnections are handled by the client itself.
-type party struct {
+type thirdParty struct {
 	k      *kind
 	of     *hub
 	id     e2e.Identity
@@ -29,7 +29,7 @@ type party struct {
 	mu       sync.Mutex
 	since    time.Time
 	opened   time.Time // the stream
-	goodbyes []string
+	closings []string
 	start    e2e.Position
 	at       e2e.Position
 	received []e2e.Received
@@ -39,9 +39,9 @@ type party struct {
 }
 
 // third starts one. run returns when ctx ends, or when the client gives up.
-func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *party, c *http.Client, req *http.Request) error) client {
+func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error) client {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &party{k: k, of: h, id: b.id, cancel: cancel, done: make(chan struct{}), since: b.since, start: b.from, at: b.from}
+	p := &thirdParty{k: k, of: h, id: b.id, cancel: cancel, done: make(chan struct{}), since: b.since, start: b.from, at: b.from}
 	go func() {
 		defer close(p.done)
 		req, err := c.Request(ctx, b.id, "")
@@ -59,7 +59,7 @@ func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context
 const firstRetry = 20 * time.Millisecond
 
 func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
-	return third(k, c, h, b, func(_ context.Context, p *party, c *http.Client, req *http.Request) error {
+	return third(k, c, h, b, func(_ context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
 		config := gosse.Client{
 			HTTPClient: c,
 			Backoff:    gosse.Backoff{InitialInterval: firstRetry, MaxInterval: retryMax},
@@ -72,7 +72,7 @@ func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
 }
 
 func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
-	return third(k, c, h, b, func(ctx context.Context, p *party, c *http.Client, req *http.Request) error {
+	return third(k, c, h, b, func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
 		options := []eventsource.StreamOption{
 			eventsource.StreamOptionHTTPClient(c),
 			eventsource.StreamOptionInitialRetry(firstRetry),
@@ -99,7 +99,7 @@ func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
 }
 
 // take is called with each dispatched event, in order.
-func (p *party) take(typ, data, id string) {
+func (p *thirdParty) take(typ, data, id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -108,14 +108,14 @@ func (p *party) take(typ, data, id string) {
 	p.err = p.read(typ, data, id)
 }
 
-func (p *party) read(typ, data, id string) error {
+func (p *thirdParty) read(typ, data, id string) error {
 	switch typ {
 	case "sse.closing", "sse.rejected":
-		var goodbye e2e.Goodbye
-		if err := json.Unmarshal([]byte(data), &goodbye); err != nil {
+		var closing e2e.Closing
+		if err := json.Unmarshal([]byte(data), &closing); err != nil {
 			return err
 		}
-		p.goodbyes = append(p.goodbyes, goodbye.Reason)
+		p.closings = append(p.closings, closing.Reason)
 		return nil
 	case "sse.connected":
 		return p.connected(data, id)
@@ -152,7 +152,7 @@ func (p *party) read(typ, data, id string) error {
 	return nil
 }
 
-func (p *party) connected(data, id string) error {
+func (p *thirdParty) connected(data, id string) error {
 	var c e2e.Connected
 	if err := json.Unmarshal([]byte(data), &c); err != nil {
 		return err
@@ -175,13 +175,13 @@ func (p *party) connected(data, id string) error {
 }
 
 // lost is called when a stream ended or could not be opened.
-func (p *party) lost(err error) {
+func (p *thirdParty) lost(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ends = append(p.ends, err.Error())
 }
 
-func (p *party) fail(err error) {
+func (p *thirdParty) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
@@ -189,28 +189,28 @@ func (p *party) fail(err error) {
 	}
 }
 
-func (p *party) hub() *hub              { return p.of }
-func (p *party) identity() e2e.Identity { return p.id }
+func (p *thirdParty) hub() *hub              { return p.of }
+func (p *thirdParty) identity() e2e.Identity { return p.id }
 
-func (p *party) last() e2e.Position {
+func (p *thirdParty) last() e2e.Position {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.at
 }
 
-func (p *party) failure() error {
+func (p *thirdParty) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-func (p *party) stop() *trace {
+func (p *thirdParty) stop() *trace {
 	p.cancel()
 	<-p.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return &trace{
 		kind: p.k.name, hub: p.of, id: p.id, since: p.since, start: p.start, last: p.at,
-		received: slices.Clone(p.received), streams: p.streams, ends: p.ends, goodbyes: p.goodbyes, err: p.err,
+		received: slices.Clone(p.received), streams: p.streams, ends: p.ends, closings: p.closings, err: p.err,
 	}
 }

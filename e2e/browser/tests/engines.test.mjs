@@ -1,4 +1,4 @@
-// What concerns the wire, in three engines: ENGINE=firefox for one of them.
+// Tests of the protocol in three browser engines. ENGINE=firefox runs one of them.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { engines } from "../engines.mjs";
@@ -57,7 +57,7 @@ for (const name of only) {
       await got(page, numbers(1, 20));
     });
 
-    check("is told of a gap, when the server has begun anew", async () => {
+    check("gets a gap after a restart of the server", async () => {
       const page = await engine.open(app());
       await opened(page);
       await sendAll([1]);
@@ -69,7 +69,7 @@ for (const name of only) {
       await got(page, [1, 2]);
     });
 
-    check("shares one connection over tabs, and the next tab goes on", async () => {
+    check("shares one connection between tabs, and another tab continues it", async () => {
       const options = { share: "tabs", identity: "alice" };
       const first = await engine.open(app(options));
       await opened(first);
@@ -85,12 +85,12 @@ for (const name of only) {
       await caddy.settled(1);
     });
 
-    check("polls where a proxy holds the stream back", async () => {
+    check("polls behind a proxy that holds the stream back", async () => {
       const proxy = await startProxy(caddy.origin, { hold: true });
       try {
         const page = await engine.open(app({}, proxy.origin));
         await until(() => proxy.seen.some(({ url }) => url.includes("poll=1")), "a poll", 30_000);
-        await until(async () => (await caddy.connections()).length === 2, "both to be there");
+        await until(async () => (await caddy.connections()).length === 2, "the stream and the poll are connected");
         await sendAll([1]);
         await waitFor(page, `window.sse.transport === "poll"`);
         await sendAll(numbers(2, 20));
@@ -100,7 +100,7 @@ for (const name of only) {
       }
     });
 
-    check("comes back to a server that was away, when the network is there again", async () => {
+    check("reconnects to a server that was stopped, at the event online", async () => {
       const page = await engine.open(app());
       await opened(page);
       await sendAll([1]);
@@ -108,13 +108,14 @@ for (const name of only) {
       caddy.freeze();
       await waitFor(page, `window.sse.error?.type === "idle-timeout"`);
       caddy.thaw();
-      // What a browser tells a page when there is a network again; only one of the three can be taken off it.
+      // A browser fires this event when the network is back. Only one of the three engines can be
+      // set offline.
       await page.evaluate(`dispatchEvent(new Event("online"))`);
       await sendAll([2, 3]);
       await got(page, [1, 2, 3]);
     });
 
-    check("goes on after back and forward", async () => {
+    check("continues after back and forward", async () => {
       const page = await engine.open(app());
       await opened(page);
       await page.evaluate(`(window.first = true)`);
@@ -127,9 +128,10 @@ for (const name of only) {
       await sendAll([2]);
       await page.back();
       await opened(page);
-      // From the back/forward cache it has missed nothing; loaded anew it begins at the head.
+      // A page from the back/forward cache gets the missed events. A page that is loaded again
+      // begins at the head.
       const cached = await page.evaluate("window.first === true");
-      console.log(`# ${name}: the page was ${cached ? "cached" : "loaded anew"}`);
+      console.log(`# ${name}: the page was ${cached ? "cached" : "loaded again"}`);
       await sendAll([3]);
       await got(page, cached ? [1, 2, 3] : [3]);
     });
@@ -146,7 +148,7 @@ for (const name of only) {
         await caddy.settled(1);
         for (const n of [1, 2]) await send(n);
         await seen([1, 2]);
-        // The position moves past what is for others, by a block with nothing but an id.
+        // A block with only an id moves the position past the event for bob.
         const before = await caddy.head();
         await caddy.send({ user: "bob", data: 0 });
         const moved = await caddy.head();

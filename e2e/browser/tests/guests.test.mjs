@@ -1,23 +1,10 @@
-// Clients that are not ours receive and resume.
+// Other clients receive and resume, too.
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { launch, profile, startCaddy } from "../harness.mjs";
-
-let caddy, browser, context;
-before(async () => {
-  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
-});
-after(async () => {
-  await browser?.close();
-  await caddy?.stop();
-});
-afterEach(async () => {
-  await context.close();
-  await caddy.settled(0);
-});
+import { test } from "node:test";
+import { caddy, context, signIn } from "../setup.mjs";
 
 async function open(path) {
-  context = await profile(browser, caddy, "alice");
+  await signIn("alice");
   const page = await context.newPage();
   await page.goto(path);
   await caddy.settled(1);
@@ -27,7 +14,7 @@ const [first, second, third] = [0, 20, 40].map((from) =>
   Array.from({ length: 20 }, (_, i) => from + i),
 );
 
-/** Ends the connection from the server's side and sends while the client is away. */
+/** Ends the connection on the server and sends while the client is not connected. */
 async function cut(send, ns) {
   const [{ id }] = await caddy.connections();
   await caddy.disconnect(`/${id}`);

@@ -1,28 +1,16 @@
-// What docs/guides has for browsers does what it says, from its text. The commands of these
-// pages are run by e2e/recipes.
+// Runs the code for browsers in docs/guides. e2e/recipes runs the commands of these pages.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, afterEach, before, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { createServer } from "../../../client/node_modules/vite/dist/node/index.js";
-import { freePort, launch, profile, startCaddy } from "../harness.mjs";
+import { freePort, until } from "../harness.mjs";
 import { buildRecipe, typeCheck } from "../recipes.mjs";
+import { caddy, context, signIn } from "../setup.mjs";
 
-let caddy, browser, context, page;
-before(async () => {
-  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
-});
-after(async () => {
-  await browser?.close();
-  await caddy?.stop();
-});
-afterEach(async () => {
-  await context?.close();
-  await caddy.settled(0);
-});
-
+let page;
 /** A block of a guide, by its name. */
 function recipe(guide, name) {
   const file = fileURLToPath(new URL(`../../../docs/guides/${guide}.md`, import.meta.url));
@@ -34,11 +22,11 @@ function recipe(guide, name) {
 }
 
 let built = 0;
-/** Opens a page that is made of a recipe, and counts how often it is loaded. */
+/** Opens a page with a recipe, and counts how often it is loaded. */
 async function open(recipe, options, prepare = async () => {}) {
   const name = `guide-${++built}`;
   await buildRecipe(caddy.www, name, recipe, options);
-  context = await profile(browser, caddy, "alice");
+  await signIn("alice");
   page = await context.newPage();
   page.loads = 0;
   page.on("load", () => page.loads++);
@@ -48,7 +36,7 @@ async function open(recipe, options, prepare = async () => {}) {
   await prepare();
   await page.goto(`/recipes/${name}.html`);
 }
-// Once, or the page would load itself again for ever.
+// Only one request is refused. Otherwise the page would load itself again forever.
 const refuse = () =>
   page.route("**/events*", (route) => route.fulfill({ status: 401 }), { times: 1 });
 const order = (text) => caddy.send({ user: "alice", type: "order", text: `<li>${text}</li>` });
@@ -59,12 +47,7 @@ const fragment = (text) =>
   });
 const listed = (text) => page.locator("#orders > li", { hasText: text }).waitFor();
 /** Waits until the page was loaded again. */
-async function loadedAgain() {
-  for (const end = Date.now() + 60_000; page.loads < 2; ) {
-    assert.ok(Date.now() < end, "the page was not loaded again");
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
+const loadedAgain = () => until(() => page.loads > 1, "the page is loaded again", 60_000);
 const list = 'document.body.insertAdjacentHTML("beforeend", \'<ul id="orders"></ul>\');\n';
 
 const extension = (head) => {
@@ -82,17 +65,17 @@ test("htmx, the extension: nothing is lost between rendering and connecting", as
   await listed("late");
 });
 
-test("htmx, the extension: after a gap the list is loaded", async () => {
+test("htmx, the extension: the list is loaded after a gap", async () => {
   await open(extension("no-position"), htmx);
   await listed("all of them");
 });
 
-test("htmx, the extension: when the login is over the page is loaded again", async () => {
+test("htmx, the extension: the page is loaded again when the login ends", async () => {
   await open(extension(await caddy.head()), htmx, refuse);
   await loadedAgain();
 });
 
-test("htmx, the client: fragments, and the end of the login", async () => {
+test("htmx, the client: shows fragments, and loads the page again when the login ends", async () => {
   const { code } = recipe("htmx", "client");
   const client = { language: "js", code: `import "./fixtures/htmx.js";\n${list}${code}` };
   await open(client);
@@ -112,7 +95,7 @@ const turbo = {
   script: `import * as Turbo from "@hotwired/turbo";\n${recipe("turbo", "gap").code}`,
 };
 
-test("Turbo: nothing is lost between rendering and connecting, nor shown twice", async () => {
+test("Turbo: nothing between rendering and connecting is lost or shown twice", async () => {
   const head = await caddy.head();
   await fragment("early");
   await open(element(head), turbo);
@@ -125,9 +108,9 @@ test("Turbo: nothing is lost between rendering and connecting, nor shown twice",
 
 for (const [name, head, prepare] of [
   ["after a gap", "no-position", undefined],
-  ["when the login is over", "", refuse],
+  ["when the login ends", "", refuse],
 ]) {
-  test(`Turbo: ${name} the page is visited again`, async () => {
+  test(`Turbo: the page is visited again ${name}`, async () => {
     let visits = 0;
     await open(element(head), turbo, async () => {
       await prepare?.();
@@ -135,14 +118,11 @@ for (const [name, head, prepare] of [
         if (request.url().endsWith(".html")) visits++;
       });
     });
-    for (const end = Date.now() + 60_000; visits < 2; ) {
-      assert.ok(Date.now() < end, "the page was not visited again");
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
+    await until(() => visits > 1, "the page is visited again", 60_000);
   });
 }
 
-test("Turbo, the client", async () => {
+test("Turbo, the client: shows fragments", async () => {
   const { code } = recipe("turbo", "client");
   await open({ language: "js", code: `import * as Turbo from "@hotwired/turbo";\n${list}${code}` });
   await caddy.settled(1);
@@ -150,7 +130,7 @@ test("Turbo, the client", async () => {
   await listed("shipped");
 });
 
-test("React: the hook compiles strictly, shows events, and knows when the login is over", async () => {
+test("React: the hook compiles strictly, shows events and the end of the login", async () => {
   const hook = recipe("react", "hook");
   const dir = mkdtempSync(join(tmpdir(), "guides-"));
   try {
@@ -171,7 +151,7 @@ test("React: the hook compiles strictly, shows events, and knows when the login 
   await page.getByText("Sign in again").waitFor();
 });
 
-test("React: Vite passes the stream on", async () => {
+test("React: Vite proxies the stream", async () => {
   const dir = mkdtempSync(join(tmpdir(), "vite-"));
   const port = await freePort();
   const config = recipe("react", "vite").code;

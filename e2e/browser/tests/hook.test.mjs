@@ -1,29 +1,15 @@
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { got, launch, openApp, opened, profile, received, startCaddy, until } from "../harness.mjs";
+import { test } from "node:test";
+import { got, openApp, opened, received, until } from "../harness.mjs";
+import { caddy, context, signIn } from "../setup.mjs";
 
-let caddy, browser, context;
-before(async () => {
-  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
-});
-after(async () => {
-  await browser?.close();
-  await caddy?.stop();
-});
-afterEach(async () => {
-  await context.close();
-  await caddy.settled(0);
-});
-const as = async (user, options) => {
-  context = await profile(browser, caddy, user, options);
-};
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => from + i);
 const sendAll = async (user, ns) => {
   for (const n of ns) await caddy.send({ user, type: "n", data: n });
 };
 
 test("StrictMode and three hooks: one connection", async () => {
-  await as("alice");
+  await signIn("alice");
   const page = await openApp(context, `?options=${encodeURIComponent('{"hooks":3}')}`);
   await sendAll("alice", [1, 2]);
   await received(page, 2);
@@ -32,8 +18,8 @@ test("StrictMode and three hooks: one connection", async () => {
   assert.deepEqual(texts, Array(3).fill("open: 1 2"));
 });
 
-test("a disconnected client comes back and has missed nothing, twice nothing", async () => {
-  await as("alice");
+test("a disconnected client reconnects and gets each event once", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await sendAll("alice", numbers(1, 10));
   await received(page, 10);
@@ -44,8 +30,8 @@ test("a disconnected client comes back and has missed nothing, twice nothing", a
   assert.notEqual(await page.evaluate(() => window.sse.connectionId), id);
 });
 
-test("the server is killed and restarted: back by itself, and told of the gap", async () => {
-  await as("alice");
+test("a client reconnects after the server is killed and restarted, and gets a gap", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await sendAll("alice", [1]);
   await received(page, 1);
@@ -59,8 +45,8 @@ test("the server is killed and restarted: back by itself, and told of the gap", 
   assert.deepEqual(await received(page, 2), [1, 2]);
 });
 
-test("the server shuts down in order: back when it said", async () => {
-  await as("alice");
+test("a client reconnects after an orderly shutdown of the server", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await caddy.restart("SIGTERM");
   await page.waitForFunction(() => window.gaps.length > 0);
@@ -68,8 +54,8 @@ test("the server shuts down in order: back when it said", async () => {
   assert.deepEqual(await received(page, 1), [1]);
 });
 
-test("a stalled server is noticed without a byte, and nothing is lost", async () => {
-  await as("alice");
+test("a client detects a stalled server, and loses nothing", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await sendAll("alice", [1]);
   await received(page, 1);
@@ -80,10 +66,10 @@ test("a stalled server is noticed without a byte, and nothing is lost", async ()
   assert.deepEqual(await received(page, 3), [1, 2, 3]);
 });
 
-test("offline and online", async () => {
-  await as("alice");
+test("a client resumes after offline and online", async () => {
+  await signIn("alice");
   const page = await openApp(context);
-  // What is emulated stops new requests only, so the server ends the one that runs.
+  // The emulation stops only new requests, so the server ends the open one.
   await context.setOffline(true);
   await caddy.disconnect(`/${await page.evaluate(() => window.sse.connectionId)}`);
   await page.waitForFunction(() => window.sse.error?.type === "network");
@@ -92,8 +78,8 @@ test("offline and online", async () => {
   assert.deepEqual(await received(page, 2), [1, 2]);
 });
 
-test("a reload starts at the head; with a position it goes on from there", async () => {
-  await as("alice");
+test("a reload starts at the head, or at the position of the option", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await sendAll("alice", [1]);
   await received(page, 1);
@@ -110,8 +96,8 @@ test("a reload starts at the head; with a position it goes on from there", async
   assert.deepEqual(await received(page, 2), [2, 3]);
 });
 
-test("a tab in the background keeps its stream, a frozen one catches up", async () => {
-  await as("alice");
+test("a tab in the background keeps its stream, and a frozen tab catches up", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   const front = await context.newPage();
   await front.bringToFront();
@@ -124,8 +110,8 @@ test("a tab in the background keeps its stream, a frozen one catches up", async 
   assert.deepEqual(await received(page, 50), numbers(1, 50));
 });
 
-test("back and forward: from the cache, with what came meanwhile", async () => {
-  await as("alice");
+test("a page from the back/forward cache gets the events of the meantime", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await page.evaluate(() => {
     addEventListener("pageshow", ({ persisted }) => {
@@ -137,14 +123,14 @@ test("back and forward: from the cache, with what came meanwhile", async () => {
   await page.goto("about:blank");
   await caddy.settled(0);
   await sendAll("alice", [2, 3]);
-  // From the cache there is no load event to wait for.
+  // A page from the cache has no load event.
   await page.goBack({ waitUntil: "commit" });
   assert.deepEqual(await received(page, 3), [1, 2, 3]);
   assert.equal(await page.evaluate(() => window.persisted), true);
 });
 
-test("topics change while events come: nothing of one that stays is lost, or comes twice", async () => {
-  await as("alice");
+test("a change of topics during publishes loses or repeats no event of a topic that stays", async () => {
+  await signIn("alice");
   const page = await openApp(context, `?options=${encodeURIComponent('{"topics":["news"]}')}`);
   let n = 0;
   for (let i = 0; i < 12; i++) {
@@ -160,8 +146,8 @@ test("topics change while events come: nothing of one that stays is lost, or com
   assert.deepEqual(topics, ["news"]);
 });
 
-test("the app gives and takes topics: told in their place", async () => {
-  await as("alice");
+test("changes of topics by the app are reported in order", async () => {
+  await signIn("alice");
   const page = await openApp(context, `?options=${encodeURIComponent('{"topics":["news"]}')}`);
   await caddy.send({ topic: "news", data: 1 });
   const { id } = await caddy.changeTopics("user=alice", {
@@ -180,8 +166,8 @@ test("the app gives and takes topics: told in their place", async () => {
   assert.deepEqual(await page.evaluate(() => window.gaps), []);
 });
 
-test("the state comes first, also for who comes later on the page", async () => {
-  await as("alice");
+test("the state comes first, also for a later hook on the page", async () => {
+  await signIn("alice");
   for (let n = 1; n <= 3; n++) {
     for (const slot of ["a", "b"]) await caddy.send({ user: "alice", slot, data: `${slot}${n}` });
   }
@@ -197,8 +183,8 @@ test("the state comes first, also for who comes later on the page", async () => 
   assert.deepEqual(await page.evaluate(() => window.gaps), []);
 });
 
-test("another user signs in: nothing of the first is left", async () => {
-  await as("alice");
+test("the messages of the first user are dropped when another signs in", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await caddy.send({ user: "alice", data: "for alice" });
   await received(page, 1);
@@ -212,8 +198,8 @@ test("another user signs in: nothing of the first is left", async () => {
   assert.equal(await page.textContent("p"), 'open: "for bob"');
 });
 
-test("topics: another query goes on where the stream was", async () => {
-  await as("alice");
+test("a stream with other topics in the query resumes at its position", async () => {
+  await signIn("alice");
   const page = await openApp(context);
   await caddy.send({ user: "alice", data: 1 });
   await received(page, 1);
@@ -224,12 +210,12 @@ test("topics: another query goes on where the stream was", async () => {
 });
 
 test("a burst of 10,000 events loses none and does not freeze the page", async () => {
-  await as("alice");
+  await signIn("alice");
   const page = await openApp(context, `?options=${encodeURIComponent('{"maxMessages":100}')}`);
   await page.evaluate(() => {
     window.worst = 0;
     let last = performance.now();
-    // A task queued now: how late it runs is how long the page did not answer.
+    // The delay of a queued task is the time in which the page did not respond.
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {
       const now = performance.now();
@@ -247,8 +233,8 @@ test("a burst of 10,000 events loses none and does not freeze the page", async (
     worst: window.worst,
     renders: window.renders,
   }));
-  assert.ok(worst < 1000, `the page did not answer for ${worst} ms`);
-  assert.ok(renders < 5000, `${renders} renders`);
+  assert.ok(worst < 1000, `the page did not respond for ${worst} ms, want less than 1000`);
+  assert.ok(renders < 5000, `got ${renders} renders, want less than 5000`);
   console.log(`burst: ${renders} renders, longest task ${worst.toFixed(0)} ms`);
   assert.equal((await got(page)).length, 10_000);
 });

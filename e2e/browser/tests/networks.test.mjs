@@ -1,4 +1,4 @@
-// Networks that are in the way of a stream: nothing is lost, nothing comes twice, and nothing is late.
+// Behind networks that buffer or cut streams, every event arrives once and on time.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { got, launch, profile, startCaddy, startNginx, startProxy, until } from "../harness.mjs";
@@ -16,7 +16,7 @@ after(async () => {
 });
 afterEach(() => context.close());
 
-/** Opens the page behind a proxy, and sends from the moment on at which the server has the connection. */
+/** Opens the page behind a proxy, and records when each event arrives. */
 async function open(origin) {
   context = await profile(browser, { origin }, "alice");
   const page = await context.newPage();
@@ -50,12 +50,13 @@ for (const [name, start, transport] of [
     "poll",
   ],
 ]) {
-  test(`behind ${name}: the first event within 3 s, later ones at once, all of them once`, async (t) => {
+  test(`behind ${name}: the first event within 3 s, later events at once, each event once`, async (t) => {
     const proxy = await start();
     try {
       const began = Date.now();
       const page = await open(proxy.origin);
-      // One every 100 ms from the beginning: the first that is received is one that was sent after the page was open.
+      // An event is sent every 100 ms from the start. The first received event was sent after the
+      // page was open.
       const sent = [];
       const first = page.waitForFunction(() => window.got[0], undefined, { polling: 5 });
       let received;
@@ -65,8 +66,8 @@ for (const [name, start, transport] of [
         await sleep(100);
       }
       const took = (await page.evaluate((n) => window.at[n], received)) - began;
-      t.diagnostic(`first event ${took} ms after the page was asked for`);
-      assert.ok(took < 3000, `${took} ms`);
+      t.diagnostic(`first event ${took} ms after the request for the page`);
+      assert.ok(took < 3000, `first event after ${took} ms, want less than 3000`);
       assert.equal(await page.evaluate(() => window.sse.transport), transport);
 
       const late = [];
@@ -76,9 +77,9 @@ for (const [name, start, transport] of [
         late.push((await arrived(page, n)) - sent[n]);
         await sleep((i * 37) % 200);
       }
-      t.diagnostic(`later ones: median ${median(late)} ms, slowest ${Math.max(...late)} ms`);
-      assert.ok(median(late) < 100, `median ${median(late)} ms`);
-      // A burst, and some while the answer is on its way.
+      t.diagnostic(`later events: median ${median(late)} ms, slowest ${Math.max(...late)} ms`);
+      assert.ok(median(late) < 100, `median delay ${median(late)} ms, want less than 100`);
+      // A burst, during which responses are on their way.
       for (let i = 0; i < 300; i++) {
         const n = sent.length;
         sent[n] = await send(n);
@@ -93,7 +94,7 @@ for (const [name, start, transport] of [
   });
 }
 
-test("behind a proxy that cuts every answer at the same age: polls after the second cut", async (t) => {
+test("behind a proxy that cuts every response at the same age: the client polls after the second cut", async (t) => {
   const proxy = await startProxy(caddy.origin, { cut: 4000 });
   try {
     const page = await open(proxy.origin);
@@ -115,8 +116,8 @@ test("behind a proxy that cuts every answer at the same age: polls after the sec
       late.push((await arrived(page, n)) - at);
       await sleep(200);
     }
-    t.diagnostic(`after that: median ${median(late)} ms, slowest ${Math.max(...late)} ms`);
-    assert.ok(median(late) < 100, `median ${median(late)} ms`);
+    t.diagnostic(`after the second cut: median ${median(late)} ms, slowest ${Math.max(...late)} ms`);
+    assert.ok(median(late) < 100, `median delay ${median(late)} ms, want less than 100`);
     assert.deepEqual(
       await got(page),
       Array.from({ length: n }, (_, i) => i + 1),
@@ -127,7 +128,7 @@ test("behind a proxy that cuts every answer at the same age: polls after the sec
   }
 });
 
-test("a server that is slow to start gets its stream", async () => {
+test("a client streams from a server that is slow to respond", async () => {
   const proxy = await startProxy(caddy.origin);
   try {
     context = await profile(browser, proxy, "alice");

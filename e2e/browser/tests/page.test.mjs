@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import axe from "axe-core";
 import { launch, profile, startCaddy } from "../harness.mjs";
 
-let caddy, browser, context, page, complaints;
+let caddy, browser, context, page, pageErrors;
 before(async () => {
   [caddy, browser] = await Promise.all([startCaddy(), launch()]);
 });
@@ -18,10 +18,10 @@ afterEach(() => context.close());
 async function open(httpCredentials) {
   context = await profile(browser, caddy, null, httpCredentials && { httpCredentials });
   page = await context.newPage();
-  complaints = [];
-  page.on("pageerror", ({ message }) => complaints.push(message));
+  pageErrors = [];
+  page.on("pageerror", ({ message }) => pageErrors.push(message));
   page.on("console", (message) => {
-    if (message.type() === "error") complaints.push(message.text());
+    if (message.type() === "error") pageErrors.push(message.text());
   });
   return page.goto("/sse-test");
 }
@@ -34,12 +34,12 @@ const status = (text) =>
 const button = (name) => page.getByRole("button", { name, exact: true });
 const row = (text) => page.getByRole("listitem").filter({ hasText: text });
 
-test("without a login there is no page", async () => {
-  // A browser without a person to ask takes a 401 for an error.
+test("the page requires a login", async () => {
+  // A browser that cannot prompt for a password treats 401 as an error.
   await assert.rejects(open(), /ERR_INVALID_AUTH_CREDENTIALS/);
 });
 
-test("signed in: open, and every kind of event arrives", async () => {
+test("a signed-in user gets every kind of event", async () => {
   await open(alice);
   await status("open");
   await page.getByText("alice", { exact: true }).waitFor();
@@ -50,7 +50,7 @@ test("signed in: open, and every kind of event arrives", async () => {
   await row("to everyone").waitFor();
   await row("<b>not JSON</b>").getByText("text", { exact: true }).waitFor();
   await page.getByText("3 received").waitFor();
-  assert.deepEqual(complaints, []);
+  assert.deepEqual(pageErrors, []);
 });
 
 test("the form sends to me, a user and everyone, and shows a refusal", async () => {
@@ -79,14 +79,14 @@ test("the form sends to me, a user and everyone, and shows a refusal", async () 
   await page.getByRole("combobox", { name: "Type" }).fill("sse.mine");
   await button("Send").click();
   await page.getByText(/^The server refused it \(400: /).waitFor();
-  // The refused request is the one complaint: no script or style was blocked.
+  // The refused request is the only error: no script or style was blocked.
   assert.deepEqual(
-    complaints.filter((text) => !text.includes("400")),
+    pageErrors.filter((text) => !text.includes("400")),
     [],
   );
 });
 
-test("counts down while the server is away, and comes back with a gap", async () => {
+test("counts down while the server is stopped, and then shows a gap", async () => {
   await open(alice);
   await status("open");
   await caddy.kill();
@@ -134,7 +134,7 @@ test("starts at the earliest event, after a position and with topics", async () 
   await page.getByText(/Not allowed \(403\)/).waitFor();
 });
 
-test("text, a key and a lifetime; the same key again is told", async () => {
+test("sends a text with a key and a lifetime, and reports a duplicate key", async () => {
   await open(alice);
   await status("open");
   await page.locator(".sse-send").getByText("Text", { exact: true }).click();
@@ -149,7 +149,7 @@ test("text, a key and a lifetime; the same key again is told", async () => {
   assert.equal(await row("<li>hi</li>").count(), 1);
 });
 
-test("both curl commands do what the page does", async () => {
+test("both curl commands do the same as the page", async () => {
   await open(alice);
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await status("open");
@@ -179,10 +179,10 @@ test("lists the connections, and disconnects one", async () => {
   await page.getByText("this page").waitFor();
   await page.getByRole("button", { name: /^Disconnect alice, / }).click();
   await page.getByText("Disconnected alice.").waitFor();
-  await status("open"); // back once
+  await status("open"); // a disconnected client reconnects once
 });
 
-test("an empty list says how to fill it, and the command does", async () => {
+test("an empty list shows a command, which sends an event", async () => {
   await open(alice);
   await status("open");
   const command = await page.locator(".sse-empty pre").textContent();
@@ -194,7 +194,7 @@ test("an empty list says how to fill it, and the command does", async () => {
   await row("Hello").waitFor();
 });
 
-test("on a small screen what was sent is seen", async () => {
+test("on a small screen a sent event is visible", async () => {
   await open(alice);
   await page.setViewportSize({ width: 390, height: 844 });
   await status("open");
@@ -266,7 +266,7 @@ for (const colorScheme of ["light", "dark"]) {
   }
 }
 
-/** Pictures, for whoever wants to look: SHOTS=directory. */
+/** Takes a picture if SHOTS names a directory. */
 async function shoot(name) {
   if (process.env.SHOTS)
     await page.screenshot({ path: `${process.env.SHOTS}/${name}.png`, fullPage: true });

@@ -1,4 +1,4 @@
-// createPublisher against the real API: the admin endpoint and sse_api behind a login.
+// Tests createPublisher with the real API: the admin endpoint, and sse_api behind a login.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -49,11 +49,11 @@ test("over the admin endpoint's unix socket", async () => {
   }
 });
 
-test("over the admin endpoint of another host, which takes Node's fetch for a browser", async () => {
+test("over the admin endpoint of another host, which refuses Node's fetch like a browser", async () => {
   const port = await freePort();
   const { stop } = await startWithAdmin(`0.0.0.0:${port}`);
   try {
-    // A name that the admin endpoint does not know as its own, as that of a container is.
+    // The admin endpoint does not know this address as its own, like the name of a container.
     const endpoint = `http://127.0.0.2:${port}/sse`;
     assert.equal((await createPublisher({ endpoint }).notifyAll("hi")).connections, 0);
     await assert.rejects(createPublisher({ endpoint, fetch }).notifyAll("hi"), { status: 403 });
@@ -62,7 +62,7 @@ test("over the admin endpoint of another host, which takes Node's fetch for a br
   }
 });
 
-test("many at once, of which one is refused: the others are published, in order", async () => {
+test("if one of many events is refused, the others are published in order", async () => {
   const sse = createPublisher({ endpoint: caddy.api });
   const sends = Array.from({ length: 2500 }, (_, n) =>
     sse.broadcast({ data: n, ...(n === 1234 && { type: "sse.mine" }) }),
@@ -86,7 +86,7 @@ test("the same key is published once", async () => {
   assert.deepEqual(await sse.broadcast({ data: 1, key: "order-1" }), { ...first, duplicate: true });
 });
 
-test("over sse_api with a login, and refused without", async () => {
+test("over sse_api with a login, and refused without one", async () => {
   const endpoint = `${caddy.origin}/signed/internal/sse`;
   const sse = createPublisher({ endpoint, auth: basic("alice", "wonderland") });
   assert.equal((await sse.notifyAll("hi")).connections, 0);
@@ -96,7 +96,7 @@ test("over sse_api with a login, and refused without", async () => {
   });
 });
 
-test("a refusal says why", async () => {
+test("a refusal has the reason", async () => {
   const sse = createPublisher({ endpoint: caddy.api });
   await assert.rejects(sse.broadcast({ type: "sse.mine", data: 1 }), (error) => {
     assert.equal(error.status, 400);
@@ -105,7 +105,7 @@ test("a refusal says why", async () => {
   });
 });
 
-test("a restart in between is retried", async () => {
+test("an event is retried over a restart of the server", async () => {
   const sse = createPublisher({ endpoint: caddy.api, retries: 10 });
   await caddy.kill();
   const publishing = sse.notifyAll("hi");

@@ -1,26 +1,14 @@
-// What client/README.md tells people to write does what it says.
+// Runs the recipes of client/README.md.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, afterEach, before, test } from "node:test";
-import { launch, profile, startCaddy } from "../harness.mjs";
+import { test } from "node:test";
 import { buildRecipe, readRecipes, typeCheck } from "../recipes.mjs";
+import { caddy, context, signIn } from "../setup.mjs";
 
 const recipes = readRecipes();
-let caddy, browser, context, page;
-before(async () => {
-  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
-});
-after(async () => {
-  await browser?.close();
-  await caddy?.stop();
-});
-afterEach(async () => {
-  await context?.close();
-  await caddy.settled(0);
-});
-
+let page;
 let orders = {};
 const tried = new Set();
 /** Opens the page of a recipe, and waits for its stream. */
@@ -29,7 +17,7 @@ async function open(heading, options = {}, index = 0) {
   assert.ok(recipes[heading]?.[index], `the README has no recipe ${heading}`);
   const name = `recipe-${tried.size}`;
   await buildRecipe(caddy.www, name, recipes[heading][index], options);
-  context = await profile(browser, caddy, "alice");
+  await signIn("alice");
   page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   await page.route("**/api/orders", (route) => route.fulfill({ json: orders }));
@@ -71,7 +59,7 @@ test("Load, then follow", async () => {
   await shown([{ a: payload }]);
 });
 
-test("React, with your own event types: others do not disturb it", async () => {
+test("React, with your own event types: events of other types do not disturb it", async () => {
   await open("React, with your own event types");
   await note("not for it");
   await send({ type: "order_update", data: { orderId: "7", status: "shipped" } });
@@ -89,7 +77,7 @@ for (const heading of ["Vue", "Svelte"]) {
   });
 }
 
-test("SWR: the latest event, and what an event makes old", async () => {
+test("SWR: the latest event, and data that an event invalidates", async () => {
   await open("SWR");
   await note("one");
   await note("two");
@@ -156,11 +144,11 @@ test("A test bench in your own app", async () => {
   await leave();
 });
 
-test("no recipe is left out", () => {
+test("every recipe has a test", () => {
   const all = Object.entries(recipes).flatMap(([heading, blocks]) =>
     blocks.map((_, i) => `${heading} ${i}`),
   );
-  // There is no React Native here; it is compiled.
+  // React Native is not installed here. Its recipe is only compiled.
   assert.deepEqual(
     all.filter((one) => !tried.has(one)),
     ["React Native 0"],

@@ -1,27 +1,16 @@
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { launch, openApp, profile, received, startCaddy } from "../harness.mjs";
-
-let caddy, browser, context;
-before(async () => {
-  [caddy, browser] = await Promise.all([startCaddy(), launch()]);
-});
-after(async () => {
-  await browser?.close();
-  await caddy?.stop();
-});
-afterEach(async () => {
-  await context.close();
-  await caddy.settled(0);
-});
+import { test } from "node:test";
+import { openApp, received } from "../harness.mjs";
+import { caddy, context, signIn } from "../setup.mjs";
 
 const shared = (identity) =>
   `?options=${encodeURIComponent(JSON.stringify({ share: "tabs", identity }))}`;
 
-test("eight tabs over HTTP/1.1 share one stream, and survive the leader's closing", async () => {
-  context = await profile(browser, caddy, "alice");
+test("eight tabs over HTTP/1.1 share one stream, and continue after the leader is closed", async () => {
+  await signIn("alice");
   const tabs = [];
-  // One after the other: the first leads. Eight streams would be two more than HTTP/1.1 allows.
+  // The tabs open one after the other, and the first leads. Eight streams would be two more than
+  // HTTP/1.1 allows.
   for (let i = 0; i < 8; i++) tabs.push(await openApp(context, shared("alice")));
   const [{ protocol }] = await caddy.settled(1).then(() => caddy.connections());
   assert.match(protocol, /1/);
@@ -41,7 +30,7 @@ test("eight tabs over HTTP/1.1 share one stream, and survive the leader's closin
 });
 
 test("a leader that crashes is replaced, and nothing is lost", async () => {
-  context = await profile(browser, caddy, "alice");
+  await signIn("alice");
   const leader = await openApp(context, shared("alice"));
   const follower = await openApp(context, shared("alice"));
   await caddy.settled(1);
@@ -52,23 +41,23 @@ test("a leader that crashes is replaced, and nothing is lost", async () => {
   assert.deepEqual(await received(follower, 3), [1, 2, 3]);
 });
 
-test("a tab that comes back from the cache has what the others got meanwhile, they nothing twice", async () => {
-  context = await profile(browser, caddy, "alice");
-  const away = await openApp(context, shared("alice"));
-  const there = await openApp(context, shared("alice"));
-  await away.goto("about:blank");
+test("a tab from the back/forward cache gets the missed events, and other tabs get nothing twice", async () => {
+  await signIn("alice");
+  const cached = await openApp(context, shared("alice"));
+  const visible = await openApp(context, shared("alice"));
+  await cached.goto("about:blank");
   await caddy.settled(1);
   for (const data of [1, 2]) await caddy.send({ user: "alice", data });
-  await received(there, 2);
-  await away.goBack({ waitUntil: "commit" });
-  assert.deepEqual(await received(away, 2), [1, 2]);
+  await received(visible, 2);
+  await cached.goBack({ waitUntil: "commit" });
+  assert.deepEqual(await received(cached, 2), [1, 2]);
   await caddy.send({ user: "alice", data: 3 });
-  assert.deepEqual(await received(away, 3), [1, 2, 3]);
-  assert.deepEqual(await received(there, 3), [1, 2, 3]);
+  assert.deepEqual(await received(cached, 3), [1, 2, 3]);
+  assert.deepEqual(await received(visible, 3), [1, 2, 3]);
 });
 
-test("a tab that signs in as another user has a stream of its own and sees nothing of the first", async () => {
-  context = await profile(browser, caddy, "alice");
+test("a tab of another user has its own stream, and gets no events of the first user", async () => {
+  await signIn("alice");
   const alice = await openApp(context, shared("alice"));
   await context.clearCookies();
   await context.addCookies([{ name: "user", value: "bob", url: caddy.origin }]);

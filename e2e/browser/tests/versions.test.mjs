@@ -1,5 +1,5 @@
-// Which version of HTTP a stream comes by, in browsers that speak all of them: the Caddyfiles and the code of
-// docs/http-versions.md, from its text. ENGINE=firefox for one of the browsers.
+// Tests which version of HTTP a stream uses in browsers that support all versions. The Caddyfiles
+// and the code come from docs/http-versions.md. ENGINE=firefox runs one of the browsers.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -34,7 +34,7 @@ const EVENTS = "events.example.com";
 const misdirected = "respond @newer 421";
 const wildcard = "*.example.com {\n\trespond 404\n}\n";
 
-/** The app that answers who is signed in, and has the pages. */
+/** The app that tells Caddy the user, and serves the pages. */
 async function startApp(www) {
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://app");
@@ -51,24 +51,24 @@ async function startApp(www) {
   return { address: `127.0.0.1:${server.address().port}`, stop: () => server.close() };
 }
 
-/** Serves a Caddyfile of the page; its hosts are on these ports. */
+/** Serves a Caddyfile of the page with its hosts on free ports. */
 async function serve(caddyfile) {
   let caddy;
   const app = await startApp(() => caddy.www);
   const [pages, events] = [await freePort(), await freePort()];
   const [, globals = "", sites] = /^(?:\{\n([\s\S]*?)\n\}\n)?([\s\S]*)$/.exec(caddyfile);
-  const place = (text) =>
+  const localize = (text) =>
     text
       .replaceAll("localhost:3000", app.address)
       .replace("servers :8443 {", `servers 127.0.0.1:${events} {`)
       .replaceAll(":8443", `:${events}`)
       .replaceAll(/^([\w*]+\.)?example\.com \{$/gm, `$1example.com:${pages} {`)
       .replaceAll(/^(\tsse_cors https:\/\/[\w.]+)$/gm, `$1:${pages}`)
-      // The pages of the fixtures are on a server of their own.
+      // The pages of the fixtures have their own server.
       .replace("servers {", `servers 127.0.0.1:${pages} {`);
   caddy = await startCaddy({
-    globals: `local_certs\ndefault_bind 127.0.0.1\n${place(globals)}`,
-    sites: place(sites),
+    globals: `local_certs\ndefault_bind 127.0.0.1\n${localize(globals)}`,
+    sites: localize(sites),
   });
   await until(() => existsSync(caddy.authority("intermediate")), "the authority");
   const shared = caddyfile.includes(":8443") ? events : pages;
@@ -85,16 +85,16 @@ async function serve(caddyfile) {
 }
 
 /**
- * Opens streams in every way: with the package, with two tabs that share one, with EventSource, over reloads of the
- * page and a restart of the browser. Gives the protocols that the server has seen, in order and each once.
+ * Opens streams with the package, with two tabs that share one and with EventSource, and repeats this after reloads of
+ * the page and a restart of the browser. Returns the protocols that the server has seen, in order and each once.
  */
 async function protocolsSeen(engine, site, host, pageHost) {
   const profile = mkdtempSync(join(tmpdir(), `${engine}-`));
-  const seen = [];
-  const look = async () => {
+  const protocols = [];
+  const record = async () => {
     const [{ protocol, user }] = await site.caddy.settled(1).then(() => site.caddy.connections());
     assert.equal(user, "alice");
-    seen.push(protocol);
+    protocols.push(protocol);
   };
   const url = site.stream(host);
   const options = JSON.stringify({
@@ -115,17 +115,17 @@ async function protocolsSeen(engine, site, host, pageHost) {
       const waitFor = (tab, expression) =>
         until(() => tab.evaluate(expression).catch(() => false), expression, 30_000);
       const first = await browser.open(app);
-      // Another answer of the same host, which is not a stream: a 404.
+      // Another response of the same host that is not a stream: a 404.
       await first.evaluate(`fetch("${url}/nothing", { mode: "no-cors" }).then(() => true)`);
       for (let reload = 0; reload < 2; reload++) {
         if (reload) await first.goto(app);
         await waitFor(first, `window.sse?.connectionStatus === "open"`);
-        await look();
-        assert.equal(await first.evaluate("window.sse.protocol"), seen.at(-1));
+        await record();
+        assert.equal(await first.evaluate("window.sse.protocol"), protocols.at(-1));
       }
       const second = await browser.open(app);
       await waitFor(second, `window.sse?.connectionStatus === "open"`);
-      await look();
+      await record();
       await site.caddy.send({ user: "alice", data: run });
       for (const tab of [first, second])
         await waitFor(tab, `JSON.stringify(window.got) === "[${run}]"`);
@@ -135,13 +135,13 @@ async function protocolsSeen(engine, site, host, pageHost) {
 
       const native = recipe.native.replace(/"https:[^"]*"/, JSON.stringify(url));
       await first.evaluate(`(() => { ${native}; window.events = events; })()`);
-      await look();
+      await record();
       await waitFor(first, "window.events.readyState === 1");
       await first.evaluate("window.events.close()");
       await site.caddy.settled(0);
 
       await first.goto(site.page(pageHost, "/recipes/client.html"));
-      await look();
+      await record();
       await first.goto(site.page(pageHost, "/blank.html"));
       await site.caddy.settled(0);
       await browser.quit();
@@ -151,8 +151,8 @@ async function protocolsSeen(engine, site, host, pageHost) {
     await browser?.quit();
     rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
   }
-  console.log(`# ${engine}: ${seen.join(" ")}`);
-  return [...new Set(seen)];
+  console.log(`# ${engine}: ${protocols.join(" ")}`);
+  return [...new Set(protocols)];
 }
 
 const same = "example.com";
@@ -167,8 +167,9 @@ const forms = {
   },
   "no HTTP/3 at all": { text: recipe.server, host: same, page: same, want: ["h2"] },
 };
-// Without what the page says the same browsers leave, so what is tested above is not that they cannot.
-const controls = {
+// Without these lines of the page the same browsers switch to another version. So the tests above
+// do not pass just because a browser cannot switch.
+const withoutLines = {
   "a host with alpn alone": {
     text: without(recipe.host, "header Alt-Svc clear", misdirected),
     host: EVENTS,
@@ -183,15 +184,15 @@ const controls = {
 
 for (const engine of process.env.ENGINE?.split(",") ?? Object.keys(withHTTP3)) {
   describe(engine, () => {
-    for (const [name, { text, host, page, want }] of Object.entries({ ...forms, ...controls })) {
-      test(`${name}${want ? ` keeps it on ${want}` : " does not keep it"}`, async () => {
+    for (const [name, { text, host, page, want }] of Object.entries({ ...forms, ...withoutLines })) {
+      test(`${name}${want ? ` keeps streams on ${want}` : " does not keep streams on h1"}`, async () => {
         const site = await serve(text);
         try {
           const code = recipe.client.replace(/"https:[^"]*"/, JSON.stringify(site.stream(host)));
           await buildRecipe(site.caddy.www, "client", { language: "js", code });
-          const seen = await protocolsSeen(engine, site, host, page);
-          if (want) assert.deepEqual(seen, want);
-          else assert.ok(seen.includes("h2") || seen.includes("h3"), seen.join());
+          const protocols = await protocolsSeen(engine, site, host, page);
+          if (want) assert.deepEqual(protocols, want);
+          else assert.ok(protocols.includes("h2") || protocols.includes("h3"), protocols.join());
         } finally {
           await site.stop();
         }

@@ -104,8 +104,8 @@ func (w *world) judgeMembers(entries []e2e.Entry, v *verdict) {
 	var slowest time.Duration // of members without a node that was cut off
 	for _, m := range w.members {
 		m.Judge(entries, &r)
-		for i, visit := range m.Visits() {
-			if at := visit.Told(); len(at) == 2 {
+		for i, visit := range m.Streams() {
+			if at := visit.Reported(); len(at) == 2 {
 				told++
 				if m.nodes[i] == m.away {
 					back++
@@ -118,9 +118,9 @@ func (w *world) judgeMembers(entries []e2e.Entry, v *verdict) {
 	for _, finding := range r.Findings {
 		w.t.Error(finding)
 	}
-	v.unlawful, v.withheld, v.other = v.unlawful+r.Unlawful, v.withheld+r.Withheld, v.other+r.Untold
+	v.unlawful, v.withheld, v.other = v.unlawful+r.Unlawful, v.withheld+r.Withheld, v.other+r.Misreported
 	w.t.Logf("%d members; of their streams %d are judged, and %d were told both changes, at most %s after the answer, "+
-		"but for the %d on a node that had been away", len(w.members), r.Visits, told, slowest, back)
+		"but for the %d on a node that had been away", len(w.members), r.Streams, told, slowest, back)
 	w.faults["streams that were told two changes of topics"] = told
 	w.faults["of these on a node that had been away"] = back
 	if len(w.members) > 0 && told == 0 {

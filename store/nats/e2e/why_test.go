@@ -13,7 +13,7 @@ import (
 func TestWhyOfThreeNodes(t *testing.T) {
 	servers := natstest.Start(t, size)
 	config := e2e.WhyConfig(fmt.Sprintf("store nats {\n url %s\n replicas %d\n }", strings.Join(servers.URLs(), " "), size))
-	w := e2e.Whys{Publish: e2e.Start(t, config), Serve: e2e.Start(t, config), Ask: e2e.Start(t, config)}
+	w := e2e.WhyTest{Publish: e2e.Start(t, config), Serve: e2e.Start(t, config), Ask: e2e.Start(t, config)}
 	w.Run(t)
 	t.Run("node does not answer", w.RunStopped)
 }
