@@ -5,14 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -22,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// All refusals of the Caddyfile, the config, the stream, the API and the Go API stand in
-// one file with their texts, so that they can be read in one place.
+// This file has the texts of all refusals of the Caddyfile, the config, the stream, the API and
+// the Go API, so that they can be read in one place.
 const refusalTexts = "testdata/refusals.txt"
 
 var updateTexts = flag.Bool("update", false, "whether TestRefusalTexts writes "+refusalTexts)
@@ -39,7 +34,7 @@ func (l *refusalList) add(request, refusal string) {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
-// shorten cuts what the requests below repeat to exceed a limit.
+// shorten shortens the repeated parts of requests that exceed a limit.
 func shorten(s string) string {
 	for _, long := range repeated.FindAllString(s, -1) {
 		s = strings.Replace(s, long, long[:8]+"...", 1)
@@ -49,8 +44,8 @@ func shorten(s string) string {
 
 var repeated = regexp.MustCompile(`x{9,}|(?:t,){9,}|(?:topic=x&){9,}|(?:"x",){9,}|(?:\{"data":1\}; ){9,}`)
 
-// TestRefusalTexts: each refusal has the text that the file has. Read the difference
-// before you rewrite the file with -update.
+// TestRefusalTexts: each refusal has the text in the file. Read the difference before you rewrite
+// the file with -update.
 func TestRefusalTexts(t *testing.T) {
 	var l refusalList
 	l.WriteString("# What this module refuses, and the text of each refusal\n\nThis file is written by: go test -run TestRefusalTexts -update .\n")
@@ -102,13 +97,13 @@ func listCaddyfileRefusals(t *testing.T, l *refusalList) {
 
 func (l *refusalList) refusedConfig(t *testing.T, config string, err error) {
 	if err == nil {
-		t.Errorf("%s is not refused", config)
+		t.Errorf("%s: got accepted, want refused", config)
 		return
 	}
 	l.add(config, err.Error())
 }
 
-// listConfigRefusals lists what a config as JSON can have wrong beside a Caddyfile.
+// listConfigRefusals lists the refusals of a config in JSON that a Caddyfile cannot cause.
 func listConfigRefusals(t *testing.T, l *refusalList) {
 	l.section("Config")
 	dir := t.TempDir()
@@ -134,158 +129,6 @@ func listConfigRefusals(t *testing.T, l *refusalList) {
 		err = errors.New(strings.ReplaceAll(err.Error(), dir, "DIR"))
 	}
 	l.refusedConfig(t, "sse { store disk DIR/file/history.db }, where file is no directory", err)
-}
-
-func listStreamRefusals(t *testing.T, l *refusalList) {
-	const header = "{http.request.header."
-	s := start(t, "", `
-		sse /users {
-			user `+header+`X-User}
-			session `+header+`X-Session}
-			topics news user/`+header+`X-Name}
-			grants `+header+`X-Grants}
-		}
-		sse /expires {
-			anonymous
-			expires `+header+`X-Expires}
-		}
-		sse_test /page`)
-	l.section("Streams")
-	long := strings.Repeat("x", 600)
-	for _, r := range []struct {
-		method, path string
-		headers      []string
-	}{
-		{"POST", "/users", nil},
-		{"GET", "/users", nil},
-		{"GET", "/users?topics=news", nil},
-		{"GET", "/users?topic=%zz", nil},
-		{"GET", "/users?poll=yes", nil},
-		{"GET", "/users?topic=sport", []string{"X-User", "alice"}},
-		{"GET", "/users?topic=", []string{"X-User", "alice"}},
-		{"GET", "/users?topic=*", []string{"X-User", "alice"}},
-		{"GET", "/users?topic=%ff", []string{"X-User", "alice"}},
-		{"GET", "/users?topic=" + long, []string{"X-User", "alice"}},
-		{"GET", "/users?" + strings.Repeat("topic=x&", 101), []string{"X-User", "alice"}},
-		{"GET", "/users", []string{"X-User", long}},
-		{"GET", "/users", []string{"X-User", "alice", "X-Session", long}},
-		{"GET", "/users", []string{"X-User", "alice", "X-Name", long}},
-		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "[1]"}},
-		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "orders/*"}},
-		{"GET", "/users", []string{"X-User", "alice", "X-Grants", strings.Repeat("t,", 1001)}},
-		{"GET", "/expires", nil},
-		{"GET", "/expires", []string{"X-Expires", "tomorrow"}},
-		{"GET", "/expires", []string{"X-Expires", "1700000000"}},
-		{"GET", "/expires", []string{"X-Expires", "1700000000000"}},
-		{"POST", "/page/", nil},
-		{"GET", "/page/assets", nil},
-	} {
-		l.refusedRequest(t, do(t, r.method, "http://"+s.http+r.path, "", r.headers...), r.method, r.path, strings.Join(r.headers, " "))
-	}
-}
-
-func (l *refusalList) refusedRequest(t *testing.T, a answer, request ...string) {
-	what := strings.TrimSpace(strings.Join(request, " "))
-	if a.status < 400 {
-		t.Errorf("%s: %d %s", what, a.status, a.body)
-	}
-	text := a.body
-	if strings.HasPrefix(text, "{") {
-		text = decode[struct{ Error string }](t, text).Error
-	}
-	l.add(what, fmt.Sprintf("%d %s", a.status, text))
-}
-
-func listAPIRefusals(t *testing.T, l *refusalList) {
-	s := start(t, "sse {\n max_event_size 1KiB\n}", "sse_api /sse/*\nsse /events")
-	l.section("API")
-	const json, ndjson = "application/json", "application/x-ndjson"
-	long := strings.Repeat("x", 600)
-	for _, r := range [][4]string{
-		{"GET", "/sse/nothing"},
-		{"GET", "/sse/send"},
-		{"POST", "/sse/send?hub=chta", `{"user":"alice","data":1}`},
-		{"POST", "/sse/send?hbu=chat", `{"user":"alice","data":1}`},
-		{"POST", "/sse/send?hub=%zz", `{"user":"alice","data":1}`},
-		{"POST", "/sse/send", `user=alice`, "application/x-www-form-urlencoded"},
-		{"POST", "/sse/send", "\ufeff{}"},
-		{"POST", "/sse/send", "{\"user\":\"\xff\"}"},
-		{"POST", "/sse/send", `[]`},
-		{"POST", "/sse/send", `{"user":"alice"`},
-		{"POST", "/sse/send", `{"user":alice}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1}{}`},
-		{"POST", "/sse/send", `{"user":"alice","user":"bob","data":1}`},
-		{"POST", "/sse/send", `{"user":"alice"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"text":"1"}`},
-		{"POST", "/sse/send", `{"data":1}`},
-		{"POST", "/sse/send", `{"user":"alice","topic":"news","data":1}`},
-		{"POST", "/sse/send", `{"uesr":"alice","data":1}`},
-		{"POST", "/sse/send", `{"user":1,"data":1}`},
-		{"POST", "/sse/send", `{"user":"","data":1}`},
-		{"POST", "/sse/send", `{"user":[],"data":1}`},
-		{"POST", "/sse/send", `{"user":[` + strings.Repeat(`"x",`, 1000) + `"x"],"data":1}`},
-		{"POST", "/sse/send", `{"user":"` + long + `","data":1}`},
-		{"POST", "/sse/send", `{"topic":"orders/*","data":1}`},
-		{"POST", "/sse/send", `{"user":"alice","text":1}`},
-		{"POST", "/sse/send", `{"user":"alice","text":"\ud800"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"ttl":"soon"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"slot":""}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"slot":"` + long + `"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"key":"` + long + `"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"type":"sse.mine"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"type":"error"}`},
-		{"POST", "/sse/send", `{"user":"alice","data":1,"type":"a\nb"}`},
-		{"POST", "/sse/send", `{"user":"alice","text":"` + strings.Repeat("x", 1025) + `"}`},
-		{"POST", "/sse/send", strings.Repeat("x", 8<<20+1)},
-		{"POST", "/sse/broadcast", `{"user":"alice","data":1}`},
-		{"POST", "/sse/broadcast", "\n", ndjson},
-		{"POST", "/sse/broadcast", "{\"data\":1}\n{\"data\":}\n", ndjson},
-		{"POST", "/sse/broadcast", "{\"data\":1}{\"data\":2}\n", ndjson},
-		{"POST", "/sse/broadcast", "{\"data\":1}\n{\"data\":2,\"type\":\"open\"}\n", ndjson},
-		{"POST", "/sse/broadcast", strings.Repeat("{\"data\":1}\n", 1001), ndjson},
-		{"GET", "/sse/connections?limit=all"},
-		{"GET", "/sse/connections?session=secret"},
-		{"DELETE", "/sse/connections"},
-		{"DELETE", "/sse/connections?all=true&user=alice"},
-		{"DELETE", "/sse/connections/none"},
-		{"PATCH", "/sse/connections/none", `{"add":["news"]}`},
-		{"PATCH", "/sse/connections?user=alice", `{"add":["news"]}`, "text/plain"},
-		{"PATCH", "/sse/connections?user=alice", `{"add":"news"}`},
-		{"PATCH", "/sse/connections?user=alice", `{"add":["news"]}{}`},
-		{"PATCH", "/sse/connections?user=alice", `{}`},
-		{"PATCH", "/sse/connections?user=alice", `{"add":["orders/*"]}`},
-		{"PATCH", "/sse/connections?user=alice", `{"add":["news"],"remove":["news"]}`},
-		{"PATCH", "/sse/connections?user=alice", `{"add":[` + strings.Repeat(`"x",`, 1000) + `"x"]}`},
-		{"GET", "/sse/events?data=yes"},
-		{"GET", "/sse/events?topic=a*"},
-		{"GET", "/sse/events?" + strings.Repeat("topic=x&", 101)},
-		{"GET", "/sse/why"},
-		{"GET", "/sse/why?user="},
-		{"GET", "/sse/why?user=alice&user=bob"},
-		{"GET", "/sse/why?user=" + long},
-		{"GET", "/sse/why?user=%ff"},
-		{"GET", "/sse/why?user=alice&id=7"},
-		{"GET", "/sse/ready?hub=chta"},
-	} {
-		method, path, body, contentType := r[0], r[1], r[2], r[3]
-		if contentType == "" {
-			contentType = json
-		}
-		request := []string{method, path}
-		if contentType != json {
-			request = append(request, "("+contentType+")")
-		}
-		if quoted := strconv.QuoteToASCII(body); strings.Contains(quoted, `\u`) || strings.Contains(quoted, `\x`) {
-			request = append(request, quoted)
-		} else {
-			request = append(request, body)
-		}
-		l.refusedRequest(t, s.api(method, path, body, contentType), request...)
-	}
-	url := "http://" + s.admin + "/sse/broadcast"
-	l.refusedRequest(t, do(t, "POST", url, `{"data":1}`, "Content-Type", json, "Content-Encoding", "gzip"), "POST /sse/broadcast (gzip)")
-	url = "http://" + s.http + "/sse/broadcast"
-	l.refusedRequest(t, do(t, "POST", url, `{"data":1}`, "Content-Type", json, "Origin", "https://evil.example"), "POST /sse/broadcast (from the page of another origin)")
 }
 
 func listGoRefusals(t *testing.T, l *refusalList) {
@@ -317,106 +160,4 @@ func listGoRefusals(t *testing.T, l *refusalList) {
 		t.Fatal(err)
 	}
 	l.refusedConfig(t, "Publish without a config", publish(context.Background(), caddysse.HubNamed("none"), hub.Event{Targets: toAll}))
-}
-
-// unlisted are texts that the file cannot have, and why.
-var unlisted = map[string]string{
-	"no hubs yet, because Caddy is starting: try again": "there is a config while this test runs; see TestReady",
-	"Caddy is shutting down":                            "the same",
-	"the history is not open yet: ":                     "needs a store that does not open; see TestReady",
-	"the history of hub ":                               "the same",
-	" of a handler before sse cannot flush: keep that handler away from the path of sse":         "needs a handler of another module; see TestStreamThatCannotBe",
-	" of a handler before sse buffers the response: keep that handler away from the path of sse": "the same",
-	" of a handler before the API cannot flush: keep that handler away from /sse/events":         "the same",
-	" is no store: it does not implement caddysse.StoreModule":                                   "needs another module",
-	"reading the body: ":         "needs a client that leaves in the middle of a body",
-	"the hub is closed":          "it is not shown to anybody",
-	"} is no segment of a topic": "it is not shown to anybody: the pattern matches nothing",
-}
-
-// TestRefusalTextsAreComplete: each error that the files of this package make is in the
-// file, or in unlisted.
-func TestRefusalTextsAreComplete(t *testing.T) {
-	listed, err := os.ReadFile(refusalTexts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	used := make(map[string]bool)
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		for _, text := range errorTexts(t, name) {
-			if used[text] = true; unlisted[text] == "" && !strings.Contains(string(listed), text) {
-				t.Errorf("%s: %s has no refusal with the text %q", name, refusalTexts, text)
-			}
-		}
-	}
-	for text := range unlisted {
-		if !used[text] {
-			t.Errorf("no error has the text %q", text)
-		}
-	}
-}
-
-// errorTexts returns the longest constant part of each error that the file makes.
-func errorTexts(t *testing.T, name string) (found []string) {
-	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	makers := []string{"apiErrorf", "errors.New", "fmt.Errorf", "d.Errf"}
-	ast.Inspect(file, func(n ast.Node) bool {
-		call, ok := n.(*ast.CallExpr)
-		if !ok {
-			return true
-		}
-		name := ""
-		switch f := call.Fun.(type) {
-		case *ast.Ident:
-			name = f.Name
-		case *ast.SelectorExpr:
-			if pkg, ok := f.X.(*ast.Ident); ok {
-				name = pkg.Name + "." + f.Sel.Name
-			}
-		}
-		if !slices.Contains(makers, name) {
-			return true
-		}
-		for _, arg := range call.Args {
-			if text := constant(arg); text != "" {
-				if part := longestPart(text); len(part) > 3 {
-					found = append(found, part)
-				}
-				break
-			}
-		}
-		return true
-	})
-	return found
-}
-
-// constant returns the value of a string literal or of a sum of them.
-func constant(e ast.Expr) string {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		if s, err := strconv.Unquote(e.Value); err == nil && e.Kind == token.STRING {
-			return s
-		}
-	case *ast.BinaryExpr:
-		return constant(e.X) + constant(e.Y)
-	}
-	return ""
-}
-
-var verb = regexp.MustCompile(`%[.\d\[\]]*[a-zA-Z]`)
-
-func longestPart(format string) string {
-	parts := verb.Split(format, -1)
-	return slices.MaxFunc(parts, func(a, b string) int { return len(a) - len(b) })
 }
