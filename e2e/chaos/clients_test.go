@@ -25,11 +25,11 @@ type trace struct {
 	since    time.Time // when it got its first position
 	start    e2e.Position
 	last     e2e.Position
-	final    bool // it stayed to the end
+	final    bool // the client was open at the end
 	received []e2e.Received
 	streams  int
-	ends     []string // why its streams ended
-	closings []string // reasons that the server gave
+	ends     []string // reasons why its streams ended
+	closings []string // reasons of sse.closing and sse.rejected
 	err      error
 }
 
@@ -86,7 +86,7 @@ var kinds = []*kind{
 	{"follower, h3", direct(e2e.H3), follow, true},
 }
 
-// populate starts clients, and replaces them now and then until the end of the storm.
+// startClients starts clients, and replaces them now and then until the faults end.
 func (w *world) startClients() {
 	for i, h := range w.hubs {
 		for n := range *clients * h.share / 100 {
@@ -96,7 +96,7 @@ func (w *world) startClients() {
 	}
 }
 
-// live runs one index: clients take it one after the other, or a client that left comes back.
+// runClients runs clients one after the other at an index. A client that left may come back.
 func (w *world) runClients(index int, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	if c != w.shared[h.path] {
@@ -107,22 +107,22 @@ func (w *world) runClients(index int, k *kind, h *hub, random *rand.Rand) {
 	w.mu.Unlock()
 	b := begin{id: randomIdentity(random), since: time.Now()}
 	for {
-		there := k.join(w, k, c, h, b)
+		current := k.join(w, k, c, h, b)
 		w.mu.Lock()
-		w.current[index] = there
+		w.current[index] = current
 		w.mu.Unlock()
-		if w.stay(there, random) {
+		if w.stay(current, random) {
 			return
 		}
-		was := w.leave(index, there, false)
+		ended := w.leave(index, current, false)
 		if k.returns && random.IntN(4) > 0 {
-			b.from, b.since = was.last, time.Now()
+			b.from, b.since = ended.last, time.Now()
 			w.count("clients that left and came back")
 		} else {
 			b = begin{id: randomIdentity(random), since: time.Now()}
 			w.count("clients that were replaced by others")
 		}
-		// On the third hub some clients must miss events.
+		// The wait is long enough for some clients of the third hub to miss events.
 		w.wait(time.Duration(random.Int64N(int64(5*time.Second)) << random.IntN(3)))
 	}
 }
@@ -137,8 +137,8 @@ func (w *world) wait(d time.Duration) bool {
 	}
 }
 
-// stay keeps a client for a while, in which it may stop reading, and reports whether clients must
-// stay.
+// stay keeps a client open for a while. The client may stop reading meanwhile. It reports whether
+// clients must stay.
 func (w *world) stay(c client, random *rand.Rand) bool {
 	for range random.IntN(12) {
 		if w.wait(time.Duration(random.Int64N(int64(5 * time.Second)))) {

@@ -33,7 +33,7 @@ func TestSetClock(t *testing.T) {
 	for _, ahead := range []time.Duration{0, 3 * time.Hour, -10 * time.Minute, 0} {
 		s.SetClock(ahead)
 		if off := serverTime(t, s).Sub(time.Now().Add(ahead)).Abs(); off > e2e.Patience {
-			t.Errorf("set ahead by %s the clock is off by %s", ahead, off)
+			t.Errorf("clock set ahead by %s: got a difference of %s, want at most %s", ahead, off, e2e.Patience)
 		}
 	}
 }
@@ -57,8 +57,8 @@ func post(t *testing.T, s *e2e.Server, body string) (id string, duplicate bool) 
 	return receipt.ID, receipt.Duplicate
 }
 
-// A key is remembered for its two minutes, no matter how the clock is set, while the server runs
-// and between two processes.
+// A key is remembered for two minutes, no matter how the clock is set while the server runs and
+// between two processes.
 func TestKeysWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "store disk"})
 	for i, step := range []struct {
@@ -81,13 +81,13 @@ func TestKeysWhenTheClockIsSet(t *testing.T) {
 			s.Run()
 		}
 		if again, known := post(t, s, event); !known || again != first {
-			t.Errorf("with the clock ahead by %v (and a kill: %t) a key of %s is answered with %s, known: %t", step.ahead, step.kill, first, again, known)
+			t.Errorf("receipt of a key with the clock ahead by %v (and a kill: %t): got %s, duplicate %t, want %s, true", step.ahead, step.kill, again, known, first)
 		}
 	}
 }
 
-// Streams are not affected when the clock is set: they get all events and no gap, and do not end.
-// The measured delays of events stay short.
+// Setting the clock does not affect streams: they get all events and no gap, and do not end. The
+// measured delays of events stay short.
 func TestStreamsWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "history 10000 12h\n store disk", Stream: "heartbeat 300ms\n connection_timeout 5s\n max_lifetime 1h"})
 	p := s.Publisher()
@@ -121,14 +121,14 @@ func TestStreamsWhenTheClockIsSet(t *testing.T) {
 	}
 	for _, f := range followers {
 		if opened, lost := f.Streams(); opened != 1 || len(f.Gaps()) > 0 {
-			t.Errorf("%d streams, %q, gaps %q", opened, lost, f.Gaps())
+			t.Errorf("follower: got %d streams that ended with %q and gaps %q, want 1 stream and no gap", opened, lost, f.Gaps())
 		}
 	}
 	if sum := s.Metric(`caddy_sse_delivery_seconds_sum{hub="default"}`); sum > time.Hour.Seconds() {
-		t.Errorf("deliveries have taken %v seconds in all", sum)
+		t.Errorf("sum of delivery times: got %v seconds, want less than an hour", sum)
 	}
 	if got := s.Metric(`caddy_sse_deliveries_total{hub="default"}`); int(got) != p.Ledger.Len()*len(followers) {
-		t.Errorf("%v deliveries of %d events", got, p.Ledger.Len())
+		t.Errorf("deliveries: got %v, want %d", got, p.Ledger.Len()*len(followers))
 	}
 }
 
@@ -157,7 +157,7 @@ func TestLoginsWhenTheClockIsSet(t *testing.T) {
 	post(t, s, `{"data":1}`)
 	for i, stream := range streams {
 		if b, err := stream.Next(); err != nil || b.Data != "1" {
-			t.Errorf("%s: after the clock was set back it got %+v, %v", e2e.Protocols[i], b, err)
+			t.Errorf("%s: after the clock was set back: got %+v, %v, want the event", e2e.Protocols[i], b, err)
 		}
 	}
 	s.SetClock(2 * time.Hour)
@@ -168,14 +168,14 @@ func TestLoginsWhenTheClockIsSet(t *testing.T) {
 			}
 		}
 		if stream.Closing.Reason != "expired" {
-			t.Errorf("%s: it was told %+v", e2e.Protocols[i], stream.Closing)
+			t.Errorf("%s: got %+v, want the reason expired", e2e.Protocols[i], stream.Closing)
 		}
 	}
 }
 
-// When the clock is set past the age of the retained events, they are gone, which a gap reports.
-// New events are delivered. When the clock is right again, also in another process, no event
-// comes twice or is missing.
+// When the clock is set past the age of the retained events, they are evicted, and a client gets a
+// gap. New events are delivered. When the clock is right again, also in another process, no event
+// is missing or comes twice.
 func TestAgeWhenTheClockIsSet(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Hub: "history 1000 1h\n store disk"})
 	p := s.Publisher()
@@ -188,29 +188,29 @@ func TestAgeWhenTheClockIsSet(t *testing.T) {
 		}
 	}
 	c := s.Client(e2e.H1)
-	there := e2e.Follow(t, c, e2e.Identity{})
-	away := e2e.Follow(t, c, e2e.Identity{})
-	e2e.AwaitOpen(t, []*e2e.Follower{there, away})
+	open := e2e.Follow(t, c, e2e.Identity{})
+	left := e2e.Follow(t, c, e2e.Identity{})
+	e2e.AwaitOpen(t, []*e2e.Follower{open, left})
 	publish()
-	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, away})
-	away.Stop()
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{open, left})
+	left.Stop()
 	publish()
-	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there})
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{open})
 	s.SetClock(2 * time.Hour)
-	back := e2e.FollowFrom(t, c, e2e.Identity{}, away.Last())
-	e2e.AwaitOpen(t, []*e2e.Follower{back})
+	returned := e2e.FollowFrom(t, c, e2e.Identity{}, left.Last())
+	e2e.AwaitOpen(t, []*e2e.Follower{returned})
 	publish()
-	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, back})
-	if gaps := back.Gaps(); len(gaps) != 1 || gaps[0] != "evicted" {
-		t.Errorf("who was away is told the gaps %q", gaps)
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{open, returned})
+	if gaps := returned.Gaps(); len(gaps) != 1 || gaps[0] != "evicted" {
+		t.Errorf("gaps of the client that came back: got %q, want one evicted", gaps)
 	}
 	s.SetClock(0)
 	publish()
 	s.Kill()
 	s.Run()
 	publish()
-	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{there, back})
-	if gaps := there.Gaps(); len(gaps) > 0 {
-		t.Errorf("who was there all the time is told the gaps %q", gaps)
+	e2e.AwaitAll(t, p.Ledger, []*e2e.Follower{open, returned})
+	if gaps := open.Gaps(); len(gaps) > 0 {
+		t.Errorf("gaps of the client that stayed open: got %q, want none", gaps)
 	}
 }

@@ -1,24 +1,24 @@
-// Package chaos tries to lose events. It runs the real server with its history on disk,
-// publishers that retry until each event is acknowledged, and clients that come, go, stop
-// reading and are cut off at any byte. Meanwhile it kills, restarts and reloads the server,
-// also with configs that fail. In the end every client must have received every acknowledged
-// event for it, once and in order, or it was told of a real gap. No client may have received
-// other events, and the server must not have grown.
+// Package chaos tries to lose events. It runs the real server with its history on disk, publishers
+// that retry until each event is acknowledged, and clients that connect, leave, stop reading and
+// are cut off at any byte. Meanwhile it kills, restarts and reloads the server, also with configs
+// that fail. In the end every client must have received every acknowledged event for it, once and
+// in order, or a real gap. No client may have received other events, and the server must not have
+// grown.
 //
-// There are four hubs. The first two retain everything, so any gap on them is a fault. The
-// third retains so little that clients that stay away, or are slow, miss events. The file of
-// the fourth is copied, restored, cut, removed and replaced: then a gap is required, and
-// without a gap no event may be missing since the last change of the file. Other processes
-// wait for all the files and hold them for a moment.
+// There are four hubs. The first two retain everything, so any gap on them is a fault. The third
+// retains so little that clients that are slow or stay disconnected miss events. The file of the
+// fourth is copied, restored, truncated, removed and replaced: then a gap is required, and without
+// a gap no event may be missing since the last change of the file. Other processes wait for all
+// the files and hold them for a moment.
 //
-// The clocks of the servers are set forward by hours, back by minutes, and right again, while
-// they run and while they do not. This must have no effect.
+// The clocks of the servers are set forward by hours, back by minutes, and right again, while the
+// servers run and while they do not. This must have no effect.
 //
-// The topics of some users change while they have streams. From a change on they get the events
-// of their new topics only.
+// The topics of some users change while they have streams. From a change on they get only the
+// events of their new topics.
 //
 // A stream that was open when a disconnect was requested gets no event that was sent after the
-// answer. No stream is told that its hub is closed.
+// answer. No stream gets the reason hub_closed.
 //
 // The printed seed reproduces the random choices but not the timing, which depends on the
 // machine. So a seed that found a fault may not find it again.

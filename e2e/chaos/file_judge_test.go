@@ -6,7 +6,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// lives is the record of a hub whose file is copied, restored, cut and removed. Only the
+// fileChanges records how the file of a hub is copied, restored, truncated and removed. Only the
 // goroutine of the test uses it.
 type fileChanges struct {
 	file     string // path of the file in use
@@ -62,14 +62,14 @@ func newFileJudge(v *verdict, h *hub) *fileJudge {
 		})
 	}
 	if len(c.epochs) > 1+h.changes.touches {
-		v.find(&v.other, 1, nil, "%s: there were %d epochs, though the file was touched only %d times", h.name, len(c.epochs), h.changes.touches)
+		v.find(&v.other, 1, nil, "%s: got %d epochs after %d changes of the file, want at most one more than changes", h.name, len(c.epochs), h.changes.touches)
 	}
 	return c
 }
 
-// undone reports whether a restore undid an event before the event at another index was
+// isUndone reports whether a restore undid an event before the event at another index was
 // acknowledged.
-func (l *fileChanges) undone(place int, at e2e.Position, before int) bool {
+func (l *fileChanges) isUndone(place int, at e2e.Position, before int) bool {
 	return slices.ContainsFunc(l.restores, func(r restore) bool {
 		return place < r.acknowledged && r.acknowledged <= before && r.head.Epoch == at.Epoch && at.Seq > r.head.Seq
 	})
@@ -82,7 +82,7 @@ func (c *fileJudge) between(id e2e.Identity, epoch string, after, before uint64,
 		e := c.entries[place]
 		// Events of a later branch do not belong to the branch of that index.
 		if e.Position.Seq > after && e.Position.Seq < before && e.To.Matches(id) &&
-			!c.hub.changes.undone(place, e.Position, branch) && !c.hub.changes.undone(branch, e.Position, place) {
+			!c.hub.changes.isUndone(place, e.Position, branch) && !c.hub.changes.isUndone(branch, e.Position, place) {
 			found = append(found, e)
 		}
 	}
@@ -116,8 +116,8 @@ func (c *fileJudge) try(tr *trace) {
 			c.find(&c.doubled, 1, tr, "%s came again\n%s", r, tr.around(i))
 		case r.Position.Epoch != at.Epoch || r.Position.Seq <= at.Seq:
 			c.find(&c.disordered, 1, tr, "%s came after %s\n%s", r, at, tr.around(i))
-		case before >= 0 && here && c.hub.changes.undone(before, at, place):
-			c.find(&c.falseGaps, 1, tr, "between %s and %s a gap was not told\n%s", at, r, tr.around(i))
+		case before >= 0 && here && c.hub.changes.isUndone(before, at, place):
+			c.find(&c.falseGaps, 1, tr, "it got no gap between %s and %s\n%s", at, r, tr.around(i))
 			at = r.Position
 		default:
 			c.ended(tr, i, e)
@@ -136,7 +136,7 @@ func (c *fileJudge) try(tr *trace) {
 	}
 	if tr.final {
 		if at.Epoch != c.final {
-			c.find(&c.other, 1, tr, "it is still in epoch %s, though the history is %s\n%s", at.Epoch, c.final, tr.around(end))
+			c.find(&c.other, 1, tr, "its epoch is %s, but that of the history is %s\n%s", at.Epoch, c.final, tr.around(end))
 		}
 		c.missing(tr, end, c.between(tr.id, at.Epoch, at.Seq, forever, len(c.entries)))
 	}
@@ -156,18 +156,18 @@ func (c *fileJudge) gap(tr *trace, i int) {
 		return r.head.Epoch == g.After.Epoch && g.After.Seq > r.head.Seq
 	})
 	if !left && (g.Gap != "epoch" || g.After.Epoch == g.Position.Epoch) {
-		c.find(&c.falseGaps, 1, tr, "%s was told after %s\n%s", g, g.After, tr.around(i))
+		c.find(&c.falseGaps, 1, tr, "it got %s after %s, but the history did not change\n%s", g, g.After, tr.around(i))
 	}
 }
 
-// behind reports whether a client has events to receive.
-func (l *fileChanges) behind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
+// isBehind reports whether a client has events to receive.
+func (l *fileChanges) isBehind(ledger *e2e.Ledger, id e2e.Identity, last e2e.Position) bool {
 	entries := ledger.Entries()
 	if n := len(entries); n > 0 && entries[n-1].Position.Epoch != last.Epoch {
 		return true
 	}
 	for i, e := range entries {
-		if e.Position.Epoch == last.Epoch && e.Position.Seq > last.Seq && e.To.Matches(id) && !l.undone(i, e.Position, len(entries)) {
+		if e.Position.Epoch == last.Epoch && e.Position.Seq > last.Seq && e.To.Matches(id) && !l.isUndone(i, e.Position, len(entries)) {
 			return true
 		}
 	}

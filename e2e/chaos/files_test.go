@@ -15,7 +15,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/disk"
 )
 
-// files is the index of the hub whose file is changed.
+// files returns the hub whose file is changed.
 func (w *world) files() *hub { return w.hubs[len(w.hubs)-1] }
 
 // older is the name of a copy of the file.
@@ -67,7 +67,7 @@ func (w *world) touchFile(touch func(path, older string) error) func(*rand.Rand)
 		h.changes.touches++
 		e2e.Wait(w.t, e2e.Patience, "a new epoch to begin", func() error {
 			if after := w.epochOfFiles(); after == before || after == "" {
-				return fmt.Errorf("its epoch is %q, and was %q", after, before)
+				return fmt.Errorf("epoch: got %q, want another than %q", after, before)
 			}
 			return nil
 		})
@@ -98,7 +98,7 @@ func (w *world) changeFile(random *rand.Rand) {
 	}
 	l.touches++
 	if err := w.server.Reload(w.config(random)); err != nil {
-		w.t.Fatal(err) // it is not known which file is in use
+		w.t.Fatal(err) // it is unknown which file is in use
 	}
 }
 
@@ -108,8 +108,8 @@ func (w *world) remove(file string) {
 	}
 }
 
-// restoreFile kills the server and puts a copy back before it is started again. The other file is
-// removed, since it may have events that are undone now.
+// restoreFile kills the server and restores a copy before the next start. It removes the other
+// file, since it may have events that are undone now.
 func (w *world) restoreFile(*rand.Rand) {
 	w.needCopy()
 	h := w.files()
@@ -134,7 +134,7 @@ func (w *world) awaitRefusals(h *hub) {
 	e2e.Wait(w.t, e2e.Patience, "publishers to be refused", func() error {
 		for i, p := range h.publishers {
 			if p.Retried.Load() < before[i]+2 {
-				return fmt.Errorf("number %d is not yet", i)
+				return fmt.Errorf("publisher %d is not yet", i)
 			}
 		}
 		return nil
@@ -167,8 +167,8 @@ func (w *world) headOf(path string) e2e.Position {
 	return e2e.Position{Epoch: head.Epoch, Seq: head.Seq}
 }
 
-// rivals starts other processes that wait for the files when the server dies, hold them for a
-// moment, and release them.
+// contendForFiles starts other processes that wait for the files when the server dies, hold them
+// for a moment, and release them.
 func (w *world) contendForFiles(random *rand.Rand) {
 	wait := func() { <-time.After(time.Duration(random.Int64N(int64(time.Second)))) }
 	for _, r := range w.others {

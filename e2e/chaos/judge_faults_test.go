@@ -8,7 +8,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestHubJudge gives the court each kind of fault.
+// TestHubJudge: the judge finds each kind of fault.
 func TestHubJudge(t *testing.T) {
 	const epoch = "abc"
 	began := time.Now()
@@ -44,21 +44,21 @@ func TestHubJudge(t *testing.T) {
 	for name, test := range map[string]struct {
 		bound    uint64
 		launched time.Time
-		last     uint64 // 0: it stayed to the end
+		last     uint64 // 0: the client was open at the end
 		received []e2e.Received
 		want     verdict
 	}{
-		"all":              {received: append(events(5, 7, 9), rest...), want: verdict{deliveries: 8}},
-		"it left":          {last: 8, received: events(5, 7), want: verdict{deliveries: 2}},
-		"it left too late": {last: 9, received: events(5, 7), want: verdict{deliveries: 2, lost: 1}},
-		"none":             {want: verdict{lost: 8}},
-		"one is missing":   {received: append(events(5, 9), rest...), want: verdict{deliveries: 7, lost: 1}},
-		"the last":         {received: append(events(5, 7, 9), rest[:4]...), want: verdict{deliveries: 7, lost: 1}},
-		"twice":            {received: append(events(5, 7, 7, 9), rest...), want: verdict{deliveries: 9, doubled: 1}},
-		"before its start": {received: append(events(3, 5, 7, 9), rest...), want: verdict{deliveries: 9, disordered: 1}},
-		"bob's":            {received: append(events(5, 6, 7, 9), rest...), want: verdict{deliveries: 9, foreign: 1}},
-		"nobody's":         {received: append(append(events(5, 7, 9), rest...), event(21)), want: verdict{deliveries: 9, foreign: 1}},
-		"a gap where all is retained": {
+		"all events":                                {received: append(events(5, 7, 9), rest...), want: verdict{deliveries: 8}},
+		"all events until it left":                  {last: 8, received: events(5, 7), want: verdict{deliveries: 2}},
+		"its last position is past a missing event": {last: 9, received: events(5, 7), want: verdict{deliveries: 2, lost: 1}},
+		"no events":                                 {want: verdict{lost: 8}},
+		"one is missing":                            {received: append(events(5, 9), rest...), want: verdict{deliveries: 7, lost: 1}},
+		"the last is missing":                       {received: append(events(5, 7, 9), rest[:4]...), want: verdict{deliveries: 7, lost: 1}},
+		"an event twice":                            {received: append(events(5, 7, 7, 9), rest...), want: verdict{deliveries: 9, doubled: 1}},
+		"an event from before its start":            {received: append(events(3, 5, 7, 9), rest...), want: verdict{deliveries: 9, disordered: 1}},
+		"an event of bob":                           {received: append(events(5, 6, 7, 9), rest...), want: verdict{deliveries: 9, foreign: 1}},
+		"an event that was never acknowledged":      {received: append(append(events(5, 7, 9), rest...), event(21)), want: verdict{deliveries: 9, foreign: 1}},
+		"a gap on a hub that retains everything": {
 			received: append([]e2e.Received{gap(4, 9, 19)}, rest...),
 			want:     verdict{deliveries: 5, gaps: 1, falseGaps: 1, lost: 3},
 		},
@@ -74,27 +74,27 @@ func TestHubJudge(t *testing.T) {
 			bound: 3, received: append(append(events(5, 7, 9), gap(9, 10, 15)), rest...),
 			want: verdict{deliveries: 8, gaps: 1, falseGaps: 1},
 		},
-		"the same after a restart": {
+		"a gap in which nothing was lost, after a restart": {
 			bound: 3, launched: after(14), received: append(append(events(5, 7, 9), gap(9, 10, 15)), rest...),
 			want: verdict{deliveries: 8, gaps: 1, inDoubt: 1},
 		},
-		"the same, and what came before was read after the restart": {
+		"a gap in which nothing was lost, and an event that was read after the restart": {
 			bound: 3, launched: after(14), received: append(append(events(5, 7), late(event(9), 15), gap(9, 10, 16)), rest...),
 			want: verdict{deliveries: 8, gaps: 1, inDoubt: 1},
 		},
-		"the same after a restart that loads the next one": {
+		"a gap in which nothing was lost, after a restart that loads the next event": {
 			bound: 3, launched: after(12), received: append(append(events(5, 7, 9), gap(9, 10, 15)), rest...),
 			want: verdict{deliveries: 8, gaps: 1, falseGaps: 1},
 		},
-		"the same before a restart": {
+		"a gap in which nothing was lost, before a restart": {
 			bound: 3, launched: after(16), received: append(append(events(5, 7, 9), gap(9, 10, 15)), rest...),
 			want: verdict{deliveries: 8, gaps: 1, falseGaps: 1},
 		},
-		"a gap after one that is missing": {
+		"a gap after a missing event": {
 			bound: 3, received: append(append(events(5), gap(8, 9, 12)), rest...),
 			want: verdict{deliveries: 6, gaps: 1, lost: 1},
 		},
-		"a gap, and then one is missing": {
+		"a missing event after a gap": {
 			bound: 3, received: append([]e2e.Received{gap(4, 9, 12)}, rest[1:]...),
 			want: verdict{deliveries: 4, gaps: 1, lost: 1},
 		},
@@ -110,7 +110,7 @@ func TestHubJudge(t *testing.T) {
 			c.try(tr)
 			got := *c.verdict
 			if test.want.events, test.want.clients = 20, 1; got.bad() > 0 != (len(got.findings) > 0) {
-				t.Errorf("%d findings: %q", got.bad(), got.findings)
+				t.Errorf("findings: got %q, want some for %d faults", got.findings, got.bad())
 			}
 			findings := got.findings
 			if got.String() != test.want.String() {
@@ -123,12 +123,12 @@ func TestHubJudge(t *testing.T) {
 		ledger := new(e2e.Ledger)
 		ledger.Add(e2e.Entry{Position: at(1), N: 1}, e2e.Entry{Position: at(3), N: 2})
 		if c := newHubJudge(new(verdict), &hub{ledger: ledger}, nil); c.other != 1 {
-			t.Error("a position that nobody was given was not found")
+			t.Errorf("faults of a position without an event: got %d, want 1", c.other)
 		}
 	})
 }
 
-// TestDisconnects gives the court deliveries to users that had been disconnected.
+// TestDisconnects: the judge finds deliveries to users that were disconnected before.
 func TestDisconnects(t *testing.T) {
 	began := time.Now()
 	after := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
@@ -155,7 +155,7 @@ func TestDisconnects(t *testing.T) {
 				}
 				v := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge()
 				if v.disconnected != test.want || v.bad() != test.want {
-					t.Errorf("%d deliveries are found, want %d: %q", v.disconnected, test.want, v.findings)
+					t.Errorf("deliveries after a disconnect: got %d, want %d: %q", v.disconnected, test.want, v.findings)
 				}
 			}
 		})
@@ -163,12 +163,12 @@ func TestDisconnects(t *testing.T) {
 	h := &hub{name: "default", ledger: ledger}
 	tr := &trace{hub: h, start: at(1), last: at(1), closings: []string{"shutdown", "hub_closed"}}
 	if v := (&world{hubs: []*hub{h}, traces: []*trace{tr}}).judge(); v.other != 1 {
-		t.Error("that a hub is closed was not found")
+		t.Errorf("faults of the reason hub_closed: got %d, want 1", v.other)
 	}
 }
 
-// TestFileJudge gives the court a history whose file was changed: epoch a was restored to its position
-// 3 and continued; then epoch b began.
+// TestFileJudge: the judge finds each kind of fault of a hub whose file was changed. Epoch a was
+// restored to its position 3 and continued; then epoch b began.
 func TestFileJudge(t *testing.T) {
 	at := func(epoch string, seq uint64, tag string) e2e.Position {
 		return e2e.Position{Epoch: epoch, Seq: seq, Tag: tag}
@@ -211,22 +211,22 @@ func TestFileJudge(t *testing.T) {
 
 	for name, test := range map[string]struct {
 		received []e2e.Received
-		last     e2e.Position // none: it stayed to the end
+		last     e2e.Position // none: the client was open at the end
 		want     verdict
 	}{
-		"all that can be": {
+		"all events with the required gaps": {
 			received: slices.Concat(events(1, 2, 3, 4, 5), []e2e.Received{branched}, events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9, 10)),
 			want:     verdict{deliveries: 12, gaps: 2},
 		},
-		"away during the restore": {
+		"disconnected during the restore": {
 			received: slices.Concat(events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9, 10)),
 			want:     verdict{deliveries: 7, gaps: 1},
 		},
-		"from branch to branch in silence": {
+		"from one branch to another without a gap": {
 			received: slices.Concat(events(1, 2, 3, 4, 7), []e2e.Received{toB}, events(9, 10)),
 			want:     verdict{deliveries: 7, gaps: 1, falseGaps: 1},
 		},
-		"one is missing on the first branch": {
+		"an event is missing on the first branch": {
 			received: events(1, 2, 3, 5), last: at("a", 5, "55ff"),
 			want: verdict{deliveries: 4, lost: 1},
 		},
@@ -234,7 +234,7 @@ func TestFileJudge(t *testing.T) {
 			received: events(1, 2, 3, 4), last: at("a", 5, "55ff"),
 			want: verdict{deliveries: 4, lost: 1},
 		},
-		"one is missing that was restored": {
+		"a restored event is missing": {
 			received: events(1, 3, 6, 7), last: at("a", 5, "5555"),
 			want: verdict{deliveries: 4, lost: 1},
 		},
@@ -242,11 +242,11 @@ func TestFileJudge(t *testing.T) {
 			received: slices.Concat(events(1, 2, 3, 6, 7), []e2e.Received{toB}, events(9)),
 			want:     verdict{deliveries: 6, gaps: 1, lost: 1},
 		},
-		"it stayed in the former epoch": {
+		"it stayed in the previous epoch": {
 			received: events(1, 2, 3, 6, 7),
 			want:     verdict{deliveries: 5, other: 1},
 		},
-		"another event than was acknowledged": {
+		"another event than the acknowledged one": {
 			received: []e2e.Received{toB, another, event(10)},
 			want:     verdict{deliveries: 2, gaps: 1, foreign: 1, lost: 1},
 		},
@@ -254,7 +254,7 @@ func TestFileJudge(t *testing.T) {
 			received: slices.Concat([]e2e.Received{gap(at("a", 6, "6666"), at("c", 0, "")), copied, gap(copied.Position, at("b", 0, ""))}, events(9, 10)),
 			want:     verdict{deliveries: 3, gaps: 2},
 		},
-		"twice": {
+		"an event twice": {
 			received: slices.Concat(events(1, 2, 3, 3), []e2e.Received{toB}, events(9, 10)),
 			want:     verdict{deliveries: 6, gaps: 1, doubled: 1},
 		},
@@ -262,11 +262,11 @@ func TestFileJudge(t *testing.T) {
 			received: events(1, 3, 2), last: at("a", 3, "3333"),
 			want: verdict{deliveries: 3, lost: 1, disordered: 1},
 		},
-		"bob's": {
+		"an event of bob": {
 			received: events(1, 2, 3, 6, 7, 8), last: at("a", 6, "6666"),
 			want: verdict{deliveries: 6, foreign: 1},
 		},
-		"a gap where nothing was restored": {
+		"a gap but nothing was restored": {
 			received: slices.Concat([]e2e.Received{gap(at("a", 2, "2222"), at("a", 2, "2222"))}, events(3, 6, 7)), last: at("a", 5, "5555"),
 			want: verdict{deliveries: 3, gaps: 1, falseGaps: 1},
 		},
@@ -284,11 +284,11 @@ func TestFileJudge(t *testing.T) {
 		})
 	}
 	for name, h := range map[string]*hub{
-		"a position was given twice": {ledger: twice, changes: new(fileChanges)},
-		"too many epochs":            {ledger: ledger, changes: new(fileChanges)},
+		"two events with one position": {ledger: twice, changes: new(fileChanges)},
+		"too many epochs":              {ledger: ledger, changes: new(fileChanges)},
 	} {
 		if v := (&world{hubs: []*hub{h}}).judge(); v.other != 1 {
-			t.Errorf("that %s was not found", name)
+			t.Errorf("faults of %s: got %d, want 1", name, v.other)
 		}
 	}
 }

@@ -15,7 +15,7 @@ type verdict struct {
 	events, deliveries, streams, clients int
 	lost, doubled, disordered, foreign   int // deliveries
 	disconnected                         int // deliveries to users that had been disconnected
-	gaps, inDoubt, falseGaps             int // gaps that were told
+	gaps, inDoubt, falseGaps             int // received gaps
 	other                                int // faults found by clients and ledgers
 	rights                               e2e.Rights
 	findings                             []string
@@ -28,7 +28,7 @@ func (v *verdict) bad() int {
 		v.rights.Unlawful + v.rights.Withheld + v.rights.Misreported
 }
 
-// enough is how many faults are described.
+// enough is how many faults are described in full.
 const enough = 10
 
 // find counts a fault of a client, or of a hub if tr is nil. It describes the first fault of each
@@ -52,12 +52,13 @@ type disconnect struct {
 	began, ended time.Time
 }
 
-// concerns reports whether an event must not be delivered on a stream that was open at that time.
+// concerns reports whether the disconnect forbids to deliver an event on a stream that was open at
+// that time.
 func (d disconnect) concerns(id e2e.Identity, e e2e.Entry, opened time.Time) bool {
 	return (d.user == "" || d.user == id.User) && opened.Before(d.began) && e.Sent.After(d.ended)
 }
 
-// court judges the clients of a hub.
+// hubJudge judges the clients of a hub.
 type hubJudge struct {
 	*verdict
 	hub      *hub
@@ -75,7 +76,7 @@ func (v *verdict) common(tr *trace) {
 	}
 	// Each config has a route for each hub, or is refused.
 	if slices.Contains(tr.closings, "hub_closed") {
-		v.find(&v.other, 1, tr, "it was told that the hub is closed: %q", tr.closings)
+		v.find(&v.other, 1, tr, "it got the reason hub_closed: %q", tr.closings)
 	}
 	if tr.start.Epoch == "" && tr.final {
 		v.find(&v.other, 1, tr, "it was never connected\n%s", tr.around(0))
@@ -212,9 +213,9 @@ func (c *hubJudge) missing(tr *trace, i int, lost []e2e.Entry) {
 	}
 }
 
-// gap judges a gap that was told to a client with everything up to at. The gap is real if the
-// history had passed the client's position and had lost an event for the client. A process that
-// was started since does not know events that it did not load, and tells a gap in doubt.
+// gap judges a gap of a client that has everything up to at. The gap is real if the history had
+// passed the client's position and had lost an event for the client. A process that was started
+// since does not know events that it did not load, and sends a gap in doubt.
 func (c *hubJudge) gap(tr *trace, i int, at uint64) uint64 {
 	c.gaps++
 	g := tr.received[i]
@@ -227,8 +228,8 @@ func (c *hubJudge) gap(tr *trace, i int, at uint64) uint64 {
 	last, ok := c.entry(g.Position.Seq + c.hub.bound)
 	evicted := c.hub.bound > 0 && g.Gap == "evicted" && g.Position.Epoch == c.epoch && g.Position.Seq > at && ok && last.Sent.Before(g.At)
 	switch {
-	case !evicted || len(missed) == 0 && !c.doubtful(at, g.At):
-		c.find(&c.falseGaps, 1, tr, "%s was told after %d, though nothing was lost\n%s", g, at, tr.around(i))
+	case !evicted || len(missed) == 0 && !c.isDoubtful(at, g.At):
+		c.find(&c.falseGaps, 1, tr, "it got %s after %d, but nothing was lost\n%s", g, at, tr.around(i))
 		c.missing(tr, i, missed)
 	case len(missed) == 0:
 		c.inDoubt++
@@ -236,11 +237,11 @@ func (c *hubJudge) gap(tr *trace, i int, at uint64) uint64 {
 	return max(at, g.Position.Seq)
 }
 
-// doubtful reports whether a process that was started before then may not have loaded the event
-// after at: more events were sent before its start than it certainly loads. The time at which
-// the client received the events up to at proves nothing, since a slow client may have read
-// data of the process before.
-func (c *hubJudge) doubtful(at uint64, then time.Time) bool {
+// isDoubtful reports whether a process that was started before then may not have loaded the event
+// after at: more events were sent before its start than it certainly loads. The time at which the
+// client received the events up to at proves nothing, since a slow client may have read data of
+// the previous process.
+func (c *hubJudge) isDoubtful(at uint64, then time.Time) bool {
 	next, ok := c.entry(at + 1 + c.hub.bound)
 	return ok && slices.ContainsFunc(c.launched, func(t time.Time) bool { return next.Sent.Before(t) && t.Before(then) })
 }

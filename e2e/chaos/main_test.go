@@ -13,10 +13,10 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", time.Minute, "for how long faults happen")
+	duration = flag.Duration("duration", time.Minute, "the time during which faults happen")
 	clients  = flag.Int("clients", 45, "how many clients there are")
 	rate     = flag.Int("rate", 15, "publish requests a second")
-	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")
+	seed     = flag.Uint64("seed", 0, "the seed of all random choices; 0: the time")
 	results  = flag.String("results", "", "a file for the totals")
 )
 
@@ -94,7 +94,7 @@ func TestChaos(t *testing.T) {
 		t.Error(finding)
 	}
 	if verdict.deliveries == 0 || verdict.rights.Reported == 0 || w.faults[kill] == 0 {
-		t.Error("too little happened for this to mean anything")
+		t.Errorf("deliveries, changes of topics and kills: got %d, %d and %d, want some of each", verdict.deliveries, verdict.rights.Reported, w.faults[kill])
 	}
 	w.checkGrowth(base)
 }
@@ -142,7 +142,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// random returns a separate source for each use.
+// random returns a separate random source for each use.
 func (w *world) random(use int) *rand.Rand { return rand.New(rand.NewPCG(*seed, uint64(use))) }
 
 // count counts an action of a client.
@@ -152,7 +152,7 @@ func (w *world) count(what string) {
 	w.done[what]++
 }
 
-// settle ends the storm: all clients reconnect over a good network and get time to receive the
+// settle ends the faults. All clients reconnect over a good network and get time to receive the
 // remaining events.
 func (w *world) settle() {
 	w.publishing.Wait()
@@ -165,7 +165,7 @@ func (w *world) settle() {
 	late := time.Now().Add(2 * e2e.Patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for time.Now().Before(late) && !w.caughtUp() {
+	for time.Now().Before(late) && !w.allCaughtUp() {
 		<-tick.C
 	}
 	for index, c := range w.current {
@@ -176,25 +176,26 @@ func (w *world) settle() {
 	}
 }
 
-// caughtUp reports whether all clients have received their last event.
-func (w *world) caughtUp() bool {
+// allCaughtUp reports whether all clients have received their last event.
+func (w *world) allCaughtUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.current {
-		if c.failure() == nil && behind(c) {
+		if c.failure() == nil && isBehind(c) {
 			return false
 		}
 	}
 	return true
 }
 
-func behind(c client) bool {
+// isBehind reports whether a client has events to receive.
+func isBehind(c client) bool {
 	last, h := c.last(), c.hub()
 	switch {
 	case last.Epoch == "":
 		return true
 	case h.changes != nil:
-		return h.changes.behind(h.ledger, c.identity(), last)
+		return h.changes.isBehind(h.ledger, c.identity(), last)
 	}
 	return len(h.ledger.Expected(c.identity(), last.Epoch, last.Seq)) > 0
 }

@@ -94,15 +94,15 @@ func (w *world) reading() (least reading) {
 			least, since = now, time.Now()
 		}
 		if time.Since(since) < 2*idleTimeout {
-			return fmt.Errorf("it may not be done: %+v", now)
+			return fmt.Errorf("it may still shrink: %+v", now)
 		}
 		return nil
 	})
 	return least
 }
 
-// touch opens a stream of each kind on each hub, since the first one makes the server allocate
-// what it keeps.
+// warmUp opens a stream of each protocol on each hub, since the first one makes the server
+// allocate memory that it keeps.
 func (w *world) warmUp() {
 	for _, h := range w.hubs {
 		for _, p := range e2e.Protocols {
@@ -130,10 +130,10 @@ func (w *world) checkGrowth(base reading) {
 		slack = 4 << 20 // bytes, plus a tenth, for pools and maps
 	)
 	var used reading
-	// What a busy machine closes late goes in the end, and a leak does not.
-	e2e.Wait(w.t, e2e.Patience, "what the storm has opened to be closed", func() error {
+	// A busy machine closes files and goroutines late, but in the end. A leak stays.
+	e2e.Wait(w.t, e2e.Patience, "files and goroutines to be closed", func() error {
 		if used = w.reading(); used.files > base.files+few || used.goroutines > base.goroutines+few {
-			return fmt.Errorf("there are %d files and %d goroutines, and were %d and %d; open are %q",
+			return fmt.Errorf("got %d files and %d goroutines, want about the %d and %d from before; open are %q",
 				used.files, used.goroutines, base.files, base.goroutines, w.server.OpenFiles())
 		}
 		return nil
@@ -145,7 +145,7 @@ func (w *world) checkGrowth(base reading) {
 	fresh := w.reading()
 	w.t.Logf("at first %+v, in the end %+v, after a restart %+v", base, used, fresh)
 	if used.heap > fresh.heap*11/10+slack {
-		w.t.Errorf("the heap has %d bytes, %d more than that of a new process with the same history", used.heap, used.heap-fresh.heap)
+		w.t.Errorf("heap: got %d bytes, %d more than in a new process with the same history", used.heap, used.heap-fresh.heap)
 		for name, profile := range map[string][]byte{"used": usedProfile, "fresh": w.server.HeapProfile()} {
 			if err := os.WriteFile(filepath.Join(w.t.ArtifactDir(), name+".pprof"), profile, 0o644); err != nil {
 				w.t.Error(err)

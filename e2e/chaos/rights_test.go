@@ -12,8 +12,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// admit opens streams of members on the hubs that retain everything. Members are users whose
-// topics change all the time.
+// startMembers opens streams of members on the hubs that retain everything. Members are users
+// whose topics change all the time.
 func (w *world) startMembers() {
 	const each = 2 // members per hub
 	for i, h := range w.hubs {
@@ -36,7 +36,7 @@ func (w *world) startMembers() {
 	}
 }
 
-// visit keeps a stream of a member open, with the member's current topics at each reconnection.
+// keepOpen keeps a stream of a member open, with the member's current topics at each reconnection.
 func (w *world) keepOpen(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
 	c := k.connect(w, h)
 	c.Path = h.path

@@ -98,7 +98,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 		}},
 		{"reload that fails", 3, func(r *rand.Rand) {
 			if w.server.Reload(w.failing(r)) == nil {
-				w.t.Fatal("a config that cannot work was taken")
+				w.t.Fatal("reload with an invalid config: got no error, want one")
 			}
 		}},
 		{"streams ended by the API", 4, w.disconnect},
@@ -125,7 +125,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 				w.server.Terminate(e2e.Patience / 2)
 				w.run()
 			}},
-			fault{"others wait for the files", 2, w.contendForFiles},
+			fault{"other processes wait for the files", 2, w.contendForFiles},
 			fault{"reload to another file", 2, w.changeFile},
 			fault{"file restored between two processes", 2, w.restoreFile},
 			fault{"file removed", 1, w.touchFile(func(path, _ string) error { return os.Remove(path) })},
@@ -136,7 +136,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 			fault{"older copy written into the file", 1, w.touchFile(func(path, older string) error { return duplicate(older, path) })},
 		)
 	}
-	if restarts { // the first one is not random
+	if restarts { // the first kill is not random
 		w.server.Kill()
 		w.run()
 		w.faults[kill]++
@@ -146,7 +146,7 @@ func (w *world) storm(d time.Duration, restarts bool) {
 		weights += f.weight
 	}
 	for end := time.Now().Add(d); time.Now().Before(end) && w.hasNoViolation(); {
-		// Faults follow each other at once, or after a while.
+		// The next fault follows at once or after a while.
 		<-time.After(min(time.Until(end), time.Duration(random.Int64N(int64(3*time.Second)))))
 		n := random.IntN(weights)
 		for _, f := range faults {
@@ -210,8 +210,8 @@ func (w *world) disconnect(random *rand.Rand) {
 	h.disconnects = append(h.disconnects, d)
 }
 
-// sound reports whether no client has found a broken promise by itself. After that the test ends
-// early.
+// hasNoViolation reports whether no client has found a broken promise so far. Otherwise the test
+// ends early.
 func (w *world) hasNoViolation() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// party is a third-party client. The test sees only the events that it dispatches. Lines,
-// positions and reconnections are handled by the client itself.
+// thirdParty is a client of a third-party library. The test sees only the events that it
+// dispatches. The library handles lines, positions and reconnections.
 type thirdParty struct {
 	k      *kind
 	of     *hub
@@ -38,8 +38,9 @@ type thirdParty struct {
 	err      error
 }
 
-// third starts one. run returns when ctx ends, or when the client gives up.
-func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error) client {
+// startThirdParty starts a third-party client. run returns when ctx ends, or when the client gives
+// up.
+func startThirdParty(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error) client {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &thirdParty{k: k, of: h, id: b.id, cancel: cancel, done: make(chan struct{}), since: b.since, start: b.from, at: b.from}
 	go func() {
@@ -49,7 +50,7 @@ func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context
 			err = run(ctx, p, c.HTTP(), req)
 		}
 		if ctx.Err() == nil {
-			p.fail(fmt.Errorf("it gave up: %w", err))
+			p.fail(fmt.Errorf("the client gave up: %w", err))
 		}
 	}()
 	return p
@@ -59,7 +60,7 @@ func third(k *kind, c *e2e.Client, h *hub, b begin, run func(ctx context.Context
 const firstRetry = 20 * time.Millisecond
 
 func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
-	return third(k, c, h, b, func(_ context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
+	return startThirdParty(k, c, h, b, func(_ context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
 		config := gosse.Client{
 			HTTPClient: c,
 			Backoff:    gosse.Backoff{InitialInterval: firstRetry, MaxInterval: retryMax},
@@ -72,7 +73,7 @@ func goSSE(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
 }
 
 func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
-	return third(k, c, h, b, func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
+	return startThirdParty(k, c, h, b, func(ctx context.Context, p *thirdParty, c *http.Client, req *http.Request) error {
 		options := []eventsource.StreamOption{
 			eventsource.StreamOptionHTTPClient(c),
 			eventsource.StreamOptionInitialRetry(firstRetry),
@@ -94,7 +95,7 @@ func eventSource(_ *world, k *kind, c *e2e.Client, h *hub, b begin) client {
 		for e := range stream.Events {
 			p.take(e.Event(), e.Data(), e.(eventsource.EventWithLastID).LastEventID())
 		}
-		return errors.New("its events have ended")
+		return errors.New("the channel of events was closed")
 	})
 }
 
@@ -131,7 +132,7 @@ func (p *thirdParty) read(typ, data, id string) error {
 		if err := json.Unmarshal([]byte(data), &gap); err != nil {
 			return err
 		}
-		if p.at.Epoch == "" { // it begins here
+		if p.at.Epoch == "" { // the first position of the client
 			p.start, p.at, p.since = position, position, r.At
 			return nil
 		}
@@ -161,7 +162,7 @@ func (p *thirdParty) connected(data, id string) error {
 	p.opened = time.Now()
 	switch {
 	case c.User != p.id.User:
-		return fmt.Errorf("connected as %q", c.User)
+		return fmt.Errorf("user of sse.connected: got %q, want %q", c.User, p.id.User)
 	case p.at.Epoch == "" && id == "": // a gap follows: it was slow to begin
 		return nil
 	case p.at.Epoch == "": // at the head
@@ -169,7 +170,7 @@ func (p *thirdParty) connected(data, id string) error {
 		p.start, p.at, p.since = start, start, time.Now()
 		return err
 	case id != p.at.String():
-		return fmt.Errorf("connected at %q after %s", id, p.at)
+		return fmt.Errorf("position of sse.connected: got %q, want %s", id, p.at)
 	}
 	return nil // if it was not resumed, a gap follows
 }
