@@ -30,10 +30,10 @@ func positions(t *testing.T, kind Kind) {
 				next = s.Position.Seq
 			}
 			if s.Position.Seq != next || s.Duplicate {
-				t.Fatalf("Append answered %+v, want seq %d and no duplicate", s, next)
+				t.Fatalf("Append: got %+v, want seq %d and no duplicate", s, next)
 			}
 			if s.Position.Epoch == "" {
-				t.Fatal("a position without an epoch")
+				t.Fatal("epoch of a position: got none, want one")
 			}
 			next++
 		}
@@ -43,7 +43,7 @@ func positions(t *testing.T, kind Kind) {
 		got = append(got, string(r.Data))
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("delivered %q, want %q", got, want)
+		t.Errorf("delivered records: got %q, want %q", got, want)
 	}
 }
 
@@ -61,11 +61,11 @@ func roundTrip(t *testing.T, kind Kind) {
 	}
 	for i, r := range l.upTo(head) {
 		if string(r.Data) != string(want[i].Data) {
-			t.Errorf("record %d came back as %.300q, want %.300q", i, r.Data, want[i].Data)
+			t.Errorf("record %d: got %.300q, want %.300q", i, r.Data, want[i].Data)
 		}
-		// The clock of the machine that stored it is only known roughly.
+		// The clock of the machine that stored the record is known only roughly.
 		if r.At.Before(began.Add(-time.Second)) || r.At.After(time.Now().Add(time.Second)) {
-			t.Errorf("record %d was stored at %s, want a time from %s on", i, r.At, began)
+			t.Errorf("time of record %d: got %s, want %s or later", i, r.At, began)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func appendBeforeTail(t *testing.T, kind Kind) {
 		t.Fatal(err)
 	}
 	if n := count(l.mark(), "early"); n != 1 {
-		t.Errorf("it was delivered %d times", n)
+		t.Errorf("deliveries of the event: got %d, want 1", n)
 	}
 }
 
@@ -115,15 +115,15 @@ func concurrency(t *testing.T, kind Kind) {
 	for p := range publishers {
 		for i, seq := range seqs[p] {
 			if want := fmt.Sprint(p, "-", i); at[seq] != want {
-				t.Errorf("Append said that %s is at %d, where %s was delivered", want, seq, at[seq])
+				t.Errorf("record at %d: got %s, want %s, as Append answered", seq, at[seq], want)
 			}
 		}
 		if !slices.IsSorted(seqs[p]) {
-			t.Errorf("the events of publisher %d are out of order", p)
+			t.Errorf("seqs of publisher %d: got %v, want them in order", p, seqs[p])
 		}
 	}
 	if len(at) != publishers*rounds*2+1 {
-		t.Errorf("%d events were delivered, want %d", len(at), publishers*rounds*2+1)
+		t.Errorf("delivered events: got %d, want %d", len(at), publishers*rounds*2+1)
 	}
 }
 
@@ -134,7 +134,7 @@ func keys(t *testing.T, kind Kind) {
 	want := func(s hub.Stored, seq uint64, duplicate bool) {
 		t.Helper()
 		if s.Position.Seq != seq || s.Duplicate != duplicate {
-			t.Errorf("Append answered %+v, want seq %d, duplicate %v", s, seq, duplicate)
+			t.Errorf("Append: got %+v, want seq %d, duplicate %v", s, seq, duplicate)
 		}
 	}
 	one := first[0].Position.Seq
@@ -148,7 +148,7 @@ func keys(t *testing.T, kind Kind) {
 	want(second[3], one+5, false)
 	got := texts(l.upTo(one + 5))
 	if got["a"] != 1 || got["b"] != 1 || got["a again"]+got["b again"] != 0 || got["c"] != 2 {
-		t.Errorf("delivered %v", got)
+		t.Errorf("deliveries by event: got %v, want a and b once, c twice, and no repeated event", got)
 	}
 }
 
@@ -174,15 +174,15 @@ func keyInFlight(t *testing.T, kind Kind) {
 				fresh++
 			}
 			if s.Position != stored[0].Position {
-				t.Errorf("one key has the positions %v and %v", s.Position, stored[0].Position)
+				t.Errorf("position of one key: got %v and %v, want one", s.Position, stored[0].Position)
 			}
 		}
 		if fresh != 1 {
-			t.Errorf("%d of one key were stored", fresh)
+			t.Errorf("stored entries of one key: got %d, want 1", fresh)
 		}
 	}
 	if n := count(l.mark(), "once"); n != 5 {
-		t.Errorf("%d events were delivered, want 5", n)
+		t.Errorf("delivered events: got %d, want 5", n)
 	}
 }
 
@@ -192,11 +192,11 @@ func keyExpires(t *testing.T, kind Kind) {
 	first := publish(t, l, entry("a", "k"))[0]
 	sleep(hub.KeyLifetime - time.Second)
 	if s := publish(t, l, entry("a", "k"))[0]; s.Position != first.Position || !s.Duplicate {
-		t.Errorf("within its lifetime the key is answered with %+v, want %v", s, first.Position)
+		t.Errorf("the key within its lifetime: got %+v, want a duplicate at %v", s, first.Position)
 	}
 	sleep(2 * time.Second)
 	if s := publish(t, l, entry("b", "k"))[0]; s.Duplicate {
-		t.Errorf("after its lifetime the key is answered with %+v", s)
+		t.Errorf("the key after its lifetime: got %+v, want no duplicate", s)
 	}
 	// A store that was opened again may remember a key for longer: the event may have
 	// waited for up to PublishTimeout before it was stored.
@@ -205,7 +205,7 @@ func keyExpires(t *testing.T, kind Kind) {
 		sleep(hub.KeyLifetime + hub.PublishTimeout + time.Second)
 		l = start(t, open, roomy)
 		if s := publish(t, l, entry("c", "k"))[0]; s.Duplicate {
-			t.Errorf("after its lifetime the key is answered with %+v by a later process", s)
+			t.Errorf("the key after its lifetime in a later process: got %+v, want no duplicate", s)
 		}
 	}
 	l.stop()
@@ -229,13 +229,13 @@ func endedContext(t *testing.T, kind Kind) {
 		case errors.Is(err, hub.ErrNotStored):
 			failed = append(failed, i)
 		case err != nil && !errors.Is(err, hub.ErrUncertain):
-			t.Errorf("the error %v is neither ErrNotStored nor ErrUncertain", err)
+			t.Errorf("error of Append: got %v, want ErrNotStored or ErrUncertain", err)
 		}
 	}
 	got := texts(l.mark())
 	for _, i := range failed {
 		if got[number("late ", i)] > 0 {
-			t.Errorf("event %d is ErrNotStored, and was delivered", i)
+			t.Errorf("event %d: got ErrNotStored and a delivery, want no delivery", i)
 		}
 	}
 }
@@ -280,7 +280,7 @@ func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, co
 				cancel()
 				for errors.Is(err, hub.ErrUncertain) {
 					if slices.ContainsFunc(batch, func(e hub.Entry) bool { return e.Key == "" }) {
-						t.Error("ErrUncertain without the keys to append again with")
+						t.Error("entries after ErrUncertain: got some without keys, want keys to append them again")
 						return
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), timeLimit)
@@ -288,7 +288,7 @@ func outcomes(t *testing.T, store hub.Store, attempt func() (context.Context, co
 					cancel()
 				}
 				if err != nil && !errors.Is(err, hub.ErrNotStored) {
-					t.Errorf("the error %v is neither ErrNotStored nor ErrUncertain", err)
+					t.Errorf("error of Append: got %v, want ErrNotStored or ErrUncertain", err)
 				}
 				mu.Lock()
 				stored[name] = err == nil
@@ -306,9 +306,9 @@ func (want results) check(t *testing.T, records []hub.Record) {
 	for name, stored := range want {
 		switch n := got[name]; {
 		case stored && n != batchSize:
-			t.Errorf("batch %s was stored, and %d of its %d events are there", name, n, batchSize)
+			t.Errorf("events of the stored batch %s: got %d, want %d", name, n, batchSize)
 		case !stored && n != 0:
-			t.Errorf("batch %s is ErrNotStored, and %d of its events are there", name, n)
+			t.Errorf("events of batch %s after ErrNotStored: got %d, want 0", name, n)
 		}
 	}
 }

@@ -41,10 +41,10 @@ func continues(t *testing.T, kind Kind) {
 	l := startFrom(t, open, end)
 	s := publish(t, l, entry("next", ""))[0]
 	if s.Position.Epoch != end.Epoch || s.Position.Seq != end.Seq+1 {
-		t.Errorf("after %v comes %v, want the next position of the same epoch", end, s.Position)
+		t.Errorf("position after %v: got %v, want the next one of the same epoch", end, s.Position)
 	}
 	if n := len(l.upTo(end.Seq + 1)); n != 1 {
-		t.Errorf("%d records were delivered, want only the one that the hub did not have", n)
+		t.Errorf("delivered records: got %d, want only the one that the hub did not have", n)
 	}
 }
 
@@ -66,7 +66,7 @@ func otherRecord(t *testing.T, kind Kind) {
 	end := storeTwo(t, open, "two")
 	restore()
 	if other := storeTwo(t, open, "three"); other.Epoch != end.Epoch {
-		return // the store noticed it without the hub
+		return // the store noticed the change without the hub
 	}
 	mustStartEpoch(t, open, end)
 }
@@ -78,16 +78,16 @@ func mustStartEpoch(t *testing.T, open func(*testing.T) hub.Store, end hub.Posit
 	s := publish(t, l, entry("next", ""))[0]
 	l.upTo(s.Position.Seq)
 	if s.Position.Epoch == end.Epoch || l.epoch == end.Epoch {
-		t.Errorf("the hub has %v, which the store lacks; the next position is %v, want one of a new epoch", end, s.Position)
+		t.Errorf("position in a store without the hub's %v: got %v, want one of a new epoch", end, s.Position)
 	}
 	if n := count(l.mark(), "next"); n != 1 {
-		t.Errorf("the next event was delivered %d times, want once", n)
+		t.Errorf("deliveries of the next event: got %d, want 1", n)
 	}
 	l.stop()
 
 	again := start(t, open, roomy)
 	if end := endOf(again); end.Epoch != s.Position.Epoch {
-		t.Errorf("a later process goes on with epoch %s, want %s", end.Epoch, s.Position.Epoch)
+		t.Errorf("epoch of a later process: got %s, want %s", end.Epoch, s.Position.Epoch)
 	}
 }
 
@@ -103,14 +103,14 @@ func lostAnswer(t *testing.T, kind Kind) {
 	defer cancel()
 	entries := []hub.Entry{entry("lost", "lost")}
 	if _, err := l.Append(ctx, entries); !errors.Is(err, hub.ErrUncertain) {
-		t.Errorf("without an answer Append says %v, want ErrUncertain", err)
+		t.Errorf("error of Append without an answer: got %v, want ErrUncertain", err)
 	}
 	restore()
 	first := publish(t, l, entries...)[0]
 	if again := publish(t, l, entries...)[0]; again.Position != first.Position || !again.Duplicate {
-		t.Errorf("asked again it answers %+v, want %v", again, first.Position)
+		t.Errorf("repeated Append: got %+v, want a duplicate at %v", again, first.Position)
 	}
 	if n := count(l.mark(), "lost"); n != 1 {
-		t.Errorf("it was delivered %d times", n)
+		t.Errorf("deliveries of the event: got %d, want 1", n)
 	}
 }

@@ -18,15 +18,15 @@ func keyReopened(t *testing.T, kind Kind) {
 	l = start(t, open, roomy)
 	for i, key := range []string{"k1", "k2"} {
 		if s := publish(t, l, entry("again", key))[0]; s.Position != first[i].Position || !s.Duplicate {
-			t.Errorf("%s is answered with %+v by a later process, want %v", key, s, first[i].Position)
+			t.Errorf("key %s in a later process: got %+v, want a duplicate at %v", key, s, first[i].Position)
 		}
 	}
 	if n := count(l.mark(), "again"); n != 0 {
-		t.Errorf("%d were stored again", n)
+		t.Errorf("entries that were stored again: got %d, want 0", n)
 	}
 }
 
-// keyOutlivesEvent stores so many events that the first one is dropped.
+// keyOutlivesEvent stores many events, so that the first one is dropped.
 func keyOutlivesEvent(t *testing.T, kind Kind) {
 	small := roomy
 	small.MaxEvents = 10
@@ -38,7 +38,7 @@ func keyOutlivesEvent(t *testing.T, kind Kind) {
 	for range 2 {
 		l = start(t, open, small)
 		if s := publish(t, l, entry("again", "first"))[0]; s.Position != first.Position || !s.Duplicate {
-			t.Errorf("the key of an event that was dropped is answered with %+v, want %v", s, first.Position)
+			t.Errorf("key of a dropped event: got %+v, want a duplicate at %v", s, first.Position)
 		}
 		l.stop()
 	}
@@ -84,7 +84,7 @@ func wholeHistory(t *testing.T, kind Kind) {
 	}()
 	l.open()
 	if head := before[len(before)-1].Seq; l.atOpen < head {
-		t.Errorf("the history was open at %d of %d", l.atOpen, head)
+		t.Errorf("head when the history was open: got %d, want at least %d", l.atOpen, head)
 	}
 	var last uint64
 	answered := 0
@@ -93,15 +93,15 @@ func wholeHistory(t *testing.T, kind Kind) {
 		answered++
 	}
 	if answered != 20 {
-		t.Fatalf("%d of 20 events were stored meanwhile", answered)
+		t.Fatalf("events stored meanwhile: got %d, want 20", answered)
 	}
 	after := l.upTo(last)
 	if after[0].Seq != before[0].Seq || l.oldest != before[0].Seq {
-		t.Errorf("the history begins with %d, and its first event is %d; want %d", l.oldest, after[0].Seq, before[0].Seq)
+		t.Errorf("beginning of the history and first event: got %d and %d, want %d", l.oldest, after[0].Seq, before[0].Seq)
 	}
 	for i, r := range before {
 		if after[i].Seq != r.Seq || string(after[i].Data) != string(r.Data) {
-			t.Fatalf("%d %s came back as %d %s", r.Seq, r.Data, after[i].Seq, after[i].Data)
+			t.Fatalf("record after reopening: got %d %s, want %d %s", after[i].Seq, after[i].Data, r.Seq, r.Data)
 		}
 	}
 }
@@ -112,26 +112,26 @@ func epoch(t *testing.T, kind Kind) {
 	first := publish(t, l, entry("a", ""))[0].Position
 	l.upTo(first.Seq)
 	if l.epoch != first.Epoch {
-		t.Errorf("Append says epoch %s, Begin %s", first.Epoch, l.epoch)
+		t.Errorf("epoch of Begin: got %s, want that of Append, %s", l.epoch, first.Epoch)
 	}
 	l.stop()
 	l = start(t, open, roomy)
 	second := publish(t, l, entry("b", ""))[0].Position
 	if kind.Durable && (second.Epoch != first.Epoch || second.Seq != first.Seq+1) {
-		t.Errorf("after %v a later process goes on with %v", first, second)
+		t.Errorf("position of a later process after %v: got %v, want the next one of the same epoch", first, second)
 	}
 	if !kind.Durable && second.Epoch == first.Epoch {
-		t.Errorf("two histories have the epoch %s", first.Epoch)
+		t.Errorf("epoch of a second history: got %s again, want another one", first.Epoch)
 	}
 	l.stop()
 	l = start(t, kind.New(t), roomy)
 	if other := publish(t, l, entry("c", ""))[0].Position; other.Epoch == first.Epoch {
-		t.Errorf("two histories have the epoch %s", first.Epoch)
+		t.Errorf("epoch of another history: got %s again, want another one", first.Epoch)
 	}
 }
 
 func retention(t *testing.T, kind Kind) {
-	// More than each of the bounds, since a store may apply only one of them.
+	// The records exceed each of the bounds, since a store may apply only one of them.
 	const keep, n, size = 50, 6_000, 4 << 10
 	small := roomy
 	small.MaxEvents, small.MaxBytes = keep, 2*keep*size
@@ -147,13 +147,13 @@ func retention(t *testing.T, kind Kind) {
 	l.open()
 	l.stop()
 	if l.head != head {
-		t.Errorf("the history ends with %d, want %d", l.head, head)
+		t.Errorf("head: got %d, want %d", l.head, head)
 	}
 	if l.oldest > head-keep+1 {
-		t.Errorf("the history begins with %d: %d was retained", l.oldest, head-keep+1)
+		t.Errorf("oldest record: got %d, want at most %d, which was retained", l.oldest, head-keep+1)
 	}
 	if len(l.records) >= n {
-		t.Errorf("nothing of %d events was dropped, though %d are to be kept", n, keep)
+		t.Errorf("stored records: got %d of %d, want less, because only %d must be kept", len(l.records), n, keep)
 	}
 
 	// The bounds at the start also apply to the delivered events.
@@ -161,10 +161,10 @@ func retention(t *testing.T, kind Kind) {
 	l = start(t, open, small)
 	l.open()
 	if len(l.records) != 10 {
-		t.Errorf("%d events were delivered, want 10", len(l.records))
+		t.Errorf("delivered events: got %d, want 10", len(l.records))
 	}
 	if l.mark(); l.head != head+1 {
-		t.Errorf("the next event is %d, want %d", l.head, head+1)
+		t.Errorf("seq of the next event: got %d, want %d", l.head, head+1)
 	}
 }
 
@@ -182,7 +182,7 @@ func retainAge(t *testing.T, kind Kind) {
 	l = start(t, open, aged)
 	records := l.upTo(young)
 	if len(records) != 1 || l.oldest != young {
-		t.Errorf("from %d on, %d events were delivered; one is retained, %d", l.oldest, len(records), young)
+		t.Errorf("oldest and number of delivered events: got %d and %d, want %d and 1", l.oldest, len(records), young)
 	}
 	sleep(2 * time.Hour)
 	l.stop()
@@ -191,7 +191,7 @@ func retainAge(t *testing.T, kind Kind) {
 	l = start(t, open, roomy)
 	l.open()
 	if len(l.records) != 0 || l.oldest != young+1 {
-		t.Errorf("from %d on, %d events were delivered; want none, from %d on", l.oldest, len(l.records), young+1)
+		t.Errorf("oldest and number of delivered events: got %d and %d, want %d and 0", l.oldest, len(l.records), young+1)
 	}
 	l.stop()
 }
@@ -220,12 +220,12 @@ func closed(t *testing.T, kind Kind) {
 	fed := len(l.records)
 	for _, key := range []string{"", "k2"} {
 		if _, err := l.Append(t.Context(), []hub.Entry{entry("b", key)}); !errors.Is(err, hub.ErrNotStored) {
-			t.Errorf("Append after Close: %v, want ErrNotStored", err)
+			t.Errorf("error of Append after Close: got %v, want ErrNotStored", err)
 		}
 	}
 	l.Retain(roomy, 1)
 	if len(l.records) != fed {
-		t.Error("the feed was called after Tail had returned")
+		t.Errorf("records after Tail had returned: got %d, want %d", len(l.records), fed)
 	}
 }
 
@@ -241,15 +241,15 @@ func shared(t *testing.T, kind Kind) {
 	first := publish(t, a, entry("of a", "k"))[0]
 	second := publish(t, b, entry("of b", ""))[0]
 	if second.Position.Epoch != first.Position.Epoch || second.Position.Seq != first.Position.Seq+1 {
-		t.Errorf("after %v the other node goes on with %v", first.Position, second.Position)
+		t.Errorf("position of the other node after %v: got %v, want the next one of the same epoch", first.Position, second.Position)
 	}
 	if s := publish(t, b, entry("again", "k"))[0]; s.Position != first.Position || !s.Duplicate {
-		t.Errorf("the other node answers the key with %+v, want %v", s, first.Position)
+		t.Errorf("the key on the other node: got %+v, want a duplicate at %v", s, first.Position)
 	}
 	for _, l := range []*tail{a, b} {
 		got := texts(l.upTo(second.Position.Seq))
 		if got["of a"] != 1 || got["of b"] != 1 || got["again"] != 0 {
-			t.Errorf("a node was delivered %v", got)
+			t.Errorf("deliveries of a node: got %v, want the events of both nodes once", got)
 		}
 	}
 }

@@ -76,6 +76,7 @@ func Run(t *testing.T, kind Kind) {
 	}
 }
 
+// bubble runs a check in a bubble of testing/synctest.
 func bubble(check func(*testing.T, Kind)) func(*testing.T, Kind) {
 	return func(t *testing.T, kind Kind) {
 		synctest.Test(t, func(t *testing.T) { check(t, kind) })
@@ -107,7 +108,7 @@ func publish(t *testing.T, store hub.Store, entries ...hub.Entry) []hub.Stored {
 		t.Fatalf("Append: %v", err)
 	}
 	if len(stored) != len(entries) {
-		t.Fatalf("Append answered %d entries with %d positions", len(entries), len(stored))
+		t.Fatalf("positions from Append: got %d, want %d", len(stored), len(entries))
 	}
 	return stored
 }

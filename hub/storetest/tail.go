@@ -18,8 +18,8 @@ const timeLimit = 30 * time.Second
 type tail struct {
 	hub.Store
 	t    *testing.T
-	opts hub.Options // not zero: it calls Retain as a hub does
-	stop func()      // ends Tail, then closes the store; once
+	opts hub.Options // other than roomy: it calls Retain like a hub
+	stop func()      // ends Tail, and then closes the store
 
 	feeding sync.Mutex // held during each call of the feed
 
@@ -57,9 +57,10 @@ func followFrom(t *testing.T, store hub.Store, opts hub.Options, end hub.Positio
 	return l
 }
 
-func (l *tail) lockFeed() (leave func()) {
+// lockFeed checks that only one goroutine calls the feed at a time.
+func (l *tail) lockFeed() (unlock func()) {
 	if !l.feeding.TryLock() {
-		l.t.Error("two goroutines feed at once")
+		l.t.Error("goroutines that call the feed at once: got 2, want 1")
 		l.feeding.Lock()
 	}
 	return l.feeding.Unlock
@@ -70,7 +71,7 @@ func (l *tail) Begin(epoch string, oldest uint64) (have hub.Position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch == "" || oldest == 0 {
-		l.t.Errorf("Begin(%q, %d): an epoch has a name, and begins with 1", epoch, oldest)
+		l.t.Errorf("Begin: got epoch %q and oldest %d, want a name and at least 1", epoch, oldest)
 	}
 	l.epochs++
 	l.notify()
@@ -87,14 +88,14 @@ func (l *tail) Deliver(records []hub.Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.epochs == 0 {
-		l.t.Error("Deliver before Begin")
+		l.t.Error("first call of the feed: got Deliver, want Begin")
 	}
 	for _, r := range records {
 		if r.Seq <= l.head && l.end.Epoch == l.epoch {
 			continue // the hub has it
 		}
 		if r.Seq != l.head+1 {
-			l.t.Errorf("%d was delivered after %d", r.Seq, l.head)
+			l.t.Errorf("seq after %d: got %d, want %d", l.head, r.Seq, l.head+1)
 		}
 		l.head = r.Seq
 		l.records = append(l.records, r)
@@ -117,7 +118,7 @@ func (l *tail) Status(problem error, behind uint64) {
 	defer l.mu.Unlock()
 	if problem == nil && behind == 0 && !l.opened {
 		if l.epochs == 0 {
-			l.t.Error("the history was open before Begin")
+			l.t.Error("Status of an open history: got it before Begin, want it after")
 		}
 		l.opened, l.atOpen = true, l.head
 	}
@@ -129,7 +130,7 @@ func (l *tail) notify() {
 	l.changed = make(chan struct{})
 }
 
-// await waits until what was fed satisfies ready.
+// await waits until ready returns true. ready is called with mu held.
 func (l *tail) await(what string, ready func() bool) {
 	l.t.Helper()
 	timeout := time.NewTimer(timeLimit)

@@ -40,6 +40,7 @@ func BenchmarkBatch(b *testing.B) {
 	publish(b, mustOpen(b, filepath.Join(b.TempDir(), "history.db")), 8, 100)
 }
 
+// publish measures publishers that publish batches to a full history.
 func publish(b *testing.B, store hub.Store, publishers, batch int) {
 	h := hub.New(hub.Options{})
 	if err := h.Use(store); err != nil {

@@ -43,27 +43,27 @@ func copyFile(t testing.TB, from, to string) {
 	}
 }
 
-// Another program changes the file while it is in use. Events that are answered after
-// that are in the file, and the history has a new epoch.
+// Another program changes the file while it is in use. Events that are answered after that are in
+// the file, and the history has a new epoch.
 func TestChangedFileGetsANewEpoch(t *testing.T) {
 	for name, touch := range map[string]func(t *testing.T, path, older string) error{
-		"emptied": func(_ *testing.T, path, _ string) error { return os.Truncate(path, 0) },
-		"cut":     func(_ *testing.T, path, _ string) error { return os.Truncate(path, 20_000) },
-		"cut and filled up": func(_ *testing.T, path, _ string) error {
+		"emptied":   func(_ *testing.T, path, _ string) error { return os.Truncate(path, 0) },
+		"truncated": func(_ *testing.T, path, _ string) error { return os.Truncate(path, 20_000) },
+		"truncated and filled up": func(_ *testing.T, path, _ string) error {
 			info, err := os.Stat(path)
 			return errors.Join(err, os.Truncate(path, 5_000), os.Truncate(path, info.Size()))
 		},
-		"removed":            func(_ *testing.T, path, _ string) error { return os.Remove(path) },
-		"moved":              func(_ *testing.T, path, _ string) error { return os.Rename(path, path+".moved") },
-		"directory removed":  func(_ *testing.T, path, _ string) error { return os.RemoveAll(filepath.Dir(path)) },
-		"older copy over it": func(_ *testing.T, path, older string) error { return os.Rename(older, path) },
-		"older copy into it": func(t *testing.T, path, older string) error { copyFile(t, older, path); return nil },
-		"other history over it": func(t *testing.T, path, _ string) error {
+		"removed":                        func(_ *testing.T, path, _ string) error { return os.Remove(path) },
+		"moved":                          func(_ *testing.T, path, _ string) error { return os.Rename(path, path+".moved") },
+		"directory removed":              func(_ *testing.T, path, _ string) error { return os.RemoveAll(filepath.Dir(path)) },
+		"replaced by an older copy":      func(_ *testing.T, path, older string) error { return os.Rename(older, path) },
+		"overwritten with an older copy": func(t *testing.T, path, older string) error { copyFile(t, older, path); return nil },
+		"replaced by another history": func(t *testing.T, path, _ string) error {
 			other := filepath.Join(t.TempDir(), "other.db")
 			sample(t, other)
 			return os.Rename(other, path)
 		},
-		"damaged file over it": func(t *testing.T, path, _ string) error {
+		"replaced by a damaged file": func(t *testing.T, path, _ string) error {
 			damage(t, path+".other")
 			return os.Rename(path+".other", path)
 		},
@@ -98,7 +98,7 @@ func TestChangedFileGetsANewEpoch(t *testing.T) {
 					break
 				}
 				if !errors.Is(err, hub.ErrNotStored) {
-					t.Errorf("a publish is answered with %v", err)
+					t.Errorf("error of a publish: got %v, want ErrNotStored", err)
 				}
 				if refusals++; time.Now().After(deadline) {
 					t.Fatalf("publishing did not resume: %v", err)
@@ -106,29 +106,29 @@ func TestChangedFileGetsANewEpoch(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 			if refusals == 0 {
-				t.Error("a publish was answered as if nothing had happened")
+				t.Error("refused publishes after the change: got 0, want at least 1")
 			}
 			after := stored[0].Position
 			if after.Epoch == before || stored[0].Duplicate {
-				t.Errorf("afterwards a position is %v, and the epoch was %s before", after, before)
+				t.Errorf("position after the change: got %v, want one of another epoch than %s", after, before)
 			}
 			last := mustAppend("last", 10)
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
 			if h.epoch != after.Epoch {
-				t.Errorf("the feed was told of epoch %s, and answers have %s", h.epoch, after.Epoch)
+				t.Errorf("epoch of the feed: got %s, want that of the answers, %s", h.epoch, after.Epoch)
 			}
 			got := contentsOf(t, path)
 			if !strings.HasPrefix(got, after.Epoch+" ") || !strings.Contains(got, " after-0.") || !strings.Contains(got, " last-9.") {
-				t.Errorf("the events answered with %v to %v are not in the file: %.300s", after, last, got)
+				t.Errorf("file: got %.300s, want the events at %v to %v", got, after, last)
 			}
 		})
 	}
 }
 
-// A file is cut while it is in use. The next transactions would neither read nor write
-// the missing part.
+// A file is truncated while it is in use, so that the next transactions neither read nor write the
+// missing part. The store still notices it.
 func TestTruncatedFileGetsANewEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
@@ -151,7 +151,7 @@ func TestTruncatedFileGetsANewEpoch(t *testing.T) {
 	}
 	put(entries("large", 1, 200_000))
 	epochBefore := put(entries("last", 100, 100)).Epoch
-	for i := range 10 { // what these write and read comes to lie epochBefore that
+	for i := range 10 { // their pages are before the part that is cut off
 		put(entries(fmt.Sprint("small-", i), 1, 0))
 	}
 	if err := os.Truncate(path, before.Size()); err != nil {
@@ -159,13 +159,13 @@ func TestTruncatedFileGetsANewEpoch(t *testing.T) {
 	}
 	_, err = s.Append(t.Context(), entries("after", 1, 0))
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "it was cut") {
-		t.Errorf("a publish was answered with %v", err)
+		t.Errorf("error of a publish: got %v, want ErrNotStored with \"it was cut\"", err)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
 	if got := contentsOf(t, path); strings.HasPrefix(got, epochBefore) || strings.Contains(got, "after") {
-		t.Errorf("the file holds %.200s", got)
+		t.Errorf("file: got %.200s, want a new epoch without the refused event", got)
 	}
 }
 
@@ -211,7 +211,7 @@ func TestOlderCopyOfTheSameSizeGetsANewEpoch(t *testing.T) {
 	}
 }
 
-// The oldest seq that the hub retained of the replaced history does not apply to the new one.
+// Retain was called for the history that was replaced. Its seq does not apply to the new history.
 func TestOtherHistoryIsNotDropped(t *testing.T) {
 	path, other := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "other.db")
 	const n = 2 * minDrop
@@ -245,13 +245,13 @@ func TestOtherHistoryIsNotDropped(t *testing.T) {
 		t.Error(err)
 	}
 	if len(h.records) != n+1 {
-		t.Errorf("%d of %d records were delivered", len(h.records), n+1)
+		t.Errorf("delivered records: got %d, want %d", len(h.records), n+1)
 	}
 }
 
-// A file of another kind at the history's path is left alone. Publishes are refused until
-// it is removed.
-func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
+// The store does not change a file of another kind at the history's path. It refuses publishes
+// until the file is removed.
+func TestOtherFileInItsPlaceIsNotChanged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s, err := open(path, quick(lockTimeout, 10*time.Millisecond))
 	if err != nil {
@@ -273,7 +273,7 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	}
 	h.await(t, false)
 	if got, err := os.ReadFile(path); err != nil || string(got) != string(text) {
-		t.Errorf("the file was changed: %v", err)
+		t.Errorf("the other file: got a change or %v, want its text", err)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func TestOtherFileInItsPlaceIsLeftAlone(t *testing.T) {
 	}
 }
 
-// An older copy that is written into the file while a transaction runs is noticed, too. The
+// The store notices an older copy that is written into the file during a transaction. The
 // transaction overwrites one of the copy's headers.
 func TestHeaderRewrittenInATransaction(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
@@ -315,14 +315,14 @@ func TestHeaderRewrittenInATransaction(t *testing.T) {
 		return errors.Join(err, file.Close(), put(tx))
 	})
 	if !errors.Is(err, errChanged) {
-		t.Errorf("the transaction ends with %v", err)
+		t.Errorf("error of the transaction: got %v, want %v", err, errChanged)
 	}
 	if err := f.close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// noteState does not read the mapping, whose pages may be gone.
+// noteState does not read the mapping, whose pages may be missing.
 func TestNoteStateReadsNoMapping(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	sample(t, path)
@@ -334,9 +334,9 @@ func TestNoteStateReadsNoMapping(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.noteState(); err == nil {
-		t.Error("a file without headers is as a transaction leaves it")
+		t.Error("noteState of a file without headers: got no error, want one")
 	}
-	f.broken = true // else close would let bbolt read the mapping
+	f.broken = true // otherwise close would let bbolt read the mapping
 	if err := f.close(); err != nil {
 		t.Error(err)
 	}
@@ -364,7 +364,7 @@ func TestFaultIsAnError(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := f.guard(func() error { return use(f) }); err == nil || !strings.Contains(err.Error(), "cannot read") {
-				t.Errorf("it ended with %v", err)
+				t.Errorf("error of the access: got %v, want \"cannot read\"", err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -376,7 +376,7 @@ func TestFaultIsAnError(t *testing.T) {
 			}()
 			<-ctx.Done()
 			if !errors.Is(ctx.Err(), context.Canceled) {
-				t.Fatal("close hangs")
+				t.Fatal("close: not done after 10 seconds")
 			}
 			if err := mustOpen(t, path).Close(); err != nil {
 				t.Error(err)

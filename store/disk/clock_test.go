@@ -22,8 +22,8 @@ func testUptime() (boot string, up time.Duration) {
 	return "boot", time.Since(time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC))
 }
 
-// setClock changes the times in a closed file. Afterwards they are as if the clock had
-// been ahead by that much when they were written (behind, if negative).
+// setClock changes the times in a closed file, as if the clock had been ahead by that much when
+// they were written (behind, if negative).
 func setClock(t *testing.T, path string, ahead time.Duration) {
 	t.Helper()
 	shift := func(at []byte) {
@@ -70,10 +70,9 @@ func change(t *testing.T, path string, do func(*bbolt.Tx) error) {
 	}
 }
 
-// A key that was stored while the clock was ahead is remembered for as long as any other
-// key, also after its event was dropped. Its event stays in the history, and its time is
-// not in the future.
-func TestClockThatWasAhead(t *testing.T) {
+// A key that was stored while the clock was ahead is remembered for as long as any other key, even
+// after its event was dropped. Its event stays in the history, and its time is not in the future.
+func TestClockWasAhead(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Second, time.Hour, 100 * 365 * 24 * time.Hour} {
 		t.Run(ahead.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -105,24 +104,24 @@ func TestClockThatWasAhead(t *testing.T) {
 				s.Retain(bounds, 0)
 				h, stop := tail(s)
 				if h.oldest != minDrop+2 {
-					t.Errorf("the history begins with %d", h.oldest)
+					t.Errorf("oldest record: got %d, want %d", h.oldest, minDrop+2)
 				}
 				if at := h.records[0].At; at.After(time.Now()) {
-					t.Errorf("a record is from %v, and now is %v", at, time.Now())
+					t.Errorf("time of a record: got %v, want no later than now, %v", at, time.Now())
 				}
 				for key, first := range map[string]hub.Stored{"dropped": dropped, "kept": kept} {
 					if again := appendOne(s, key); again.Position != first.Position || !again.Duplicate {
-						t.Errorf("%s is answered with %v, want %v", key, again, first)
+						t.Errorf("key %s: got %v, want a duplicate at %v", key, again, first.Position)
 					}
 				}
 				time.Sleep(hub.KeyLifetime)
 				for _, key := range []string{"dropped", "kept"} {
 					if again := appendOne(s, key); again.Duplicate {
-						t.Errorf("%s is still known after %v", key, hub.KeyLifetime)
+						t.Errorf("key %s after %v: got a duplicate, want it stored", key, hub.KeyLifetime)
 					}
 				}
 				time.Sleep(hub.KeyLifetime)
-				s.Retain(bounds, 1_000_000) // keys go when events go
+				s.Retain(bounds, 1_000_000) // keys are removed when events are dropped
 				time.Sleep(2 * idleAfter)
 				if err := stop(); err != nil {
 					t.Fatal(err)
@@ -134,7 +133,7 @@ func TestClockThatWasAhead(t *testing.T) {
 				defer db.Close()
 				_ = db.View(func(tx *bbolt.Tx) error {
 					if key, _ := tx.Bucket(bucketKeys).Cursor().First(); key != nil {
-						t.Error("keys whose time is over are still in the file")
+						t.Error("expired keys in the file: got some, want none")
 					}
 					return nil
 				})
@@ -146,26 +145,26 @@ func TestClockThatWasAhead(t *testing.T) {
 // A key is remembered for hub.KeyLifetime, even if the clock is set between two
 // processes or between two events. After a boot, and for a file of an earlier version,
 // only the clock can tell the age of a key.
-func TestKeysWhenTheClockWasSet(t *testing.T) {
+func TestKeysAfterTheClockWasSet(t *testing.T) {
 	for name, test := range map[string]struct {
 		ahead     time.Duration // of the clock of the first process
 		boot      string        // of the second process
 		unstamped bool
-		away      time.Duration
+		pause     time.Duration // between the processes
 		known     bool
 	}{
-		"set forward":                     {ahead: -time.Hour, boot: "boot", away: time.Minute, known: true},
-		"set back":                        {ahead: time.Hour, boot: "boot", away: time.Minute, known: true},
-		"not set":                         {boot: "boot", away: time.Minute, known: true},
-		"set forward, too late":           {ahead: -time.Hour, boot: "boot", away: 2 * time.Minute},
-		"set back, too late":              {ahead: time.Hour, boot: "boot", away: 2 * time.Minute},
-		"not set, too late":               {boot: "boot", away: 2 * time.Minute},
-		"another boot":                    {boot: "another", away: time.Minute, known: true},
-		"another boot, too late":          {boot: "another", away: 2 * time.Minute},
-		"another boot, set forward":       {ahead: -time.Hour, boot: "another", away: time.Minute},
-		"no boot, set back":               {ahead: time.Hour, away: 2 * time.Minute, known: true},
-		"an earlier version":              {boot: "boot", unstamped: true, away: time.Minute, known: true},
-		"an earlier version, set forward": {ahead: -time.Hour, boot: "boot", unstamped: true, away: time.Minute},
+		"set forward":                     {ahead: -time.Hour, boot: "boot", pause: time.Minute, known: true},
+		"set back":                        {ahead: time.Hour, boot: "boot", pause: time.Minute, known: true},
+		"not set":                         {boot: "boot", pause: time.Minute, known: true},
+		"set forward, too late":           {ahead: -time.Hour, boot: "boot", pause: 2 * time.Minute},
+		"set back, too late":              {ahead: time.Hour, boot: "boot", pause: 2 * time.Minute},
+		"not set, too late":               {boot: "boot", pause: 2 * time.Minute},
+		"another boot":                    {boot: "another", pause: time.Minute, known: true},
+		"another boot, too late":          {boot: "another", pause: 2 * time.Minute},
+		"another boot, set forward":       {ahead: -time.Hour, boot: "another", pause: time.Minute},
+		"no boot, set back":               {ahead: time.Hour, pause: 2 * time.Minute, known: true},
+		"an earlier version":              {boot: "boot", unstamped: true, pause: time.Minute, known: true},
+		"an earlier version, set forward": {ahead: -time.Hour, boot: "boot", unstamped: true, pause: time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -189,7 +188,7 @@ func TestKeysWhenTheClockWasSet(t *testing.T) {
 				if test.unstamped {
 					change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Delete(keyStamp) })
 				}
-				time.Sleep(test.away)
+				time.Sleep(test.pause)
 				cfg := quick(lockTimeout, retryAfter)
 				cfg.uptime = func() (string, time.Duration) {
 					_, up := testUptime()
@@ -201,7 +200,7 @@ func TestKeysWhenTheClockWasSet(t *testing.T) {
 				}
 				_, stop = tail(s)
 				if again := publish("key"); again.Duplicate != test.known || again.Duplicate && again.Position != first.Position {
-					t.Errorf("the key is answered with %+v, want %v, known: %t", again, first, test.known)
+					t.Errorf("the key: got %+v, want %v, duplicate: %t", again, first, test.known)
 				}
 				if err := stop(); err != nil {
 					t.Fatal(err)
@@ -211,26 +210,26 @@ func TestKeysWhenTheClockWasSet(t *testing.T) {
 	}
 }
 
-// A key of a time when the clock was set is remembered for hub.KeyLifetime, not for ever.
+// A key from the time when the clock was set is remembered for hub.KeyLifetime, not forever.
 func TestClockSetBetweenTwoEvents(t *testing.T) {
 	for _, set := range []time.Duration{time.Hour, -time.Hour, 0} {
 		now := time.Now()
 		s := stamp{next: 10, since: 5, wall: now, up: time.Hour, boot: "boot"}
-		for away, want := range map[time.Duration]bool{0: true, hub.KeyLifetime - time.Second: true, hub.KeyLifetime: false} {
-			ages := s.ageFunc(now.Add(24*time.Hour), 10, func() (string, time.Duration) { return "boot", time.Hour + away })
+		for pause, want := range map[time.Duration]bool{0: true, hub.KeyLifetime - time.Second: true, hub.KeyLifetime: false} {
+			ages := s.ageFunc(now.Add(24*time.Hour), 10, func() (string, time.Duration) { return "boot", time.Hour + pause })
 			if age := ages(7, now.Add(-set)); age < hub.KeyLifetime != want {
-				t.Errorf("set by %v, after %v the age is %v", set, away, age)
+				t.Errorf("age of a key %v after the clock was set by %v: got %v, want less than %v: %t", pause, set, age, hub.KeyLifetime, want)
 			}
 			if age := ages(4, now.Add(-set)); age < hub.KeyLifetime {
-				t.Errorf("the age of one that was forgotten is %v", age)
+				t.Errorf("age of a forgotten key: got %v, want at least %v", age, hub.KeyLifetime)
 			}
 		}
 	}
 }
 
-// The newest quarantined file is the last in order and is kept, even if the clock was set
-// back since the others were quarantined.
-func TestQuarantineWhenTheClockWasSetBack(t *testing.T) {
+// The newest quarantined file is the last in order and is kept, even if the clock was set back
+// after the earlier files were quarantined.
+func TestQuarantineAfterTheClockWasSetBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	for i := range maxQuarantined {
 		name := fmt.Sprintf("%s.damaged-2999010%dT000000.000000Z", path, i+1)
@@ -246,14 +245,14 @@ func TestQuarantineWhenTheClockWasSetBack(t *testing.T) {
 		s := mustOpen(t, path)
 		names := quarantined(path)
 		if len(names) != maxQuarantined {
-			t.Fatalf("%q are there", names)
+			t.Fatalf("quarantined files: got %q, want %d", names, maxQuarantined)
 		}
 		last := names[maxQuarantined-1]
 		if got, err := os.ReadFile(last); err != nil || !bytes.Equal(got, damaged) {
-			t.Errorf("%s is not the file that was damaged last: %v", last, err)
+			t.Errorf("%s: got another content or %v, want the last damaged file", last, err)
 		}
 		if !strings.Contains(s.Note(), last) {
-			t.Errorf("the note is %q", s.Note())
+			t.Errorf("note: got %q, want one with %s", s.Note(), last)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)

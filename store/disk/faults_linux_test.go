@@ -71,8 +71,8 @@ func intercept(t *testing.T, judge func(*call) syscall.Errno) {
 	}()
 }
 
-// Any write and any sync can fail, and those after it too. No answered event is lost, and
-// none is stored twice.
+// Any write and any sync can fail, and some after it. No answered event is lost, and none is
+// stored twice.
 func TestFailingDiskLosesNothing(t *testing.T) {
 	if !inChild(t, nil) {
 		return
@@ -101,9 +101,9 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 	}
 	_, stop := tail(s)
 	ctx, cancel := context.WithCancel(t.Context())
-	books := newLedger()
+	answers := newLedger()
 	var publishing sync.WaitGroup
-	publishing.Go(func() { books.publish(ctx, t, s, "k", 16) })
+	publishing.Go(func() { answers.publish(ctx, t, s, "k", 16) })
 	for range 100 {
 		time.Sleep(time.Duration(5+rand.IntN(15)) * time.Millisecond)
 		failures.Store(rand.Int64N(4))
@@ -111,10 +111,10 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	countdown.Store(-1)
-	before := len(books.copy())
-	for deadline := time.Now().Add(20 * time.Second); len(books.copy()) < before+100; time.Sleep(time.Millisecond) {
+	before := len(answers.copy())
+	for deadline := time.Now().Add(20 * time.Second); len(answers.copy()) < before+100; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Error("publishing did not resume")
+			t.Error("publishing: got no 100 events after the faults, want them")
 			break
 		}
 	}
@@ -125,10 +125,10 @@ func TestFailingDiskLosesNothing(t *testing.T) {
 	}
 	t.Logf("%d writes and %d syncs failed", writes.Load(), syncs.Load())
 	if writes.Load() < 10 || syncs.Load() < 10 {
-		t.Error("that is too few")
+		t.Errorf("failed writes and syncs: got %d and %d, want at least 10 of each", writes.Load(), syncs.Load())
 	}
-	check(t, path, books.answered)
-	books.checkRefused(t, path)
+	check(t, path, answers.answered)
+	answers.checkRefused(t, path)
 }
 
 // write is a write that may or may not be on the disk after a power cut.
@@ -137,9 +137,9 @@ type write struct {
 	data   []byte
 }
 
-// After a power cut the disk has everything that was synced, and any sectors that were
+// After a power cut the disk has everything that was synced, and some of the sectors that were
 // written since. No answered event is lost.
-func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
+func TestPowerCutKeepsAnsweredEvents(t *testing.T) {
 	if !inChild(t, nil) {
 		return
 	}
@@ -184,12 +184,12 @@ func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	})
 	_, stop := tail(s)
 	ctx, cancel := context.WithCancel(t.Context())
-	books := newLedger()
+	answers := newLedger()
 	var publishing sync.WaitGroup
-	publishing.Go(func() { books.publish(ctx, t, s, "k", 16) })
+	publishing.Go(func() { answers.publish(ctx, t, s, "k", 16) })
 	for range 40 {
 		time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond)
-		answered := books.copy()
+		answered := answers.copy()
 		mu.Lock()
 		content := append([]byte(nil), disk...)
 		for _, w := range unsynced {
@@ -213,21 +213,21 @@ func TestPowerCutKeepsWhatWasAnswered(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if len(books.answered) < 100 {
-		t.Errorf("only %d events were answered", len(books.answered))
+	if len(answers.answered) < 100 {
+		t.Errorf("answered events: got %d, want at least 100", len(answers.answered))
 	}
 }
 
-// The status reports a commit that hangs, and later that it has ended.
-func TestStatusTellsOfStuckCommit(t *testing.T) {
+// The status reports a commit that hangs, and reports its end.
+func TestStatusReportsStuckCommit(t *testing.T) {
 	if !inChild(t, nil) {
 		return
 	}
 	var stuck atomic.Bool
-	goOn := make(chan struct{})
+	resume := make(chan struct{})
 	intercept(t, func(c *call) syscall.Errno {
 		if c.number != unix.SYS_PWRITE64 && stuck.Load() {
-			<-goOn
+			<-resume
 		}
 		return 0
 	})
@@ -246,10 +246,10 @@ func TestStatusTellsOfStuckCommit(t *testing.T) {
 		answer <- err
 	}()
 	if problem := h.await(t, false); !strings.Contains(problem.Error(), path) {
-		t.Errorf("the problem does not name the file: %v", problem)
+		t.Errorf("problem: got %v, want one with the name of the file", problem)
 	}
 	stuck.Store(false)
-	close(goOn)
+	close(resume)
 	h.await(t, true)
 	if err := <-answer; err != nil {
 		t.Error(err)
@@ -281,7 +281,7 @@ func TestDirectoriesSurviveAPowerCut(t *testing.T) {
 	defer mu.Unlock()
 	for _, dir := range []string{"", "a", "a/b", "a/b/c"} {
 		if !synced[filepath.Join(top, dir)] {
-			t.Errorf("the directory %q was not synced", dir)
+			t.Errorf("directory %q: got not synced, want synced", dir)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// history is a feed that keeps what it is given.
+// history is a feed that keeps the delivered records.
 type history struct {
 	epoch   string
 	oldest  uint64
@@ -146,12 +146,12 @@ func refused(t *testing.T, path string, words ...string) {
 	s, err := open(path, quick(60*time.Millisecond, retryAfter))
 	if err == nil {
 		_ = s.Close()
-		t.Errorf("%s was opened", path)
+		t.Errorf("%s: got opened, want refused", path)
 		return
 	}
 	for _, word := range append(words, path) {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("the error %q does not say %q", err, word)
+			t.Errorf("error: got %q, want one with %q", err, word)
 		}
 	}
 }
@@ -173,10 +173,10 @@ func openDamaged(t *testing.T, content []byte) (h *history) {
 		return h
 	}
 	if kept, err := os.ReadFile(names[0]); err != nil || !bytes.Equal(kept, content) {
-		t.Errorf("the quarantined file is not the damaged one: %v", err)
+		t.Errorf("quarantined file: got another content or %v, want the damaged file", err)
 	}
 	if h.oldest != 1 || len(h.records) != 0 {
-		t.Errorf("beside the damaged file there is a history from %d on", h.oldest)
+		t.Errorf("history beside the damaged file: got one from %d on, want an empty one", h.oldest)
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func TestDamagedFileIsQuarantined(t *testing.T) {
 			return // a lost header starts a new epoch
 		}
 		if got != want {
-			t.Errorf("offset %d: another history: %.300q", offset, got)
+			t.Errorf("history after a change at offset %d: got %.300q, want that of the intact file", offset, got)
 		}
 	}
 	for offset := rand.IntN(200); offset < len(intact); offset += 1 + rand.IntN(1000) {
@@ -219,7 +219,7 @@ func TestDamagedFileIsQuarantined(t *testing.T) {
 	}
 	t.Logf("%d quarantined", quarantinedCount)
 	if quarantinedCount < 50 {
-		t.Errorf("only %d of them were quarantined", quarantinedCount)
+		t.Errorf("quarantined files: got %d, want at least 50", quarantinedCount)
 	}
 }
 
@@ -241,16 +241,16 @@ func TestTruncatedFileIsQuarantined(t *testing.T) {
 	used := int(current.end * h.pageSize)
 	for size := 1; size < used; size += 1 + size%29*100 {
 		if h := openDamaged(t, intact[:size]); h != nil {
-			t.Errorf("with %d of its bytes the file is a history from %d on", size, h.oldest)
+			t.Errorf("a file with %d of its bytes: got a history from %d on, want it quarantined", size, h.oldest)
 		}
 	}
 	if h := openDamaged(t, nil); h == nil || h.oldest != 1 || len(h.records) > 0 || h.epoch == strings.Fields(want)[0] {
-		t.Errorf("an empty file is %v", h)
+		t.Errorf("an empty file: got %v, want an empty history with a new epoch", h)
 	}
 }
 
-// Each damaged file gets a name of its own. The oldest ones are removed. The log and the
-// note name the newest one.
+// Each damaged file gets its own name. The oldest ones are removed. The log and the note name the
+// newest one.
 func TestDamagedFilesAreKept(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "history.db")
@@ -269,10 +269,10 @@ func TestDamagedFilesAreKept(t *testing.T) {
 		names := quarantined(path)
 		last := names[len(names)-1]
 		if note := s.Note(); !strings.Contains(note, last) {
-			t.Errorf("the note does not name %s: %q", last, note)
+			t.Errorf("note: got %q, want one with %s", note, last)
 		}
 		if got := logged.FilterField(zap.String("set_aside", last)).FilterLevelExact(zap.ErrorLevel).Len(); got != 1 {
-			t.Errorf("the log has %d errors that name %s", got, last)
+			t.Errorf("errors with %s in the log: got %d, want 1", last, got)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -280,12 +280,12 @@ func TestDamagedFilesAreKept(t *testing.T) {
 	}
 	names := quarantined(path)
 	if len(names) != maxQuarantined {
-		t.Fatalf("%d were kept: %v", len(names), names)
+		t.Fatalf("kept files: got %v, want %d", names, maxQuarantined)
 	}
 	for i, name := range names {
 		want := fmt.Append(make([]byte, 10_000), damages-maxQuarantined+i)
 		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s is not damaged file %d: %v", name, damages-maxQuarantined+i, err)
+			t.Errorf("%s: got another content or %v, want damaged file %d", name, err, damages-maxQuarantined+i)
 		}
 		if err := os.Remove(name); err != nil {
 			t.Error(err)
@@ -293,7 +293,7 @@ func TestDamagedFilesAreKept(t *testing.T) {
 	}
 	s := mustOpen(t, path)
 	if note := s.Note(); note != "" {
-		t.Errorf("without damaged files the note is %q", note)
+		t.Errorf("note without damaged files: got %q, want none", note)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
@@ -341,12 +341,12 @@ func TestOtherFileIsRefused(t *testing.T) {
 		refused(t, path, "another path")
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 3 {
-		t.Errorf("files of other programs were quarantined: %v, %v", names, err)
+		t.Errorf("files: got %v, %v, want the 3 of other programs, not quarantined", names, err)
 	}
 	refused(t, dir, "able to write")
 }
 
-// A file of a process that died while it created it becomes an empty history.
+// If a process died while it created the file, the file becomes an empty history.
 func TestUnfinishedFileIsFinished(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	db, err := bbolt.Open(path, 0o600, options())
@@ -361,7 +361,7 @@ func TestUnfinishedFileIsFinished(t *testing.T) {
 		t.Error(err)
 	}
 	if h.oldest != 1 || len(h.records) > 0 {
-		t.Errorf("it is a history from %d on", h.oldest)
+		t.Errorf("history: got one from %d on, want an empty one", h.oldest)
 	}
 }
 
@@ -386,11 +386,11 @@ func TestFileIsPrivate(t *testing.T) {
 	}
 	for name, want := range map[string]fs.FileMode{path: 0o600, filepath.Dir(path): fs.ModeDir | 0o700} {
 		if info, err := os.Stat(name); err != nil || info.Mode() != want {
-			t.Errorf("%s: %v, %v; want %v", name, info.Mode(), err, want)
+			t.Errorf("mode of %s: got %v, %v, want %v", name, info.Mode(), err, want)
 		}
 	}
 	if names, err := os.ReadDir(filepath.Dir(path)); err != nil || len(names) != 1 {
-		t.Errorf("beside the file there is %v, %v", names, err)
+		t.Errorf("files in the directory: got %v, %v, want only the history", names, err)
 	}
 }
 
@@ -422,7 +422,7 @@ func TestLongHistoryLoadsQuickly(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d events after %v", h.Stats().Events, took)
 	if h.Stats().Events != n || took > loadWithin {
-		t.Errorf("%d of %d events after %v", h.Stats().Events, n, took)
+		t.Errorf("loaded events: got %d after %v, want %d within %v", h.Stats().Events, took, n, loadWithin)
 	}
 	if err := h.Close(); err != nil {
 		t.Error(err)

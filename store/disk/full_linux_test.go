@@ -17,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// ownMounts gives the child process a mount namespace of its own, and without root a
-// user namespace too.
+// ownMounts gives the child process its own mount namespace. Without root it also gets a user
+// namespace.
 func ownMounts(cmd *exec.Cmd) {
 	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if os.Geteuid() != 0 {
@@ -29,7 +29,7 @@ func ownMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr = attr
 }
 
-// Publishes are refused while the file system is full. They succeed when it has room.
+// Publishes are refused while the file system is full. They succeed when it has space again.
 func TestFullDiskRefusesAndResumes(t *testing.T) {
 	if !inChild(t, ownMounts) {
 		return
@@ -69,7 +69,7 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 		}
 	}
 	if !errors.Is(err, hub.ErrNotStored) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) {
-		t.Errorf("on a full disk Append says %v", err)
+		t.Errorf("error of Append on a full disk: got %v, want ErrNotStored with ENOSPC and the path", err)
 	}
 	h.await(t, false)
 	if err := os.Remove(filler); err != nil {
@@ -85,7 +85,7 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 		}
 	}
 	if answered["after-19"] == 0 {
-		t.Error("publishing did not resume")
+		t.Error("publishing: got no 20 events after the disk had space, want them")
 	}
 	if err := stop(); err != nil {
 		t.Error(err)

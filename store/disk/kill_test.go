@@ -17,7 +17,7 @@ import (
 )
 
 // Processes that publish are killed at random times. All answered events are in the file.
-func TestKillKeepsWhatWasAnswered(t *testing.T) {
+func TestKillKeepsAnsweredEvents(t *testing.T) {
 	const variable = "DISK_TEST_KILL"
 	if path := os.Getenv(variable); path != "" {
 		publishUntilKilled(t, path)
@@ -36,38 +36,38 @@ func TestKillKeepsWhatWasAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		var death *time.Timer
+		var kill *time.Timer
 		for lines.Scan() {
 			var key string
 			var seq uint64
 			if n, _ := fmt.Sscanf(lines.Text(), "%s %d.", &key, &seq); n == 2 {
 				answered[key] = seq
 			}
-			if death == nil {
-				death = time.AfterFunc(time.Duration(rand.IntN(200))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+			if kill == nil {
+				kill = time.AfterFunc(time.Duration(rand.IntN(200))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 			}
 		}
-		if err := cmd.Wait(); err == nil || death == nil {
+		if err := cmd.Wait(); err == nil || kill == nil {
 			t.Fatalf("the process was not killed: %v", err)
 		}
 	}
 	if len(answered) < 100 {
-		t.Errorf("only %d events were answered", len(answered))
+		t.Errorf("answered events: got %d, want at least 100", len(answered))
 	}
 	check(t, path, answered)
 }
 
-// publishUntilKilled prints the key and the seq of each answered event. Each line ends
-// with a full stop, so that a line that was cut is noticed.
+// publishUntilKilled prints the key and the seq of each answered event. Each line ends with a full
+// stop, so that an incomplete line is recognized.
 func publishUntilKilled(t *testing.T, path string) {
 	s := mustOpen(t, path)
 	tail(s)
-	life := strconv.Itoa(os.Getpid())
+	process := strconv.Itoa(os.Getpid())
 	var printing sync.Mutex
 	for p := range 8 {
 		go func() {
 			for i := 0; ; i++ {
-				key := fmt.Sprint(life, "-", p, "-", i)
+				key := fmt.Sprint(process, "-", p, "-", i)
 				e := hub.Entry{Key: key, Data: []byte(key)}
 				stored, err := s.Append(context.Background(), []hub.Entry{e})
 				if err != nil {

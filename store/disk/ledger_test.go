@@ -26,7 +26,7 @@ func newLedger() *ledger {
 	return &ledger{answered: make(map[string]uint64), refused: make(map[string]bool)}
 }
 
-// publish runs publishers until ctx ends. Each repeats a publish with the same key until
+// publish runs publishers until ctx ends. A publisher repeats a publish with the same key until
 // the event is stored, or is certainly not stored.
 func (l *ledger) publish(ctx context.Context, t *testing.T, s *Store, name string, publishers int) {
 	var wg sync.WaitGroup
@@ -72,7 +72,7 @@ func (l *ledger) checkRefused(t *testing.T, path string) {
 		}
 	}
 	if seen > 0 || len(l.refused) == 0 {
-		t.Errorf("%[2]d of %[1]d refused events are in the file", len(l.refused), seen)
+		t.Errorf("refused events in the file: got %d of %d, want 0 of at least 1", seen, len(l.refused))
 	}
 }
 
@@ -94,12 +94,12 @@ func check(t *testing.T, path string, answered map[string]uint64) {
 	next := uint64(1)
 	for _, r := range h.records {
 		if r.Seq != next {
-			t.Fatalf("%d comes after %d", r.Seq, next-1)
+			t.Fatalf("seq after %d: got %d, want %d", next-1, r.Seq, next)
 		}
 		next++
 		id, _, _ := strings.Cut(string(r.Data), ".") // the rest is filling
 		if at[id] != 0 {
-			t.Errorf("%s is there twice, at %d and %d", id, at[id], r.Seq)
+			t.Errorf("%s: got it at %d and %d, want it once", id, at[id], r.Seq)
 		}
 		at[id] = r.Seq
 	}
@@ -110,7 +110,7 @@ func check(t *testing.T, path string, answered map[string]uint64) {
 		}
 	}
 	if lost > 0 {
-		t.Errorf("%[2]d of %[1]d answered events are not at the answered seq", len(answered), lost)
+		t.Errorf("answered events that are not at their seq: got %d of %d, want 0", lost, len(answered))
 	}
 	t.Logf("%d answered, %d stored", len(answered), len(at))
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// Of the openers that wait for one file, each gets it as the one before left it. The file
-// is large, so that openers read it while others close it.
-func TestFileChangesHands(t *testing.T) {
+// Several openers wait for one file. Each gets it as the previous one left it. The file is large,
+// so that some openers read it while others close it.
+func TestOpenersTakeTurns(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	s := mustOpen(t, path)
 	_, stop := tail(s)
@@ -36,7 +36,7 @@ func TestFileChangesHands(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), handsFor)
+	ctx, cancel := context.WithTimeout(t.Context(), turnsFor)
 	defer cancel()
 	var openers sync.WaitGroup
 	var mu sync.Mutex
@@ -76,12 +76,11 @@ func TestFileChangesHands(t *testing.T) {
 	t.Logf("%d turns", turns)
 	check(t, path, answered)
 	if names := quarantined(path); len(names) > 0 {
-		t.Errorf("the file was quarantined: %v", names)
+		t.Errorf("quarantined files: got %v, want none", names)
 	}
 }
 
-// Of the openers that wait for a damaged file, one quarantines it. The others find the
-// new file.
+// Several openers wait for a damaged file. One quarantines it, and the others find the new file.
 func TestOneOpenerQuarantines(t *testing.T) {
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "history.db")
@@ -105,7 +104,7 @@ func TestOneOpenerQuarantines(t *testing.T) {
 		}
 		openers.Wait()
 		if names := quarantined(path); len(names) != 1 {
-			t.Errorf("%d files were quarantined, want 1", len(names))
+			t.Errorf("quarantined files: got %d, want 1", len(names))
 		}
 	}
 }
@@ -131,7 +130,7 @@ func TestLockedFileHasItsName(t *testing.T) {
 				}
 				locks.Add(1)
 				if named, err := hasName(f, path); !named || err != nil {
-					t.Errorf("the locked file does not have its name: %v", err)
+					t.Errorf("the locked file has its name: got %t, %v, want true", named, err)
 				}
 				if err := errors.Join(os.Rename(path, fmt.Sprint(path, opener)), f.Close()); err != nil {
 					t.Error(err)
@@ -143,5 +142,5 @@ func TestLockedFileHasItsName(t *testing.T) {
 	t.Logf("%d locks", locks.Load())
 }
 
-// handsFor is how long TestFileChangesHands runs.
-const handsFor = 3 * time.Second
+// turnsFor is how long TestOpenersTakeTurns runs.
+const turnsFor = 3 * time.Second

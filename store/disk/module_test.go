@@ -25,12 +25,12 @@ func TestCaddyfile(t *testing.T) {
 		err := d.UnmarshalCaddyfile(dispenser)
 		got, _ := json.Marshal(d)
 		if want == "" && err == nil && !dispenser.Next() || want != "" && (err != nil || string(got) != want) {
-			t.Errorf("%q: %s, %v; want %s", input, got, err, want)
+			t.Errorf("%q: got %s, %v, want %s", input, got, err, want)
 		}
 	}
 }
 
-// Provisioning, which caddy validate does too, opens no file.
+// Provisioning opens no file, because caddy validate provisions, too.
 func TestProvisionOpensNothing(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("HISTORY_DIR", dir)
@@ -42,13 +42,13 @@ func TestProvisionOpensNothing(t *testing.T) {
 	}
 	var store caddysse.StoreModule = &d
 	if got, want := store.Identity("default"), filepath.Join(dir, "x.db"); got != want {
-		t.Errorf("its identity is %s, want %s", got, want)
+		t.Errorf("identity: got %s, want %s", got, want)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 0 {
-		t.Errorf("provisioning created %v, %v", names, err)
+		t.Errorf("files after provisioning: got %v, %v, want none", names, err)
 	}
 	if err := (&disk.Disk{Path: "{no.such.placeholder}/x.db"}).Provision(ctx); err == nil {
-		t.Error("an unknown placeholder was accepted")
+		t.Error("an unknown placeholder: got accepted, want refused")
 	}
 }
 
@@ -56,6 +56,6 @@ func TestDefaultPathIsInTheDataDirectory(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	got := new(disk.Disk).Identity("chat")
 	if want := filepath.Join(os.Getenv("XDG_DATA_HOME"), "caddy", "sse", "chat.db"); got != want {
-		t.Errorf("the default path is %s, want %s", got, want)
+		t.Errorf("default path: got %s, want %s", got, want)
 	}
 }

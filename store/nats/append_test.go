@@ -29,7 +29,7 @@ func TestUncertainAnswer(t *testing.T) {
 		"one":   {entry("one", "")},
 		"batch": {entry("batch", ""), entry("batch", "k"), entry("batch", "")},
 	} {
-		// Another node, since this one's tail misses what the muted server did not send.
+		// Each case has its own node, since the tail of a muted node misses messages.
 		proxy := natstest.NewProxy(t, servers.URLs()[0])
 		n := startNode(t, stream, 1, someOptions, proxy.URL())
 		n.publish("first")
@@ -42,11 +42,11 @@ func TestUncertainAnswer(t *testing.T) {
 		cancel()
 		appending.Wait()
 		if !errors.Is(err, hub.ErrUncertain) {
-			t.Errorf("%s: Append without an answer fails with %v", name, err)
+			t.Errorf("%s: got error %v of Append without an answer, want ErrUncertain", name, err)
 		}
 		for _, e := range events {
 			if e.Key == "" {
-				t.Fatalf("%s: there is no key to append again with", name)
+				t.Fatalf("%s: got an entry without a key, want keys to append again with", name)
 			}
 		}
 		proxy.Mend()
@@ -62,18 +62,18 @@ func TestUncertainAnswer(t *testing.T) {
 			}
 		}
 		if count != len(events) {
-			t.Errorf("%s: %d events are there after %d", name, count, len(events))
+			t.Errorf("%s: got %d stored events, want %d", name, count, len(events))
 		}
 		for i, s := range stored {
 			if s.Position.Seq != stored[0].Position.Seq+uint64(i) || got[s.Position.Seq-1] != name {
-				t.Errorf("%s: event %d was answered with %v", name, i, s.Position)
+				t.Errorf("%s: got position %v of event %d, want the next one, with this event", name, s.Position, i)
 			}
 		}
 	}
 }
 
-// TestWhatMayBeStored: some errors rule out that anything was stored.
-func TestWhatMayBeStored(t *testing.T) {
+// TestUncertainErrors: after some errors it is certain that nothing was stored.
+func TestUncertainErrors(t *testing.T) {
 	for err, uncertain := range map[error]bool{
 		context.DeadlineExceeded: true,
 		nats.ErrConnectionClosed: true,
@@ -86,12 +86,13 @@ func TestWhatMayBeStored(t *testing.T) {
 		p := publication{store: &store{wakeups: make(chan struct{}, 1)}}
 		p.noteUncertain(err)
 		if p.uncertain != uncertain {
-			t.Errorf("after %v it is uncertain what is stored: %v", err, p.uncertain)
+			t.Errorf("uncertain after %v: got %v, want %v", err, p.uncertain, uncertain)
 		}
 	}
 }
 
-// TestBatchOfTheLargestSize is stored as one batch, on one server and on three.
+// TestBatchOfTheLargestSize: a batch of the largest size is stored as one batch, on one server and
+// on three.
 func TestBatchOfTheLargestSize(t *testing.T) {
 	for _, replicas := range []int{1, 3} {
 		t.Run(strconv.Itoa(replicas), func(t *testing.T) {
@@ -110,14 +111,15 @@ func TestBatchOfTheLargestSize(t *testing.T) {
 			t.Logf("stored in %v", time.Since(start))
 			n.upTo(stored[999].Position)
 			if stored[0].Position.Seq != 2 || stored[999].Position.Seq != 1001 {
-				t.Errorf("from %v to %v", stored[0].Position, stored[999].Position)
+				t.Errorf("positions: got %v to %v, want 2 to 1001", stored[0].Position, stored[999].Position)
 			}
 		})
 	}
 }
 
-// TestBatchesAreRefusedByAServerThatCannot: nothing is stored, not even a part.
-func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
+// TestBatchesNeedANewServer: if the server is too old for batches, a batch is refused, and no part
+// of it is stored.
+func TestBatchesNeedANewServer(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	n.publish("first")
@@ -130,19 +132,19 @@ func TestBatchesAreRefusedByAServerThatCannot(t *testing.T) {
 	n.setKnown(&old)
 	_, err = n.Append(t.Context(), []hub.Entry{entry("a", ""), entry("b", "")})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "2.12.1") {
-		t.Errorf("Append fails with %v", err)
+		t.Errorf("error of Append: got %v, want ErrNotStored with the needed version", err)
 	}
 	// A batch of one event and its duplicate needs no atomic batch.
 	if _, err = n.Append(t.Context(), []hub.Entry{entry("c", "c"), entry("c", "c")}); err != nil {
 		t.Error(err)
 	}
 	if got := n.upTo(n.publish("last")).texts(); !slices.Equal(got, []string{"first", "c", "last"}) {
-		t.Errorf("delivered %q", got)
+		t.Errorf("delivered records: got %q, want first, c and last", got)
 	}
 }
 
-// TestLeaderIsKilled kills the leader of the stream again and again. Publishers on two nodes repeat
-// unacknowledged events, one event or three at once. Each acknowledged event is delivered once and in
+// TestLeaderIsKilled kills the leader of the stream several times. Publishers on two nodes repeat
+// unacknowledged events, alone or three at once. Each acknowledged event is delivered once and in
 // order on both nodes.
 func TestLeaderIsKilled(t *testing.T) {
 	t.Parallel()
@@ -212,25 +214,25 @@ func TestLeaderIsKilled(t *testing.T) {
 		for _, r := range l.records {
 			text := string(r.Data)
 			if before, again := at[text]; again && strings.Count(text, " ") == 2 {
-				t.Errorf("node %d: %q is at %d and at %d", i, text, before, r.Seq)
+				t.Errorf("node %d: got %q at %d and at %d, want it once", i, text, before, r.Seq)
 			}
 			at[text] = r.Seq
 			if p, rest, ok := strings.Cut(text, " "); ok {
 				number, _, _ := strings.Cut(rest, " ")
 				if n, err := strconv.Atoi(number); err != nil || n < next[p] {
-					t.Errorf("node %d: %q comes after number %d", i, text, next[p])
+					t.Errorf("node %d: got %q after number %d, want it in order", i, text, next[p])
 				} else {
 					next[p] = n
 				}
 			}
 		}
-		if len(n.lives) != 1 {
-			t.Errorf("node %d: the history began %d times", i, len(n.lives))
+		if len(n.histories) != 1 {
+			t.Errorf("node %d: got %d histories, want 1", i, len(n.histories))
 		}
 		for p := range publishers {
 			for text, position := range acknowledged[p] {
 				if at[text] != position.Seq || position.Epoch != l.epoch {
-					t.Errorf("node %d: %q was acknowledged as %v and is at %d", i, text, position, at[text])
+					t.Errorf("node %d: got %q at %d, want it at %v", i, text, at[text], position)
 				}
 			}
 			total += len(acknowledged[p])

@@ -81,25 +81,25 @@ func TestNodesAnswerEachOther(t *testing.T) {
 		t.Helper()
 		answers, missing, took := s.ask(t, "hello")
 		if !slices.Equal(answers, wantAnswers) || !slices.Equal(missing, wantMissing) {
-			t.Errorf("answers %q, missing %q; want %q and %q", answers, missing, wantAnswers, wantMissing)
+			t.Errorf("answers and missing nodes: got %q and %q, want %q and %q", answers, missing, wantAnswers, wantMissing)
 		}
 		return took
 	}
 	if took := ask(a, []string{"b got hello", "c got hello"}, nil); took > askTimeout {
-		t.Errorf("all answered, and it took %v", took)
+		t.Errorf("time if all nodes answer: got %v, want at most %v", took, askTimeout)
 	}
 
 	// A node that is cut off is missing for the others, and the others are missing for it.
 	proxy.Cut()
 	if took := ask(a, []string{"b got hello"}, []string{"c"}); took < askTimeout || took > 2*askTimeout {
-		t.Errorf("one did not answer, and it took %v", took)
+		t.Errorf("time if one node does not answer: got %v, want %v to %v", took, askTimeout, 2*askTimeout)
 	}
 	servers.Eventually("the cut is not noticed", func(context.Context) bool { return !c.conn.IsConnected() })
 	ask(c, nil, []string{"a", "b"})
 
 	// After some silent rounds no node waits for it any more.
 	a.rounds(silentAfter + 1)
-	servers.Eventually("the other one is not heard", func(context.Context) bool {
+	servers.Eventually("the other node's answer does not arrive", func(context.Context) bool {
 		answers, missing, took := a.ask(t, "hello")
 		return slices.Equal(answers, []string{"b got hello"}) && slices.Equal(missing, []string{"c"}) && took < askTimeout
 	})
@@ -108,11 +108,11 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	c.rounds(10 * forgetAfter)
 	ask(c, nil, []string{"a", "b"})
 	proxy.Mend()
-	servers.Eventually("it does not come back", func(context.Context) bool { return c.conn.IsConnected() })
+	servers.Eventually("the node does not reconnect", func(context.Context) bool { return c.conn.IsConnected() })
 	if known := c.count(); known != 2 {
-		t.Errorf("it knows %d others when it is back", known)
+		t.Errorf("known nodes after the cut: got %d, want 2", known)
 	}
-	servers.Eventually("it is not heard", func(context.Context) bool {
+	servers.Eventually("its answer does not arrive", func(context.Context) bool {
 		_, missing, _ := a.ask(t, "hello")
 		return len(missing) == 0
 	})
@@ -121,7 +121,7 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	servers.Eventually("its leaving is not heard", func(context.Context) bool { return a.count() == 1 })
+	servers.Eventually("the others do not notice that it left", func(context.Context) bool { return a.count() == 1 })
 	ask(a, []string{"c got hello"}, nil)
 
 	// A node that died is forgotten in the end.
@@ -132,7 +132,7 @@ func TestNodesAnswerEachOther(t *testing.T) {
 	ask(a, nil, nil)
 }
 
-// TestNodeThatHasJustConnected does not know the others yet, and asks them.
+// TestNodeThatHasJustConnected: a node that does not know the others yet asks them all the same.
 func TestNodeThatHasJustConnected(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
@@ -142,11 +142,11 @@ func TestNodeThatHasJustConnected(t *testing.T) {
 	clear(b.others)
 	b.peers.mu.Unlock()
 	if answers, _, _ := b.ask(t, "hello"); !slices.Equal(answers, []string{"a got hello"}) {
-		t.Errorf("it is answered with %q", answers)
+		t.Errorf("answers: got %q, want that of a", answers)
 	}
 }
 
-// TestNodeThatCannotAnswer: no request ends a node. A node that cannot answer is missing.
+// TestNodeThatCannotAnswer: no request makes a node exit. A node that cannot answer is missing.
 func TestNodeThatCannotAnswer(t *testing.T) {
 	servers := natstest.New(t, 1, "max_payload: 20KB")
 	servers.Start(0)
@@ -156,14 +156,14 @@ func TestNodeThatCannotAnswer(t *testing.T) {
 	servers.Eventually("the nodes do not know each other", func(context.Context) bool { return a.count() == 1 && b.count() == 1 })
 	for _, request := range []string{"panic", "not understood", strings.Repeat("x", 20<<10)} {
 		if answers, missing, _ := a.ask(t, request); answers != nil || !slices.Equal(missing, []string{"b"}) {
-			t.Errorf("%.20s: answers %q, missing %q", request, answers, missing)
+			t.Errorf("%.20s: got answers %q, missing %q, want none and b", request, answers, missing)
 		}
 	}
 	if missing := a.Ask(t.Context(), []byte("hello"), func([]byte) bool { return false }); !slices.Equal(missing, []string{"b"}) {
-		t.Errorf("its answer is refused, and missing is %q", missing)
+		t.Errorf("missing nodes if the answer is refused: got %q, want b", missing)
 	}
 	if answers, missing, _ := a.ask(t, "much"); len(answers) != 1 || len(answers[0]) < 19_000 || missing != nil {
-		t.Errorf("of the largest answer there is %.100q, missing %q", answers, missing)
+		t.Errorf("the largest answer: got %.100q, missing %q, want one of 19,000 bytes and none missing", answers, missing)
 	}
 
 	// A node ignores invalid announcements.
@@ -173,7 +173,7 @@ func TestNodeThatCannotAnswer(t *testing.T) {
 		}
 	}
 	if answers, missing, _ := a.ask(t, "hello"); !slices.Equal(answers, []string{"b got hello"}) || missing != nil {
-		t.Errorf("answers %q, missing %q", answers, missing)
+		t.Errorf("answers and missing nodes: got %q and %q, want that of b and none", answers, missing)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestManyNodesStartTogether(t *testing.T) {
 		t.Logf("%s: %d nodes know each other after %v, %d announcements and %d messages received", when, n, time.Since(start), rounds, received)
 		// Each announcement reaches all nodes, and each node greets each other node once.
 		if most := (rounds+n)*n + 2*n*n; received > most {
-			t.Errorf("%s: %d messages were received, want at most %d", when, received, most)
+			t.Errorf("%s: received messages: got %d, want at most %d", when, received, most)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestConfigsInTheDocs(t *testing.T) {
 				_, err = server.NewServer(options)
 			}
 			if err != nil {
-				t.Errorf("nats-server refuses\n%s\n%v", config, err)
+				t.Errorf("nats-server: got error %v, want none, for\n%s", err, config)
 			}
 			continue
 		}
@@ -70,10 +70,10 @@ func TestConfigsInTheDocs(t *testing.T) {
 			err = caddy.Validate(&parsed)
 		}
 		if err != nil {
-			t.Errorf("Caddy refuses\n%s\n%v", config, err)
+			t.Errorf("Caddy: got error %v, want none, for\n%s", err, config)
 		}
 	}
 	if count["caddyfile"] != 6 || count["nats"] != 2 {
-		t.Errorf("there are %v", count)
+		t.Errorf("configs: got %v, want 6 of Caddy and 2 of nats-server", count)
 	}
 }

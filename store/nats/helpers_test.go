@@ -43,17 +43,17 @@ type node struct {
 	*store
 	t testing.TB
 
-	mu      sync.Mutex
-	hold    func() // not nil: called before each delivery
-	changed chan struct{}
-	lives   []life
-	end     hub.Position // end of the history that the hub had before
-	problem error
-	open    bool
+	mu        sync.Mutex
+	hold      func() // not nil: called before each delivery
+	changed   chan struct{}
+	histories []history
+	end       hub.Position // end of the history that the hub had before
+	problem   error
+	open      bool
 }
 
-// life is the records that were delivered after one Begin.
-type life struct {
+// history has the records that were delivered after one Begin.
+type history struct {
 	epoch   string
 	oldest  uint64
 	head    uint64 // last delivered seq
@@ -89,7 +89,7 @@ func (n *node) Begin(epoch string, oldest uint64) (have hub.Position) {
 	known := n.known
 	n.store.mu.Unlock()
 	if known != nil && known.epoch != epoch {
-		n.t.Errorf("epoch %s begins, and what is published would get positions of %s", epoch, known.epoch)
+		n.t.Errorf("epoch of Begin: got %s, want that of published positions, %s", epoch, known.epoch)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -97,8 +97,8 @@ func (n *node) Begin(epoch string, oldest uint64) (have hub.Position) {
 	if n.end.Epoch == epoch {
 		have, head = n.end, max(head, n.end.Seq)
 	}
-	n.lives = append(n.lives, life{epoch: epoch, oldest: oldest, head: head})
-	n.ring()
+	n.histories = append(n.histories, history{epoch: epoch, oldest: oldest, head: head})
+	n.notify()
 	return have
 }
 
@@ -110,15 +110,15 @@ func (n *node) Deliver(records []hub.Record) {
 		n.mu.Lock()
 	}
 	defer n.mu.Unlock()
-	l := &n.lives[len(n.lives)-1]
+	l := &n.histories[len(n.histories)-1]
 	for _, r := range records {
 		if r.Seq <= l.head {
-			n.t.Errorf("%d was delivered after %d", r.Seq, l.head)
+			n.t.Errorf("seq after %d: got %d, want a later one", l.head, r.Seq)
 		}
 		l.head = r.Seq
 		l.records = append(l.records, r)
 	}
-	n.ring()
+	n.notify()
 }
 
 func (n *node) Status(problem error, behind uint64) {
@@ -126,10 +126,10 @@ func (n *node) Status(problem error, behind uint64) {
 	defer n.mu.Unlock()
 	n.problem = problem
 	n.open = n.open || problem == nil && behind == 0
-	n.ring()
+	n.notify()
 }
 
-func (n *node) ring() {
+func (n *node) notify() {
 	close(n.changed)
 	n.changed = make(chan struct{})
 }
@@ -149,21 +149,21 @@ func (n *node) await(what string, ready func() bool) {
 		select {
 		case <-changed:
 		case <-timeout.C:
-			n.t.Fatalf("%s: it did not come", what)
+			n.t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }
 
-// newest returns the current life. mu is held.
-func (n *node) newest() life {
-	if len(n.lives) == 0 {
-		return life{}
+// newest returns the current history. mu is held.
+func (n *node) newest() history {
+	if len(n.histories) == 0 {
+		return history{}
 	}
-	return n.lives[len(n.lives)-1]
+	return n.histories[len(n.histories)-1]
 }
 
-// upTo waits for the event at p, and returns its life.
-func (n *node) upTo(p hub.Position) (l life) {
+// upTo waits for the event at p, and returns its history.
+func (n *node) upTo(p hub.Position) (l history) {
 	n.t.Helper()
 	n.await(fmt.Sprint("event ", p), func() bool {
 		l = n.newest()
@@ -173,7 +173,7 @@ func (n *node) upTo(p hub.Position) (l life) {
 }
 
 // texts returns the data of the delivered records, in order.
-func (l life) texts() (texts []string) {
+func (l history) texts() (texts []string) {
 	for _, r := range l.records {
 		texts = append(texts, string(r.Data))
 	}
@@ -181,7 +181,7 @@ func (l life) texts() (texts []string) {
 }
 
 // at returns the data of the record at seq.
-func (l life) at(seq uint64) string {
+func (l history) at(seq uint64) string {
 	for _, r := range l.records {
 		if r.Seq == seq {
 			return string(r.Data)

@@ -68,7 +68,7 @@ func TestCaddyfile(t *testing.T) {
 		"store nats {\n tls\n }": `{"kind":"nats","tls":{}}`,
 	} {
 		if got, err := adapt(t, option); err != nil || got != want {
-			t.Errorf("%s\nis %s, %v\nwant %s", option, got, err, want)
+			t.Errorf("%s\ngot %s, %v\nwant %s", option, got, err, want)
 		}
 	}
 	for option, want := range map[string]string{
@@ -80,7 +80,7 @@ func TestCaddyfile(t *testing.T) {
 		"store nats {\n urls a\n }":           `unknown option "urls" of store nats`,
 	} {
 		if _, err := adapt(t, option); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Caddyfile:") {
-			t.Errorf("%s\nis refused with %v, want %q and the line", option, err, want)
+			t.Errorf("%s\ngot error %v, want %q and the line", option, err, want)
 		}
 	}
 }
@@ -102,10 +102,10 @@ func TestValidate(t *testing.T) {
 		if got := ""; err != nil {
 			got = err.Error()
 			if want == "" || !strings.Contains(got, want) || strings.Contains(got, "secret") {
-				t.Errorf("%+v is refused with %q, want %q", s, got, want)
+				t.Errorf("%+v: got error %q, want %q", s, got, want)
 			}
 		} else if want != "" {
-			t.Errorf("%+v is not refused", s)
+			t.Errorf("%+v: got no error, want %q", s, want)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func TestTLSAndPassword(t *testing.T) {
 
 	module.TLS.CA = "missing.pem"
 	if _, err := module.Open("default"); err == nil || !strings.Contains(err.Error(), "missing.pem") {
-		t.Errorf("without its files it opens with %v", err)
+		t.Errorf("error without its files: got %v, want one with missing.pem", err)
 	}
 }
 
@@ -238,16 +238,16 @@ func TestCaddyStartsWithoutNATS(t *testing.T) {
 	})
 	servers.Start(0)
 	if code, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); code != http.StatusOK || !firstReceipt.MatchString(answer) {
-		t.Errorf("publishing is answered with %d %s", code, answer)
+		t.Errorf("response to a publish: got %d %s, want the first receipt", code, answer)
 	}
 	if _, answer := call(http.MethodPost, "/sse/broadcast", `{"data":1,"key":"k"}`); !firstReceipt.MatchString(answer) || !strings.Contains(answer, `"duplicate":true`) {
-		t.Errorf("publishing again is answered with %s", answer)
+		t.Errorf("response to a repeated publish: got %s, want the first receipt as a duplicate", answer)
 	}
 	if _, status := call(http.MethodGet, "/sse/status", ""); !strings.Contains(status, `"store":{"kind":"nats","connected":true,"lag":0,"writable":true}`) {
-		t.Errorf("with NATS the status is %s", status)
+		t.Errorf("status with NATS: got %s, want a store that is connected and writable", status)
 	}
 	if code, answer := call(http.MethodGet, "/sse/connections", ""); code != http.StatusOK || answer != "{\"count\":0,\"connections\":[]}\n" {
-		t.Errorf("the connections are %d %s", code, answer)
+		t.Errorf("connections: got %d %s, want none", code, answer)
 	}
 }
 
@@ -286,7 +286,7 @@ func TestLowLimitsAreLoggedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if count := strings.Count(string(text), "keeps less than"); count != 1 || !strings.Contains(string(text), "--max-bytes") {
-		t.Errorf("it is logged %d times: %s", count, text)
+		t.Errorf("log lines: got %d, want 1: %s", count, text)
 	}
 }
 
@@ -294,9 +294,9 @@ func TestIdentityIsServersAndStream(t *testing.T) {
 	a := Store{URLs: []string{"nats://me:secret@a:4222", "nats://b:4222"}, Replicas: 1}
 	b := Store{URLs: []string{"nats://b:4222", "nats://me:other@a:4222"}, Replicas: 3}
 	if a.Identity("chat") != b.Identity("chat") || a.Identity("chat") == a.Identity("default") {
-		t.Errorf("identities %q, %q, %q", a.Identity("chat"), b.Identity("chat"), a.Identity("default"))
+		t.Errorf("identities: got %q, %q, %q, want the first two the same", a.Identity("chat"), b.Identity("chat"), a.Identity("default"))
 	}
 	if got := a.Identity("chat"); got != "nats://a:4222,nats://b:4222 stream SSE_chat" {
-		t.Errorf("identity %q", got)
+		t.Errorf("identity: got %q, want one without passwords", got)
 	}
 }

@@ -36,7 +36,7 @@ func (*client) Abort()       {}
 
 var settings = &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute}
 
-// connect opens a stream, until leave is called.
+// connect opens a stream. It ends when leave is called, or with the test.
 func connect(t *testing.T, h *hub.Hub, user, position string) (c *client, leave func()) {
 	t.Helper()
 	conn, err := h.Connect(t.Context(), hub.Request{Identity: hub.Identity{User: user}, Settings: settings, Position: position})
@@ -72,7 +72,7 @@ func (c *client) until(text string) string {
 		select {
 		case <-changed:
 		case <-timeout.C:
-			c.t.Fatalf("%q did not come, but %s", text, got)
+			c.t.Fatalf("the stream: got %s, want %q in it", got, text)
 		}
 	}
 }
@@ -101,11 +101,13 @@ func useStore(t *testing.T, s *store) *hub.Hub {
 	return h
 }
 
+// newHub opens a hub with a store of the stream.
 func newHub(t *testing.T, stream string, urls ...string) *hub.Hub {
 	t.Helper()
 	return useStore(t, openStore(t, stream, 1, urls...))
 }
 
+// push publishes a text to a user.
 func push(t *testing.T, h *hub.Hub, user, text string) {
 	t.Helper()
 	if _, err := h.Publish(t.Context(), hub.Event{Data: []byte(text), Targets: []hub.Target{{Kind: hub.User, Name: user}}}); err != nil {
@@ -113,9 +115,9 @@ func push(t *testing.T, h *hub.Hub, user, text string) {
 	}
 }
 
-// TestClientHopsBetweenNodes: an event that is published on one node reaches its user on the other. A
+// TestClientSwitchesNodes: an event that is published on one node reaches its user on the other. A
 // client that is cut off from one node resumes on the other and misses nothing.
-func TestClientHopsBetweenNodes(t *testing.T) {
+func TestClientSwitchesNodes(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
 	hubs := []*hub.Hub{newHub(t, stream, servers.URLs()...), newHub(t, stream, servers.URLs()...)}
@@ -128,7 +130,7 @@ func TestClientHopsBetweenNodes(t *testing.T) {
 			first = c.until(fmt.Sprintf("data: away %d\n", i-1))
 		}
 		if strings.Contains(first, "sse.gap") {
-			t.Fatalf("a gap was told: %s", first)
+			t.Fatalf("first blocks: got a gap in %s, want none", first)
 		}
 		push(t, hubs[(i+1)%2], "bob", "not for alice")
 		push(t, hubs[(i+1)%2], "alice", fmt.Sprint("live ", i))
@@ -151,7 +153,7 @@ func TestClientHopsBetweenNodes(t *testing.T) {
 		}
 	}
 	if strings.Join(got, ",") != strings.Join(want, ",") {
-		t.Errorf("alice got %q", got)
+		t.Errorf("events of alice: got %q, want %q", got, want)
 	}
 }
 
@@ -172,21 +174,21 @@ func TestStreamsOutliveTheLossOfNATS(t *testing.T) {
 	defer cancel()
 	_, err := h.Publish(ctx, hub.Event{Data: []byte("meanwhile"), Targets: []hub.Target{{}}})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), "NATS") {
-		t.Errorf("Publish fails with %v", err)
+		t.Errorf("error of Publish: got %v, want ErrNotStored with NATS", err)
 	}
 	servers.Start(0)
 	push(t, h, "alice", "after")
 	if got := c.until("data: after\n"); strings.Contains(got, "meanwhile") || strings.Contains(got, "sse.gap") || strings.Contains(got, "sse.closing") {
-		t.Errorf("the stream is %s", got)
+		t.Errorf("the stream: got %s, want neither the refused event nor a gap nor its end", got)
 	}
 	if s := h.Stats(); s.Problem != nil || s.Behind != 0 {
-		t.Errorf("the store has the problem %v, and is behind by %d", s.Problem, s.Behind)
+		t.Errorf("problem and lag of the store: got %v and %d, want none", s.Problem, s.Behind)
 	}
 }
 
-// TestGapIsToldWhenTheStreamIsMadeAnew: the gap is told to a client with an open stream, and to one that
-// reconnects with an old position.
-func TestGapIsToldWhenTheStreamIsMadeAnew(t *testing.T) {
+// TestGapWhenTheStreamIsCreatedAgain: a client with an open stream gets the gap, and so does a
+// client that reconnects with an old position.
+func TestGapWhenTheStreamIsCreatedAgain(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()
 	h := newHub(t, stream, servers.URLs()...)
@@ -203,8 +205,8 @@ func TestGapIsToldWhenTheStreamIsMadeAnew(t *testing.T) {
 	c.until(gap)
 	push(t, h, "alice", "after")
 	c.until("data: after\n")
-	back, _ := connect(t, h, "alice", position)
-	if got := back.until("data: after\n"); !strings.Contains(got, gap) || !strings.Contains(got, `"resumed":false`) {
-		t.Errorf("who comes back is sent %s", got)
+	returned, _ := connect(t, h, "alice", position)
+	if got := returned.until("data: after\n"); !strings.Contains(got, gap) || !strings.Contains(got, `"resumed":false`) {
+		t.Errorf("blocks after a reconnect: got %s, want a gap and resumed false", got)
 	}
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestReloadConnectsAnew changes address, user and password of NATS while events are published. An open
-// stream gets each event once and in order and does not notice the reload. Publishes are repeated only
-// where the admin endpoint itself was replaced.
-func TestReloadConnectsAnew(t *testing.T) {
+// TestReloadReconnects changes address, user and password of NATS during publishes. An open stream
+// gets each event once and in order and does not notice the reload. Publishes are repeated only if
+// the admin endpoint itself was replaced.
+func TestReloadReconnects(t *testing.T) {
 	servers := natstest.New(t, 1, `authorization { users: [ { user: one, password: first }, { user: two, password: second } ] }`)
 	servers.Start(0)
 	first, second := natstest.NewProxy(t, servers.URLs()[0]), natstest.NewProxy(t, servers.URLs()[0])
@@ -84,7 +84,7 @@ func TestReloadConnectsAnew(t *testing.T) {
 				continue
 			}
 			if answer.StatusCode != http.StatusOK {
-				t.Errorf("publishing is answered with %s", text)
+				t.Errorf("response to a publish: got %s, want a receipt", text)
 			}
 			return
 		}
@@ -110,13 +110,13 @@ func TestReloadConnectsAnew(t *testing.T) {
 		t.Helper()
 		for next < upTo {
 			if !lines.Scan() {
-				t.Fatalf("the stream ends after %d events: %v", next, lines.Err())
+				t.Fatalf("the stream after %d events: got its end, %v, want more events", next, lines.Err())
 			}
 			if line := lines.Text(); strings.HasPrefix(line, "event: ") && line != "event: sse.connected" {
-				t.Fatalf("after %d events there is %s", next, line)
+				t.Fatalf("the stream after %d events: got %s, want an event", next, line)
 			} else if data, ok := strings.CutPrefix(line, "data: "); ok && !strings.HasPrefix(data, "{") {
 				if data != fmt.Sprint(next) {
-					t.Fatalf("after %d events there is %s", next, data)
+					t.Fatalf("event %d: got %s", next, data)
 				}
 				next++
 			}

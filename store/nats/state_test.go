@@ -43,9 +43,9 @@ func (r *stateReader) state() map[string]string {
 	return values
 }
 
-// TestStateAgainstMap publishes values of slots through two nodes while the server is
-// killed and started. A client that then asks a third node for the state gets, of each
-// slot, the value that was acknowledged last.
+// TestStateAgainstMap publishes values of slots through two nodes while the server is killed and
+// started. A client that then requests the state from a third node gets the last acknowledged
+// value of each slot.
 func TestStateAgainstMap(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	stream := newStream()

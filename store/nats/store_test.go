@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// kind is the store for storetest. Each place is a stream of its own.
+// kind returns the store for storetest. Each place is a stream.
 func kind(servers *natstest.Servers, replicas int) storetest.Kind {
 	return storetest.Kind{
 		New: func(*testing.T) func(*testing.T) hub.Store {
@@ -49,18 +49,18 @@ func TestStoreOnThreeServers(t *testing.T) {
 	storetest.Run(t, kind(natstest.Start(t, 3), 3))
 }
 
-func TestNATSIsAwayAtStart(t *testing.T) {
+func TestNATSIsUnreachableAtStart(t *testing.T) {
 	servers := natstest.New(t, 1, "")
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := n.Append(ctx, []hub.Entry{entry("early", "")})
 	if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), errAway.Error()) {
-		t.Errorf("while NATS is away, Append fails with %v", err)
+		t.Errorf("error of Append without NATS: got %v, want ErrNotStored", err)
 	}
 	servers.Start(0)
 	if got := n.upTo(n.publish("late")).texts(); !slices.Equal(got, []string{"late"}) {
-		t.Errorf("delivered %q", got)
+		t.Errorf("delivered records: got %q, want only the second", got)
 	}
 }
 
@@ -74,15 +74,15 @@ func TestNATSRestarts(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := n.Append(ctx, []hub.Entry{entry("meanwhile", "")}); !errors.Is(err, hub.ErrNotStored) {
-		t.Errorf("while NATS is away, Append fails with %v", err)
+		t.Errorf("error of Append without NATS: got %v, want ErrNotStored", err)
 	}
 	servers.Start(0)
 	got := n.upTo(n.publish(numbered("after ", 10)...)).texts()
 	if want := append(numbered("before ", 10), numbered("after ", 10)...); !slices.Equal(got, want) {
-		t.Errorf("delivered %q", got)
+		t.Errorf("delivered records: got %q, want %q", got, want)
 	}
-	if len(n.lives) != 1 {
-		t.Errorf("the history began %d times", len(n.lives))
+	if len(n.histories) != 1 {
+		t.Errorf("histories: got %d, want 1", len(n.histories))
 	}
 }
 
@@ -104,7 +104,7 @@ func TestStreamOfTooLowLimitsIsRaised(t *testing.T) {
 	}
 	c := found.CachedInfo().Config
 	if c.MaxMsgs > 0 || c.MaxBytes < someOptions.MaxBytes || c.MaxAge < someOptions.MaxAge || c.Duplicates < hub.KeyLifetime || !c.AllowAtomicPublish {
-		t.Errorf("the stream has %+v", c)
+		t.Errorf("config of the stream: got %+v, want higher limits", c)
 	}
 
 	// The same holds when a reload asks for more.
@@ -144,11 +144,11 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
 		cancel()
 		if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "nats stream edit "+c.config.Name) {
-			t.Errorf("%+v: Append fails with %v", c.config, err)
+			t.Errorf("%+v: got error %v, want %q and the command to edit the stream", c.config, err, c.want)
 		}
 		n.mu.Lock()
 		if n.open || n.problem == nil || !strings.Contains(n.problem.Error(), c.want) {
-			t.Errorf("%+v: the history is open: %v, the problem is %v", c.config, n.open, n.problem)
+			t.Errorf("%+v: got open %v and problem %v, want not open and %q", c.config, n.open, n.problem, c.want)
 		}
 		n.mu.Unlock()
 	}
@@ -167,7 +167,7 @@ func TestTooLarge(t *testing.T) {
 		_, err := n.Append(t.Context(), entries)
 		refused, ok := errors.AsType[*hub.BatchError](err)
 		if !ok || refused.Index != index || !errors.Is(err, hub.ErrTooLarge) || !strings.Contains(err.Error(), remedy) {
-			t.Errorf("Append fails with %v, want too large and %q", err, remedy)
+			t.Errorf("error of Append: got %v, want ErrTooLarge and %q", err, remedy)
 		}
 	}
 	refused([]hub.Entry{entry("small", ""), entry(strings.Repeat("x", 1<<20), "")}, 1, "max_payload")
@@ -220,13 +220,13 @@ func TestStreamIsEdited(t *testing.T) {
 			}
 			cancel()
 			if err != nil {
-				t.Errorf("%s: Append fails with %v", what, err)
+				t.Errorf("%s: got error %v of Append, want none", what, err)
 			}
 		}
 		for _, n := range nodes {
 			n.upTo(last)
-			if len(n.lives) != 1 {
-				t.Errorf("%s: the history began %d times", what, len(n.lives))
+			if len(n.histories) != 1 {
+				t.Errorf("%s: got %d histories, want 1", what, len(n.histories))
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func TestStreamIsEdited(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	works("as it was made")
+	works("after its creation")
 	subject := nodes[0].current(t, js).Subjects[0]
 	edit(func(c *jetstream.StreamConfig) { c.Subjects = []string{"another"} })
 	works("with another subject")
@@ -274,7 +274,7 @@ func TestStreamIsEdited(t *testing.T) {
 		before := nodes[0].current(t, js)
 		edit(change)
 		for _, n := range nodes {
-			n.wake() // without this it would look within five seconds
+			n.wake() // otherwise it would look within five seconds
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		if _, err := js.UpdateStream(t.Context(), before); err != nil {
@@ -283,11 +283,12 @@ func TestStreamIsEdited(t *testing.T) {
 		for _, n := range nodes {
 			n.wake()
 		}
-		works("mended, after: " + want)
+		works("after the repair of: " + want)
 	}
 }
 
-// TestKeysOutliveTheServer: keys also outlive their events in the history.
+// TestKeysOutliveTheServer: keys are remembered after a restart of the server, even after their
+// events were dropped.
 func TestKeysOutliveTheServer(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	few := someOptions
@@ -311,12 +312,12 @@ func TestKeysOutliveTheServer(t *testing.T) {
 	n.publish("the server is back")
 	again, err := n.Append(t.Context(), []hub.Entry{entry("a", "k")})
 	if err != nil || !again[0].Duplicate || again[0].Position != first[0].Position {
-		t.Errorf("the key is answered with %+v, %v; want %v", again, err, first[0].Position)
+		t.Errorf("the key: got %+v, %v, want a duplicate at %v", again, err, first[0].Position)
 	}
 }
 
-// TestRefusalsSayWhy: an error of missing permissions is in the answer and in the status.
-func TestRefusalsSayWhy(t *testing.T) {
+// TestRefusalsHaveTheReason: the answer and the status have an error of missing permissions.
+func TestRefusalsHaveTheReason(t *testing.T) {
 	servers := natstest.New(t, 1, `accounts {
 		A {
 			jetstream { max_file: 1MB, max_mem: 1MB }
@@ -357,14 +358,14 @@ func TestRefusalsSayWhy(t *testing.T) {
 		if user == "listener:p" {
 			n.await("the history", func() bool { return n.open })
 		} else {
-			n.wake() // without this it would look within five seconds
+			n.wake() // otherwise it would look within five seconds
 			n.await(want, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), want) })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*attemptTimeout)
 		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong") {
-			t.Errorf("%s: Append fails with %v, want %q", user, err, want)
+			t.Errorf("%s: got error %v of Append, want %q", user, err, want)
 		}
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestStreamIsMadeAnew deletes the stream while events are published. Every acknowledged event is
+// TestStreamIsCreatedAgain deletes the stream during publishes. Every acknowledged event is
 // delivered at its position, and the new stream has a new epoch.
-func TestStreamIsMadeAnew(t *testing.T) {
+func TestStreamIsCreatedAgain(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
 	before := n.publish(numbered("before ", 10)...)
@@ -59,16 +59,16 @@ func TestStreamIsMadeAnew(t *testing.T) {
 	publishers.Wait()
 	last := n.upTo(n.publish("last"))
 	if last.oldest != 1 || last.epoch == before.Epoch {
-		t.Errorf("the new epoch %s begins with %d", last.epoch, last.oldest)
+		t.Errorf("epoch and beginning of the new stream: got %s and %d, want another epoch than %s and 1", last.epoch, last.oldest, before.Epoch)
 	}
 	for p, text := range acknowledged {
 		if p.Epoch == last.epoch && last.at(p.Seq) != text {
-			t.Errorf("%s was acknowledged as %v, where %s was delivered", text, p, last.at(p.Seq))
+			t.Errorf("record at %v: got %s, want %s, which was acknowledged there", p, last.at(p.Seq), text)
 		}
 	}
 }
 
-// TestStreamLosesEvents restores an old state of the server's files. Positions then stand for other
+// TestStreamLosesEvents restores an old state of the server's files. Positions then get other
 // events, so a new epoch starts.
 func TestStreamLosesEvents(t *testing.T) {
 	t.Parallel()
@@ -88,15 +88,15 @@ func TestStreamLosesEvents(t *testing.T) {
 			n.await("a new epoch", func() bool { return n.newest().epoch != lost.Epoch })
 			got := n.upTo(n.publish("last")).texts()
 			if want := append(append(numbered("kept ", 5), numbered("new ", more)...), "last"); !slices.Equal(got, want) {
-				t.Errorf("delivered %q", got)
+				t.Errorf("delivered records: got %q, want %q", got, want)
 			}
 		})
 	}
 }
 
-// TestNodesAgreeOnALife: all nodes notice at the same time that the stream has lost events, and end with
-// the same epoch.
-func TestNodesAgreeOnALife(t *testing.T) {
+// TestNodesAgreeOnAnEpoch: all nodes notice at the same time that the stream has lost events, and
+// end with the same epoch.
+func TestNodesAgreeOnAnEpoch(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
 	name := newStream()
@@ -133,12 +133,13 @@ func TestNodesAgreeOnALife(t *testing.T) {
 	}
 	noticing.Wait()
 	if slices.Sort(epochs); epochs[0] != epochs[len(epochs)-1] {
-		t.Errorf("the nodes go on in the epochs %q", epochs)
+		t.Errorf("epochs of the nodes: got %q, want one", epochs)
 	}
 }
 
-// TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's files while events are
-// published. Every event that is acknowledged after that is delivered at the answered position and epoch.
+// TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's files during
+// publishes. Every event that is acknowledged after that is delivered at its position and in its
+// epoch.
 func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -175,13 +176,14 @@ func TestPublishingWhilePositionsAreUsedAgain(t *testing.T) {
 	last := n.upTo(n.publish("last"))
 	for text, p := range acknowledged {
 		if p.Epoch != last.epoch || last.at(p.Seq) != text {
-			t.Errorf("%s was acknowledged as %v, and the epoch is %s", text, p, last.epoch)
+			t.Errorf("record at %v: got %q in epoch %s, want %s, which was acknowledged there", p, last.at(p.Seq), last.epoch, text)
 		}
 	}
 }
 
-// TestPositionsAreUsedAgainUnnoticed: the tail is busy, so a publish is the first to find a position that
-// is used again: by a new event, or by the duplicate of an event that another node stored meanwhile.
+// TestPositionsAreUsedAgainUnnoticed: while the tail is busy, a publish is the first to find a
+// position that is used again. A new event may use it, or the duplicate of an event that another
+// node stored meanwhile.
 func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"new", "batch", "duplicate", "duplicates"} {
@@ -222,7 +224,7 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 					t.Errorf("Append: %v", err)
 				}
 			})
-			servers.Eventually("nobody notices", func(context.Context) bool {
+			servers.Eventually("the store does not notice it", func(context.Context) bool {
 				n.store.mu.Lock()
 				defer n.store.mu.Unlock()
 				return n.distrusted
@@ -232,10 +234,10 @@ func TestPositionsAreUsedAgainUnnoticed(t *testing.T) {
 			for i, s := range stored {
 				l := n.upTo(s.Position)
 				if s.Duplicate != strings.HasPrefix(kind, "duplicate") {
-					t.Errorf("%s was answered as a duplicate: %v", events[i].Data, s.Duplicate)
+					t.Errorf("receipt of %s: got duplicate %v, want the opposite", events[i].Data, s.Duplicate)
 				}
 				if got := l.at(s.Position.Seq); s.Position.Epoch == lost.Epoch || got != string(events[i].Data) {
-					t.Errorf("%s was answered with %v, where %s is; the epoch was %s", events[i].Data, s.Position, got, lost.Epoch)
+					t.Errorf("record at %v: got %s, want %s in another epoch than %s", s.Position, got, events[i].Data, lost.Epoch)
 				}
 			}
 		})
@@ -268,17 +270,17 @@ func TestNodeIsCutOffForTooLong(t *testing.T) {
 	proxy.Mend()
 	last := other.publish("after")
 	l := n.upTo(last)
-	if l.epoch != before.Epoch || len(n.lives) != 1 {
-		t.Errorf("the history began %d times, its epoch is %s, and was %s", len(n.lives), l.epoch, before.Epoch)
+	if l.epoch != before.Epoch || len(n.histories) != 1 {
+		t.Errorf("histories and epoch: got %d and %s, want 1 and %s", len(n.histories), l.epoch, before.Epoch)
 	}
 	kept := uint64((few.MaxBytes + moreBytes) / size)
 	if next := l.records[5].Seq; next < last.Seq-kept || next > last.Seq-kept+kept/20 {
-		t.Errorf("after 5 comes %d of %d, want the last %d at most", next, last.Seq, kept)
+		t.Errorf("seq after the cut: got %d of %d, want at most the last %d", next, last.Seq, kept)
 	}
 }
 
-// TestMessagesAreDeleted deletes messages in the middle and at the end. A node that starts skips them at
-// once. A node that has them is not affected.
+// TestMessagesAreDeleted deletes messages in the middle and at the end. A node that starts skips
+// them at once. A node that already has them is not affected.
 func TestMessagesAreDeleted(t *testing.T) {
 	const n, every = 1_000, 3
 	servers := natstest.Start(t, 1)
@@ -308,8 +310,8 @@ func TestMessagesAreDeleted(t *testing.T) {
 	other.mu.Lock()
 	got := other.newest()
 	other.mu.Unlock()
-	if !slices.Equal(got.texts(), want) || len(other.lives) != 1 {
-		t.Errorf("%d messages were delivered in %d lives, want %d: %q", len(got.records), len(other.lives), len(want), got.texts())
+	if !slices.Equal(got.texts(), want) || len(other.histories) != 1 {
+		t.Errorf("delivered messages: got %d in %d histories, want %d in 1: %q", len(got.records), len(other.histories), len(want), got.texts())
 	}
 	info, err := found.Info(t.Context())
 	if err != nil {
@@ -317,31 +319,31 @@ func TestMessagesAreDeleted(t *testing.T) {
 	}
 	t.Logf("with %d of %d deleted it started in %v; there are %d consumers", n-len(want), n, took, info.State.Consumers)
 	if info.State.Consumers > 2 {
-		t.Errorf("two nodes have %d consumers", info.State.Consumers)
+		t.Errorf("consumers of two nodes: got %d, want at most 2", info.State.Consumers)
 	}
 
 	// A message that a lagging server skips is not deleted.
 	tl := &tail{store: had.store, last: mark{seq: 3*every - 1}, found: &stream{Stream: found}}
 	if err := tl.checkNext(t.Context(), 3*every+1); err != nil {
-		t.Errorf("a deleted message is missing: %v", err)
+		t.Errorf("error after a deleted message: got %v, want none", err)
 	}
 	for last, next := range map[uint64]uint64{3*every - 2: 3*every + 1, 1: 700, 1000: 999, 10: 1 << 63} {
 		tl.last.seq = last
 		if err := tl.checkNext(t.Context(), next); !errors.Is(err, errSkipped) {
-			t.Errorf("after %d may come %d, says %v", last, next, err)
+			t.Errorf("error for %d after %d: got %v, want %v", next, last, err, errSkipped)
 		}
 	}
 
 	// Messages that are not delivered yet can be deleted too.
 	last := other.publish(numbered("more ", 3)...)
 	had.upTo(last)
-	if l := other.upTo(last); l.records[len(l.records)-1].Seq != n+3 || len(other.lives)+len(had.lives) != 2 {
-		t.Errorf("the histories end with %d and began %d and %d times", l.head, len(other.lives), len(had.lives))
+	if l := other.upTo(last); l.records[len(l.records)-1].Seq != n+3 || len(other.histories)+len(had.histories) != 2 {
+		t.Errorf("head and histories of both nodes: got %d, %d and %d, want %d, 1 and 1", l.head, len(other.histories), len(had.histories), n+3)
 	}
 }
 
-// TestMessagesAreDeletedMeanwhile deletes the last messages that a node waits for. Its history is complete
-// without them.
+// TestMessagesAreDeletedMeanwhile deletes the last messages that a node still waits for. Its
+// history is complete without them.
 func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
@@ -361,17 +363,18 @@ func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	tl := &tail{store: s, feed: n, last: mark{seq: 10}, target: 12, found: &stream{Stream: found}}
 	tl.status(0)
 	if n.open {
-		t.Error("the history is whole, though two messages are missing")
+		t.Error("the history with two messages missing: got open, want not open")
 	}
 	if err := tl.setTarget(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !n.open {
-		t.Error("the history is not whole, though there is nothing more")
+		t.Error("the history with nothing missing: got not open, want open")
 	}
 }
 
-// TestForeignMessages: messages of others are records like all. The hub decides what they mean.
+// TestForeignMessages: messages of other programs are records like all others. The hub decides
+// what they mean.
 func TestForeignMessages(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	js, done := servers.JetStream()
@@ -391,14 +394,15 @@ func TestForeignMessages(t *testing.T) {
 	other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
 	last := n.publish("3")
 	for _, n := range []*node{n, other} {
-		if got := n.upTo(last).texts(); !slices.Equal(got, []string{"0", "1", "2", "none of ours", "", "3"}) || len(n.lives) != 1 {
-			t.Errorf("delivered %q in %d lives", got, len(n.lives))
+		if got := n.upTo(last).texts(); !slices.Equal(got, []string{"0", "1", "2", "none of ours", "", "3"}) || len(n.histories) != 1 {
+			t.Errorf("delivered records: got %q in %d histories, want all in 1", got, len(n.histories))
 		}
 	}
 }
 
-// TestNewLifeReachesAllNodes: also the nodes that notice no lost event themselves.
-func TestNewLifeReachesAllNodes(t *testing.T) {
+// TestNewEpochReachesAllNodes: a new epoch also reaches the nodes that do not notice a lost event
+// themselves.
+func TestNewEpochReachesAllNodes(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
 	stream := newStream()
@@ -422,16 +426,16 @@ func TestNewLifeReachesAllNodes(t *testing.T) {
 	for _, n := range nodes {
 		n.await("a new epoch", func() bool { return n.newest().epoch != before.Epoch })
 		n.await("its events", func() bool { return len(n.newest().records) == 1 })
-		epochs = append(epochs, n.lives[1].epoch)
+		epochs = append(epochs, n.histories[1].epoch)
 	}
 	if epochs[0] != epochs[1] {
-		t.Errorf("two nodes are in the epochs %v", epochs)
+		t.Errorf("epochs of two nodes: got %v, want one", epochs)
 	}
 }
 
-// TestLifeIsPutBack: two nodes changed the stream at the same time, and one restored the epoch that the
-// other had replaced. That epoch stays ended.
-func TestLifeIsPutBack(t *testing.T) {
+// TestEpochIsRestored: two nodes changed the stream at the same time, and one restored the epoch
+// that the other had replaced. That epoch stays ended.
+func TestEpochIsRestored(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
 	n := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
@@ -446,30 +450,30 @@ func TestLifeIsPutBack(t *testing.T) {
 	if err := n.startEpoch(t.Context(), found); err != nil {
 		t.Fatal(err)
 	}
-	n.await("a new epoch", func() bool { return len(n.lives) == 2 && len(n.newest().records) == 1 })
+	n.await("a new epoch", func() bool { return len(n.histories) == 2 && len(n.newest().records) == 1 })
 	if _, err := js.UpdateStream(t.Context(), before); err != nil {
 		t.Fatal(err)
 	}
-	n.await("a third epoch", func() bool { return len(n.lives) == 3 && len(n.newest().records) == 1 })
-	if epochs := []string{n.lives[0].epoch, n.lives[1].epoch, n.lives[2].epoch}; epochs[2] == epochs[0] || epochs[2] == epochs[1] {
-		t.Errorf("the epochs are %q", epochs)
+	n.await("a third epoch", func() bool { return len(n.histories) == 3 && len(n.newest().records) == 1 })
+	if epochs := []string{n.histories[0].epoch, n.histories[1].epoch, n.histories[2].epoch}; epochs[2] == epochs[0] || epochs[2] == epochs[1] {
+		t.Errorf("epochs: got %q, want a third one at the end", epochs)
 	}
 }
 
-func TestEpochIsTheStreams(t *testing.T) {
+func TestEpochIsOfTheStream(t *testing.T) {
 	made := time.Now()
 	c := jetstream.StreamConfig{Name: "S"}
 	epoch := epochOf(c, made)
 	if len(epoch) != 8 || epoch != epochOf(c, made.UTC()) {
-		t.Errorf("epoch %q, and in another zone %q", epoch, epochOf(c, made.UTC()))
+		t.Errorf("epoch, and epoch in another time zone: got %q and %q, want the same 8 characters", epoch, epochOf(c, made.UTC()))
 	}
 	if epoch == epochOf(c, made.Add(1)) || epoch == epochOf(jetstream.StreamConfig{Name: "T"}, made) {
-		t.Error("two streams have one epoch")
+		t.Error("epochs of two streams: got one, want two")
 	}
 }
 
-// TestClockIsSet: the time of a record is by the clock of this node. This clock and that of the server can
-// be set at any time.
+// TestClockIsSet: the time of a record is that of this node's clock. This clock and that of the
+// server can be set at any time.
 func TestClockIsSet(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
@@ -477,9 +481,9 @@ func TestClockIsSet(t *testing.T) {
 	for _, wrong := range []time.Duration{48 * time.Hour, -48 * time.Hour} {
 		n.setSkew(wrong)
 		if at := n.ourTime(time.Now()); at.After(time.Now()) {
-			t.Errorf("something was stored at %v, which is to come", at)
+			t.Errorf("time of a record: got %v, want no later than now", at)
 		}
-		servers.Eventually("the clock is not looked at", func(context.Context) bool {
+		servers.Eventually("the store does not compare the clocks", func(context.Context) bool {
 			began := time.Now()
 			p := n.publish("a")
 			l := n.upTo(p)

@@ -10,8 +10,9 @@ import (
 	"github.com/ea766355/caddy-sse/store/nats/natstest"
 )
 
-// TestStoreWithoutQuorumIsNotWritable kills two of three servers. The third one has the consumer and still
-// delivers. The store reports the loss of the majority, and its return, also if nobody publishes.
+// TestStoreWithoutQuorumIsNotWritable kills two of three servers. The third one has the consumer
+// and still delivers. The store reports the loss of the majority, and its return, even without
+// publishes.
 func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	servers := natstest.Start(t, 3)
 	stream := newStream()
@@ -24,7 +25,7 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 	servers.AwaitReplicas(stream)
 	for _, n := range nodes {
 		if since, problem := n.Writable(); problem != nil || !since.IsZero() {
-			t.Fatalf("it is not writable at first: %v since %v", problem, since)
+			t.Fatalf("problem at first: got %v since %v, want none", problem, since)
 		}
 	}
 
@@ -43,16 +44,16 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 		return false
 	})
 	if since.Before(killed) || since.After(time.Now()) {
-		t.Errorf("the servers were killed at %v, and it is not writable since %v", killed, since)
+		t.Errorf("begin of the problem: got %v, want %v or later", since, killed)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if _, err := n.Append(ctx, []hub.Entry{entry("meanwhile", "m")}); err == nil {
-		t.Error("it was stored")
+		t.Error("a publish without quorum: got stored, want an error")
 	}
-	still, problem := n.Writable()
-	if problem == nil || !still.Equal(since) {
-		t.Errorf("after a publish that failed: %v since %v", problem, still)
+	stillSince, problem := n.Writable()
+	if problem == nil || !stillSince.Equal(since) {
+		t.Errorf("problem after a failed publish: got %v since %v, want one since %v", problem, stillSince, since)
 	}
 
 	servers.Start(1)
@@ -90,7 +91,7 @@ func TestWritableByTheLastAppend(t *testing.T) {
 	s := new(store)
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	for name, blameless := range map[string]struct {
+	for name, harmless := range map[string]struct {
 		ctx context.Context
 		err error
 	}{
@@ -99,23 +100,23 @@ func TestWritableByTheLastAppend(t *testing.T) {
 		"a store closed":     {t.Context(), errClosed},
 		"a publisher gone":   {canceled, hub.ErrUncertain},
 	} {
-		if s.noteAppend(blameless.ctx, blameless.err); s.writes.problem != nil {
-			t.Errorf("after %s: %v", name, s.writes.problem)
+		if s.noteAppend(harmless.ctx, harmless.err); s.writes.problem != nil {
+			t.Errorf("problem after %s: got %v, want none", name, s.writes.problem)
 		}
 	}
 	first := errors.New("no space")
 	s.noteAppend(t.Context(), first)
 	since, problem := s.Writable()
 	if problem != first || since.IsZero() {
-		t.Errorf("%v since %v", problem, since)
+		t.Errorf("problem: got %v since %v, want %v", problem, since, first)
 	}
 	second := errors.New("no space at all")
 	s.noteAppend(t.Context(), second)
 	if again, problem := s.Writable(); problem != second || again != since {
-		t.Errorf("%v since %v, want since %v", problem, again, since)
+		t.Errorf("problem: got %v since %v, want %v since %v", problem, again, second, since)
 	}
 	s.noteAppend(t.Context(), nil)
 	if since, problem := s.Writable(); problem != nil || !since.IsZero() {
-		t.Errorf("%v since %v", problem, since)
+		t.Errorf("problem after a success: got %v since %v, want none", problem, since)
 	}
 }

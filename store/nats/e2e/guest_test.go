@@ -31,7 +31,7 @@ func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.t.Cleanup(cancel)
 	for _, n := range w.nodes {
-		g.visit(ctx, n)
+		g.open(ctx, n)
 	}
 	cut := w.nodes[random.IntN(size)]
 	var others []string
@@ -45,10 +45,10 @@ func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 			p.Cut()
 		}
 	}
-	back := time.After(away)
+	mended := time.After(away)
 	w.end(g, others)
 	w.mending.Go(func() {
-		<-back
+		<-mended
 		if away > 0 {
 			for _, p := range cut.nats {
 				p.Mend()
@@ -62,16 +62,16 @@ func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 		select {
 		case <-left:
 		case <-time.After(e2e.Patience):
-			w.t.Errorf("%s still has a stream %s after the disconnect was answered", g.name, time.Since(g.ended))
+			w.t.Errorf("stream of %s %s after the disconnect was answered: got one, want none", g.name, time.Since(g.ended))
 			cancel()
 			<-left
 		}
 	})
 }
 
-// visit opens a stream on a node, if possible, and reads it to its end.
-func (g *guest) visit(ctx context.Context, n *node) {
-	// With its own client, so that the connection has only this stream.
+// open opens a stream on a node, if possible, and reads it to its end.
+func (g *guest) open(ctx context.Context, n *node) {
+	// The stream has its own client, so that it is alone on its connection.
 	c := e2e.Roaming(n.addr())
 	s, err := c.Open(ctx, e2e.Identity{User: g.name}, "")
 	if err != nil {
@@ -136,7 +136,7 @@ func (w *world) late(entries []e2e.Entry) (late int) {
 		g.mu.Lock()
 		for _, n := range g.got {
 			if at, known := sent[n]; known && at.After(g.ended) {
-				w.t.Errorf("%s was disconnected at %s, and received event %d, which was published at %s", g.name, g.ended, n, at)
+				w.t.Errorf("%s, disconnected at %s: got event %d, which was published at %s, want no later event", g.name, g.ended, n, at)
 				late++
 			}
 		}

@@ -15,13 +15,13 @@ import (
 type verdict struct {
 	events, deliveries, streams        int
 	lost, doubled, disordered, foreign int // deliveries
-	gaps, falseGaps                    int // gaps that were told
+	gaps, falseGaps                    int // received gaps
 	late                               int // events received after a disconnect
 	unlawful, withheld                 int // events received without the right, or not received despite it
 	other                              int // other broken promises
 }
 
-// enough is how many faults are described.
+// enough is how many faults are described in full.
 const enough = 10
 
 // judge compares what each client received with the acknowledged events.
@@ -51,7 +51,7 @@ func (w *world) judge() (v verdict) {
 	return v
 }
 
-// lastGaps describes the last gaps that a client was told.
+// lastGaps describes the last gaps of a client.
 func lastGaps(f *e2e.Follower) (gaps []string) {
 	for _, r := range f.Received() {
 		if r.Gap != "" {

@@ -1,16 +1,17 @@
-// Package e2e_test tries to lose events in a cluster. Three real nats-servers keep one stream, and three
-// real Caddy nodes share it. Clients hop between the nodes with their last position. Publishers repeat each
-// request on any node with the same key until it is acknowledged. Meanwhile servers and nodes are killed,
-// restarted, reloaded, cut off from one another and restored to an earlier state, the stream is edited, users
-// are disconnected, and the topics of users change. In the end every client must have received every
-// acknowledged event for it, once and in order. No client may have been told a gap without a reason. A user
-// who was disconnected must not have received an event that was published after the answer. A user who lost
-// a topic must not have received a later event of it.
+// Package e2e_test tries to lose events in a cluster. Three real nats-servers keep one stream, and
+// three real Caddy nodes share it. Clients switch between the nodes with their last position.
+// Publishers repeat each request on any node with the same key until it is acknowledged. Meanwhile
+// servers and nodes are killed, restarted, reloaded, cut off from one another and restored to an
+// earlier state, the stream is edited, users are disconnected, and the topics of users change. In
+// the end every client must have received every acknowledged event for it, once and in order. No
+// client may have received a gap without a reason. A disconnected user must not have received an
+// event that was published after the answer. A user who lost a topic must not have received a
+// later event of it.
 //
 // The printed seed reproduces the random choices. Their timing depends on the machine.
 //
-// This package is apart from the other whole-system tests because it needs NATS, which the main module
-// must not depend on.
+// This package is not in the main module with the other whole-system tests, because the main
+// module must not depend on NATS.
 package e2e_test
 
 import (
@@ -30,10 +31,10 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", time.Minute, "for how long faults happen")
+	duration = flag.Duration("duration", time.Minute, "the time during which faults happen")
 	clients  = flag.Int("clients", 300, "how many clients there are")
 	rate     = flag.Int("rate", 50, "publish requests a second")
-	seed     = flag.Uint64("seed", 0, "of all that is random; 0: the time")
+	seed     = flag.Uint64("seed", 0, "the seed of all random choices; 0: the time")
 	results  = flag.String("results", "", "a file for the totals")
 )
 
@@ -94,7 +95,7 @@ func TestClusterLosesNothing(t *testing.T) {
 	v := w.judge()
 	w.report(v, time.Since(began))
 	if v.deliveries == 0 {
-		t.Error("too little happened for this to mean anything")
+		t.Error("deliveries: got 0, want some")
 	}
 	if t.Failed() {
 		t.Logf("seed %d", *seed)
@@ -104,7 +105,7 @@ func TestClusterLosesNothing(t *testing.T) {
 	}
 }
 
-// random returns a separate source for each use.
+// random returns a separate random source for each use.
 func random(use uint64) *rand.Rand { return rand.New(rand.NewPCG(*seed, use)) }
 
 // start starts the servers and the nodes.
@@ -146,8 +147,8 @@ func (w *world) addrs() (addrs []string) {
 	return addrs
 }
 
-// follow starts all clients. Each hops when its stream ends: by its lifetime, by a fault, or cut off at any
-// byte.
+// follow starts all clients. Each switches nodes when its stream ends: by its lifetime, by a
+// fault, or cut off at any byte.
 func (w *world) follow() {
 	addrs := w.addrs()
 	for _, n := range w.nodes {
@@ -232,7 +233,7 @@ func (w *world) publish() {
 	}
 }
 
-// settle ends the storm, and gives all clients time to receive the remaining events.
+// settle ends the faults, and gives all clients time to receive the remaining events.
 func (w *world) settle() {
 	w.publishing.Wait()
 	w.mending.Wait()
@@ -242,7 +243,7 @@ func (w *world) settle() {
 	late := time.Now().Add(2 * e2e.Patience)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for time.Now().Before(late) && !w.caughtUp() {
+	for time.Now().Before(late) && !w.allCaughtUp() {
 		<-tick.C
 	}
 	for _, f := range w.followers {
@@ -250,8 +251,8 @@ func (w *world) settle() {
 	}
 }
 
-// caughtUp reports whether all clients have received their last event.
-func (w *world) caughtUp() bool {
+// allCaughtUp reports whether all clients have received their last event.
+func (w *world) allCaughtUp() bool {
 	for _, f := range w.followers {
 		if last := f.Last(); f.Err() == nil && len(w.ledger.Expected(f.Identity, last.Epoch, last.Seq)) > 0 {
 			return false

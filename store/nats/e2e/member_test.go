@@ -35,7 +35,7 @@ func (w *world) changeTopics(random *rand.Rand, away time.Duration) {
 		// A node that is starting has no streams.
 		if v, err := m.Open(ctx, e2e.Roaming(n.addr()), e2e.Position{}); err == nil {
 			m.nodes = append(m.nodes, n)
-			m.reading.Go(func() { _, _ = v.Read() }) // a violation is also found by the followers
+			m.reading.Go(func() { _, _ = v.Read() }) // the followers find violations, too
 		}
 	}
 	w.change(m, w.addrs(), e2e.TopicChange{Added: []string{addedTopic}})
@@ -53,17 +53,18 @@ func (w *world) changeTopics(random *rand.Rand, away time.Duration) {
 			p.Cut()
 		}
 	}
-	back := time.After(away)
+	onCutOff := time.After(away)
 	w.change(m, others, e2e.TopicChange{Removed: []string{removedTopic}})
 	m.answered = time.Now()
 	w.mending.Go(func() {
-		<-back
+		<-onCutOff
 		if away > 0 {
 			for _, p := range cut.nats {
 				p.Mend()
 			}
 		}
-		// Enough time to catch up, and to deliver what must not be delivered. Streams end soon by their lifetime.
+		// The node has enough time to catch up, and to deliver forbidden events if it has a fault.
+		// Streams end soon by their lifetime.
 		<-time.After(6 * time.Second)
 		leave()
 		m.reading.Wait()
@@ -100,15 +101,15 @@ func (w *world) lastOfEpoch() (last e2e.Position) {
 // receive despite the right.
 func (w *world) judgeMembers(entries []e2e.Entry, v *verdict) {
 	var r e2e.Rights
-	told, back := 0, 0
+	reported, onCutOff := 0, 0
 	var slowest time.Duration // of members without a node that was cut off
 	for _, m := range w.members {
 		m.Judge(entries, &r)
 		for i, visit := range m.Streams() {
 			if at := visit.Reported(); len(at) == 2 {
-				told++
+				reported++
 				if m.nodes[i] == m.away {
-					back++
+					onCutOff++
 				} else {
 					slowest = max(slowest, at[1].Sub(m.answered))
 				}
@@ -119,11 +120,11 @@ func (w *world) judgeMembers(entries []e2e.Entry, v *verdict) {
 		w.t.Error(finding)
 	}
 	v.unlawful, v.withheld, v.other = v.unlawful+r.Unlawful, v.withheld+r.Withheld, v.other+r.Misreported
-	w.t.Logf("%d members; of their streams %d are judged, and %d were told both changes, at most %s after the answer, "+
-		"but for the %d on a node that had been away", len(w.members), r.Streams, told, slowest, back)
-	w.faults["streams that were told two changes of topics"] = told
-	w.faults["of these on a node that had been away"] = back
-	if len(w.members) > 0 && told == 0 {
-		w.t.Error("no stream was told both changes, so this means nothing")
+	w.t.Logf("%d members; %d of their streams are judged, and %d reported both changes, at most %s after the answer, "+
+		"except the %d on a node that was cut off", len(w.members), r.Streams, reported, slowest, onCutOff)
+	w.faults["streams that were told two changes of topics"] = reported
+	w.faults["of these on a node that had been away"] = onCutOff
+	if len(w.members) > 0 && reported == 0 {
+		w.t.Error("streams that reported both changes: got 0, want some")
 	}
 }

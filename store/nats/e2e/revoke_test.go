@@ -13,15 +13,15 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// loser is a stream that loses a topic.
-type loser struct {
-	mu   sync.Mutex
-	got  []int64   // numbers of events
-	told time.Time // when sse.topics came
+// revoked is a stream that loses a topic.
+type revoked struct {
+	mu       sync.Mutex
+	got      []int64   // numbers of events
+	reported time.Time // when sse.topics arrived
 }
 
 // read reads the stream to its end.
-func (l *loser) read(s *e2e.Stream) {
+func (l *revoked) read(s *e2e.Stream) {
 	defer s.Close()
 	for {
 		b, err := s.Next()
@@ -32,22 +32,22 @@ func (l *loser) read(s *e2e.Stream) {
 		if n, err := e2e.ReadPayload(b.Data); err == nil {
 			l.got = append(l.got, n)
 		} else if b.Type == "sse.topics" {
-			l.told = time.Now()
+			l.reported = time.Now()
 		}
 		l.mu.Unlock()
 	}
 }
 
-// after returns how long after a moment the stream was told of the change, and whether it was.
-func (l *loser) after(moment time.Time) (took time.Duration, told bool) {
+// after returns how long after a moment the stream reported the change, and whether it did.
+func (l *revoked) after(moment time.Time) (took time.Duration, waitForReport bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.told.Sub(moment), !l.told.IsZero()
+	return l.reported.Sub(moment), !l.reported.IsZero()
 }
 
-// TestPromise11RevokedOnThreeNodes removes a topic of a user with a stream on each of three nodes. One of
-// them is cut off from NATS. No stream gets an event that is published after the answer. The other two are
-// told of the change within a second.
+// TestPromise11RevokedOnThreeNodes removes a topic of a user with a stream on each of three nodes.
+// One of them is cut off from NATS. No stream gets an event that is published after the answer.
+// The other two report the change within a second.
 func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 	const rounds = 5
 	*seed = cmp.Or(*seed, uint64(time.Now().UnixNano()))
@@ -62,7 +62,7 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 		}
 	}
 
-	// Events for the topic all the time, through the nodes that are not cut off.
+	// Events for the topic are published all the time, through the nodes that are not cut off.
 	healthy := w.addrs()[:size-1]
 	publishing, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -85,22 +85,22 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 
 	var took []time.Duration
 	for round := range rounds {
-		m := &member{Member: e2e.NewMember(fmt.Sprint("loser ", round), removedTopic)}
-		losers := make([]*loser, size)
+		m := &member{Member: e2e.NewMember(fmt.Sprint("revoked ", round), removedTopic)}
+		streams := make([]*revoked, size)
 		leaving, leave := context.WithCancel(t.Context())
 		for i, n := range w.nodes {
-			losers[i] = new(loser)
+			streams[i] = new(revoked)
 			e2e.Wait(t, e2e.Patience, "a stream", func() error {
 				s, err := e2e.Roaming(n.addr()).Open(leaving, e2e.Identity{User: m.Name, Topics: []string{removedTopic}}, "")
 				if err == nil {
-					m.reading.Go(func() { losers[i].read(s) })
+					m.reading.Go(func() { streams[i].read(s) })
 				}
 				return err
 			})
 			e2e.Wait(t, e2e.Patience, "events on the stream", func() error {
-				losers[i].mu.Lock()
-				defer losers[i].mu.Unlock()
-				if len(losers[i].got) == 0 {
+				streams[i].mu.Lock()
+				defer streams[i].mu.Unlock()
+				if len(streams[i].got) == 0 {
 					return fmt.Errorf("node %d has sent none", i+1)
 				}
 				return nil
@@ -111,28 +111,28 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 		}
 		removed := w.change(m, healthy, e2e.TopicChange{Removed: []string{removedTopic}})
 		m.answered = time.Now()
-		told := func(i int) {
-			e2e.Wait(t, 2*e2e.Patience, fmt.Sprintf("node %d to tell of the change", i+1), func() error {
-				if _, ok := losers[i].after(m.answered); !ok {
+		waitForReport := func(i int) {
+			e2e.Wait(t, 2*e2e.Patience, fmt.Sprintf("node %d to report the change", i+1), func() error {
+				if _, ok := streams[i].after(m.answered); !ok {
 					return fmt.Errorf("it has not")
 				}
 				return nil
 			})
 		}
 		for i := range healthy {
-			told(i)
-			after, _ := losers[i].after(m.answered)
+			waitForReport(i)
+			after, _ := streams[i].after(m.answered)
 			took = append(took, after)
 		}
-		if _, ok := losers[size-1].after(m.answered); ok {
-			t.Error("the node was not cut off")
+		if _, ok := streams[size-1].after(m.answered); ok {
+			t.Error("report of the node that is cut off: got one, want none")
 		}
 		for _, proxy := range w.nodes[size-1].nats {
 			proxy.Mend()
 		}
-		told(size - 1)
+		waitForReport(size - 1)
 		w.publishOne(e2e.Everybody)
-		w.awaitWhole()
+		w.awaitHistory()
 		leave()
 		m.reading.Wait()
 
@@ -143,20 +143,20 @@ func TestPromise11RevokedOnThreeNodes(t *testing.T) {
 			}
 		}
 		if len(unlawful) == 0 {
-			t.Error("nothing was published after the answer, so this means nothing")
+			t.Error("events published after the answer: got 0, want some")
 		}
-		for i, l := range losers {
+		for i, l := range streams {
 			for _, n := range l.got {
 				if unlawful[n] {
-					t.Errorf("node %d sent event %d, which was published after the topic was removed at %s", i+1, n, removed)
+					t.Errorf("node %d: got event %d, which was published after the topic was removed at %s, want none", i+1, n, removed)
 				}
 			}
 		}
 	}
 	// The median, since other load on the machine may delay some.
 	slices.Sort(took)
-	t.Logf("told after the answer: %s", took)
+	t.Logf("reported after the answer: %s", took)
 	if median := took[len(took)/2]; median > time.Second {
-		t.Errorf("the nodes that were not cut off told of the change %s after the answer", median)
+		t.Errorf("median time until a node reports the change: got %s, want at most a second", median)
 	}
 }

@@ -35,7 +35,7 @@ func (w *world) storm() {
 	}
 	w.publishOne(e2e.Everybody) // creates the stream and its epoch
 	order := random.Perm(len(faults))
-	for end := time.Now().Add(*duration); time.Now().Before(end) && w.sound(); {
+	for end := time.Now().Add(*duration); time.Now().Before(end) && w.hasNoViolation(); {
 		if len(order) == 0 {
 			order = append(order, random.IntN(len(faults)))
 		}
@@ -43,7 +43,7 @@ func (w *world) storm() {
 		order = order[1:]
 		f.do(random)
 		w.faults[f.name]++
-		// Faults follow each other at once, or after a while.
+		// The next fault follows at once or after a while.
 		pause(random, 3*time.Second)
 	}
 }
@@ -57,7 +57,8 @@ func pause(random *rand.Rand, most time.Duration) {
 
 func (w *world) node(random *rand.Rand) *node { return w.nodes[random.IntN(size)] }
 
-// killLeader leaves a majority, so all servers must have caught up before.
+// killLeader kills the leader. All servers must have caught up before, so that a majority with all
+// messages remains.
 func (w *world) killLeader(random *rand.Rand) {
 	w.servers.AwaitReplicas(streamName)
 	leader := w.servers.AwaitLeader(streamName)
@@ -114,8 +115,9 @@ func (w *world) startTogether(*rand.Rand) {
 	}
 }
 
-// sound reports whether no client has found a broken promise by itself. After that the test ends early.
-func (w *world) sound() bool {
+// hasNoViolation reports whether no client has found a broken promise so far. Otherwise the test
+// ends early.
+func (w *world) hasNoViolation() bool {
 	for _, f := range w.followers {
 		if f.Err() != nil {
 			return false

@@ -17,8 +17,9 @@ import (
 
 // Actions of operators on the stream itself.
 
-// ask repeats an action on the stream until it succeeds: the stream may have no leader for a while.
-func (w *world) ask(what string, do func(context.Context, jetstream.JetStream, jetstream.Stream) error) {
+// onStream repeats an action on the stream until it succeeds, because the stream may have no
+// leader for a while.
+func (w *world) onStream(what string, do func(context.Context, jetstream.JetStream, jetstream.Stream) error) {
 	js, done := w.servers.JetStream()
 	defer done()
 	var last error
@@ -36,7 +37,7 @@ func (w *world) ask(what string, do func(context.Context, jetstream.JetStream, j
 }
 
 func (w *world) edit(change func(*jetstream.StreamConfig)) {
-	w.ask("editing the stream", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+	w.onStream("editing the stream", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
 		c := found.CachedInfo().Config
 		change(&c)
 		_, err := js.UpdateStream(ctx, c)
@@ -53,9 +54,9 @@ func (w *world) editSubject(random *rand.Rand) {
 func (w *world) lowerLimits(*rand.Rand) {
 	const least = 1000
 	w.mending.Wait()
-	w.awaitWhole()
+	w.awaitHistory()
 	began := time.Now()
-	w.ask("lowering the limits", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+	w.onStream("lowering the limits", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
 		c := found.CachedInfo().Config
 		c.MaxMsgs = max(least, int64(found.CachedInfo().State.Msgs/2))
 		c.MaxAge = time.Hour
@@ -65,7 +66,7 @@ func (w *world) lowerLimits(*rand.Rand) {
 		return err
 	})
 	var oldest uint64
-	w.ask("raising the limits", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+	w.onStream("raising the limits", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
 		c := found.CachedInfo().Config
 		oldest = found.CachedInfo().State.FirstSeq
 		if c.MaxMsgs > 0 || c.MaxAge <= time.Hour || !c.AllowAtomicPublish || c.Replicas != size {
@@ -77,8 +78,8 @@ func (w *world) lowerLimits(*rand.Rand) {
 	w.servers.AwaitReplicas(streamName)
 }
 
-// awaitWhole waits until all nodes have the whole stream.
-func (w *world) awaitWhole() {
+// awaitHistory waits until all nodes have the whole stream.
+func (w *world) awaitHistory() {
 	for _, n := range w.nodes {
 		e2e.Wait(w.t, e2e.Patience, "a node to have the whole history", func() error {
 			resp, err := http.Get("http://" + n.addr() + "/sse/status")
@@ -115,7 +116,7 @@ func (w *world) deleteMessages(random *rand.Rand) {
 			continue
 		}
 		w.ledger.AddHole(e2e.Hole{Position: e.Position, At: time.Now()})
-		w.ask("deleting a message", func(ctx context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+		w.onStream("deleting a message", func(ctx context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
 			err := found.DeleteMsg(ctx, e.Position.Seq)
 			if _, gone := found.GetMsg(ctx, e.Position.Seq); err != nil && gone != nil {
 				return nil
@@ -129,7 +130,7 @@ func (w *world) deleteMessages(random *rand.Rand) {
 func (w *world) publishForeign(random *rand.Rand) {
 	began, id := time.Now(), fmt.Sprint("foreign ", random.Uint64())
 	var seq uint64
-	w.ask("publishing a foreign message", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
+	w.onStream("publishing a foreign message", func(ctx context.Context, js jetstream.JetStream, found jetstream.Stream) error {
 		ack, err := js.Publish(ctx, found.CachedInfo().Config.Subjects[0], []byte("hello"), jetstream.WithMsgID(id))
 		if err == nil {
 			seq = ack.Sequence
@@ -140,16 +141,17 @@ func (w *world) publishForeign(random *rand.Rand) {
 	w.ledger.AddHole(e2e.Hole{Position: e2e.Position{Epoch: w.epoch(), Seq: seq}, At: began})
 }
 
-// restore puts all servers back to their state of some seconds ago. Events of these seconds are lost, so a
-// new epoch starts, in which the older events keep their seq. No publish may be in flight when the files are
-// copied: a repeated publish of a lost event could not be recognized by its key.
+// restore restores all servers to their state of some seconds ago. Events of these seconds are
+// lost, so a new epoch starts, in which the older events keep their seq. No publish may be in
+// flight while the files are copied: a repeated publish of a lost event could not be recognized by
+// its key.
 func (w *world) restore(random *rand.Rand) {
 	w.mending.Wait()
 	w.quiet.Lock()
 	before := w.epoch()
 	w.servers.AwaitReplicas(streamName)
 	var kept uint64
-	w.ask("looking at the stream", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
+	w.onStream("looking at the stream", func(_ context.Context, _ jetstream.JetStream, found jetstream.Stream) error {
 		kept = found.CachedInfo().State.LastSeq
 		return nil
 	})
@@ -162,10 +164,10 @@ func (w *world) restore(random *rand.Rand) {
 	defer w.quiet.Unlock()
 	restore()
 	w.publishOne(e2e.Everybody)
-	w.awaitWhole()
+	w.awaitHistory()
 	after := w.epoch()
 	if after == before {
-		w.t.Errorf("the servers were put back, and the epoch is still %s", before)
+		w.t.Errorf("epoch after the restore: got %s again, want another one", before)
 	}
 	w.restored++
 	for _, e := range w.ledger.Entries() {
