@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// yield lets goroutines run that wait for the network, even on one CPU that is always busy.
-func TestYieldPollsTheNetwork(t *testing.T) {
+// Who waits for the network has its turn in a pause, also where there is one CPU
+// and somebody always has something to do.
+func TestPauseLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	clientEnd, serverEnd := tcpPair(t)
 	defer clientEnd.Close()
@@ -18,7 +19,7 @@ func TestYieldPollsTheNetwork(t *testing.T) {
 	var p netYielder
 	defer p.close()
 	for range 100 {
-		var hasRead atomic.Bool
+		var heard atomic.Bool
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -26,16 +27,16 @@ func TestYieldPollsTheNetwork(t *testing.T) {
 			if _, err := clientEnd.Read(b[:]); err != nil {
 				t.Error(err)
 			}
-			hasRead.Store(true)
+			heard.Store(true)
 		}()
 		p.yield() // the reader begins to wait
 		if _, err := serverEnd.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		waitReadable(t, clientEnd, &hasRead)
-		for yields := 0; !hasRead.Load(); yields++ {
-			if yields == 3 {
-				t.Fatalf("after %d yields the reader has not run, want it to have read the byte that arrived before", yields)
+		arrived(t, clientEnd, &heard)
+		for pauses := 0; !heard.Load(); pauses++ {
+			if pauses == 3 {
+				t.Fatalf("after %d pauses what had come by then was not read", pauses)
 			}
 			p.yield()
 		}
@@ -43,16 +44,16 @@ func TestYieldPollsTheNetwork(t *testing.T) {
 	}
 }
 
-// waitReadable waits, without the Go runtime, until there is something to read or the reader has
-// read it.
-func waitReadable(t *testing.T, c *net.TCPConn, hasRead *atomic.Bool) {
+// arrived waits, without the Go runtime, until there is something to read, or somebody
+// has read it.
+func arrived(t *testing.T, c *net.TCPConn, heard *atomic.Bool) {
 	t.Helper()
 	raw, err := c.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := raw.Control(func(fd uintptr) {
-		for n := 0; n == 0 && !hasRead.Load(); {
+		for n := 0; n == 0 && !heard.Load(); {
 			n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10)
 		}
 	}); err != nil {
