@@ -89,7 +89,7 @@ func TestKeysWhenTheClockIsSet(t *testing.T) {
 // Setting the clock does not affect streams: they get all events and no gap, and do not end. The
 // measured delays of events stay short.
 func TestStreamsWhenTheClockIsSet(t *testing.T) {
-	s := e2e.Start(t, e2e.Config{Hub: "history 10000 12h\n store disk", Stream: "heartbeat 300ms\n connection_timeout 5s\n max_lifetime 1h"})
+	s := e2e.Start(t, e2e.Config{Hub: "history 10000 12h\n store disk", Stream: "heartbeat 300ms\n connection_timeout 1m\n max_lifetime 1h"})
 	p := s.Publisher()
 	var followers []*e2e.Follower
 	for _, protocol := range e2e.Protocols {

@@ -90,7 +90,10 @@ for (const name of only) {
       try {
         const page = await engine.open(app({}, proxy.origin));
         await until(() => proxy.seen.some(({ url }) => url.includes("poll=1")), "a poll", 30_000);
-        await until(async () => (await caddy.connections()).length === 2, "the stream and the poll are connected");
+        await until(
+          async () => (await caddy.connections()).length === 2,
+          "the stream and the poll are connected",
+        );
         await sendAll([1]);
         await waitFor(page, `window.sse.transport === "poll"`);
         await sendAll(numbers(2, 20));

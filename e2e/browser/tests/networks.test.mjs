@@ -116,7 +116,9 @@ test("behind a proxy that cuts every response at the same age: the client polls 
       late.push((await arrived(page, n)) - at);
       await sleep(200);
     }
-    t.diagnostic(`after the second cut: median ${median(late)} ms, slowest ${Math.max(...late)} ms`);
+    t.diagnostic(
+      `after the second cut: median ${median(late)} ms, slowest ${Math.max(...late)} ms`,
+    );
     assert.ok(median(late) < 100, `median delay ${median(late)} ms, want less than 100`);
     assert.deepEqual(
       await got(page),

@@ -184,7 +184,10 @@ const withoutLines = {
 
 for (const engine of process.env.ENGINE?.split(",") ?? Object.keys(withHTTP3)) {
   describe(engine, () => {
-    for (const [name, { text, host, page, want }] of Object.entries({ ...forms, ...withoutLines })) {
+    for (const [name, { text, host, page, want }] of Object.entries({
+      ...forms,
+      ...withoutLines,
+    })) {
       test(`${name}${want ? ` keeps streams on ${want}` : " does not keep streams on h1"}`, async () => {
         const site = await serve(text);
         try {
