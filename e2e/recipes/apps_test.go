@@ -17,8 +17,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// apps are those of the docs: the file of testdata that the recipe becomes a part of,
-// and how it is started; $file and $port are filled in.
+// apps are the apps of the docs: the file of testdata that the recipe becomes a part of, and the
+// command to start it, in which $file and $port are replaced.
 var apps = map[string]struct {
 	frame string
 	start []string
@@ -35,7 +35,7 @@ var apps = map[string]struct {
 func startApp(t *testing.T, name, code string) (addr string) {
 	t.Helper()
 	if n := strings.Count(code, "\n"); n > 5 {
-		t.Errorf("%s takes %d lines", name, n)
+		t.Errorf("lines of the recipe %s: got %d, want at most 5", name, n)
 	}
 	app := apps[name]
 	file := write(t, t.TempDir(), strings.TrimSuffix(app.frame, ".txt"), frame(t, app.frame, "RECIPE\n", "\n"+code))
@@ -55,13 +55,13 @@ func startApp(t *testing.T, name, code string) (addr string) {
 	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-// meter is a proxy in front of an app that measures how long its worker is busy with
-// each request of a stream.
+// meter is a proxy in front of an app. It measures how long each request for a stream keeps a
+// worker of the app busy.
 type meter struct {
 	*httptest.Server
 	mu      sync.Mutex
 	busy    []time.Duration
-	waiting int // requests that have no answer yet
+	waiting int // requests without a response yet
 }
 
 func newMeter(t *testing.T, app string) *meter {
@@ -72,7 +72,7 @@ func newMeter(t *testing.T, app string) *meter {
 		m.waiting++
 		m.mu.Unlock()
 		began := time.Now()
-		defer func() { // also where Caddy has gone
+		defer func() { // also if Caddy has aborted the request
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.waiting--
@@ -88,14 +88,14 @@ func newMeter(t *testing.T, app string) *meter {
 
 func (m *meter) addr() string { return m.Listener.Addr().String() }
 
-// read is how long the app was busy with each request since the last call.
+// read returns how long the app was busy with each request since the last call.
 func (m *meter) read(t *testing.T) (busy []time.Duration) {
 	t.Helper()
-	e2e.Wait(t, e2e.Patience, "all requests to be answered by the app", func() error {
+	e2e.Wait(t, e2e.Patience, "the app to respond to all requests", func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.waiting > 0 {
-			return fmt.Errorf("%d are not", m.waiting)
+			return fmt.Errorf("%d have no response", m.waiting)
 		}
 		busy, m.busy = m.busy, nil
 		return nil
@@ -104,40 +104,40 @@ func (m *meter) read(t *testing.T) (busy []time.Duration) {
 	return busy
 }
 
-// TestAppAnswers: with each of the apps and both Caddyfiles the app says who gets a
-// stream and what of, and is free while streams are open.
+// TestAppAnswers: with each app and both Caddyfiles, the app decides which user gets a stream and
+// which topics. The app is not busy while streams are open.
 func TestAppAnswers(t *testing.T) {
 	page, auth := recipes(t, "apps.md"), recipes(t, "auth.md")
 	var text strings.Builder
 	meters, ports := make(map[string]*meter), make(map[string]int)
-	ways := map[string]string{"forward_auth": take(t, auth, "forward_auth"), "handle_response": take(t, auth, "handle_response")}
+	handlers := map[string]string{"forward_auth": take(t, auth, "forward_auth"), "handle_response": take(t, auth, "handle_response")}
 	for name := range apps {
 		meters[name] = newMeter(t, startApp(t, name, take(t, page, name)))
-		for way, caddyfile := range ways {
+		for handler, caddyfile := range handlers {
 			port := e2e.FreePort(t)
-			ports[way+" "+name] = port
+			ports[handler+" "+name] = port
 			text.WriteString(localize(caddyfile, meters[name].addr(), port, ""))
 		}
 	}
 	server := serve(t, "", text.String())
 	publish := take(t, page, "publish")
 	for name := range apps {
-		for way := range ways {
-			t.Run(way+" "+name, func(t *testing.T) {
-				site, meter := fmt.Sprintf("https://example.com:%d", ports[way+" "+name]), meters[name]
+		for handler := range handlers {
+			t.Run(handler+" "+name, func(t *testing.T) {
+				site, meter := fmt.Sprintf("https://example.com:%d", ports[handler+" "+name]), meters[name]
 				back := backend{t, server.admin}
-				stranger := visitor{t: t, base: site}
+				anonymous := visitor{t: t, base: site}
 				alice := visitor{t: t, base: site, cookie: login(t, meter.addr(), "alice")}
 				bob := visitor{t: t, base: site, cookie: login(t, meter.addr(), "bob")}
 
-				stranger.refused("/events", http.StatusUnauthorized)
-				stranger.refused("/events", http.StatusUnauthorized, "X-SSE-User", "alice", "X-SSE-Topics", "room/1")
-				if resp, body := stranger.answer("/login?user=carol"); resp.StatusCode != http.StatusOK {
-					t.Errorf("the rest of the app: %s %s", resp.Status, body)
+				anonymous.refused("/events", http.StatusUnauthorized)
+				anonymous.refused("/events", http.StatusUnauthorized, "X-SSE-User", "alice", "X-SSE-Topics", "room/1")
+				if resp, body := anonymous.answer("/login?user=carol"); resp.StatusCode != http.StatusOK {
+					t.Errorf("another path of the app: got %s %s, want 200", resp.Status, body)
 				}
 				alice.refused("/events?topic=room/3", http.StatusForbidden)
 
-				// Each app has one worker, or Node's one thread.
+				// Each app has one worker, or the one thread of Node.
 				meter.read(t)
 				const n = 20
 				streams := []*stream{alice.open("/events", "alice", "X-SSE-User", "bob", "X-SSE-Topics", "room/3")}
@@ -146,9 +146,10 @@ func TestAppAnswers(t *testing.T) {
 				}
 				busy := meter.read(t)
 				t.Logf("the app was busy for %s, %s, %s (least, median, most)", busy[0], busy[n/2], busy[n-1])
-				// The least, as the machine may have other things to do.
+				// The test takes the shortest time, because the machine may be busy with other
+				// things.
 				if len(busy) != n || busy[0] > 10*time.Millisecond {
-					t.Errorf("%d requests, of which the shortest took %s of the app", len(busy), busy[0])
+					t.Errorf("requests and their shortest time in the app: got %d and %s, want %d and at most 10ms", len(busy), busy[0], n)
 				}
 				other := bob.open("/events", "bob")
 				back.wait(n + 1)
@@ -158,7 +159,7 @@ func TestAppAnswers(t *testing.T) {
 				}
 				for _, c := range list {
 					if strings.Join(c.Topics, " ") != "room/1 room/2" {
-						t.Errorf("alice has the topics %q", c.Topics)
+						t.Errorf("topics of alice: got %q, want room/1 and room/2", c.Topics)
 					}
 				}
 
@@ -181,7 +182,7 @@ func TestAppAnswers(t *testing.T) {
 	}
 }
 
-// stub is an app that answers what it is told to.
+// stub is an app with the response that a test sets.
 type stub struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -202,7 +203,7 @@ func newStub(t *testing.T) *stub {
 	return s
 }
 
-func (s *stub) answers(status int, header ...string) {
+func (s *stub) respond(status int, header ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
@@ -216,8 +217,8 @@ func (s *stub) answers(status int, header ...string) {
 	}
 }
 
-// seen is what the app was asked last.
-func (s *stub) seen() (method, uri, original string) {
+// lastRequest returns the parts of the last request to the app.
+func (s *stub) lastRequest() (method, uri, original string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last.Method, s.last.RequestURI, s.last.Header.Get("X-Forwarded-Uri")
@@ -225,27 +226,27 @@ func (s *stub) seen() (method, uri, original string) {
 
 func (s *stub) addr() string { return s.Listener.Addr().String() }
 
-// TestContract: each line of the table of what the app answers.
+// TestContract: Caddy handles each response of the app as the table of the page says.
 func TestContract(t *testing.T) {
 	page := recipes(t, "auth.md")
 	app := newStub(t)
-	app.answers(http.StatusNotFound)
+	app.respond(http.StatusNotFound)
 	ports := map[string]int{"forward_auth": e2e.FreePort(t), "handle_response": e2e.FreePort(t)}
 	var text strings.Builder
-	for way, port := range ports {
-		text.WriteString(localize(take(t, page, way), app.addr(), port, ""))
+	for handler, port := range ports {
+		text.WriteString(localize(take(t, page, handler), app.addr(), port, ""))
 	}
 	server := serve(t, "", text.String())
-	for way, port := range ports {
-		t.Run(way, func(t *testing.T) {
+	for handler, port := range ports {
+		t.Run(handler, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
 			back := backend{t, server.admin}
-			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
+			app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 			v.open("/events", "alice").close()
-			app.answers(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
+			app.respond(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
 			s := v.open("/events", "alice")
-			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (way == "handle_response") {
-				t.Errorf("Set-Cookie: %q", got)
+			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (handler == "handle_response") {
+				t.Errorf("Set-Cookie: got %q, want a=b only with handle_response", got)
 			}
 			s.close()
 			back.wait(0)
@@ -255,29 +256,29 @@ func TestContract(t *testing.T) {
 			}
 			post.Body.Close()
 			if post.StatusCode != http.StatusMethodNotAllowed {
-				t.Errorf("POST: %s", post.Status)
+				t.Errorf("POST: got %s, want 405", post.Status)
 			}
 			v.open("/events?topic=room/1", "alice", "X-SSE-Topics", "room/1").close()
-			method, uri, original := app.seen()
-			if want := map[string]string{"forward_auth": "GET /events?topic=room/1 /events?topic=room/1", "handle_response": "GET /events?topic=room/1 "}[way]; method+" "+uri+" "+original != want {
-				t.Errorf("the app was asked with %s %s, X-Forwarded-Uri %q", method, uri, original)
+			method, uri, original := app.lastRequest()
+			if want := map[string]string{"forward_auth": "GET /events?topic=room/1 /events?topic=room/1", "handle_response": "GET /events?topic=room/1 "}[handler]; method+" "+uri+" "+original != want {
+				t.Errorf("request to the app: got %s %s, X-Forwarded-Uri %q, want %s", method, uri, original, want)
 			}
 			back.wait(0)
-			app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", `["room/caf\u00e9","a room"]`)
+			app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", `["room/caf\u00e9","a room"]`)
 			s = v.open("/events", "alice")
 			list, err := back.connections("alice")
 			if err != nil || len(list) != 1 || !slices.Equal(list[0].Topics, []string{"a room", "room/café"}) {
-				t.Errorf("%v, %v", list, err)
+				t.Errorf("connections of alice: got %v, %v, want one with the topics a room and room/café", list, err)
 			}
 			back.send(`"topic":"room/café"`, "coffee")
 			s.expect("", "coffee")
 			s.close()
 			v.open("/events?topic="+url.QueryEscape("a room"), "alice").close()
 
-			app.answers(http.StatusNoContent, "X-SSE-User", "", "X-SSE-Topics", "room/1")
+			app.respond(http.StatusNoContent, "X-SSE-User", "", "X-SSE-Topics", "room/1")
 			v.refused("/events", http.StatusUnauthorized)
-			app.answers(http.StatusNoContent, "X-SSE-Topics", "room/1")
-			if way == "forward_auth" {
+			app.respond(http.StatusNoContent, "X-SSE-Topics", "room/1")
+			if handler == "forward_auth" {
 				v.refused("/events", http.StatusUnauthorized)
 			} else {
 				v.refused("/events", http.StatusNoContent)
@@ -287,19 +288,19 @@ func TestContract(t *testing.T) {
 				strings.Repeat("r", 513):         "topic 1",
 				strings.Repeat("r,", 1000) + "r": "1001 topics",
 			} {
-				app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", wrong)
+				app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", wrong)
 				if body := v.refused("/events", http.StatusForbidden); !strings.Contains(body, says) {
-					t.Errorf("%.40s: %s", wrong, body)
+					t.Errorf("topics %.40s: got %s, want a refusal with %q", wrong, body, says)
 				}
 			}
-			app.answers(http.StatusNoContent, "X-SSE-User", strings.Repeat("a", 513))
+			app.respond(http.StatusNoContent, "X-SSE-User", strings.Repeat("a", 513))
 			v.refused("/events", http.StatusBadRequest)
 
 			for _, status := range []int{401, 403, 302, 303, 404, 429, 500, 503} {
-				app.answers(status, "Location", "https://example.com/login", "X-SSE-User", "alice", "X-Of-App", "yes")
+				app.respond(status, "Location", "https://example.com/login", "X-SSE-User", "alice", "X-Of-App", "yes")
 				resp, body := v.answer("/events")
 				if resp.StatusCode != status || body != "from the app" || resp.Header.Get("X-Of-App") != "yes" || resp.Header.Get("Location") == "" {
-					t.Errorf("the app's %d became %s: %v %s", status, resp.Status, resp.Header, body)
+					t.Errorf("response of the app with status %d: got %s, %v %s, want it unchanged", status, resp.Status, resp.Header, body)
 				}
 			}
 		})
@@ -310,11 +311,11 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// TestRightsChange: the commands of the docs that change what open streams may have.
+// TestRightsChange: the commands of the docs change the rights of open streams.
 func TestRightsChange(t *testing.T) {
 	page := recipes(t, "auth.md")
 	app := newStub(t)
-	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
+	app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
 	port := e2e.FreePort(t)
 	back := serve(t, "", localize(take(t, page, "forward_auth"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
@@ -325,27 +326,27 @@ func TestRightsChange(t *testing.T) {
 	for _, s := range []*stream{laptop, phone} {
 		s.expect("sse.topics", `{"added":["room/3"],"removed":["room/1"]}`)
 	}
-	back.send(`"topic":"room/1"`, "not hers any more")
-	back.send(`"topic":"room/3"`, "hers now")
+	back.send(`"topic":"room/1"`, "for the removed topic")
+	back.send(`"topic":"room/3"`, "for the added topic")
 	for _, s := range []*stream{laptop, phone} {
-		s.expect("", "hers now")
+		s.expect("", "for the added topic")
 	}
 
 	if got := back.run(take(t, page, "logout"), "COOKIE=of-the-laptop"); got != "{\"disconnected\":1}\n" {
-		t.Errorf("one device: %s", got)
+		t.Errorf("response to the logout of one device: got %s, want 1 disconnected", got)
 	}
 	if event, data := laptop.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
-		t.Errorf("the laptop gets %s %s", event, data)
+		t.Errorf("last event of the laptop: got %s %s, want sse.closing disconnected", event, data)
 	}
 	back.send(`"user":"alice"`, "still there")
 	phone.expect("", "still there")
 
 	if got := back.run(take(t, page, "ban")); got != "{\"disconnected\":1}\n" {
-		t.Errorf("all devices: %s", got)
+		t.Errorf("response to the ban: got %s, want 1 disconnected", got)
 	}
 	if event, data := phone.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
-		t.Errorf("the phone gets %s %s", event, data)
+		t.Errorf("last event of the phone: got %s %s, want sse.closing disconnected", event, data)
 	}
-	app.answers(http.StatusForbidden)
+	app.respond(http.StatusForbidden)
 	visitor{t: t, base: site, cookie: "session=of-the-phone"}.refused("/events", http.StatusForbidden)
 }

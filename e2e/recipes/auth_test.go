@@ -10,16 +10,16 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestLogins: what docs/auth.md says of each login. What the app answers, and how rights
-// change, is in TestContract and TestRightsChange.
+// TestLogins: each login of docs/auth.md works as the page says. TestContract checks the responses
+// of the app, and TestRightsChange the changes of rights.
 func TestLogins(t *testing.T) {
 	page := recipes(t, "auth.md")
-	for _, elsewhere := range []string{"logout", "ban", "move"} {
-		take(t, page, elsewhere)
+	for _, name := range []string{"logout", "ban", "move"} {
+		take(t, page, name)
 	}
 	app := newStub(t)
-	app.answers(http.StatusNotFound)
-	forward, hand := take(t, page, "forward_auth"), take(t, page, "handle_response")
+	app.respond(http.StatusNotFound)
+	forward, handle := take(t, page, "forward_auth"), take(t, page, "handle_response")
 	configs := map[string]string{
 		"basic":     take(t, page, "basic"),
 		"server":    replace(t, take(t, page, "server"), "auth:9091", app.addr()),
@@ -27,7 +27,7 @@ func TestLogins(t *testing.T) {
 		"expires":   take(t, page, "expires"),
 		// The letter case of headers does not matter.
 		"small letters": replace(t, forward, "X-SSE-User", "x-sse-user"),
-		"short":         replace(t, hand, "{http.reverse_proxy.header.X-SSE-User}", "{rp.header.x-Sse-uSER}"),
+		"short":         replace(t, handle, "{http.reverse_proxy.header.X-SSE-User}", "{rp.header.x-Sse-uSER}"),
 	}
 	wantAllTaken(t, page)
 	var text strings.Builder
@@ -45,11 +45,11 @@ func TestLogins(t *testing.T) {
 	site.open("/events", "alice", append(forged, "Authorization", "Basic YWxpY2U6d29uZGVybGFuZA==")...).close()
 
 	site = sites["server"]
-	app.answers(http.StatusOK, "Remote-User", "alice")
+	app.respond(http.StatusOK, "Remote-User", "alice")
 	site.open("/events", "alice", forged...).close()
-	app.answers(http.StatusOK)
+	app.respond(http.StatusOK)
 	site.refused("/events", http.StatusUnauthorized, forged...)
-	app.answers(http.StatusFound, "Location", "https://auth.example.com/")
+	app.respond(http.StatusFound, "Location", "https://auth.example.com/")
 	site.refused("/events", http.StatusFound, forged...)
 
 	site = sites["anonymous"]
@@ -57,24 +57,24 @@ func TestLogins(t *testing.T) {
 	site.refused("/events?topic=other", http.StatusForbidden)
 
 	for _, name := range []string{"small letters", "short"} {
-		app.answers(http.StatusNoContent, "x-sse-USER", "alice")
+		app.respond(http.StatusNoContent, "x-sse-USER", "alice")
 		sites[name].open("/events", "alice", forged...).close()
 	}
 
 	site = sites["expires"]
-	at := func(at time.Time) {
-		app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(at.Unix()))
+	expire := func(at time.Time) {
+		app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(at.Unix()))
 	}
-	at(time.Now().Add(-time.Second))
+	expire(time.Now().Add(-time.Second))
 	site.refused("/events", http.StatusUnauthorized)
-	app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()))
+	app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Expires", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()))
 	site.refused("/events", http.StatusUnauthorized)
-	app.answers(http.StatusNoContent, "X-SSE-User", "alice")
+	app.respond(http.StatusNoContent, "X-SSE-User", "alice")
 	site.refused("/events", http.StatusUnauthorized, "X-SSE-Expires", "4102444800")
-	at(time.Now().Add(e2e.Patience / 4))
+	expire(time.Now().Add(e2e.Patience / 4))
 	s := site.open("/events", "alice")
 	if event, data := s.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"expired"`) {
-		t.Errorf("when the login ends, the stream has %s %s", event, data)
+		t.Errorf("event at the end of the login: got %s %s, want sse.closing expired", event, data)
 	}
 	s.close()
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// newLogin is an app that knows one user by the cookie, who may see one room.
-func newLogin(t *testing.T) *stub {
+// newLoginApp returns an app with one user, who has a cookie and may get the events of one room.
+func newLoginApp(t *testing.T) *stub {
 	s := newStub(t)
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -27,17 +27,17 @@ func newLogin(t *testing.T) *stub {
 	return s
 }
 
-// TestBesideAnApp: each Caddyfile of the page serves its stream, to whom it is for, and
-// the rest of its site.
+// TestBesideAnApp: each Caddyfile of the page serves its stream to the right users, and the other
+// paths of its site.
 func TestBesideAnApp(t *testing.T) {
 	page := recipes(t, "beside-an-app.md")
-	app := newLogin(t)
+	app := newLoginApp(t)
 	files := t.TempDir()
 	write(t, files, "index.html", "the page")
 
 	tests := map[string]struct {
 		host, path string            // of the stream
-		rest       map[string]string // what other paths answer
+		rest       map[string]string // responses of other paths
 	}{
 		"proxy":       {"example.com", "/events", map[string]string{"/": "/ from the app", "/events/x": "/events/x from the app"}},
 		"spa":         {"example.com", "/events", map[string]string{"/": "the page", "/deep/link": "the page", "/api/x": "/api/x from the app"}},
@@ -74,13 +74,13 @@ func TestBesideAnApp(t *testing.T) {
 			if topic == "" {
 				b.broadcast("hello")
 			} else {
-				b.send(`"topic":"room/2"`, "not hers")
+				b.send(`"topic":"room/2"`, "for another room")
 				b.send(topic, "hello")
 			}
 			s.expect("", "hello")
 			for path, want := range test.rest {
 				if resp, body := v.answer(path); resp.StatusCode != http.StatusOK || body != want {
-					t.Errorf("%s: %s %q, want %q", path, resp.Status, body, want)
+					t.Errorf("%s: got %s %q, want 200 %q", path, resp.Status, body, want)
 				}
 			}
 			if name == "hosts" {
@@ -92,18 +92,18 @@ func TestBesideAnApp(t *testing.T) {
 	}
 }
 
-// checkHosts checks what the browser needs of the site that has the streams, and that
-// it alone is without HTTP/2.
+// checkHosts checks the headers that a browser needs from the site with the streams, and that only
+// this site is without HTTP/2.
 func checkHosts(t *testing.T, s *stream, port int) {
 	t.Helper()
 	if got := s.resp.Header.Get("Access-Control-Allow-Origin"); got != "https://app.example.com" || s.resp.Header.Get("Access-Control-Allow-Credentials") != "true" {
-		t.Errorf("the stream is not for pages of the app: %v", s.resp.Header)
+		t.Errorf("CORS headers of the stream: got %v, want those for pages of the app", s.resp.Header)
 	}
 	resp, body := visitor{t: t, base: fmt.Sprintf("https://app.example.com:%d", port)}.answer("/")
 	if body != "/ from the app" {
-		t.Errorf("the app answers %s", body)
+		t.Errorf("response of the app: got %q, want %q", body, "/ from the app")
 	}
 	if s.resp.ProtoMajor != 1 || resp.ProtoMajor != 2 {
-		t.Errorf("the stream came over %s, the page over %s", s.resp.Proto, resp.Proto)
+		t.Errorf("protocols of the stream and the page: got %s and %s, want HTTP/1.1 and HTTP/2", s.resp.Proto, resp.Proto)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestCommandPage runs the commands of docs/command.md as they stand there, and compares
-// what they print with what stands there.
+// TestCommandPage runs the commands of docs/command.md, and compares their output with that of the
+// page.
 func TestCommandPage(t *testing.T) {
 	left := recipes(t, "command.md")
 	s := e2e.Start(t, e2e.Config{Stream: "topics room/*"})
@@ -31,11 +31,11 @@ func TestCommandPage(t *testing.T) {
 	compare := func(name, out string) {
 		t.Helper()
 		if got, want := common(out), common(take(t, left, name+"_output")); got != want {
-			t.Errorf("%s prints\n%s\nnot as the page has it\n%s", name, got, want)
+			t.Errorf("output of %s: got\n%s\nwant that of the page\n%s", name, got, want)
 		}
 	}
 
-	// follow starts a command that does not end, and gives its lines.
+	// follow starts a command that does not end, and returns its lines.
 	follow := func(name string) <-chan string {
 		t.Helper()
 		cmd := shell(name)
@@ -61,7 +61,7 @@ func TestCommandPage(t *testing.T) {
 		})
 		return lines
 	}
-	// It begins at some moment, so events come until it shows one.
+	// The tail begins at an unknown moment, so events are published until it shows one.
 	lines := follow("tail")
 	send := take(t, left, "send")
 	left["send"] = send
@@ -86,29 +86,29 @@ func TestCommandPage(t *testing.T) {
 	alice.expect("", "<p>The price is now 17.</p>")
 	alice.expect("maintenance", `{"at":"22:00"}`)
 	if out := run("ndjson"); out != "3 events in 1 batch\n" {
-		t.Errorf("ndjson prints %s", out)
+		t.Errorf("output of ndjson: got %s, want 3 events in 1 batch", out)
 	}
 	alice.expect("price", "1")
 	alice.expect("price", "2")
 	select {
 	case line := <-follow("filters"):
 		if !strings.Contains(line, `"type":"price"`) {
-			t.Errorf("filters prints %s", line)
+			t.Errorf("output of filters: got %s, want a price", line)
 		}
 	case <-time.After(e2e.Patience):
-		t.Error("filters prints nothing")
+		t.Error("output of filters: got nothing, want a price")
 	}
 	if out := run("script"); out != "" {
-		t.Errorf("with somebody in the room script prints %s", out)
+		t.Errorf("output of script with a user in the room: got %s, want nothing", out)
 	}
 	if out := run("disconnect"); out != "1 connection ended\n" {
-		t.Errorf("disconnect prints %s", out)
+		t.Errorf("output of disconnect: got %s, want 1 connection ended", out)
 	}
 	wantAllTaken(t, left)
 }
 
-// common is a text without what differs from run to run. A connection's id may look
-// like a position, and so comes first.
+// common replaces the parts of a text that differ from run to run. The id of a connection comes
+// first, because it may look like a position.
 func common(text string) string {
 	for _, r := range []struct{ pattern, with string }{
 		{`[0-9a-f]{8}-[0-9a-f-]{27}`, "CONNECTION"},

@@ -11,7 +11,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestExtending: the programs of the page run, and the store passes what stores must.
+// TestExtending: the programs of the page run, and its store passes storetest.
 func TestExtending(t *testing.T) {
 	page := recipes(t, "extending.md")
 	run := func(args ...string) {
@@ -23,10 +23,10 @@ func TestExtending(t *testing.T) {
 	dir := t.TempDir()
 	run("run", write(t, dir, "publish.go", frame(t, "extending.go.txt", "// RECIPE\n", take(t, page, "publish"))))
 
-	// The store of this test is in memory.
+	// The test uses a store in memory instead of that of the page.
 	contract := take(t, page, "contract")
 	if !strings.Contains(contract, "Durable: true") {
-		t.Errorf("the contract is not of a durable store:\n%s", contract)
+		t.Errorf("contract: got one of a store that is not durable, want Durable: true:\n%s", contract)
 	}
 	contract = strings.Replace(contract, "Durable: true", "Local: true", 1)
 	run("test", write(t, dir, "module.go", take(t, page, "module")),

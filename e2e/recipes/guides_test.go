@@ -13,8 +13,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestNotifications: what comes between rendering and connecting is not lost, what is
-// rendered is not shown twice, and what is read is read on all devices.
+// TestNotifications: an event between rendering and connecting is not lost, a rendered
+// notification is not shown twice, and one that was read is read on all devices.
 func TestNotifications(t *testing.T) {
 	page := recipes(t, "guides/notifications.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
@@ -34,7 +34,7 @@ func TestNotifications(t *testing.T) {
 		}
 		resp.Body.Close()
 		if resp.StatusCode != http.StatusNoContent {
-			t.Fatalf("%s: %s", path, resp.Status)
+			t.Fatalf("%s: got %s, want 204", path, resp.Status)
 		}
 	}
 	headOf := func(html string) string {
@@ -42,7 +42,7 @@ func TestNotifications(t *testing.T) {
 		_, after, _ := strings.Cut(html, `data-head="`)
 		head, _, ok := strings.Cut(after, `"`)
 		if !ok || head == "" {
-			t.Fatalf("the page has no head: %s", html)
+			t.Fatalf("head of the page: got none, want a position: %s", html)
 		}
 		return head
 	}
@@ -55,7 +55,7 @@ func TestNotifications(t *testing.T) {
 
 	_, html = alice.answer("/")
 	if !strings.Contains(html, `<li id="n1">first</li>`) || strings.Contains(html, "other") {
-		t.Errorf("the page is %s", html)
+		t.Errorf("page: got %s, want only the first notification of alice", html)
 	}
 	expect, _ := script(t, site, fmt.Sprintf(`
 		const items = new Map([["n1", {}]]);
@@ -68,7 +68,7 @@ func TestNotifications(t *testing.T) {
 		const location = { reload: () => console.log("reload") };
 	`, headOf(html)), take(t, page, "page"))
 	back.wait(2)
-	back.send(`"user":"alice","type":"notification"`, `{"id":1,"text":"first"}`) // as if it came both ways
+	back.send(`"user":"alice","type":"notification"`, `{"id":1,"text":"first"}`) // a repeated notification
 	stream.expect("notification", `{"id":1,"text":"first"}`)
 	post("/notify?to=alice&text=second")
 	expect("shows second")
@@ -77,13 +77,13 @@ func TestNotifications(t *testing.T) {
 	expect("removes n1")
 	stream.expect("read", `{"id":1}`)
 	if _, html = alice.answer("/"); strings.Contains(html, "first") || !strings.Contains(html, "second") {
-		t.Errorf("the page is %s", html)
+		t.Errorf("page: got %s, want only the second notification", html)
 	}
 	stream.close()
 	wantAllTaken(t, page)
 }
 
-// TestAIStreams: who comes late gets the whole text, and who has lost its begin loads it.
+// TestAIStreams: a late client gets the whole text. A client that has lost the beginning loads it.
 func TestAIStreams(t *testing.T) {
 	page := recipes(t, "guides/ai-streams.md")
 	app := newStub(t)
@@ -144,8 +144,8 @@ relay("run/42", iter(lambda: sys.stdin.readline().rstrip("\n"), ""))
 	wantAllTaken(t, page)
 }
 
-// TestFragments: the commands of the pages on htmx and Turbo. What they have for
-// browsers is tested by e2e/browser.
+// TestFragments runs the commands of the pages on htmx and Turbo. e2e/browser tests their code for
+// browsers.
 func TestFragments(t *testing.T) {
 	htmx, turbo, react := recipes(t, "guides/htmx.md"), recipes(t, "guides/turbo.md"), recipes(t, "guides/react.md")
 	s := e2e.Start(t, e2e.Config{})
@@ -166,7 +166,7 @@ func TestFragments(t *testing.T) {
 		var got string
 		for !strings.Contains(got, want) {
 			if !lines.Scan() {
-				t.Fatalf("there is no %q in %q", want, got)
+				t.Fatalf("stream: got %q, want %q in it", got, want)
 			}
 			got += lines.Text() + "\n"
 		}
@@ -181,7 +181,7 @@ func TestFragments(t *testing.T) {
 	wantAllTaken(t, react)
 }
 
-// TestFrameworks: Django and Go say who the user is, and publish after the commit.
+// TestFrameworks: Django and Go set the user of a stream, and publish after the commit.
 func TestFrameworks(t *testing.T) {
 	page := recipes(t, "guides/frameworks.md")
 	site := take(t, page, "site")

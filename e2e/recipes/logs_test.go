@@ -14,8 +14,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestMonitoring: each config of the page does what it says there, and Caddy's own
-// metrics and logs say of streams what the page tells.
+// TestMonitoring: each config of the page works as described, and Caddy's own metrics and logs
+// have the figures of streams that the page names.
 func TestMonitoring(t *testing.T) {
 	page := recipes(t, "monitoring.md")
 	files := t.TempDir()
@@ -44,17 +44,17 @@ func TestMonitoring(t *testing.T) {
 			t.Helper()
 			v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", ports[name])}
 			if resp, body := v.answer(path); resp.StatusCode != status || !strings.Contains(body, text) {
-				t.Errorf("%s: %s %.100s", path, resp.Status, body)
+				t.Errorf("%s: got %s %.100s, want %d with %q", path, resp.Status, body, status, text)
 			}
 		}
 		check("metrics", "/metrics", http.StatusOK, "caddy_sse_connections{")
 		check("ready", "/ready", http.StatusOK, `{"ready":true}`)
 		if _, body := (visitor{t: t, base: fmt.Sprintf("http://example.com:%d", ports["ready"])}).answer("/sse/status"); body != "" {
-			t.Errorf("the site for balancers shows the status: %s", body)
+			t.Errorf("status on the site for balancers: got %s, want nothing", body)
 		}
 		for _, path := range []string{"/sse/status", "/sse/ready", "/metrics"} {
 			if resp, err := http.Head("http://" + back.admin + path); err != nil || resp.StatusCode != http.StatusOK {
-				t.Errorf("HEAD %s: %v %v", path, resp, err)
+				t.Errorf("HEAD %s: got %v, %v, want 200", path, resp, err)
 			}
 		}
 	})
@@ -70,8 +70,8 @@ func TestMonitoring(t *testing.T) {
 		promtool(t, "check", "config", filepath.Join(dir, "prometheus.yml"))
 	})
 
-	// visit opens a stream of this host over a protocol, and ends it once it has an event.
-	visit := func(t *testing.T, host string, port int, h2 bool, during func()) {
+	// openStream opens a stream of this host over a protocol, and closes it after an event.
+	openStream := func(t *testing.T, host string, port int, h2 bool, during func()) {
 		t.Helper()
 		client := (visitor{t: t}).client()
 		if !h2 {
@@ -83,14 +83,14 @@ func TestMonitoring(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Host = host // as on port 443
+		req.Host = host // without the port, as on port 443
 		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
 		if want := map[bool]int{false: 1, true: 2}[h2]; resp.StatusCode != http.StatusOK || resp.ProtoMajor != want {
-			t.Fatalf("%s %s", resp.Proto, resp.Status)
+			t.Fatalf("response: got %s %s, want a stream over HTTP/%d", resp.Proto, resp.Status, want)
 		}
 		s := &stream{t: t, resp: resp, lines: bufio.NewScanner(resp.Body)}
 		s.next()
@@ -109,7 +109,7 @@ func TestMonitoring(t *testing.T) {
 		}
 		const host = "events.example.com"
 		before := value("caddy_http_request_duration_seconds_count", host)
-		visit(t, host, ports["hosts"], false, func() {
+		openStream(t, host, ports["hosts"], false, func() {
 			e2e.Wait(t, e2e.Patience, "no request in flight while a stream is taken over", func() error {
 				if n := value("caddy_http_requests_in_flight", host); n != 0 {
 					return fmt.Errorf("%v are", n)
@@ -118,21 +118,21 @@ func TestMonitoring(t *testing.T) {
 			})
 		})
 		if n := value("caddy_http_request_duration_seconds_count", host); n != before+1 {
-			t.Errorf("%v requests counted, before %v", n, before)
+			t.Errorf("counted requests: got %v, want %v", n, before+1)
 		}
-		// The first block, and not the event after it, which has 1000 bytes.
+		// Caddy counts the first block, and not the later event of 1000 bytes.
 		if n := value("caddy_http_response_size_bytes_sum", host, `code="200"`); n < 100 || n > 500 {
-			t.Errorf("%v bytes counted of a stream that was taken over", n)
+			t.Errorf("counted bytes of a stream that was taken over: got %v, want 100 to 500", n)
 		}
-		visit(t, host, ports["hosts"], true, func() {
+		openStream(t, host, ports["hosts"], true, func() {
 			if n := value("caddy_http_requests_in_flight", host); n != 1 {
-				t.Errorf("%v requests in flight during a stream over HTTP/2", n)
+				t.Errorf("requests in flight during a stream over HTTP/2: got %v, want 1", n)
 			}
 			if n := value("caddy_http_request_duration_seconds_count", host); n != before+1 {
-				t.Errorf("a stream over HTTP/2 is counted before its end")
+				t.Errorf("counted requests during a stream over HTTP/2: got %v, want %v", n, before+1)
 			}
 			if n := value("caddy_http_response_duration_seconds_count", host); n != before+2 {
-				t.Errorf("the first byte of a stream over HTTP/2 is not counted")
+				t.Errorf("counted first bytes during a stream over HTTP/2: got %v, want %v", n, before+2)
 			}
 		})
 		e2e.Wait(t, e2e.Patience, "the end of the stream to be counted", func() error {
@@ -143,41 +143,41 @@ func TestMonitoring(t *testing.T) {
 		})
 		v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["hosts"])}
 		if _, body := v.answer("/page"); body != "a page" {
-			t.Errorf("the page is %s", body)
+			t.Errorf("page: got %q, want %q", body, "a page")
 		}
 		checkExpr(t, "the query", take(t, page, "query"), scrape(t, back.admin))
 	})
 
 	t.Run("the access log", func(t *testing.T) {
 		lines := func() []accessLine { return readLog(t, filepath.Join(files, "all.log"), "/events") }
-		visit(t, "example.com", ports["logged"], false, func() {
+		openStream(t, "example.com", ports["logged"], false, func() {
 			e2e.Wait(t, e2e.Patience, "the line of a stream that was taken over", func() error { return count(lines(), 1) })
 		})
-		visit(t, "example.com", ports["logged"], true, func() {
+		openStream(t, "example.com", ports["logged"], true, func() {
 			if n := len(lines()); n != 1 {
-				t.Errorf("%d lines during a stream over HTTP/2", n)
+				t.Errorf("log lines during a stream over HTTP/2: got %d, want 1", n)
 			}
 		})
 		e2e.Wait(t, e2e.Patience, "the line of a stream that has ended", func() error { return count(lines(), 2) })
 		if taken, kept := lines()[0], lines()[1]; taken.Size < 100 || taken.Size > 500 || kept.Size < 1000 || kept.Duration <= 0 {
-			t.Errorf("the lines are %+v and %+v", taken, kept)
+			t.Errorf("log lines: got %+v and %+v, want only the first block in the first, and the whole stream in the second", taken, kept)
 		}
 
-		visit(t, "example.com", ports["log"], false, func() {})
-		visit(t, "example.com", ports["log"], true, func() {})
+		openStream(t, "example.com", ports["log"], false, func() {})
+		openStream(t, "example.com", ports["log"], true, func() {})
 		v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", ports["log"])}
 		if _, body := v.answer("/page"); body != "a page" {
-			t.Errorf("the page is %s", body)
+			t.Errorf("page: got %q, want %q", body, "a page")
 		}
 		log := filepath.Join(files, "access.log")
 		e2e.Wait(t, e2e.Patience, "the line of the page", func() error { return count(readLog(t, log, "/page"), 1) })
 		if n := len(readLog(t, log, "/events")); n != 0 {
-			t.Errorf("%d lines of streams, which are to be left out", n)
+			t.Errorf("log lines of streams: got %d, want 0", n)
 		}
 	})
 
 	t.Run("the log of streams", func(t *testing.T) {
-		visit(t, "example.com", ports["debug"], false, func() {})
+		openStream(t, "example.com", ports["debug"], false, func() {})
 		e2e.Wait(t, e2e.Patience, "the line of the end", func() error {
 			text, err := os.ReadFile(filepath.Join(files, "streams.log"))
 			if err == nil && (!strings.Contains(string(text), `"stream opened"`) || !strings.Contains(string(text), `"stream closed"`) || !strings.Contains(string(text), `"reason":"gone"`)) {
@@ -219,7 +219,7 @@ type accessLine struct {
 	Size     int
 }
 
-// readLog reads the lines of an access log that are of a path.
+// readLog returns the lines of an access log for a path.
 func readLog(t *testing.T, file, path string) (lines []accessLine) {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -240,7 +240,7 @@ func readLog(t *testing.T, file, path string) (lines []accessLine) {
 
 func count[T any](list []T, want int) error {
 	if len(list) != want {
-		return fmt.Errorf("there are %d: %v", len(list), list)
+		return fmt.Errorf("got %d: %v", len(list), list)
 	}
 	return nil
 }

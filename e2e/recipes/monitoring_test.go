@@ -16,7 +16,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// series are the label sets of each metric that a server shows.
+// series has the label sets of each metric of a server.
 type series map[string][]map[string]string
 
 var (
@@ -53,21 +53,21 @@ var (
 	grouping = regexp.MustCompile(`by \(([\w, ]*)\)`)
 )
 
-// scraped are the labels that Prometheus adds.
+// scraped has the labels that Prometheus adds.
 var scraped = []string{"job", "instance"}
 
-// checkExpr checks that a server shows each metric and label of an expression, and each
-// value that it asks for by name.
+// checkExpr checks that a server has each metric and label of an expression, and each label value
+// that the expression names.
 func checkExpr(t *testing.T, where, expr string, shown series) {
 	t.Helper()
 	used := metric.FindAllStringSubmatch(expr, -1)
 	if len(used) == 0 {
-		t.Errorf("%s: there is no metric in %s", where, expr)
+		t.Errorf("%s: got no metric in %s, want one", where, expr)
 	}
 	for _, m := range used {
 		sets := shown[m[1]]
 		if len(sets) == 0 {
-			t.Errorf("%s: no server shows %s", where, m[1])
+			t.Errorf("%s: got no metric %s from the server, want one", where, m[1])
 			continue
 		}
 		has := func(label, value string) bool {
@@ -79,7 +79,7 @@ func checkExpr(t *testing.T, where, expr string, shown series) {
 		for _, g := range grouping.FindAllStringSubmatch(expr, -1) {
 			for label := range strings.SplitSeq(g[1], ", ") {
 				if !slices.Contains(scraped, label) && !has(label, "") {
-					t.Errorf("%s: %s has no label %s", where, m[1], label)
+					t.Errorf("%s: got no label of %s, want %s", where, m[1], label)
 				}
 			}
 		}
@@ -88,14 +88,14 @@ func checkExpr(t *testing.T, where, expr string, shown series) {
 				continue
 			}
 			if !has(l[1], "") {
-				t.Errorf("%s: %s has no label %s", where, m[1], l[1])
+				t.Errorf("%s: got no label of %s, want %s", where, m[1], l[1])
 			}
 			if strings.Contains(l[3], "$") {
 				continue
 			}
 			for value := range strings.SplitSeq(l[3], "|") {
 				if !has(l[1], value) {
-					t.Errorf("%s: %s has no %s %q", where, m[1], l[1], value)
+					t.Errorf("%s: got no %s of %s, want %q", where, l[1], m[1], value)
 				}
 			}
 		}
@@ -106,13 +106,13 @@ func checkExpr(t *testing.T, where, expr string, shown series) {
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	if out, err := exec.Command("promtool", args...).CombinedOutput(); err != nil {
-		t.Errorf("promtool %s: %v (make test installs what these tests need)\n%s", strings.Join(args, " "), err, out)
+		t.Errorf("promtool %s: %v (make test installs the programs that these tests need)\n%s", strings.Join(args, " "), err, out)
 	}
 }
 
 type alert struct{ name, expr, annotations string }
 
-// readAlerts reads the rules, each of whose fields is a line.
+// readAlerts reads the rules. Each field of a rule is a line.
 func readAlerts(t *testing.T) (alerts []alert) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/prometheus/alerts.yml")
@@ -128,8 +128,8 @@ func readAlerts(t *testing.T) (alerts []alert) {
 	return alerts
 }
 
-// TestAlerts: promtool takes the rules, and has seen each fire and stay silent. Each
-// names its paragraph of the page, and what a server shows under load.
+// TestAlerts: promtool accepts the rules, and its tests see each alert fire and stay silent. Each
+// alert names its paragraph of the page, and uses metrics that a server has under load.
 func TestAlerts(t *testing.T) {
 	const dir = "../../docs/prometheus/"
 	promtool(t, "check", "rules", dir+"alerts.yml")
@@ -145,7 +145,7 @@ func TestAlerts(t *testing.T) {
 	shown := load(t)
 	alerts := readAlerts(t)
 	if len(alerts) < 10 {
-		t.Fatalf("there are %d alerts", len(alerts))
+		t.Fatalf("alerts: got %d, want at least 10", len(alerts))
 	}
 	for _, a := range alerts {
 		checkExpr(t, a.name, a.expr, shown)
@@ -160,32 +160,32 @@ func TestAlerts(t *testing.T) {
 			}
 		}
 		if !fires || !silent {
-			t.Errorf("%s: tested to fire: %v, and to be silent: %v", a.name, fires, silent)
+			t.Errorf("%s: got a test that it fires: %v, and that it is silent: %v, want both", a.name, fires, silent)
 		}
 		if !strings.Contains(a.annotations, "runbook_url: https://github.com/ea766355/caddy-sse/blob/main/docs/troubleshooting.md#"+strings.ToLower(a.name)+"\n") ||
 			!strings.Contains(string(page), "\n### "+a.name+"\n\n") || !strings.Contains(string(page), "\n| ["+a.name+"](#"+strings.ToLower(a.name)+") | ") {
-			t.Errorf("%s: it has no paragraph, or does not name it", a.name)
+			t.Errorf("%s: got no paragraph or no link to it, want both", a.name)
 		}
-		// A label that is not there would be an empty place in the text.
+		// A missing label would leave a gap in the text.
 		kept := "job instance hub"
 		if g := grouping.FindStringSubmatch(a.expr); g != nil {
 			kept = g[1]
 		}
 		for _, label := range regexp.MustCompile(`\$labels\.(\w+)`).FindAllStringSubmatch(a.annotations, -1) {
 			if !slices.Contains(strings.FieldsFunc(kept, func(r rune) bool { return r == ' ' || r == ',' }), label[1]) {
-				t.Errorf("%s: its text uses the label %s, and it has %s", a.name, label[1], kept)
+				t.Errorf("%s: got the label %s in its text, want only %s", a.name, label[1], kept)
 			}
 		}
 	}
 	for _, heading := range regexp.MustCompile(`(?m)^### (CaddySSE\w+)$`).FindAllStringSubmatch(string(page), -1) {
 		if !slices.ContainsFunc(alerts, func(a alert) bool { return a.name == heading[1] }) {
-			t.Errorf("there is a paragraph of %s, which is no alert", heading[1])
+			t.Errorf("paragraph of %s: got no alert with this name, want one", heading[1])
 		}
 	}
 }
 
-// load runs a server with a hub on disk and one in memory, with streams, publishes and
-// refusals, and returns what it shows.
+// load runs a server with a hub on disk and one in memory, with streams, publishes and refusals,
+// and returns its metrics.
 func load(t *testing.T) series {
 	t.Helper()
 	s := e2e.Start(t, e2e.Config{Hub: "store disk", Global: "sse chat"})
@@ -210,7 +210,7 @@ func load(t *testing.T) series {
 	}
 	shown := scrape(t, fmt.Sprintf("127.0.0.1:%d", s.Admin))
 	if len(shown["caddy_sse_connections"]) < 6 {
-		t.Fatalf("the server shows %v", slices.Sorted(maps.Keys(shown)))
+		t.Fatalf("metrics: got %v, want connections of both hubs", slices.Sorted(maps.Keys(shown)))
 	}
 	return shown
 }
@@ -223,8 +223,8 @@ type panel struct {
 	Targets     []struct{ Expr, LegendFormat string }
 }
 
-// TestDashboard: each panel asks for what a server shows under load, in an expression
-// that Prometheus takes, and none covers another.
+// TestDashboard: each panel uses metrics that a server has under load, in an expression that
+// Prometheus accepts. No panel covers another.
 func TestDashboard(t *testing.T) {
 	text, err := os.ReadFile("../../docs/grafana/caddy-sse.json")
 	if err != nil {
@@ -248,14 +248,14 @@ func TestDashboard(t *testing.T) {
 	taken := make(map[[2]int]string)
 	for i, p := range dashboard.Panels {
 		if ids[p.ID] {
-			t.Errorf("%s: another panel has the id %d", p.Title, p.ID)
+			t.Errorf("%s: got the id %d of another panel, want its own", p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		for x := range p.GridPos.W {
 			for y := range p.GridPos.H {
 				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
 				if other := taken[at]; other != "" || at[0] >= 24 {
-					t.Fatalf("%s is over %q, or outside", p.Title, other)
+					t.Fatalf("%s: got a place over %q or outside of the grid, want its own", p.Title, other)
 				}
 				taken[at] = p.Title
 			}
@@ -264,14 +264,14 @@ func TestDashboard(t *testing.T) {
 			continue
 		}
 		if p.Description == "" || len(p.Targets) == 0 {
-			t.Errorf("%s has no description, or shows nothing", p.Title)
+			t.Errorf("%s: got no description or no query, want both", p.Title)
 		}
 		for j, target := range p.Targets {
 			checkExpr(t, p.Title, target.Expr, shown)
 			fmt.Fprintf(&rules, "  - record: panel%d_%d\n    expr: %q\n", i, j, replace.Replace(target.Expr))
 			for _, label := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(target.LegendFormat, -1) {
 				if g := grouping.FindStringSubmatch(target.Expr); g != nil && !slices.Contains(strings.Split(g[1], ", "), label[1]) {
-					t.Errorf("%s: its legend uses the label %s", p.Title, label[1])
+					t.Errorf("%s: got the label %s in its legend, want only labels of its query", p.Title, label[1])
 				}
 			}
 		}

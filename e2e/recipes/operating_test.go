@@ -27,13 +27,13 @@ func TestRunbooks(t *testing.T) {
 		t.Helper()
 		out, err := shell(name).Output()
 		if !strings.Contains(string(out), want) {
-			t.Errorf("%s: %v: there is no %q in\n%s", name, err, want, out)
+			t.Errorf("output of %s: got %v and\n%s\nwant %q in it", name, err, out, want)
 		}
 		return string(out)
 	}
 	first, _, _ := strings.Cut(run("why", id), "\n")
 	if got, want := common(first+"\n"), common(take(t, left, "why_output")); got != want {
-		t.Errorf("why says\n%s\nnot as the page has it\n%s", got, want)
+		t.Errorf("output of why: got\n%s\nwant that of the page\n%s", got, want)
 	}
 	run("tail", id)
 	run("refused", "event: sse.connected")
@@ -55,16 +55,16 @@ func TestRunbooks(t *testing.T) {
 	}
 	for _, name := range []string{"heap.pprof", "goroutines.txt"} {
 		if info, err := os.Stat(filepath.Join(profiles.Dir, name)); err != nil || info.Size() < 1000 {
-			t.Errorf("%s: %v, %v", name, info, err)
+			t.Errorf("%s: got %v, %v, want at least 1,000 bytes", name, info, err)
 		}
 	}
 	wantAllTaken(t, left)
 }
 
-// TestSecurity: the hardened site lets in whom it is for.
+// TestSecurity: the hardened site accepts the right clients and publishers only.
 func TestSecurity(t *testing.T) {
 	page := recipes(t, "operating/security.md")
-	app := newLogin(t)
+	app := newLoginApp(t)
 	port := e2e.FreePort(t)
 	globals, sites := splitGlobals(t, replace(t, take(t, page, "hardened"), "10.0.0.0/8", "127.0.0.2"))
 	b := serve(t, globals, localize(sites, app.addr(), port, ""))
@@ -94,7 +94,7 @@ func TestSecurity(t *testing.T) {
 		}
 		resp.Body.Close()
 		if resp.StatusCode != want {
-			t.Errorf("publishing from %s with password %q and origin %q: %s, want %d", from, password, origin, resp.Status, want)
+			t.Errorf("publishing from %s with password %q and origin %q: got %s, want %d", from, password, origin, resp.Status, want)
 		}
 	}
 	broadcast("127.0.0.3", "wonderland", "", http.StatusForbidden)
@@ -106,7 +106,7 @@ func TestSecurity(t *testing.T) {
 	b.wait(0)
 }
 
-// TestRestoredCopy: what clients see when an older copy of the history is put back.
+// TestRestoredCopy: clients get a gap after an older copy of the history is restored.
 func TestRestoredCopy(t *testing.T) {
 	recipes(t, "operating/upgrade-backup.md")
 	file := filepath.Join(t.TempDir(), "default.db")
@@ -143,10 +143,10 @@ func TestRestoredCopy(t *testing.T) {
 		event, data := stream.next()
 		var got struct{ Reason string }
 		if want != "" && (event != "sse.gap" || json.Unmarshal([]byte(data), &got) != nil || got.Reason != want) {
-			t.Errorf("the position %s is followed by %s %s, want a gap %q", id, event, data, want)
+			t.Errorf("event after position %s: got %s %s, want a gap %q", id, event, data, want)
 		}
 		if want == "" && data != "two" {
-			t.Errorf("the position %s is followed by %s %s, want two", id, event, data)
+			t.Errorf("event after position %s: got %s %s, want two", id, event, data)
 		}
 	}
 	gap(old[0], "")
@@ -156,7 +156,7 @@ func TestRestoredCopy(t *testing.T) {
 	gap(late[1], "epoch")
 }
 
-// TestBesideOtherHandlers: what the page says of takeover off, and of what buffers.
+// TestBesideOtherHandlers: takeover off, and handlers that buffer, work as the page says.
 func TestBesideOtherHandlers(t *testing.T) {
 	page := recipes(t, "beside-other-handlers.md")
 	ports := make(map[string]int)
@@ -175,9 +175,9 @@ func TestBesideOtherHandlers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// What is taken over is the last answer of its connection.
+		// A stream that is taken over is the last response of its connection.
 		if resp.StatusCode != http.StatusOK || resp.Close != taken {
-			t.Errorf("%s: %s, the connection closes: %v", name, resp.Status, resp.Close)
+			t.Errorf("%s: got %s, and the connection closes: %v, want 200 and %v", name, resp.Status, resp.Close, taken)
 		}
 		resp.Body.Close()
 	}

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// What a reader can take: half of the sentences of a page have at most this many words,
-// and no sentence has more than that.
+// The limits for a page: half of its sentences have at most medianWords words, and no sentence has
+// more than longestWords.
 const (
 	medianWords  = 15
 	longestWords = 35
@@ -40,21 +40,21 @@ func TestProseIsShort(t *testing.T) {
 			n := len(strings.Fields(s))
 			lengths = append(lengths, n)
 			if n > longestWords {
-				t.Errorf("%s: a sentence has %d words, and may have %d: %s", name, n, longestWords, s)
+				t.Errorf("%s: words of a sentence: got %d, want at most %d: %s", name, n, longestWords, s)
 			}
 		}
 		slices.Sort(lengths)
-		// An index is links, and has hardly any sentence.
+		// An index has links and hardly any sentence.
 		if len(lengths) < 5 {
 			continue
 		}
 		if median := lengths[len(lengths)/2]; median > medianWords {
-			t.Errorf("%s: the median of %d sentences has %d words, and may have %d", name, len(lengths), median, medianWords)
+			t.Errorf("%s: median of the words of %d sentences: got %d, want at most %d", name, len(lengths), median, medianWords)
 		}
 	}
 }
 
-// TestSentences: what counts as a sentence.
+// TestSentences: sentences finds the sentences of a page.
 func TestSentences(t *testing.T) {
 	const page = "# Not this one.\n\n[Nor](#this) ·\n[row](#row)\n\nOne has `code. And` more\nlines, e.g. `x`. `y` is two! [Is](x.md#y) it three?\n\n" +
 		"```sh\nnot this. Nor this.\n```\n\n- Four\n- Five: see 2.11.9\n  goes on.\n\n| not | this. Nor |\n|---|---|\n<!-- not: this -->\n1. **Six.** Seven"
@@ -73,8 +73,8 @@ var (
 	ends    = regexp.MustCompile(`([.?!])\s+(\p{Lu}|\d)`)
 )
 
-// sentences are those of the paragraphs and lists of a page. Headings, tables and blocks
-// of code have none, and what is in backquotes is one word.
+// sentences returns the sentences of the paragraphs and lists of a page. It leaves out headings,
+// tables and blocks of code. A text in backquotes counts as one word.
 func sentences(page string) (list []string) {
 	page = noProse.ReplaceAllString(page, "\n\n")
 	page = inCode.ReplaceAllString(page, "Code") // it may begin a sentence

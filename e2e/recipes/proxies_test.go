@@ -9,11 +9,11 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestProxies: behind each of the proxies events arrive, and the cap by address counts
-// visitors, whatever addresses they claim.
+// TestProxies: behind each proxy events arrive, and the limit per address counts visitors, no
+// matter which addresses they claim.
 func TestProxies(t *testing.T) {
 	page := recipes(t, "proxies.md")
-	app := newLogin(t)
+	app := newLoginApp(t)
 	behind, port := e2e.FreePort(t), make(map[string]int)
 	for _, name := range []string{"nginx", "haproxy", "caddy", "cloudflare"} {
 		port[name] = e2e.FreePort(t)
@@ -26,7 +26,7 @@ func TestProxies(t *testing.T) {
 	var text strings.Builder
 	text.WriteString(local("caddy", "localhost:8080", here, "http:// {", fmt.Sprintf("http://:%d {", port["caddy"])))
 	var globals []string
-	// The options are those of one address each, as all of these are in one server.
+	// The options apply to one address each, since all sites of this test are in one server.
 	for name, pairs := range map[string][]string{
 		"behind":     {"localhost:3000", app.addr(), ":8080", fmt.Sprintf(":%d", behind), "servers {", "servers " + here + " {"},
 		"cloudflare": {"173.245.48.0/20 103.21.244.0/22", "127.0.0.1", "per_ip 50", "per_ip 2", ":8081", fmt.Sprintf(":%d", port["cloudflare"]), "servers {", fmt.Sprintf("servers 127.0.0.1:%d {", port["cloudflare"])},
@@ -54,11 +54,11 @@ http {
 			b := server
 			b.t = t
 			v := visitor{t: t, base: fmt.Sprintf("http://example.com:%d", port[name]), cookie: "session=of-alice", from: "127.0.0.2"}
-			stranger := v
-			stranger.cookie = ""
-			stranger.refused("/events", http.StatusUnauthorized)
+			anonymous := v
+			anonymous.cookie = ""
+			anonymous.refused("/events", http.StatusUnauthorized)
 			if _, body := v.answer("/"); body != "/ from the app" {
-				t.Errorf("the rest of the site: %s", body)
+				t.Errorf("another path of the site: got %q, want %q", body, "/ from the app")
 			}
 			other := v
 			other.from = "127.0.0.3"
@@ -69,12 +69,12 @@ http {
 					header = []string{"X-Forwarded-For", claimed}
 				}
 				if _, body := v.answer("/events", header...); !strings.Contains(body, "event: sse.rejected") {
-					t.Errorf("a third stream of one address, which claims to be %q: %s", claimed, body)
+					t.Errorf("a third stream of one address, which claims to be %q: got %s, want sse.rejected", claimed, body)
 				}
 			}
 			list, err := b.connections("alice")
 			if err != nil || len(list) != 3 || list[0].Remote != "127.0.0.2" || list[2].Remote != "127.0.0.3" {
-				t.Errorf("listed are %v, %v", list, err)
+				t.Errorf("connections: got %v, %v, want 3 with the addresses of the visitors", list, err)
 			}
 			b.send(`"topic":"room/1"`, "hello")
 			for _, s := range streams {
@@ -91,7 +91,7 @@ http {
 		one, other := []string{"CF-Connecting-IP", "203.0.113.1"}, []string{"CF-Connecting-IP", "203.0.113.2"}
 		streams := []*stream{v.open("/events", "", one...), v.open("/events", "", one...), v.open("/events", "", other...)}
 		if _, body := v.answer("/events", one...); !strings.Contains(body, "event: sse.rejected") {
-			t.Errorf("a third stream of one address: %s", body)
+			t.Errorf("a third stream of one address: got %s, want sse.rejected", body)
 		}
 		for _, s := range streams {
 			s.close()

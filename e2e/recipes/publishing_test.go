@@ -15,8 +15,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// languages are those of the page: the file of testdata that the recipe becomes a part
-// of, or the name that it gets, and how it is run.
+// languages are the languages of the page: the file of testdata that the recipe becomes a part of,
+// if there is one, the name of the program, and the command to run it.
 var languages = map[string]struct {
 	frame, file string
 	run         []string
@@ -30,16 +30,17 @@ var languages = map[string]struct {
 	"java":   {"Publish.java", "Publish.java", []string{"java", "$file"}},
 }
 
-// weather is what the network does to requests: one is refused by a server whose store
-// is out of reach, of one the answer is lost, and the rest pass.
-type weather struct {
+// unreliableProxy is a proxy in front of the API. It refuses the first request like a server whose
+// store is unreachable, loses the response of the second, and passes the others. A reliable one
+// passes all.
+type unreliableProxy struct {
 	*httptest.Server
 	mu       sync.Mutex
 	requests int
 }
 
-func newWeather(t *testing.T, admin string, fair bool) *weather {
-	w := new(weather)
+func newProxy(t *testing.T, admin string, reliable bool) *unreliableProxy {
+	w := new(unreliableProxy)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(&url.URL{Scheme: "http", Host: admin})
 		if r.In.Header.Get("Origin") == "http://"+w.addr() {
@@ -52,10 +53,10 @@ func newWeather(t *testing.T, admin string, fair bool) *weather {
 		n := w.requests
 		w.mu.Unlock()
 		switch {
-		case n == 1 && !fair:
+		case n == 1 && !reliable:
 			rw.Header().Set("Retry-After", "1")
 			http.Error(rw, `{"error":"not stored: the store is out of reach","stored":"no"}`, http.StatusServiceUnavailable)
-		case n == 2 && !fair:
+		case n == 2 && !reliable:
 			proxy.ServeHTTP(httptest.NewRecorder(), r)
 			panic(http.ErrAbortHandler)
 		default:
@@ -66,16 +67,15 @@ func newWeather(t *testing.T, admin string, fair bool) *weather {
 	return w
 }
 
-func (w *weather) addr() string { return w.Listener.Addr().String() }
+func (w *unreliableProxy) addr() string { return w.Listener.Addr().String() }
 
-func (w *weather) count() int {
+func (w *unreliableProxy) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.requests
 }
 
-// runPublisher runs the code of the page in a language, towards an address, with an
-// event of this type.
+// runPublisher runs the code of the page in a language, with an address and a type of events.
 func runPublisher(t *testing.T, name, code, addr, event string) (output string, err error) {
 	t.Helper()
 	language := languages[name]
@@ -89,7 +89,7 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 	host, port, _ := strings.Cut(addr, ":")
 	text = strings.NewReplacer("localhost:2019", addr, `"localhost", 2019`, fmt.Sprintf("%q, %s", host, port), "order_update", event).Replace(text)
 	if !strings.Contains(text, port) {
-		t.Fatalf("it does not name the admin endpoint:\n%s", code)
+		t.Fatalf("recipe: got no admin endpoint, want one:\n%s", code)
 	}
 	dir := t.TempDir()
 	file := write(t, dir, language.file, text)
@@ -103,9 +103,9 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 	return string(out), err
 }
 
-// TestPublishing: the code of the page publishes in each language, once, although a
-// server refuses the first request and the second has no answer. What is refused for
-// good is not sent again.
+// TestPublishing: the code of the page publishes in each language, and once, although the first
+// request is refused and the second has no response. The code does not repeat a request that is
+// refused for good.
 func TestPublishing(t *testing.T) {
 	page := recipes(t, "publishing.md")
 	code := make(map[string]string)
@@ -120,10 +120,10 @@ func TestPublishing(t *testing.T) {
 			v := visitorOf(t, s)
 			alice, bob := v.open("/events", "alice", "X-User", "alice"), v.open("/events", "bob", "X-User", "bob")
 
-			bad := newWeather(t, admin, false)
+			bad := newProxy(t, admin, false)
 			began := time.Now()
 			if out, err := runPublisher(t, name, code[name], bad.addr(), "order_update"); err != nil || bad.count() != 3 {
-				t.Fatalf("after %d requests: %v\n%s", bad.count(), err, out)
+				t.Fatalf("requests and error: got %d and %v, want 3 and none\n%s", bad.count(), err, out)
 			}
 			t.Logf("it took %s", time.Since(began))
 			backend{t, admin}.broadcast("the end")
@@ -132,14 +132,14 @@ func TestPublishing(t *testing.T) {
 			bob.expect("", `{"text":"Hello"}`)
 			bob.expect("", "the end")
 
-			refused, want := newWeather(t, admin, true), 1
+			refused, want := newProxy(t, admin, true), 1
 			wrong := code[name]
-			if name == "curl" { // repeats that as well
+			if name == "curl" { // curl repeats such a request as well
 				wrong, want = strings.Replace(wrong, "--retry 5", "--retry 1", 1), 2
 			}
 			out, err := runPublisher(t, name, wrong, refused.addr(), "sse.gap")
 			if err == nil || refused.count() != want {
-				t.Errorf("what is refused was sent %d times: %v\n%s", refused.count(), err, out)
+				t.Errorf("requests and error of a refused event: got %d and %v, want %d and an error\n%s", refused.count(), err, want, out)
 			}
 		})
 	}

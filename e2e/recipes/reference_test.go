@@ -13,8 +13,8 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestReferenceCaddyfiles: Caddy takes the Caddyfiles of docs/reference, and adapts the
-// one on JSON to what the page shows.
+// TestReferenceCaddyfiles: Caddy accepts the Caddyfiles of docs/reference, and adapts the one of
+// json.md to the JSON of that page.
 func TestReferenceCaddyfiles(t *testing.T) {
 	dir := t.TempDir()
 	caddy := e2e.Start(t, e2e.Config{}).SSE()
@@ -41,7 +41,7 @@ func TestReferenceCaddyfiles(t *testing.T) {
 			write(t, dir, "Caddyfile", text)
 			run("validate")
 			if formatted := run("fmt"); string(formatted) != text {
-				t.Errorf("%s: %s is not formatted, as\n%s", page, name, formatted)
+				t.Errorf("%s: got %s not formatted, want\n%s", page, name, formatted)
 			}
 		}
 		if page == "reference/json.md" {
@@ -52,15 +52,15 @@ func TestReferenceCaddyfiles(t *testing.T) {
 				}
 			}
 			if !reflect.DeepEqual(got, want) {
-				t.Errorf("the Caddyfile is adapted to %v, not %v", got, want)
+				t.Errorf("adapted Caddyfile: got %v, want %v", got, want)
 			}
 		}
 		wantAllTaken(t, blocks)
 	}
 }
 
-// TestReferenceAPI runs the commands of docs/reference/api.md, and compares the fields
-// of what is answered with the fields that the page shows.
+// TestReferenceAPI runs the commands of docs/reference/api.md, and compares the fields of the
+// responses with those of the page.
 func TestReferenceAPI(t *testing.T) {
 	page := recipes(t, "reference/api.md")
 	s := e2e.Start(t, e2e.Config{Stream: "topics news room/*"})
@@ -73,13 +73,13 @@ func TestReferenceAPI(t *testing.T) {
 		t.Helper()
 		got, want := b.run(take(t, page, command)), take(t, page, answer)
 		if g, w := fieldsOf(t, got), fieldsOf(t, want); !slices.Equal(g, w) {
-			t.Errorf("%s answers the fields %q, and the page shows %q\n%s", command, g, w, got)
+			t.Errorf("fields of the response to %s: got %q, want those of the page, %q\n%s", command, g, w, got)
 		}
 	}
 	shown("send", "receipt")
 	alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
 	if got := b.run(take(t, page, "batch")); strings.Count(got, `"id"`) != 2 {
-		t.Errorf("a batch is answered with %s", got)
+		t.Errorf("response to a batch: got %s, want 2 receipts", got)
 	}
 	os.Remove("events.ndjson")
 	alice.expect("", "1")
@@ -88,22 +88,21 @@ func TestReferenceAPI(t *testing.T) {
 	shown("connections", "connections_answer")
 	shown("status", "status_answer")
 	if got := b.run(take(t, page, "users")); !strings.Contains(got, `"user":"alice"`) {
-		t.Errorf("users: %s", got)
+		t.Errorf("users: got %s, want alice", got)
 	}
 	if got := b.run(take(t, page, "why")); !strings.Contains(got, `"state":"`) {
-		t.Errorf("why: %s", got)
+		t.Errorf("why: got %s, want a state", got)
 	}
 	alice.expect("", "1")
 	b.run(take(t, page, "patch"))
 	alice.expect("sse.topics", `{"added":["room/2"],"removed":["room/1"]}`)
 	if got := b.run(take(t, page, "disconnect")); got != "{\"disconnected\":1}\n" {
-		t.Errorf("disconnect: %s", got)
+		t.Errorf("disconnect: got %s, want 1 disconnected", got)
 	}
 	wantAllTaken(t, page)
 }
 
-// fieldsOf are the paths of all fields of a JSON object, in order. The names of hubs
-// are left out.
+// fieldsOf returns the paths of all fields of a JSON object, in order.
 func fieldsOf(t *testing.T, text string) (fields []string) {
 	t.Helper()
 	var value any

@@ -15,9 +15,9 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// newRooms is an app that knows users by the cookie; who has none is bob. Alice and carol may see a room, and
-// alice and bob the prices.
-func newRooms(t *testing.T) *stub {
+// newRoomsApp returns an app that gets the user from the cookie; without a cookie the user is bob.
+// Alice and carol may get the events of a room, and alice and bob the prices.
+func newRoomsApp(t *testing.T) *stub {
 	s := newStub(t)
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
 		user := cmp.Or(strings.TrimPrefix(r.Header.Get("Cookie"), "session=of-"), "bob")
@@ -28,11 +28,11 @@ func newRooms(t *testing.T) *stub {
 	return s
 }
 
-// TestRooms: what the page on rooms says.
+// TestRooms: the site, the commands and the code of the page on rooms work.
 func TestRooms(t *testing.T) {
 	page := recipes(t, "rooms.md")
 	port := e2e.FreePort(t)
-	back := serve(t, "", localize(take(t, page, "site"), newRooms(t).addr(), port, ""))
+	back := serve(t, "", localize(take(t, page, "site"), newRoomsApp(t).addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
@@ -52,7 +52,7 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 		t.Helper()
 		var got struct{ Changed int }
 		if err := json.Unmarshal([]byte(answer), &got); err != nil || got.Changed != n {
-			t.Errorf("the answer is %s, want %d changed", answer, n)
+			t.Errorf("response: got %s, want %d changed", answer, n)
 		}
 	}
 	back.post("send", `{"topic":"room/1","text":"before","slot":"of the room"}`)
@@ -61,7 +61,7 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 	bob.expect("sse.topics", `{"added":["room/1"],"removed":[]}`)
 	back.send(`"topic":"room/1"`, "welcome")
 	for _, s := range []*stream{alice, bob} {
-		s.expect("", "welcome") // and, to bob, nothing from before, also no state
+		s.expect("", "welcome") // bob gets nothing from before, not even the state
 	}
 	changed(back.run(take(t, page, "leave")), 1)
 	bob.expect("sse.topics", `{"added":[],"removed":["room/1"]}`)
@@ -91,15 +91,15 @@ func testOnline(t *testing.T, page map[string]string, back backend, user func(st
 		}
 	}
 	if len(got.Users) != 2 || got.Users[0]["user"] != "alice" || got.Users[0]["connections"] != 2.0 || got.Users[1]["user"] != "carol" {
-		t.Fatalf("online are %s", answer)
+		t.Fatalf("users online: got %s, want alice with 2 connections and carol", answer)
 	}
 	for name, value := range shown.Users[0] {
 		if reflect.TypeOf(value) != reflect.TypeOf(got.Users[0][name]) {
-			t.Errorf("%s is %v in the docs, and %v in the answer", name, value, got.Users[0][name])
+			t.Errorf("type of %s: got that of %v, want that of the docs, %v", name, got.Users[0][name], value)
 		}
 	}
 	if len(shown.Users[0]) != len(got.Users[0]) {
-		t.Errorf("the answer has the fields of %v, the docs those of %v", got.Users[0], shown.Users[0])
+		t.Errorf("fields: got those of %v, want those of the docs, %v", got.Users[0], shown.Users[0])
 	}
 
 	program := strings.ReplaceAll(take(t, page, "online"), "localhost:2019", back.admin)
@@ -111,9 +111,9 @@ func testOnline(t *testing.T, page map[string]string, back backend, user func(st
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // the test has killed it
 		if t.Failed() {
-			t.Logf("the program said: %s", log.String())
+			t.Logf("output of the program: %s", log.String())
 		}
 	}()
 	alice.expect("online", `["alice","carol"]`)
@@ -122,16 +122,16 @@ func testOnline(t *testing.T, page map[string]string, back backend, user func(st
 	began := time.Now()
 	carol.close()
 	carol = user("carol").open("/events?state=1", "carol")
-	carol.expect("", "before") // a state of the room, which is as old as the test
+	carol.expect("", "before") // the state of the room
 	carol.expect("online", `["alice","carol"]`)
 	reloaded := time.Since(began)
 	carol.close()
 	event, data := alice.next()
 	if event != "online" || data != `["alice"]` {
-		t.Errorf("when carol has gone, alice gets %s %s; the page was reloaded within %s", event, data, reloaded)
+		t.Errorf("event after carol has left: got %s %s, want only alice online; the page was reloaded within %s", event, data, reloaded)
 	}
 	if gone := time.Since(began); gone < 9*time.Second {
-		t.Errorf("who has gone is told of after %s", gone)
+		t.Errorf("time until a user is offline: got %s, want at least 9s", gone)
 	}
 	alice.close()
 }
@@ -156,7 +156,7 @@ func testDashboard(t *testing.T, page map[string]string, back backend, user func
 	expect(`prices [["AAPL",191],["MSFT",190.5]]`)
 	list, err := back.connections("")
 	if err != nil || !slices.ContainsFunc(list, func(c connection) bool { return slices.Equal(c.Topics, []string{"prices"}) }) {
-		t.Errorf("%v, %v", list, err)
+		t.Errorf("connections: got %v, %v, want one with only the topic prices", list, err)
 	}
 	back.run(`curl -X PATCH 'localhost:2019/sse/connections?all=true' -H 'Content-Type: application/json' -d '{"add":["room/1"],"remove":["prices"]}'`)
 	expect("close prices")

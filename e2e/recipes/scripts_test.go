@@ -11,10 +11,10 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// script runs the script of a page in Node, whose EventSource has no cookie, after a
-// prelude that says what a browser has. What it prints is compared by expect; ends
-// waits for its end.
-func script(t *testing.T, site, prelude, text string) (expect func(want string), ends func()) {
+// script runs the script of a page in Node, whose EventSource has no cookie. The prelude defines
+// what a browser has. expect checks the next line of output, and ends waits for the end of the
+// script.
+func script(t *testing.T, site, prelude, text string) (expect func(want string), waitForEnd func()) {
 	t.Helper()
 	for _, quote := range []string{`"`, "`"} {
 		text = strings.ReplaceAll(text, quote+"/events", quote+site+"/events")
@@ -42,7 +42,7 @@ func script(t *testing.T, site, prelude, text string) (expect func(want string),
 			lines <- scanner.Text()
 		}
 		close(lines)
-		_ = cmd.Wait() // it may be killed
+		_ = cmd.Wait() // the test may have killed it
 		close(exited)
 	}()
 	t.Cleanup(func() {
@@ -51,12 +51,12 @@ func script(t *testing.T, site, prelude, text string) (expect func(want string),
 		}
 		<-exited
 		if t.Failed() {
-			t.Logf("node said: %s", log.String())
+			t.Logf("output of node: %s", log.String())
 		}
 	})
 	next := func(want string) (line string, ok bool) {
 		t.Helper()
-		e2e.Wait(t, e2e.Patience, fmt.Sprintf("the page to say %q", want), func() error {
+		e2e.Wait(t, e2e.Patience, fmt.Sprintf("the page to print %q", want), func() error {
 			select {
 			case line, ok = <-lines:
 				return nil
@@ -69,14 +69,14 @@ func script(t *testing.T, site, prelude, text string) (expect func(want string),
 	expect = func(want string) {
 		t.Helper()
 		if line, ok := next(want); !ok || line != want {
-			t.Fatalf("the page says %q, want %q", line, want)
+			t.Fatalf("line of the page: got %q, want %q", line, want)
 		}
 	}
-	ends = func() {
+	waitForEnd = func() {
 		t.Helper()
 		if line, ok := next("nothing more"); ok {
-			t.Errorf("the page says %q, and not nothing", line)
+			t.Errorf("line of the page: got %q, want none", line)
 		}
 	}
-	return expect, ends
+	return expect, waitForEnd
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestStatements: what the docs say of the blocks of a stream, that is easily said wrong.
+// TestStatements: statements of the docs about the blocks of a stream are true.
 func TestStatements(t *testing.T) {
 	s := e2e.Start(t, e2e.Config{Stream: "topics room/*"})
 	b := backendOf(t, s)
@@ -38,7 +38,7 @@ func TestStatements(t *testing.T) {
 		}
 		o := opened{connected.ConnectionID, make(chan string, 1)}
 		go func() {
-			rest, _ := io.ReadAll(resp.Body) // it is cut off when the test has failed
+			rest, _ := io.ReadAll(resp.Body) // it ends early if the test has failed
 			resp.Body.Close()
 			o.blocks <- string(first[:n]) + string(rest)
 		}()
@@ -52,12 +52,12 @@ func TestStatements(t *testing.T) {
 				blocks = strings.Split(strings.TrimSuffix(text, "\n\n"), "\n\n")
 				return nil
 			default:
-				return fmt.Errorf("it goes on")
+				return fmt.Errorf("it is still open")
 			}
 		})
 		for _, block := range blocks {
 			if i := strings.Index(block, "\nid: "); i >= 0 && strings.Contains(block[i+1:], "\n") {
-				t.Errorf("id is not the last line of\n%s", block)
+				t.Errorf("last line of a block: got another one than the id, want the id:\n%s", block)
 			}
 		}
 		return blocks
@@ -70,21 +70,21 @@ func TestStatements(t *testing.T) {
 	b.send(`"topic":"room/2"`, "of another room")
 	b.send(`"topic":"room/1"`, "of the room")
 	closed := open("previous=" + replaced.id)
-	// One that asks for topics gets also what is for everyone and for the user.
+	// A client that requests topics also gets the events for everybody and for its user.
 	var got []string
 	for _, block := range ended(replaced)[1:] {
-		if _, data, ok := strings.Cut(block, "data: "); ok { // else it is a heartbeat
+		if _, data, ok := strings.Cut(block, "data: "); ok { // otherwise it is a heartbeat
 			data, _, _ = strings.Cut(data, "\n")
 			got = append(got, data)
 		}
 	}
-	// One that is replaced is not told that it is closed.
+	// A stream that is replaced gets no sse.closing.
 	if want := []string{"for all", "for alice", "of the room"}; !slices.Equal(got, want) {
-		t.Errorf("the stream has %q, want %q", got, want)
+		t.Errorf("data of the stream: got %q, want %q", got, want)
 	}
 	b.run(`curl -X DELETE 'localhost:2019/sse/connections?user=alice'`)
 	last := ended(closed)
 	if end := last[len(last)-1]; !strings.Contains(end, "event: sse.closing") || strings.Contains(end, "id: ") {
-		t.Errorf("the stream ends with\n%s", end)
+		t.Errorf("last block: got\n%s\nwant sse.closing without an id", end)
 	}
 }

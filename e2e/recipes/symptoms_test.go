@@ -10,15 +10,14 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestSymptoms: each mistake of the table in docs/troubleshooting.md looks as it says
-// there.
+// TestSymptoms: each mistake in the table of docs/troubleshooting.md has the symptom of the table.
 func TestSymptoms(t *testing.T) {
 	text, err := os.ReadFile("../../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := newStub(t)
-	gone.Close()
+	closedApp := newStub(t)
+	closedApp.Close()
 	s := e2e.Start(t, e2e.Config{Routes: `
 	sse /user {
 		user {http.reverse_proxy.header.X-SSE-User}
@@ -45,7 +44,7 @@ func TestSymptoms(t *testing.T) {
 			anonymous
 		}
 	}
-	forward_auth /down ` + gone.addr() + ` {
+	forward_auth /down ` + closedApp.addr() + ` {
 		uri /events
 	}
 	sse /down {
@@ -62,7 +61,7 @@ func TestSymptoms(t *testing.T) {
 	}
 `})
 	site, admin := fmt.Sprintf("http://127.0.0.1:%d", s.HTTP), fmt.Sprintf("http://localhost:%d", s.Admin)
-	open := visitor{t: t, base: site}.open("/events", "") // for the cap
+	open := visitor{t: t, base: site}.open("/events", "") // reaches the limit
 	defer open.close()
 	const plain, event = "text/plain", `{"user":"alice","text":"x"}`
 	for _, test := range []struct {
@@ -88,7 +87,7 @@ func TestSymptoms(t *testing.T) {
 		{"502 for a stream", "GET", site + "/down", "", "", "", 502, ""},
 	} {
 		if !strings.Contains(string(text), "\n| "+test.row+" |") {
-			t.Errorf("the table has no row %s", test.row)
+			t.Errorf("table: got no row %s, want one", test.row)
 		}
 		req, err := http.NewRequest(test.method, test.url, strings.NewReader(test.body))
 		if err != nil {
@@ -109,10 +108,10 @@ func TestSymptoms(t *testing.T) {
 		n, _ := resp.Body.Read(answer)
 		resp.Body.Close()
 		if resp.StatusCode != test.status || !strings.Contains(string(answer[:n]), test.says) {
-			t.Errorf("%s: %s %s is answered with %s %s", test.row, test.method, test.url, resp.Status, answer[:n])
+			t.Errorf("%s: response to %s %s: got %s %s, want %d with %q", test.row, test.method, test.url, resp.Status, answer[:n], test.status, test.says)
 		}
 		if test.status == http.StatusMethodNotAllowed && resp.Header.Get("Allow") == "" {
-			t.Errorf("%s: the answer does not say what is allowed", test.url)
+			t.Errorf("%s: got no header Allow, want one", test.url)
 		}
 	}
 	for _, refused := range []string{`{"user":7,"text":"x"}`, `{"user":"alice","text":"x","type":"error"}`} {
@@ -122,7 +121,7 @@ func TestSymptoms(t *testing.T) {
 		}
 		resp.Body.Close()
 		if resp.StatusCode != http.StatusBadRequest { // guides/notifications.md and guides/ai-streams.md say so
-			t.Errorf("%s is answered with %s", refused, resp.Status)
+			t.Errorf("response to %s: got %s, want 400", refused, resp.Status)
 		}
 	}
 }

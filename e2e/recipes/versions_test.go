@@ -18,18 +18,18 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// follower is a client that speaks HTTP/1.1, HTTP/2 and HTTP/3, and follows Alt-Svc
-// and 421 as browsers are told to. [RFC 7838 2.4, 3; RFC 9110 15.5.20]
-type follower struct {
-	t        *testing.T
-	tcp      *visitor
-	quic     *http3.Transport
-	remember map[string]bool // origins that have advertised HTTP/3
-	cookie   string
+// altSvcClient is a client for HTTP/1.1, HTTP/2 and HTTP/3. It obeys Alt-Svc and 421 like
+// browsers. [RFC 7838 2.4, 3; RFC 9110 15.5.20]
+type altSvcClient struct {
+	t          *testing.T
+	tcp        *visitor
+	quic       *http3.Transport
+	knownHTTP3 map[string]bool // origins that have advertised HTTP/3
+	cookie     string
 }
 
-func newFollower(t *testing.T) *follower {
-	f := &follower{t: t, tcp: &visitor{t: t}, remember: make(map[string]bool)}
+func newAltSvcClient(t *testing.T) *altSvcClient {
+	f := &altSvcClient{t: t, tcp: &visitor{t: t}, knownHTTP3: make(map[string]bool)}
 	f.quic = &http3.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // a certificate of the test's Caddy
 		Dial: func(ctx context.Context, addr string, config *tls.Config, options *quic.Config) (*quic.Conn, error) {
@@ -44,8 +44,8 @@ func newFollower(t *testing.T) *follower {
 	return f
 }
 
-// ask makes a request as a page of this origin.
-func (f *follower) ask(method, address, origin string) *http.Response {
+// request makes a request like a page of this origin.
+func (f *altSvcClient) request(method, address, origin string) *http.Response {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*e2e.Patience)
 	f.t.Cleanup(cancel)
@@ -62,15 +62,15 @@ func (f *follower) ask(method, address, origin string) *http.Response {
 	}
 	host := req.URL.Host
 	var resp *http.Response
-	if f.remember[host] {
+	if f.knownHTTP3[host] {
 		resp, err = f.quic.RoundTrip(req)
-		if err != nil { // nobody speaks it there any more
+		if err != nil { // the server no longer supports HTTP/3
 			resp = nil
-			delete(f.remember, host)
+			delete(f.knownHTTP3, host)
 		}
 	}
 	if resp != nil && resp.StatusCode == http.StatusMisdirectedRequest {
-		f.learn(host, resp)
+		f.readAltSvc(host, resp)
 		resp.Body.Close()
 		resp = nil
 	}
@@ -80,34 +80,34 @@ func (f *follower) ask(method, address, origin string) *http.Response {
 		}
 	}
 	f.t.Cleanup(func() { resp.Body.Close() })
-	f.learn(host, resp)
+	f.readAltSvc(host, resp)
 	return resp
 }
 
-func (f *follower) learn(host string, resp *http.Response) {
+func (f *altSvcClient) readAltSvc(host string, resp *http.Response) {
 	switch advertised := resp.Header.Get("Alt-Svc"); {
 	case advertised == "clear":
-		delete(f.remember, host)
+		delete(f.knownHTTP3, host)
 	case strings.HasPrefix(advertised, `h3=":`+resp.Request.URL.Port()+`"`):
-		f.remember[host] = true
+		f.knownHTTP3[host] = true
 	}
 }
 
-// TestHTTPVersions: each Caddyfile of the page keeps a client that follows Alt-Svc on
-// the version that it is for, whatever else it asks for, and one that remembers HTTP/3.
-// Without what the page says, the same client leaves.
+// TestHTTPVersions: each Caddyfile of the page keeps a client that obeys Alt-Svc on its version,
+// after any other requests, and even if the client remembers HTTP/3. Without the lines of the
+// page, the same client switches to another version.
 func TestHTTPVersions(t *testing.T) {
 	page := recipes(t, "http-versions.md")
-	app := newLogin(t)
+	app := newLoginApp(t)
 	port, host, server := take(t, page, "port"), take(t, page, "host"), take(t, page, "server")
-	for _, inBrowsers := range []string{"native", "client"} {
-		take(t, page, inBrowsers) // e2e/browser tests them
+	for _, name := range []string{"native", "client"} {
+		take(t, page, name) // e2e/browser tests them
 	}
 	wantAllTaken(t, page)
 	without := func(text string, lines ...string) string {
 		for _, line := range lines {
 			if !strings.Contains(text, "\t"+line+"\n") {
-				t.Fatalf("there is no line %s in\n%s", line, text)
+				t.Fatalf("got no line %s in this text, want it:\n%s", line, text)
 			}
 			text = strings.Replace(text, "\t"+line+"\n", "", 1)
 		}
@@ -143,23 +143,23 @@ func TestHTTPVersions(t *testing.T) {
 			}
 			b := serve(t, globals, text)
 			base := fmt.Sprintf("https://%s:%d", test.host, events)
-			stream := func(f *follower) string {
+			stream := func(f *altSvcClient) string {
 				t.Helper()
 				f.cookie = "session=of-alice"
-				resp := f.ask(http.MethodGet, base+"/events", test.origin)
+				resp := f.request(http.MethodGet, base+"/events", test.origin)
 				if resp.StatusCode != http.StatusOK {
 					body, _ := io.ReadAll(resp.Body)
-					t.Fatalf("no stream: %s %s", resp.Status, body)
+					t.Fatalf("response: got %s %s, want a stream", resp.Status, body)
 				}
 				b.wait(1)
 				list, err := b.connections("alice")
 				if err != nil || len(list) != 1 {
-					t.Fatalf("%v, %v", list, err)
+					t.Fatalf("connections of alice: got %v, %v, want one", list, err)
 				}
 				var connected struct{ Protocol string }
 				s := newStream(t, resp)
 				if _, data := s.next(); json.Unmarshal([]byte(data), &connected) != nil || connected.Protocol != list[0].Protocol {
-					t.Errorf("the stream says %s, the server %s", data, list[0].Protocol)
+					t.Errorf("protocol in the stream: got %s, want that of the server, %s", data, list[0].Protocol)
 				}
 				s.close()
 				b.wait(0)
@@ -170,7 +170,7 @@ func TestHTTPVersions(t *testing.T) {
 				live, remembered = "h1", "h3"
 			}
 
-			f := newFollower(t)
+			f := newAltSvcClient(t)
 			for range 3 {
 				f.cookie = ""
 				for _, other := range []struct{ method, path string }{
@@ -179,24 +179,24 @@ func TestHTTPVersions(t *testing.T) {
 					{http.MethodGet, "/events"}, // 401
 					{http.MethodHead, "/events"},
 				} {
-					f.ask(other.method, base+other.path, test.origin).Body.Close()
+					f.request(other.method, base+other.path, test.origin).Body.Close()
 				}
 				if got := stream(f); got != live {
-					t.Errorf("a stream came over %s, want %s", got, live)
+					t.Errorf("protocol of a stream: got %s, want %s", got, live)
 				}
 			}
 			u, err := url.Parse(base)
 			if err != nil {
 				t.Fatal(err)
 			}
-			f = newFollower(t)
-			f.remember[u.Host] = true
+			f = newAltSvcClient(t)
+			f.knownHTTP3[u.Host] = true
 			if got := stream(f); got != remembered {
-				t.Errorf("where HTTP/3 was remembered a stream came over %s, want %s", got, remembered)
+				t.Errorf("protocol of a stream if HTTP/3 is remembered: got %s, want %s", got, remembered)
 			}
 			f.cookie = ""
-			if resp := f.ask(http.MethodGet, base+"/events", test.origin); resp.StatusCode != http.StatusUnauthorized {
-				t.Errorf("without a cookie: %s", resp.Status)
+			if resp := f.request(http.MethodGet, base+"/events", test.origin); resp.StatusCode != http.StatusUnauthorized {
+				t.Errorf("response without a cookie: got %s, want 401", resp.Status)
 			}
 		})
 	}
