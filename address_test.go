@@ -22,8 +22,8 @@ func admitted(s *server, client *http.Client, url string, headers ...[]string) (
 	return which
 }
 
-// TestCapByNetwork: max_connections_per_ip counts an IPv6 client by its /64, and an
-// IPv4 client by its address, however that is written.
+// TestCapByNetwork: max_connections_per_ip counts an IPv6 client by its /64, and an IPv4 client by
+// its address, in any spelling.
 func TestCapByNetwork(t *testing.T) {
 	s := start(t, "servers {\n trusted_proxies static private_ranges\n}",
 		"sse /events {\n anonymous\n max_connections_per_ip 2\n}")
@@ -45,8 +45,9 @@ func TestCapByNetwork(t *testing.T) {
 	}
 }
 
-// TestCapWithoutAddress: clients of a unix socket have no address, and so there is no
-// cap by address. A warning says so: at load if it is sure, else when the first comes.
+// TestCapWithoutAddress: clients of a Unix socket have no address, so the limit per address does
+// not apply. A warning says so: when the config is loaded if this is certain, otherwise at the
+// first client.
 func TestCapWithoutAddress(t *testing.T) {
 	const site = "sse /events {\n anonymous\n max_connections_per_ip 2\n}"
 	for name, test := range map[string]struct {

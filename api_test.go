@@ -24,7 +24,7 @@ type listing struct {
 	Next        string
 }
 
-// checkAPIHeader: no answer is kept by a cache, or taken for something else.
+// checkAPIHeader checks that no cache keeps a response, and that browsers do not guess its type.
 func checkAPIHeader(t testing.TB, a answer) {
 	t.Helper()
 	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Content-Type-Options") != "nosniff" {
@@ -32,7 +32,7 @@ func checkAPIHeader(t testing.TB, a answer) {
 	}
 }
 
-// checkRefusal says what is wrong with an answer that should be an error in JSON.
+// checkRefusal checks an answer that must be an error in JSON.
 func checkRefusal(t testing.TB, a answer, status int, text string) {
 	t.Helper()
 	checkAPIHeader(t, a)
@@ -46,7 +46,7 @@ func checkRefusal(t testing.TB, a answer, status int, text string) {
 	}
 }
 
-// TestAPIRefusals: of requests, before their body matters.
+// TestAPIRefusals: the API refuses wrong requests before it reads their bodies.
 func TestAPIRefusals(t *testing.T) {
 	s := start(t, "sse\nsse chat", "sse /events\nsse_api /sse/*")
 	const event = `{"text":"x"}`
@@ -112,7 +112,7 @@ func TestAPIRefusals(t *testing.T) {
 	}
 }
 
-// TestAPIHead: what can be read with GET can be asked for with HEAD, as monitors do.
+// TestAPIHead: each GET can also be a HEAD, as monitors send.
 func TestAPIHead(t *testing.T) {
 	s := start(t, "", "sse /events\nsse_api /sse/*")
 	for _, base := range []string{"http://" + s.admin, "http://" + s.http} {
@@ -129,7 +129,7 @@ func TestAPIHead(t *testing.T) {
 	}
 }
 
-// TestAPIEncodedBody: a body in an encoding is refused with the name of that.
+// TestAPIEncodedBody: a body with a Content-Encoding is refused, and the error names the encoding.
 func TestAPIEncodedBody(t *testing.T) {
 	s := start(t, "", "sse /events")
 	send := func(encoding string) answer {
@@ -143,7 +143,7 @@ func TestAPIEncodedBody(t *testing.T) {
 	}
 }
 
-// TestAPITargets: each kind reaches whom it names, each connection once.
+// TestAPITargets: each kind of target reaches the connections that it names, each once.
 func TestAPITargets(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news public/*\n}")
 	alice := s.open("/events", "X-User", "alice", "Cookie", "sid=1")
@@ -242,13 +242,14 @@ func TestAPIListing(t *testing.T) {
 	}
 }
 
-// hashed is a session as it is listed.
+// hashed returns a session as listings show it.
 func hashed(session string) string {
 	sum := sha256.Sum256([]byte(session))
 	return hex.EncodeToString(sum[:16])
 }
 
-// TestAPIDisconnect: by id, by filter, all; each is told and counted.
+// TestAPIDisconnect: connections are ended by id, by filter, or all. Each gets sse.closing and is
+// counted.
 func TestAPIDisconnect(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news\n}")
 	open := func(user, sid string) *stream { return s.open("/events", "X-User", user, "Cookie", "sid="+sid) }
@@ -281,7 +282,7 @@ func TestAPIDisconnect(t *testing.T) {
 	checkRefusal(t, s.api("DELETE", "/sse/connections/"+one.id, ""), http.StatusNotFound, "no open connection")
 }
 
-// TestAPIStatus: its shape, and a head with which a page misses nothing.
+// TestAPIStatus: the status has its fields, and a head from which a page misses nothing.
 func TestAPIStatus(t *testing.T) {
 	s := start(t, "sse\nsse chat", "test_auth\nsse /events")
 	s.open("/events", "X-User", "alice")
@@ -316,8 +317,8 @@ func TestAPIStatus(t *testing.T) {
 	}
 }
 
-// TestAPIOnARoute: sse_api is the same API, behind the site's authentication,
-// and no page of another origin can use it with a visitor's login.
+// TestAPIOnARoute: sse_api is the same API behind the site's authentication. A page of another
+// origin cannot use it with a visitor's login.
 func TestAPIOnARoute(t *testing.T) {
 	s := start(t, "", "handle_path /internal/* {\n basic_auth {\n alice "+secretHash+"\n}\n sse_api\n}\nsse /events {\n anonymous\n}")
 	st := s.open("/events")
@@ -348,7 +349,7 @@ func TestAPIOnARoute(t *testing.T) {
 	}
 }
 
-// While all places for large bodies are taken, small ones are read.
+// Small bodies are read while all slots for large bodies are in use.
 func TestLargeBodiesLeaveACPU(t *testing.T) {
 	s := start(t, "", anonymousSite)
 	for range cap(caddysse.Decoding) {

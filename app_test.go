@@ -18,8 +18,8 @@ import (
 
 const anonymousSite = "sse /events {\n anonymous\n}"
 
-// TestPromise7ReloadKeepsStreams: over reloads, whatever the protocol, each event
-// arrives once and in order, while publishers and readers of the API go on.
+// TestPromise7ReloadKeepsStreams: during reloads each event arrives once and in order over each
+// protocol, while publishers and readers of the API continue.
 func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	s := startTLS(t, "", anonymousSite)
 	var streams []*stream
@@ -28,7 +28,7 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 	tls := s.site(anonymousSite) + "https://localhost:" + port(s.https) + " {\ntls " + certificate + " " + certificate + "\n"
 
-	// The API on a route, since a reload replaces the admin endpoint.
+	// The API is on a route, because a reload replaces the admin endpoint.
 	api := freeAddr(t)
 	more := "http://:" + port(api) + " {\n sse_api\n}\n"
 	s.mustLoad(tls + anonymousSite + "\n}\n" + more)
@@ -43,7 +43,8 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 			default:
 			}
 			published++
-			// A publisher without an answer, as when a listener closes, sends the key again.
+			// A publisher without an answer, as when a listener closes, repeats the event with its
+			// key.
 			event := fmt.Sprintf(`{"text":"%d","key":"%d"}`, published, published)
 			eventually(t, "an answer", func() bool {
 				resp, err := plain.Post("http://"+api+"/sse/broadcast", "application/json", strings.NewReader(event))
@@ -80,8 +81,8 @@ func TestPromise7ReloadKeepsStreams(t *testing.T) {
 	}
 }
 
-// TestPromise7ReloadAppliesOptions: of the hub at once, of the route to the
-// streams that it opens.
+// TestPromise7ReloadAppliesOptions: options of the hub apply at once, and options of the route to
+// streams that it opens later.
 func TestPromise7ReloadAppliesOptions(t *testing.T) {
 	s := start(t, "sse {\n max_event_size 100\n history 100\n}", anonymousSite)
 	st := s.open("/events")
@@ -89,7 +90,8 @@ func TestPromise7ReloadAppliesOptions(t *testing.T) {
 	for i := 2; i <= 10; i++ {
 		s.send(fmt.Sprintf(`{"text":"%d"}`, i))
 	}
-	// Before the smaller history evicts what a busy machine has not written yet.
+	// The events are read before the smaller history evicts those that a busy machine has not
+	// written yet.
 	for i := range 10 {
 		st.expect(fmt.Sprint(i + 1))
 	}
@@ -110,8 +112,8 @@ func TestPromise7ReloadAppliesOptions(t *testing.T) {
 	again.expect("9", "10")
 }
 
-// TestPromise7ReloadTellsWhoLags: a smaller history evicts, also what a client
-// that is behind has not got yet; it is told.
+// TestPromise7ReloadTellsWhoLags: a smaller history may evict events that a lagging client has not
+// received. The client gets a gap.
 func TestPromise7ReloadTellsWhoLags(t *testing.T) {
 	s := start(t, "sse {\n history_size 512MiB\n}", anonymousSite)
 	slow := &http.Client{Transport: &http.Transport{DialContext: dialSmall, DisableKeepAlives: true}}
@@ -147,8 +149,8 @@ func TestPromise7ReloadTellsWhoLags(t *testing.T) {
 	st.close()
 }
 
-// TestPromise7HubThatIsGone: when no route serves a hub any more its streams are
-// told so, whether it is still configured or not.
+// TestPromise7HubThatIsGone: when no route serves a hub any more, its streams get the reason
+// hub_closed, even if the hub is still configured.
 func TestPromise7HubThatIsGone(t *testing.T) {
 	for name, global := range map[string]string{"configured": "sse chat", "not configured": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -172,8 +174,8 @@ func TestPromise7HubThatIsGone(t *testing.T) {
 	}
 }
 
-// TestPromise7StreamThatComesLate: one that was asked for before the reload which
-// left its hub without a route, and opened after that, ends too.
+// TestPromise7StreamThatComesLate: a reload leaves a hub without a route. A stream that was
+// requested before the reload and opens after it ends, too.
 func TestPromise7StreamThatComesLate(t *testing.T) {
 	s := start(t, "sse chat", anonymousSite+"\ntest_hold /chat\nsse /chat {\n hub chat\n anonymous\n}")
 	opened := make(chan *stream)
@@ -187,7 +189,7 @@ func TestPromise7StreamThatComesLate(t *testing.T) {
 	eventually(t, "the end", func() bool { return s.status("chat").Connections == 0 })
 }
 
-// TestEndIsLogged: of every stream, when Caddy stops.
+// TestEndIsLogged: when Caddy stops, the end of each stream is logged.
 func TestEndIsLogged(t *testing.T) {
 	s := start(t, "", bothWays(""))
 	ids := map[string]bool{s.open("/events").id: true, s.open("/kept").id: true}
@@ -203,7 +205,7 @@ func TestEndIsLogged(t *testing.T) {
 	})
 }
 
-// TestPromise7NoAppAnyMore: without the app there are no hubs, and it comes back.
+// TestPromise7NoAppAnyMore: without the app there are no hubs. With the app they are back.
 func TestPromise7NoAppAnyMore(t *testing.T) {
 	s := start(t, "", anonymousSite)
 	st := s.open("/events")
@@ -228,8 +230,8 @@ func TestPromise7NoAppAnyMore(t *testing.T) {
 	}
 }
 
-// TestPromise7FailedReloadChangesNothing: neither one that fails before anything
-// was started, nor one that fails after our app may have been.
+// TestPromise7FailedReloadChangesNothing: a reload that fails changes nothing, whether it fails
+// before any app was started or after this app may have been.
 func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 	s := start(t, "sse {\n history 100\n}\nsse chat", anonymousSite+"\nsse /chat {\n hub chat\n anonymous\n}")
 	st, chat := s.open("/events"), s.open("/chat")
@@ -240,7 +242,8 @@ func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 	defer taken.Close()
 	good := s.site(anonymousSite)
 	events := 0
-	// Caddy starts apps in no order: repeat, so that ours comes first at times.
+	// Caddy starts apps in random order. The test repeats the reload, so that this app is
+	// sometimes first.
 	for i := range 8 {
 		for name, sites := range map[string]string{
 			"in Provision": good + "http://elsewhere {\n sse {\n hub nope\n}\n}\n",
@@ -271,7 +274,7 @@ func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 			eventually(t, "the stream to be gone", func() bool { return s.status("default").Connections == 1 })
 		}
 	}
-	// And what comes next does take effect.
+	// The next reload takes effect.
 	s.global = "sse {\n history 1\n}"
 	s.mustLoad(good)
 	if h := s.status("default"); h.Events != 1 || h.Connections != 1 {
@@ -282,7 +285,7 @@ func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 	}
 }
 
-// TestAppValidate: what a config in JSON may get wrong.
+// TestAppValidate: faults of a config in JSON are refused.
 func TestAppValidate(t *testing.T) {
 	for config, wrong := range map[string]string{
 		`{"hubs":{"Default":{}}}`:                      "1 to 32 of a-z",
@@ -302,8 +305,8 @@ func TestAppValidate(t *testing.T) {
 	}
 }
 
-// TestPromise7RouteThatIsMissingForAMoment: streams go on, and so does the history, when
-// a route is back soon, also if there was no app meanwhile.
+// TestPromise7RouteThatIsMissingForAMoment: streams and the history continue when a route is back
+// soon, even if there was no app meanwhile.
 func TestPromise7RouteThatIsMissingForAMoment(t *testing.T) {
 	caddysse.SetRouteGrace(time.Hour)
 	defer caddysse.SetRouteGrace(100 * time.Millisecond)
@@ -339,8 +342,8 @@ func TestPromise7RouteThatIsMissingForAMoment(t *testing.T) {
 	}
 }
 
-// TestPromise8NoRouteAtTheEnd: a hub whose route is missing when the process ends tells
-// its clients of that, and at once.
+// TestPromise8NoRouteAtTheEnd: if the route of a hub is missing when the process ends, its clients
+// get the reason shutdown at once.
 func TestPromise8NoRouteAtTheEnd(t *testing.T) {
 	caddysse.SetRouteGrace(time.Hour)
 	defer caddysse.SetRouteGrace(100 * time.Millisecond)
@@ -363,15 +366,15 @@ func TestPromise8NoRouteAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestPromise7StreamOfAConfigThatFails: who may have a stream is for the config in
-// force to decide. What one that fails has admitted meanwhile ends, and nothing else.
+// TestPromise7StreamOfAConfigThatFails: only the current config decides which clients may have a
+// stream. Streams that a failing config has admitted meanwhile end, and no others.
 func TestPromise7StreamOfAConfigThatFails(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events")
 	st := s.open("/events", "X-User", "alice")
 	elsewhere := freeAddr(t)
 	var admitted *stream
 	failToStart.Store(new(func() {
-		// Caddy starts apps in no order: at times the server serves already.
+		// Caddy starts apps in random order, so sometimes the server already serves.
 		conn, err := net.Dial("tcp", elsewhere)
 		if err != nil {
 			return
@@ -393,8 +396,8 @@ func TestPromise7StreamOfAConfigThatFails(t *testing.T) {
 	st.expect("on we go")
 }
 
-// TestStoresOfAConfigThatFails: they are closed, whatever fails: another app, or another
-// store.
+// TestStoresOfAConfigThatFails: the stores of a config that fails are closed, whether another app
+// or another store fails.
 func TestStoresOfAConfigThatFails(t *testing.T) {
 	dir := t.TempDir()
 	on := func(file string) string {
@@ -426,9 +429,9 @@ func TestStoresOfAConfigThatFails(t *testing.T) {
 	}
 }
 
-// TestPromise8ServerOfAnEarlierConfig: what it runs beside its shutdown may come late,
-// when the process is about to end and the next config still serves. It ends the streams
-// that it may wait for, and no others.
+// TestPromise8ServerOfAnEarlierConfig: the shutdown hook of a server may run late, when the
+// process is about to end and the next config still serves. It ends the streams that its server
+// may wait for, and no others.
 func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
 	s := start(t, "", bothWays(""))
 	early := s.open("/kept")

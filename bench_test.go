@@ -11,7 +11,7 @@ import (
 	caddysse "github.com/ea766355/caddy-sse"
 )
 
-// discardWriter is a response that costs nothing.
+// discardWriter is a response writer without costs.
 type discardWriter struct {
 	header http.Header
 	status int
@@ -21,9 +21,8 @@ func (w *discardWriter) Header() http.Header         { return w.header }
 func (w *discardWriter) WriteHeader(status int)      { w.status = status }
 func (w *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-// BenchmarkPublishRequest measures our share of a publish over the admin endpoint:
-// what the handler does from the request to the answer, without net/http and
-// Caddy's log.
+// BenchmarkPublishRequest measures the share of this module in a publish over the admin endpoint:
+// the handler from the request to the answer, without net/http and Caddy's log.
 func BenchmarkPublishRequest(b *testing.B) {
 	start(b, "", bothWays(""))
 	handler := new(caddysse.AdminAPI).Routes()[0].Handler

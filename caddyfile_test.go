@@ -23,7 +23,8 @@ func validate(t *testing.T, config string) error {
 	return caddy.Validate(&c)
 }
 
-// mentions reports whether an error says what is wrong; nothing is, if wrong is empty.
+// mentions reports whether the text of an error contains wrong. If wrong is empty, it reports
+// whether there is no error.
 func mentions(err error, wrong string) bool {
 	if wrong == "" || err == nil {
 		return wrong == "" && err == nil
@@ -31,7 +32,7 @@ func mentions(err error, wrong string) bool {
 	return strings.Contains(err.Error(), wrong)
 }
 
-// sameJSON compares by value.
+// sameJSON reports whether two JSON texts have the same value.
 func sameJSON(t *testing.T, got, want string) {
 	t.Helper()
 	if !reflect.DeepEqual(decode[any](t, got), decode[any](t, want)) {
@@ -39,7 +40,7 @@ func sameJSON(t *testing.T, got, want string) {
 	}
 }
 
-// TestCaddyfileDirectives: each form of them, and the JSON it stands for.
+// TestCaddyfileDirectives: each form of a directive adapts to its JSON.
 func TestCaddyfileDirectives(t *testing.T) {
 	tests := []struct{ directive, handler string }{
 		{"sse", `{"handler":"sse"}`},
@@ -95,7 +96,7 @@ func TestCaddyfileDirectives(t *testing.T) {
 	}
 }
 
-// TestCaddyfileGlobal: the global option, for one hub and for more.
+// TestCaddyfileGlobal: the global option adapts to its JSON, for one hub and for several.
 func TestCaddyfileGlobal(t *testing.T) {
 	tests := []struct{ option, app string }{
 		{"sse", `{"hubs":{"default":{}}}`},
@@ -120,7 +121,7 @@ func TestCaddyfileGlobal(t *testing.T) {
 	}
 }
 
-// TestCaddyfileErrors: each names the file and the line, and what to mend.
+// TestCaddyfileErrors: each error names the file, the line and the remedy.
 func TestCaddyfileErrors(t *testing.T) {
 	option := func(line string) string { return ":80 {\n\tsse /events {\n\t\t" + line + "\n\t}\n}" }
 	global := func(line string) string { return "{\n\tsse {\n\t\t" + line + "\n\t}\n}" }
@@ -180,7 +181,8 @@ func TestCaddyfileErrors(t *testing.T) {
 	}
 }
 
-// TestCaddyfileContradictions are refused at load, with file and line.
+// TestCaddyfileContradictions: contradicting options are refused when the config is loaded, with
+// file and line.
 func TestCaddyfileContradictions(t *testing.T) {
 	for line, wrong := range map[string]string{
 		"retry 5s 1s":                        "above the upper bound",
@@ -201,8 +203,8 @@ func TestCaddyfileContradictions(t *testing.T) {
 	}
 }
 
-// TestCaddyfileOrder: ours come after all that may deny a request, before all that
-// serves content, and preflights before all that authenticates.
+// TestCaddyfileOrder: the directives come after all that may deny a request, and before all that
+// serve content. Preflight requests come before authentication.
 func TestCaddyfileOrder(t *testing.T) {
 	const directives = "file_server\nreverse_proxy localhost:1\nmetrics /metrics\nsse_test /sse-test\nsse_api\nsse\nrespond @x hello\nerror @x 403\nabort @x\n" +
 		"handle @x {\n push\n}\nbasic_auth {\n alice " + secretHash + "\n}\nencode\nsse_cors https://a.example\nheader X a\nrewrite /x"
@@ -230,7 +232,7 @@ func TestCaddyfileOrder(t *testing.T) {
 	}
 }
 
-// TestCaddyfileExample: the example in this folder works as it says.
+// TestCaddyfileExample: the Caddyfile in this folder works as its comments say.
 func TestCaddyfileExample(t *testing.T) {
 	config, err := os.ReadFile("Caddyfile.example")
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// dialSmall connects with a socket that takes little.
+// dialSmall connects with small socket buffers.
 func dialSmall(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
@@ -17,7 +17,7 @@ func dialSmall(ctx context.Context, network, address string) (net.Conn, error) {
 	return c, c.(*net.TCPConn).SetReadBuffer(64 << 10)
 }
 
-// checkDelivery has a stream be sent a heartbeat and an event.
+// checkDelivery checks that a stream gets a heartbeat and an event.
 func checkDelivery(t testing.TB, s *server, st *stream) {
 	t.Helper()
 	if b := st.next(); !b.colon {
@@ -29,8 +29,8 @@ func checkDelivery(t testing.TB, s *server, st *stream) {
 	}
 }
 
-// TestStreamBehindOtherHandlers: what else a site may do to answers does no harm
-// to a stream, over every protocol.
+// TestStreamBehindOtherHandlers: other handlers that change responses do not damage a stream, over
+// each protocol.
 func TestStreamBehindOtherHandlers(t *testing.T) {
 	t.Setenv("OTEL_TRACES_EXPORTER", "none")
 	tests := []struct {
@@ -75,7 +75,7 @@ func TestStreamBehindOtherHandlers(t *testing.T) {
 			if test.name == "log" {
 				eventually(t, "the access logs", func() bool { return len(logs.with(t, "handled request")) == 8 })
 				for _, line := range logs.with(t, "handled request") {
-					// Of one that was taken over the server sees the first block alone.
+					// The server sees only the first block of a stream that was taken over.
 					request := line["request"].(map[string]any)
 					taken := *takeover == "on" && request["proto"] == "HTTP/1.1" && request["uri"] == "/events"
 					if line["status"] != 200.0 || (line["size"].(float64) < 190) != taken {

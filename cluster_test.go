@@ -14,8 +14,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// neighbour is a cluster of one other node, which keeps its connections in a hub
-// of its own, and one that does not answer.
+// neighbour is a cluster with one other node, which has its own hub, and a node that does not
+// answer.
 type neighbour struct {
 	hub  *hub.Hub
 	room int // for its answer
@@ -66,7 +66,7 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	}
 }
 
-// TestUsersOfAllNodes: each user is listed once, page after page.
+// TestUsersOfAllNodes: each user is listed once, over all pages.
 func TestUsersOfAllNodes(t *testing.T) {
 	here, there := openHub(t), openHub(t)
 	var want []string
@@ -102,8 +102,8 @@ func TestUsersOfAllNodes(t *testing.T) {
 	}
 }
 
-// TestAnswerFitsTheRoom: a node answers with as many connections as fit into a
-// message, and the pages that follow list the others.
+// TestAnswerFitsTheRoom: a node answers with as many connections as fit into a message, and the
+// next pages list the others.
 func TestAnswerFitsTheRoom(t *testing.T) {
 	here, there := openHub(t), openHub(t)
 	long := func(i int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("x", 509) }
@@ -122,7 +122,7 @@ func TestAnswerFitsTheRoom(t *testing.T) {
 		}
 		ids = append(ids, connectTo(t, h, id))
 	}
-	// A row takes about 52 KB: two rows fit, one does, and not even one.
+	// A row takes about 52 KB. The cases have room for two rows, for one, and for none.
 	for _, room := range []int{110_000, 60_000, 10_000} {
 		n := neighbour{there, room}
 		if size := len(answerNode(there, []byte(`{"Limit":1000}`), room)); size == 0 || size > room {
@@ -135,8 +135,8 @@ func TestAnswerFitsTheRoom(t *testing.T) {
 	}
 }
 
-// TestNodeRefusesNonsense: what another node asks ends nothing, and is answered
-// with no more than a page.
+// TestNodeRefusesNonsense: an invalid request of another node ends no connection, and the answer
+// has at most one page.
 func TestNodeRefusesNonsense(t *testing.T) {
 	h := openHub(t)
 	for range maxPage + 1 {
@@ -199,7 +199,7 @@ func connectTo(t *testing.T, h *hub.Hub, id hub.Identity) string {
 	return conn.ID()
 }
 
-// clusterOf makes a hub of the name cluster, and returns a way to call its API.
+// clusterOf creates a hub with the name cluster, and returns a function that calls its API.
 func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path string, status int, into any)) {
 	t.Helper()
 	pooled, _ := hubs.LoadOrStore("cluster", &pooledHub{Hub: h})
@@ -222,7 +222,7 @@ func clusterOf(t *testing.T, h *hub.Hub, c Cluster) (call func(method, path stri
 	}
 }
 
-// listAll lists all connections, page after page.
+// listAll lists all connections over all pages.
 func listAll(t *testing.T, call func(method, path string, status int, into any), limit, count int) (ids []string) {
 	t.Helper()
 	for after := ""; ; {

@@ -7,7 +7,7 @@ import (
 	caddysse "github.com/ea766355/caddy-sse"
 )
 
-// TestCORS: what a browser is told, of preflights, streams and refusals.
+// TestCORS: preflight requests, streams and refusals have the CORS headers.
 func TestCORS(t *testing.T) {
 	const site = "\nbasic_auth {\n alice " + secretHash + "\n}\nsse /events"
 	const app, other = "https://app.example.com", "https://other.example.com:8443"
@@ -68,7 +68,7 @@ func TestCORS(t *testing.T) {
 	}
 }
 
-// TestCORSOnAStream: the headers are there on a stream too, not only on a HEAD.
+// TestCORSOnAStream: a stream has the headers, not only the response to HEAD.
 func TestCORSOnAStream(t *testing.T) {
 	s := start(t, "", "sse_cors https://a.example\nsse /events {\n anonymous\n}")
 	st := s.open("/events", "Origin", "https://a.example")
@@ -78,8 +78,7 @@ func TestCORSOnAStream(t *testing.T) {
 	checkStreamHeaders(t, st.Header)
 }
 
-// TestCORSOfSubdomains: a * stands for one label, and for nothing that only looks
-// like one.
+// TestCORSOfSubdomains: a * matches exactly one label.
 func TestCORSOfSubdomains(t *testing.T) {
 	s := start(t, "", "sse_cors https://*.example.com http://*.localhost:3000 https://exact.example.org\nsse /events {\n anonymous\n}")
 	for origin, listed := range map[string]bool{
@@ -108,7 +107,7 @@ func TestCORSOfSubdomains(t *testing.T) {
 	}
 }
 
-// TestCORSHeaders: more headers may be sent, beside those that are always allowed.
+// TestCORSHeaders: the option adds headers to those that are always allowed.
 func TestCORSHeaders(t *testing.T) {
 	s := start(t, "", "sse_cors https://a.example {\n headers X-Tenant Cache-Control\n}\nsse /events {\n anonymous\n}")
 	a := do(t, "OPTIONS", "http://"+s.http+"/events", "", "Origin", "https://a.example",

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// onDisk is the global options for a history in that file.
+// onDisk returns the global options for a history in a file.
 func onDisk(file string) string { return "sse {\n store disk " + file + "\n}" }
 
-// TestDamagedHistoryIsSetAside: Caddy starts, the log and the status say what
-// happened, and the damaged file is still there.
+// TestDamagedHistoryIsSetAside: Caddy starts with a damaged history. The log and the status report
+// it, and the damaged file is kept.
 func TestDamagedHistoryIsSetAside(t *testing.T) {
 	dir := t.TempDir() // removed after Caddy has stopped
 	file := filepath.Join(dir, "history.db")
@@ -39,8 +39,8 @@ func TestDamagedHistoryIsSetAside(t *testing.T) {
 	}
 }
 
-// TestHistoryThatIsNone: what is wrong with the file in the place of a history is
-// in the status and in the answer to a publish, which nobody gets.
+// TestHistoryThatIsNone: if the file is not a history, the status and the answers to publishes
+// have the error. No client gets the events.
 func TestHistoryThatIsNone(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "history.db")
@@ -75,8 +75,8 @@ func TestHistoryThatIsNone(t *testing.T) {
 	st.expect("3")
 }
 
-// TestPromise2ReloadToACopy: a copy that has all that the hub has continues the
-// history. One that ends before is another history from then on.
+// TestPromise2ReloadToACopy: a copy with all events of the hub continues the history. A shorter
+// copy becomes another history.
 func TestPromise2ReloadToACopy(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db")

@@ -17,13 +17,13 @@ func (s *server) watch(query string, headers ...string) *stream {
 	return openWith(s, plain, "http://"+s.admin+"/sse/events"+query, headers...)
 }
 
-// shown is an event without what differs from run to run.
+// shown returns an event without the parts that differ from run to run.
 func shown(data string) string {
 	return regexp.MustCompile(`"stored":"[^"]*",?`).ReplaceAllString(data, "")
 }
 
-// TestEventsShowsAll: through both doors and every protocol, without payloads and
-// secrets.
+// TestEventsShowsAll: the stream shows all events at both endpoints and over each protocol,
+// without payloads and secrets.
 func TestEventsShowsAll(t *testing.T) {
 	s := startTLS(t, "", "handle_path /internal/* {\n sse_api\n}\nsse /events {\n user {http.request.header.X-User}\n session {http.request.header.X-Session}\n}")
 	st := s.open("/events", "X-User", "alice", "X-Session", "secret")
@@ -97,7 +97,7 @@ func TestEventsShowsAll(t *testing.T) {
 	}
 }
 
-// TestEventsFilters: what is chosen, and what is refused.
+// TestEventsFilters: filters choose events, and invalid filters are refused.
 func TestEventsFilters(t *testing.T) {
 	s := start(t, "sse\nsse chat", "sse /events {\n hub chat\n}")
 	for _, event := range []string{
@@ -135,7 +135,7 @@ func TestEventsFilters(t *testing.T) {
 	checkRefusal(t, s.api("POST", "/sse/events", ""), 405, "(allowed: GET, HEAD)")
 }
 
-// TestEventsHeartbeat: a silent stream moves its position past what is filtered.
+// TestEventsHeartbeat: a heartbeat of a silent stream moves its position past filtered events.
 func TestEventsHeartbeat(t *testing.T) {
 	caddysse.SetWatchHeartbeat(t, 50*time.Millisecond)
 	s := start(t, "", "sse /events")
@@ -154,7 +154,7 @@ func TestEventsHeartbeat(t *testing.T) {
 	}
 }
 
-// TestEventsTellsGaps: what was evicted, and another life of the history.
+// TestEventsTellsGaps: evicted events and another epoch are gaps.
 func TestEventsTellsGaps(t *testing.T) {
 	s := start(t, "sse {\n history 2\n}", "sse /events")
 	first := s.send(`{"text":"1"}`).ID
@@ -172,8 +172,8 @@ func TestEventsTellsGaps(t *testing.T) {
 	}
 }
 
-// TestEventsEndsWithItsServer: a reload ends the stream at both doors, politely, so
-// that no server waits for it; a client that comes back misses nothing.
+// TestEventsEndsWithItsServer: a reload ends the stream at both endpoints, so that no server waits
+// for it. A client that reconnects misses nothing.
 func TestEventsEndsWithItsServer(t *testing.T) {
 	s := start(t, "", "handle_path /internal/* {\n sse_api\n}\nsse /events")
 	site := s.site("handle_path /internal/* {\n sse_api\n}\nsse /events")
@@ -211,7 +211,7 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 	})
 }
 
-// TestEventsOfASlowOperator: nobody waits for one that takes nothing.
+// TestEventsOfASlowOperator: a client that reads nothing delays nobody.
 func TestEventsOfASlowOperator(t *testing.T) {
 	s := start(t, "sse {\n history_size 64MiB\n}", "sse /events {\n anonymous\n}")
 	slow := connect(t, &http.Client{Transport: &http.Transport{DialContext: dialSmall}}, "http://"+s.admin+"/sse/events?data=true")

@@ -10,10 +10,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// SetRouteGrace is how long a hub may be without a route from now on.
+// SetRouteGrace sets how long a hub may be without a route.
 func SetRouteGrace(d time.Duration) { routeGrace = d }
 
-// EndGraces ends the time of all hubs without a route.
+// EndGraces ends the grace period of all hubs without a route.
 func EndGraces() {
 	graces.mu.Lock()
 	for _, back := range graces.back {
@@ -26,7 +26,7 @@ func EndGraces() {
 //go:linkname caddyExiting github.com/caddyserver/caddy/v2.exiting
 var caddyExiting atomic.Bool
 
-// Exit makes Caddy say that the process is about to end, until the test ends.
+// Exit makes Caddy report that the process is about to end, until the test ends.
 func Exit(t testing.TB) {
 	caddyExiting.Store(true)
 	if !caddy.Exiting() {
@@ -39,23 +39,23 @@ func Exit(t testing.TB) {
 	})
 }
 
-// Decoding is where large bodies take a place.
+// Decoding holds the slots for large bodies.
 var Decoding = decodeSlots
 
 // FlushReports waits until all streams are reported.
 func FlushReports(limit time.Duration) { reports.flush(limit) }
 
-// SetMaxReports is how many reports may wait, until the test ends.
+// SetMaxReports sets how many reports may wait, until the test ends.
 func SetMaxReports(t testing.TB, n int) {
 	before := maxReports
 	maxReports = n
 	t.Cleanup(func() { maxReports = before })
 }
 
-// ServerEnds is what a server of the config in force runs beside its shutdown.
+// ServerEnds returns the function that a server of the current config runs during its shutdown.
 func OnServerShutdown() func() { return running.Load().onServerShutdown }
 
-// SetWatchBeat is how long a stream of all events may be silent, until the test ends.
+// SetWatchBeat sets the heartbeat of the stream of all events, until the test ends.
 func SetWatchHeartbeat(t testing.TB, d time.Duration) {
 	before := watchHeartbeat
 	watchHeartbeat = d

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitFiles lets the process open some files more than it has, and 64 more.
+// limitFiles limits the open files of the process to some more than it has, plus 64.
 func limitFiles(t *testing.T, some int) {
 	t.Helper()
 	var before unix.Rlimit
@@ -35,8 +35,8 @@ func limitFiles(t *testing.T, some int) {
 	})
 }
 
-// TestStreamsSpareFiles: streams never take the last file descriptors, so that others
-// can still publish. They do not take them back either: what is rejected is closed.
+// TestStreamsSpareFiles: streams never use the last file descriptors, so that other requests still
+// work. The server closes the connection of a rejected stream.
 func TestStreamsSpareFiles(t *testing.T) {
 	const (
 		some = 40 // half of them are the clients'
@@ -74,9 +74,9 @@ func TestStreamsSpareFiles(t *testing.T) {
 			last.ended()
 			t.Logf("%d streams were admitted", len(streams))
 
-			// Many more come, and take nothing. Each has files for a while. The files of
-			// clients, and of idle connections, are those of this process too: a few of them may
-			// be closed meanwhile, which makes room.
+			// Many more clients connect and are rejected. Each uses files for a moment. The files
+			// of clients and of idle connections belong to this process, too. A few of them may be
+			// closed meanwhile, which makes room.
 			rejected := 1
 			for range 2 * some {
 				client, url := fresh()
@@ -106,7 +106,7 @@ func TestStreamsSpareFiles(t *testing.T) {
 				}
 			}
 
-			// When some have left, others are admitted, also those that were rejected.
+			// When some clients have left, others are admitted, also those that were rejected.
 			for i, st := range streams[:len(streams)/2] {
 				st.close()
 				clients[i].CloseIdleConnections()

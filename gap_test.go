@@ -10,8 +10,8 @@ import (
 	caddysse "github.com/ea766355/caddy-sse"
 )
 
-// checkGap reads the first blocks of a stream on which a gap is to be told, and
-// the position from where it goes on.
+// checkGap reads the first blocks of a stream that must have a gap, and checks the position after
+// it.
 func checkGap(t testing.TB, st *stream, reason string) (id string) {
 	t.Helper()
 	if st.connected.hasID || !strings.Contains(st.connected.data, `"resumed":false`) {
@@ -24,7 +24,7 @@ func checkGap(t testing.TB, st *stream, reason string) (id string) {
 	return b.id
 }
 
-// otherTag is the position with another tag.
+// otherTag returns the position with another tag.
 func otherTag(position string) string {
 	last := byte('0')
 	if strings.HasSuffix(position, "0") {
@@ -33,7 +33,7 @@ func otherTag(position string) string {
 	return position[:len(position)-1] + string(last)
 }
 
-// TestPromise2GapIsTold: of what cannot be resumed from.
+// TestPromise2GapIsTold: a client gets a gap if it cannot resume at its position.
 func TestPromise2GapIsTold(t *testing.T) {
 	s := start(t, "sse {\n history 3\n}", "test_auth\nsse /events")
 	first := s.send(`{"user":"alice","text":"1"}`).ID
@@ -75,7 +75,7 @@ func TestPromise2GapIsTold(t *testing.T) {
 			st.expect("3", "4", "5")
 		})
 	}
-	// Nothing that is gone was for bob.
+	// No evicted event was for bob.
 	bob := s.open("/events", "X-User", "bob", "Last-Event-ID", first)
 	if !strings.Contains(bob.connected.data, `"resumed":true`) || bob.connected.id != first {
 		t.Errorf("bob, who missed nothing, got %+v", bob.connected)
@@ -84,7 +84,7 @@ func TestPromise2GapIsTold(t *testing.T) {
 	bob.expect("hello")
 }
 
-// TestPromise2GapAfterRestart: another life of the hub is another epoch.
+// TestPromise2GapAfterRestart: after a restart the hub has another epoch.
 func TestPromise2GapAfterRestart(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	id := s.send(`{"text":"1"}`).ID
@@ -97,8 +97,8 @@ func TestPromise2GapAfterRestart(t *testing.T) {
 	st.expect("2")
 }
 
-// TestPromise2HeaderLimit: what the server's header limit lets through is
-// answered, and what it does not is refused by the server.
+// TestPromise2HeaderLimit: each position within the server's header limit gets an answer. The
+// server refuses longer ones.
 func TestPromise2HeaderLimit(t *testing.T) {
 	s := start(t, "servers {\n max_header_size 16KB\n}", "sse /events {\n anonymous\n}")
 	checkGap(t, s.open("/events", "Last-Event-ID", strings.Repeat("x", 12<<10)), "invalid")
@@ -108,8 +108,7 @@ func TestPromise2HeaderLimit(t *testing.T) {
 	}
 }
 
-// FuzzLastEventID: whatever the position, it is either resumed from exactly, or
-// a gap is told.
+// FuzzLastEventID: for any position, the stream resumes exactly after it, or has a gap.
 func FuzzLastEventID(f *testing.F) {
 	s := start(f, "sse {\n history 4\n}", "sse /events {\n anonymous\n}")
 	var epoch string

@@ -11,15 +11,15 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// nowhere is a client that takes everything.
+// nowhere is a client that accepts everything.
 type nowhere struct{}
 
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) Flush() error                { return nil }
 func (nowhere) Abort()                      {}
 
-// TestRouteGrace: a hub without a route ends its streams after ten seconds, unless
-// there is a route before that, or the process ends.
+// TestRouteGrace: a hub without a route ends its streams after ten seconds, unless it has a route
+// before, or the process ends.
 func TestRouteGrace(t *testing.T) {
 	defer func(d time.Duration) { routeGrace = d }(routeGrace)
 	routeGrace = 10 * time.Second
@@ -83,7 +83,7 @@ func TestRouteGrace(t *testing.T) {
 
 func await(name string) { startGrace(name, openHubs()[name]) }
 
-// hold holds a new hub in the pool, as a config does.
+// hold adds a new hub to the pool, like a config.
 func hold(t *testing.T, name string) {
 	t.Helper()
 	if _, loaded, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
@@ -93,8 +93,8 @@ func hold(t *testing.T, name string) {
 	}
 }
 
-// TestAwaitRouteOfAClosedHub: a stream may come late to a hub that was closed, or that
-// has the name of another one by now.
+// TestAwaitRouteOfAClosedHub: a stream may come late to a hub that was closed, or whose name
+// belongs to another hub by now.
 func TestAwaitRouteOfAClosedHub(t *testing.T) {
 	old := &pooledHub{Hub: hub.New(hub.Options{})}
 	if err := old.Close(); err != nil {
@@ -115,7 +115,7 @@ func TestAwaitRouteOfAClosedHub(t *testing.T) {
 	}
 }
 
-// TestDestructAtTheEndOfTheProcess: nobody is told that the hub is closed.
+// TestDestructAtTheEndOfTheProcess: no client gets the reason hub_closed.
 func TestDestructAtTheEndOfTheProcess(t *testing.T) {
 	Exit(t)
 	hold(t, "exit")

@@ -14,7 +14,7 @@ const grantsSite = `test_auth
 		grants {http.request.header.X-Rooms}
 	}`
 
-// TestGrants: the app says which topics a client may receive.
+// TestGrants: the app decides which topics a client may receive.
 func TestGrants(t *testing.T) {
 	s := start(t, "", grantsSite)
 	for _, list := range []string{"room/1,room/2", "room/1 room/2", " room/1 , room/2,", `["room/1","room/2"]`, "room/2\troom/1 room/1"} {
@@ -51,7 +51,7 @@ func TestGrants(t *testing.T) {
 	})
 }
 
-// TestGrantsRefused: a grant that cannot be meant so is no stream.
+// TestGrantsRefused: with an invalid grant there is no stream.
 func TestGrantsRefused(t *testing.T) {
 	s := start(t, "", grantsSite)
 	for name, test := range map[string]struct{ list, want string }{
@@ -76,8 +76,8 @@ func TestGrantsRefused(t *testing.T) {
 	}
 }
 
-// TestTopicsThatAreAList: a list in a placeholder of topics is one name, which the log
-// says.
+// TestTopicsThatAreAList: a list in a placeholder of topics counts as one name, and the log says
+// so.
 func TestTopicsThatAreAList(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n topics room-{http.request.header.X-Rooms}\n}")
 	for range 3 {
@@ -88,8 +88,7 @@ func TestTopicsThatAreAList(t *testing.T) {
 	}
 }
 
-// TestPromise11TopicsChange: PATCH changes what open streams may receive, and they are
-// told.
+// TestPromise11TopicsChange: PATCH changes the topics of open streams, and they get sse.topics.
 func TestPromise11TopicsChange(t *testing.T) {
 	s := start(t, "", grantsSite)
 	alice := s.open("/events", "X-User", "alice", "X-Rooms", "room/1")
@@ -123,7 +122,7 @@ func TestPromise11TopicsChange(t *testing.T) {
 		t.Errorf("alice's topics are %s", got)
 	}
 
-	// By connection; what changes nothing is told to nobody.
+	// A change may name a connection. A change without an effect sends no sse.topics.
 	if c := patch("/sse/connections/"+bob.id, `{"add":["room/1"]}`); c.Changed != 1 {
 		t.Errorf("%d connections", c.Changed)
 	}
@@ -140,7 +139,7 @@ func TestPromise11TopicsChange(t *testing.T) {
 	}
 }
 
-// TestTopicsChangeRefused: a change that cannot be meant so changes nothing.
+// TestTopicsChangeRefused: an invalid change is refused, and changes nothing.
 func TestTopicsChangeRefused(t *testing.T) {
 	s := start(t, "", grantsSite)
 	for _, test := range []struct {
@@ -173,7 +172,7 @@ func TestTopicsChangeRefused(t *testing.T) {
 	}
 }
 
-// TestUsers: who is online.
+// TestUsers: the list has the users with open connections.
 func TestUsers(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n anonymous\n topics a b\n}")
 	s.open("/events", "X-User", "bob")
@@ -219,7 +218,7 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// TestState: a newcomer asks for the newest of each slot, and then follows.
+// TestState: a new client gets the newest value of each slot, and then the later events.
 func TestState(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	for i := range 3 {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestGuard: what Caddy's directives deny, our directives do not serve, wherever they
-// stand in the Caddyfile.
+// TestGuard: if a directive of Caddy denies a request, the directives of this module do not serve
+// it, in any order in the Caddyfile.
 func TestGuard(t *testing.T) {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Cookie") != "login=yes" {
@@ -62,8 +62,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestBesideAnApp: a catch-all handle hides the stream, as it hides a reverse_proxy.
-// In a handle of its own it is served, and no try_files rewrites its path.
+// TestBesideAnApp: a catch-all handle hides the stream, like a reverse_proxy. A stream in its own
+// handle is served, and no try_files rewrites its path.
 func TestBesideAnApp(t *testing.T) {
 	const stream = "sse /events {\n anonymous\n}\n"
 	const app = "handle {\n try_files {path} /index.html\n respond app\n}\n"
@@ -78,7 +78,7 @@ func TestBesideAnApp(t *testing.T) {
 	}
 }
 
-// attempt makes a request once, and returns the status, or 0 if there was no answer.
+// attempt makes one request, and returns the status, or 0 without an answer.
 func attempt(t *testing.T, s *server, method, path, body string, headers ...string) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)

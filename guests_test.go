@@ -18,7 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 )
 
-// Modules that play the part of others in Caddy.
+// These modules stand for other modules in Caddy.
 
 func init() {
 	caddy.RegisterModule(testAuth{})
@@ -47,7 +47,7 @@ func init() {
 // testFail is an app that does not start.
 type testFail struct{}
 
-// failToStart is called before it fails.
+// failToStart is called before the app fails.
 var failToStart atomic.Pointer[func()]
 
 func (testFail) CaddyModule() caddy.ModuleInfo {
@@ -61,8 +61,8 @@ func (testFail) Start() error {
 
 func (testFail) Stop() error { return nil }
 
-// testHold holds requests with the header X-Hold back, until the channel that is read
-// from holding is closed, and, if the header says "gone", until the client is gone.
+// testHold delays requests with the header X-Hold until the test closes the channel that it reads
+// from holding. If the header is "gone", it also waits until the client has left.
 type testHold struct{}
 
 var holding = make(chan chan struct{})
@@ -83,8 +83,8 @@ func (testHold) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return next.ServeHTTP(w, r)
 }
 
-// testBreak has a response writer that panics when X-Break is in what is written,
-// or is "header".
+// testBreak adds a response writer that panics when the text of the header X-Break is written. If
+// the header is "header", it panics at the response header.
 type testBreak struct{}
 
 func (testBreak) CaddyModule() caddy.ModuleInfo {
@@ -114,8 +114,8 @@ func (w *breakWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriterWrapper.Write(p)
 }
 
-// testAuth authenticates as the user in the X-User header, which may be empty,
-// with X-Exp as metadata. Without X-User nobody is authenticated.
+// testAuth authenticates the user of the header X-User, which may be empty, with X-Exp as
+// metadata. Without X-User there is no authentication.
 type testAuth struct{}
 
 func (testAuth) CaddyModule() caddy.ModuleInfo {
@@ -142,7 +142,7 @@ var (
 	recorded   []emitted
 )
 
-// recordedEvents are those with the name so far.
+// recordedEvents returns the events with the name so far.
 func recordedEvents(name string) (events []emitted) {
 	recordedMu.Lock()
 	defer recordedMu.Unlock()
@@ -160,7 +160,7 @@ func (testEvents) CaddyModule() caddy.ModuleInfo {
 
 func (*testEvents) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
-// onEvent, if not nil, is what the handler does before it records an event.
+// onEvent, if not nil, is called before the handler records an event.
 var onEvent atomic.Pointer[func(name string)]
 
 func handleWith(t testing.TB, f func(name string)) {

@@ -13,7 +13,7 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// TestHandle: what other modules do with a hub, over reloads.
+// TestHandle: other modules use a hub, also over reloads.
 func TestHandle(t *testing.T) {
 	h := caddysse.HubNamed("")
 	everybody := hub.Event{Data: []byte("x"), Targets: []hub.Target{{}}}
@@ -66,7 +66,7 @@ func TestHandle(t *testing.T) {
 	}
 }
 
-// TestHandleRefusals: each says what to mend, and counts as the same one over HTTP.
+// TestHandleRefusals: each refusal has the remedy, and counts like the same one over HTTP.
 func TestHandleRefusals(t *testing.T) {
 	s := start(t, "sse {\n max_event_size 10\n}", "sse /events")
 	s.status("default")
@@ -114,8 +114,8 @@ func TestHandleRefusals(t *testing.T) {
 	}
 }
 
-// TestAnotherModule: a program in a Go module of its own embeds Caddy and publishes,
-// and a Caddy module of it finds its hub in each config.
+// TestAnotherModule: a program in another Go module embeds Caddy and publishes. A Caddy module in
+// it finds its hub in each config.
 func TestAnotherModule(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.Getwd()
@@ -135,7 +135,7 @@ func TestAnotherModule(t *testing.T) {
 	same := func(s string) string { return s }
 	copyTo("main.go", "testdata/embed/main.go", same)
 	copyTo("go.sum", "go.sum", same)
-	// It needs what this module needs.
+	// The module has the same requirements as this one.
 	copyTo("go.mod", "go.mod", func(s string) string {
 		_, needs, _ := strings.Cut(s, "\nrequire (")
 		return "module example.com/embed\n\ngo 1.26.0\n\nrequire github.com/ea766355/caddy-sse v0.0.0\n\n" +

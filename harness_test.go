@@ -33,14 +33,14 @@ import (
 	caddysse "github.com/ea766355/caddy-sse"
 )
 
-// The tests run Caddy in this process, so that the race detector sees all of it.
-// There is one Caddy a process: they run one after another.
+// The tests run Caddy in this process, so that the race detector sees all of it. A process has one
+// Caddy, so the tests run one after another.
 
-// patience is how long a test waits for what should happen at once.
+// patience is how long a test waits for something that should happen at once.
 const waitLimit = 10 * time.Second
 
-// takeover is for all streams that do not say otherwise, so that the same tests
-// run both ways.
+// takeover is the mode of streams whose config does not set it, so that the same tests run in both
+// modes.
 var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
 
 func TestMain(m *testing.M) {
@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	// The go command that a test runs keeps its caches.
+	// The go command of a test keeps its caches.
 	for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
 		if out, err := exec.Command("go", "env", name).Output(); err == nil {
 			os.Setenv(name, strings.TrimSpace(string(out)))
@@ -67,8 +67,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// storage is Caddy's; certificate is a file with one for localhost and its key.
-// (With "tls internal" Caddy obtains one while it starts, and races with itself.)
+// storage is the storage of Caddy. certificate is a file with a certificate for localhost and its
+// key. (With "tls internal" Caddy obtains one while it starts, and races with itself.)
 var storage, certificate string
 
 func writeCertificate(file string) error {
@@ -101,14 +101,13 @@ type server struct {
 	global             string
 }
 
-// bothWays serves anonymous streams, at /events as is and at /kept without taking
-// over connections, each with further options.
+// bothWays serves anonymous streams, at /events in the default mode and at /kept without taking
+// over connections, both with further options.
 func bothWays(options string) string {
 	return "sse /events {\n anonymous\n" + options + "\n}\nsse /kept {\n anonymous\n takeover off\n" + options + "\n}\n"
 }
 
-// start runs a Caddy with these global options and this site, which is served
-// in clear text.
+// start runs a Caddy with these global options and this site, which is served over cleartext.
 func start(t testing.TB, global, site string) *server {
 	t.Helper()
 	s := prepare(t, global)
@@ -116,7 +115,7 @@ func start(t testing.TB, global, site string) *server {
 	return s
 }
 
-// startTLS is start for a site that is also served over TLS and QUIC.
+// startTLS is like start, for a site that is also served over TLS and QUIC.
 func startTLS(t testing.TB, global, site string) *server {
 	t.Helper()
 	s := prepare(t, global)
@@ -124,14 +123,14 @@ func startTLS(t testing.TB, global, site string) *server {
 	return s
 }
 
-// in is the same server in a subtest.
+// in returns the same server for a subtest.
 func (s *server) in(t testing.TB) *server {
 	sub := *s
 	sub.TB = t
 	return &sub
 }
 
-// prepare picks addresses, and sees to it that Caddy stops in the end.
+// prepare chooses addresses, and stops Caddy at the end of the test.
 func prepare(t testing.TB, global string) *server {
 	s := &server{TB: t, http: freeAddr(t), https: freeAddr(t), admin: freeAddr(t), global: global}
 	logs.reset()
@@ -154,8 +153,8 @@ func (s *server) site(body string) string {
 	return "http://:" + port(s.http) + " {\n" + body + "\n}\n"
 }
 
-// freeAddr is below the ports from which the system connects, since one of those
-// may be taken again before Caddy listens.
+// freeAddr returns an address with a port below those that the system uses for outgoing
+// connections. One of those may be used again before Caddy listens.
 func freeAddr(t testing.TB) string {
 	for range 1000 {
 		lastPort++
@@ -177,7 +176,7 @@ func port(addr string) string {
 	return p
 }
 
-// load puts a config in force. Given no sites it keeps the ones there are.
+// load loads a config. Without sites it keeps the current ones.
 func (s *server) load(sites string) error {
 	config := fmt.Sprintf(`{
 	admin %s
@@ -216,14 +215,14 @@ func adapt(config string) ([]byte, []caddyconfig.Warning, error) {
 	return caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
 }
 
-// answer is that of a call that ends.
+// answer is the response to a request that ends.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// do makes a request that ends. Headers are pairs of name and value.
+// do makes a request that ends. The headers are names and values in turn.
 func do(t testing.TB, method, url, body string, headers ...string) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
@@ -237,8 +236,8 @@ func do(t testing.TB, method, url, body string, headers ...string) answer {
 	return answer{resp.StatusCode, resp.Header, string(data)}
 }
 
-// request makes a request again if the connection was closed: when Caddy reloads,
-// the listener of the old config may take a connection that it does not serve.
+// request repeats a request if the connection was closed: when Caddy reloads, the listener of the
+// old config may accept a connection that it does not serve.
 func request(ctx context.Context, t testing.TB, c *http.Client, method, url, body string, headers []string) *http.Response {
 	t.Helper()
 	for {
@@ -264,7 +263,7 @@ func setHeaders(req *http.Request, headers []string) {
 	}
 }
 
-// plain is HTTP/1.1 with a connection for each request.
+// plain is a client for HTTP/1.1 with a connection for each request.
 var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
 
 // api calls the admin API with a body of JSON, or of the given Content-Type.
@@ -279,7 +278,7 @@ type receipt struct {
 	Duplicate   bool
 }
 
-// send publishes an event that must be accepted, to everybody if it has no target.
+// send publishes an event, which must be accepted. Without a target it is for everybody.
 func (s *server) send(event string, query ...string) receipt {
 	s.Helper()
 	path := "/sse/broadcast"
@@ -309,7 +308,7 @@ type hubStatus struct {
 	Store                             map[string]any
 }
 
-// status is that of a hub whose history is open, which it is soon after the start.
+// status returns the status of a hub, once its history is open.
 func (s *server) status(hub string) (h hubStatus) {
 	s.Helper()
 	eventually(s, "hub "+hub+" in the status", func() bool {
@@ -335,7 +334,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// stacks is those of all goroutines.
+// stacks returns the stacks of all goroutines.
 func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])

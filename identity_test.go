@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// secretHash is the bcrypt hash of "secret", of the least cost.
+// secretHash is the bcrypt hash of "secret", with the lowest cost.
 const secretHash = "$2b$04$FuoMtWS5HDu.8HjWq.5FNO49uClacqmQNn0uTMgkNacqEoKp1WZZy"
 
-// TestIdentityRefused: without a user there is no stream, and the answer says why.
+// TestIdentityRefused: without a user there is no stream, and the answer has the reason.
 func TestIdentityRefused(t *testing.T) {
 	tests := []struct {
 		name, site string
@@ -40,7 +40,7 @@ func TestIdentityRefused(t *testing.T) {
 	}
 }
 
-// TestIdentity: whose stream it is.
+// TestIdentity: a stream has the user of the request.
 func TestIdentity(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Cookie") != "login=alice" {
@@ -78,7 +78,7 @@ func TestIdentity(t *testing.T) {
 			if test.name == "placeholder" || test.name == "authentication provider" {
 				return
 			}
-			// The headers but no login.
+			// The request has the headers, but no login.
 			if a := do(t, "GET", "http://"+s.http+"/events", "", "Remote-User", "alice"); a.status != http.StatusUnauthorized {
 				t.Errorf("without a login: %d", a.status)
 			}
@@ -86,7 +86,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestIdentityAnonymous: they get what is for everybody, and for no user.
+// TestIdentityAnonymous: anonymous clients get the events for everybody, and for no user.
 func TestIdentityAnonymous(t *testing.T) {
 	s := start(t, "", "@login header X-User *\ntest_auth @login\nsse /events {\n anonymous\n}")
 	nobody, empty, alice := s.open("/events"), s.open("/events", "X-User", ""), s.open("/events", "X-User", "alice")
@@ -104,8 +104,7 @@ func TestIdentityAnonymous(t *testing.T) {
 	}
 }
 
-// TestIdentitySession: sessions are addressed by their value, which is kept
-// nowhere.
+// TestIdentitySession: events are addressed to the value of a session, which is stored nowhere.
 func TestIdentitySession(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n session {http.request.cookie.sid}\n}")
 	mine, other, none := s.open("/events", "Cookie", "sid=topsecret"), s.open("/events", "Cookie", "sid=other"), s.open("/events")
@@ -139,7 +138,7 @@ func TestIdentitySession(t *testing.T) {
 	}
 }
 
-// TestIdentityExpires: the stream ends when the login does.
+// TestIdentityExpires: the stream ends when the login ends.
 func TestIdentityExpires(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n expires {http.auth.user.exp}\n retry 10ms 20ms\n}")
 	for exp, want := range map[string]string{
@@ -182,8 +181,7 @@ func TestIdentityExpires(t *testing.T) {
 	}
 }
 
-// TestPromise6OnlyTheAddressed: whatever alice sends, she never gets what is
-// for bob.
+// TestPromise6OnlyTheAddressed: for any request of alice, she never gets events for bob.
 func TestPromise6OnlyTheAddressed(t *testing.T) {
 	s := start(t, "", `test_auth
 		sse /events {
@@ -236,20 +234,20 @@ func TestPromise6OnlyTheAddressed(t *testing.T) {
 			t.Errorf("topic %q: %d %q", topic, a.status, a.body)
 		}
 	}
-	// A user whose name would make a pattern of it.
+	// The name of this user would be a pattern.
 	for _, name := range []string{"*", "bob/mail", "a*", "/"} {
 		st := s.open("/events?last_event_id=earliest", "X-User", name)
 		s.send(`{"connection":"` + st.id + `","text":"the end"}`)
 		st.expect("the end")
 	}
-	// Bob has not been replaced, and can prove who he is.
+	// The stream of bob was not replaced, and bob can log in.
 	s.send(`{"user":"bob","text":"still here"}`)
 	bob.expect("still here")
 	again := s.open("/events", "X-User", "bob", "Last-Event-ID", first)
 	again.expect("for bob", "for bob", "still here") // neither the connection's, nor without the cookie the session's
 }
 
-// TestPromise10HubsAreIslands: neither events nor ids nor positions cross.
+// TestPromise10HubsAreIslands: events, ids and positions of one hub do not work in another.
 func TestPromise10HubsAreIslands(t *testing.T) {
 	s := start(t, "sse\nsse chat", `test_auth
 		sse /events {

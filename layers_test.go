@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// TestStreamIsNeverInClearText: whatever order listener wrappers have, nothing but
-// TLS records leaves a server that has TLS.
+// TestStreamIsNeverInClearText: for any order of listener wrappers, a server with TLS sends only
+// TLS records.
 func TestStreamIsNeverInClearText(t *testing.T) {
 	for _, wrappers := range arrangements("proxy_protocol", "http_redirect", "tls") {
 		for _, protocols := range []string{"h1", "h1 h2"} {
@@ -48,7 +48,8 @@ func TestStreamIsNeverInClearText(t *testing.T) {
 					s := s.in(t)
 					logs.reset()
 					wire := recordWire(t, s.https, slices.Contains(below, "proxy_protocol"))
-					// Above TLS http_redirect takes each request over HTTP/1.1 for one in clear text.
+					// Above TLS, http_redirect takes each request over HTTP/1.1 for a cleartext
+					// request.
 					streams := version == "h2" || !slices.Contains(above, "http_redirect")
 					checkSecretStream(t, s, wire.addr, version, streams, version == "h1" && len(above) == 0)
 				}
@@ -57,7 +58,7 @@ func TestStreamIsNeverInClearText(t *testing.T) {
 	}
 }
 
-// arrangements are all orders of all subsets of the names.
+// arrangements returns all orders of all subsets of the names.
 func arrangements(names ...string) [][]string {
 	all := [][]string{nil}
 	for i, name := range names {
@@ -69,7 +70,7 @@ func arrangements(names ...string) [][]string {
 	return all
 }
 
-// checkSecretStream has an event sent over TLS, by way of addr.
+// checkSecretStream checks that an event arrives over TLS through addr.
 func checkSecretStream(t *testing.T, s *server, addr, version string, streams, taken bool) {
 	alpn := map[string]string{"h1": "http/1.1", "h2": "h2"}[version]
 	transport := &http.Transport{
@@ -107,7 +108,7 @@ func checkSecretStream(t *testing.T, s *server, addr, version string, streams, t
 	eventually(t, "the end", func() bool { return s.status("default").Connections == 0 && handled() })
 }
 
-// wire is a way to a server that records what the server sends.
+// wire is a proxy in front of a server that records what the server sends.
 type wire struct {
 	addr string
 	done sync.WaitGroup
@@ -157,7 +158,7 @@ func (w *wire) pass(t *testing.T, client net.Conn, server string, header bool) {
 	w.sent = append(w.sent, sent.Bytes())
 }
 
-// check waits for the end of all connections, and looks at what was sent.
+// check waits for the end of all connections, and checks the recorded bytes.
 func (w *wire) check(t *testing.T) {
 	w.l.Close()
 	w.done.Wait()
@@ -171,7 +172,8 @@ func (w *wire) check(t *testing.T) {
 	}
 }
 
-// onlyTLS reports what is not a TLS record. [RFC 8446 5.1] The last may be cut off.
+// onlyTLS returns an error for bytes that are not TLS records. [RFC 8446 5.1] The last record may
+// be incomplete.
 func onlyTLS(p []byte) error {
 	for len(p) >= 5 {
 		size := int(binary.BigEndian.Uint16(p[3:]))

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestStreamBehindListenerWrappers: what Caddy puts around the connections that it
-// accepts does a stream no harm, and does not keep it from being taken over.
+// TestStreamBehindListenerWrappers: Caddy's wrappers of accepted connections do not damage a
+// stream, and do not prevent a takeover.
 func TestStreamBehindListenerWrappers(t *testing.T) {
 	s := startTLS(t, `servers {
 		protocols h1
@@ -54,7 +54,7 @@ func TestStreamBehindListenerWrappers(t *testing.T) {
 			eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
 		})
 	}
-	// In clear text the same listener answers with a redirect.
+	// The same listener answers a cleartext request with a redirect.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Get("http://localhost:" + port(s.https) + "/events")
 	if err != nil {
@@ -66,7 +66,8 @@ func TestStreamBehindListenerWrappers(t *testing.T) {
 	}
 }
 
-// TestStreamIsTraced: by a collector's word, and it goes on after its span has ended.
+// TestStreamIsTraced: a collector gets the span of a stream, and the stream continues after the
+// end of its span.
 func TestStreamIsTraced(t *testing.T) {
 	var exports atomic.Int32
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

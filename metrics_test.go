@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// metric reads one line of /metrics; it is -1 if there is none.
+// metric returns the value of a series of /metrics, or -1 if it does not exist.
 func (s *server) metric(series string) float64 {
 	s.Helper()
 	for line := range strings.Lines(s.api("GET", "/metrics", "").body) {
@@ -25,7 +25,7 @@ func (s *server) metric(series string) float64 {
 	return -1
 }
 
-// families are the metrics with their labels, beside those of Prometheus.
+// families returns the metrics of this module with their labels.
 var families = map[string]string{
 	"caddy_sse_connections":                "hub protocol",
 	"caddy_sse_users":                      "hub",
@@ -51,8 +51,8 @@ var families = map[string]string{
 	"caddy_sse_store_commit_seconds":       "hub",
 }
 
-// TestMetrics: their names and labels, and their values over reloads, those that
-// fail too, with two hubs.
+// TestMetrics: the metrics have their names, labels and values, with two hubs and over reloads,
+// also failing ones.
 func TestMetrics(t *testing.T) {
 	const site = `sse /events {
 			anonymous
@@ -140,7 +140,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// refusals are the series of what is refused, by reason.
+// refusals returns the series of refusals, by reason.
 var refusals = map[string][]string{
 	"caddy_sse_rejected_total": {
 		"cannot_stream", "forbidden", "hub_closed", "invalid", "max_connections", "max_connections_per_ip",
@@ -152,7 +152,7 @@ var refusals = map[string][]string{
 	},
 }
 
-// TestRefusalsAreCounted: each by its reason, which is there with 0 before.
+// TestRefusalsAreCounted: each refusal is counted by its reason. The series exist with 0 before.
 func TestRefusalsAreCounted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "history.db")
 	s := start(t, "sse {\n max_event_size 100\n}\nsse gone {\n store disk "+file+"\n}",
@@ -211,8 +211,8 @@ func TestRefusalsAreCounted(t *testing.T) {
 	}
 }
 
-// TestLogsAndEvents: one debug line, and one of Caddy's events, when a stream
-// opens and when it closes; nothing for what is published.
+// TestLogsAndEvents: each opening and each end of a stream causes one debug line and one of
+// Caddy's events. A publish causes none.
 func TestLogsAndEvents(t *testing.T) {
 	opened, closed := len(recordedEvents("sse_connected")), len(recordedEvents("sse_disconnected"))
 	s := start(t, "events {\n on sse_connected test\n on sse_disconnected test\n}", "test_auth\nsse /events")
@@ -221,7 +221,7 @@ func TestLogsAndEvents(t *testing.T) {
 		s.send(`{"text":"payload"}`)
 		st.expect("payload")
 	}
-	// It ends through the newest config, whichever opened it.
+	// The newest config reports the end, even of streams of earlier configs.
 	s.mustLoad(s.site("test_auth\nsse /events"))
 	st.close()
 	eventually(t, "the line of the end", func() bool { return len(logs.with(t, "stream closed")) == 1 })

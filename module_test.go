@@ -27,7 +27,7 @@ type protocol struct {
 	secure bool
 }
 
-// protocols are all of them, with connections of their own.
+// protocols returns all protocols, with their own connections.
 func protocols(t testing.TB) []protocol {
 	insecure := func(alpn string) *tls.Config {
 		return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{alpn}}
@@ -55,17 +55,17 @@ func (p protocol) url(s *server) string {
 	return "http://" + s.http
 }
 
-// eachProtocol runs a test once for each, on the same server.
+// eachProtocol runs a test over each protocol, on the same server.
 func eachProtocol(t *testing.T, s *server, test func(t *testing.T, p protocol)) {
 	for _, p := range protocols(t) {
 		t.Run(p.name, func(t *testing.T) { test(t, p) })
 	}
 }
 
-// received is an event as a client library hands it over.
+// received is an event as a client library returns it.
 type received struct{ event, data, id string }
 
-// client runs a library's client until ctx ends. Each ends when its stream does.
+// client runs the client of a library until ctx or its stream ends.
 type client func(ctx context.Context, p protocol, url, position string, got chan<- received) error
 
 var clients = map[string]client{
@@ -141,7 +141,7 @@ var clients = map[string]client{
 	},
 }
 
-// never is how often r3labs/sse is to come back.
+// never makes r3labs/sse not reconnect.
 type never struct{}
 
 func (never) NextBackOff() time.Duration { return -1 }
@@ -161,7 +161,7 @@ func (c client) run(t *testing.T, p protocol, url, position string) (got chan re
 	}
 }
 
-// take waits for an event of ours, or, if it is named so, of the server's.
+// take waits for a published event, or for the control event with the name.
 func take(t *testing.T, got <-chan received, event string) received {
 	t.Helper()
 	timeout := time.After(waitLimit)
@@ -177,8 +177,8 @@ func take(t *testing.T, got <-chan received, event string) received {
 	}
 }
 
-// TestPromise1RealClients: whatever the protocol and the client, each event
-// arrives once and in order, also over a reconnect.
+// TestPromise1RealClients: with each protocol and client library, each event arrives once and in
+// order, also over a reconnect.
 func TestPromise1RealClients(t *testing.T) {
 	s := startTLS(t, "", bothWays(""))
 	test := func(path string) func(*testing.T, protocol) {
@@ -220,7 +220,7 @@ func sendAndResume(t *testing.T, s *server, p protocol, c client, url string) {
 	}
 }
 
-// TestPromise1Position: from where a stream goes on.
+// TestPromise1Position: a stream continues after its position.
 func TestPromise1Position(t *testing.T) {
 	s := startTLS(t, "", "sse /events {\n anonymous\n}")
 	one, two := s.send(`{"text":"1"}`).ID, s.send(`{"text":"2"}`).ID
@@ -250,7 +250,8 @@ func TestPromise1Position(t *testing.T) {
 				if connected.Resumed != test.resumed {
 					t.Errorf("resumed is %t in %s", connected.Resumed, st.connected.data)
 				}
-				// A connection's event ends with it, so it is no news to the next test.
+				// An event for a connection ends with the connection, so the next test does not
+				// get it.
 				last := s.send(`{"connection":"` + st.id + `","text":"live"}`)
 				st.expect(append(slices.Clone(test.want), "live")...)
 				if !strings.HasPrefix(last.ID, strings.Split(one, "-")[0]+"-") {
@@ -261,7 +262,7 @@ func TestPromise1Position(t *testing.T) {
 	})
 }
 
-// TestStreamAnswer: the headers and the first block, over every protocol.
+// TestStreamAnswer: the response has its headers and its first block, over each protocol.
 func TestStreamAnswer(t *testing.T) {
 	s := startTLS(t, "", `test_auth /events
 		sse /events {
@@ -329,7 +330,7 @@ func TestStreamOtherMethods(t *testing.T) {
 	}
 }
 
-// TestStreamEnds: the server notices that a client went away, whatever the protocol.
+// TestStreamEnds: the server notices that a client has left, over each protocol.
 func TestStreamEnds(t *testing.T) {
 	s := startTLS(t, "", "sse /events {\n anonymous\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {

@@ -15,11 +15,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The OpenAPI document is held against the code here: that nothing is missing from it,
-// and nothing in it is not there. The module checks holds it against a running server.
+// These tests compare the OpenAPI document with the code: the document has everything that the
+// code has, and nothing else. The module checks compares it with a running server.
 
-// answers are what the operations of the document answer when they succeed. An
-// operation without JSON, such as a stream, has nil.
+// answers has the types of successful responses by operation. An operation without JSON, such as a
+// stream, has nil.
 var answers = map[string]any{
 	"send":              receipt{},
 	"broadcast":         receipt{},
@@ -53,7 +53,7 @@ func readOpenAPI(t *testing.T) openAPI {
 	return d
 }
 
-// at follows references and names.
+// at returns the value at a path of names. It follows references.
 func (d openAPI) at(value any, names ...string) object {
 	found, _ := value.(object)
 	if ref, ok := found["$ref"].(string); ok {
@@ -68,7 +68,7 @@ func (d openAPI) at(value any, names ...string) object {
 	return d.at(found[names[0]], names[1:]...)
 }
 
-// source is a file of this package.
+// source parses a file of this package.
 func source(t *testing.T, name string) *ast.File {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
@@ -78,7 +78,7 @@ func source(t *testing.T, name string) *ast.File {
 	return file
 }
 
-// function is a function, or a method, of a file.
+// function returns a function or a method of a file.
 func function(t *testing.T, file, name string) *ast.FuncDecl {
 	t.Helper()
 	for _, d := range source(t, file).Decls {
@@ -100,7 +100,7 @@ func clauses(f *ast.FuncDecl, see func(*ast.CaseClause)) {
 	})
 }
 
-// texts are the string literals below some nodes.
+// texts returns the string literals below some nodes.
 func texts[N ast.Node](nodes ...N) (found []string) {
 	for _, n := range nodes {
 		ast.Inspect(n, func(n ast.Node) bool {
@@ -141,7 +141,7 @@ func TestOpenAPIHasAllEndpoints(t *testing.T) {
 	}
 }
 
-// TestOpenAPIHasAllFieldsOfAnEvent: of what the API reads.
+// TestOpenAPIHasAllFieldsOfAnEvent: the document has the fields that the API reads.
 func TestOpenAPIHasAllFieldsOfAnEvent(t *testing.T) {
 	d := readOpenAPI(t)
 	var read []string
@@ -153,8 +153,8 @@ func TestOpenAPIHasAllFieldsOfAnEvent(t *testing.T) {
 	}
 }
 
-// TestOpenAPIHasAllFieldsOfAnswers: each answer has in the document the fields of the
-// Go type that is encoded, with the same types.
+// TestOpenAPIHasAllFieldsOfAnswers: each response in the document has the fields of the Go type
+// that is encoded, with the same types.
 func TestOpenAPIHasAllFieldsOfAnswers(t *testing.T) {
 	d := readOpenAPI(t)
 	seen := make(map[string]bool)
@@ -192,8 +192,8 @@ func TestOpenAPIHasAllFieldsOfAnswers(t *testing.T) {
 	}
 }
 
-// compareError: the schema of a refusal has no field that apiError has not, and that of
-// 503 has all.
+// compareError checks that the schema of a refusal has only fields of apiError, and that of 503
+// has all of them.
 func (d openAPI) compareError(t *testing.T, where string, schema object) {
 	t.Helper()
 	fields := make(map[string]bool)
@@ -211,7 +211,7 @@ func (d openAPI) compareError(t *testing.T, where string, schema object) {
 	}
 }
 
-// jsonFields are the fields of a type as they are encoded, and whether they always are.
+// jsonFields returns the encoded fields of a type, and whether they are always encoded.
 func jsonFields(of reflect.Type) map[string]jsonField {
 	fields := make(map[string]jsonField)
 	for f := range of.Fields() {
@@ -238,7 +238,7 @@ var kinds = map[reflect.Kind]string{
 	reflect.Slice: "array", reflect.Map: "object", reflect.Struct: "object",
 }
 
-// compare holds a schema against a type.
+// compare compares a schema with a type.
 func (d openAPI) compare(t *testing.T, where string, given any, of reflect.Type) {
 	t.Helper()
 	for of.Kind() == reflect.Pointer {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestPageListsNoFiles: in whichever spelling of the path.
+// TestPageListsNoFiles: no spelling of the path lists the files of the page.
 func TestPageListsNoFiles(t *testing.T) {
 	s := start(t, "", "route {\n sse_test /sse-test\n}")
 	for _, path := range []string{"assets/", "assets//", "/assets/", "assets/./", "assets/.", "./assets/", "x/../assets/", "assets/x/..", "assets/%2e", "assets%2f", "assets%2F.", "assets"} {

@@ -11,7 +11,7 @@ import (
 
 const ndjson = "application/x-ndjson"
 
-// TestPromise3RefusedEventIsNeverSeen: of every bad event, alone and as the second
+// TestPromise3RefusedEventIsNeverSeen: no client gets an invalid event, alone or as the second
 // line of a batch, on both endpoints.
 func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 	s := start(t, "sse {\n max_event_size 1KiB\n}", "sse /events {\n anonymous\n topics *\n}")
@@ -120,7 +120,7 @@ func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 	st.expect("the first")
 }
 
-// TestAPIHostileContent: what is accepted is read back exactly, as one event.
+// TestAPIHostileContent: a client reads each accepted content back exactly, as one event.
 func TestAPIHostileContent(t *testing.T) {
 	s := start(t, "sse {\n max_event_size 2MiB\n}", "sse /events {\n anonymous\n}")
 	st := s.open("/events")
@@ -156,7 +156,7 @@ func TestAPIHostileContent(t *testing.T) {
 	}
 }
 
-// TestAPIBatch: one event a line, all in order, one receipt each.
+// TestAPIBatch: each line of a batch is an event. The events are in order, and each has a receipt.
 func TestAPIBatch(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n topics *\n}")
 	st := s.open("/events")
@@ -203,7 +203,7 @@ func TestAPIBatch(t *testing.T) {
 	}
 }
 
-// TestAPIKeys: the same key again is answered with the first id.
+// TestAPIKeys: a repeated key gets the first id.
 func TestAPIKeys(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events")
 	first := s.send(`{"user":"alice","text":"1","key":"k"}`)
@@ -224,7 +224,7 @@ func TestAPIKeys(t *testing.T) {
 	}
 }
 
-// TestAPITTL: after it an event is not delivered, and that is no gap.
+// TestAPITTL: after its ttl an event is not delivered, without a gap.
 func TestAPITTL(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	from := s.status("default").Head
@@ -238,8 +238,7 @@ func TestAPITTL(t *testing.T) {
 	st.expect("here", "for long")
 }
 
-// FuzzAPI: whatever the body, it is accepted and then delivered exactly, or
-// refused with a reason and not seen.
+// FuzzAPI: any body is accepted and delivered exactly, or refused with a reason and not delivered.
 func FuzzAPI(f *testing.F) {
 	s := start(f, "", "sse /events {\n anonymous\n}")
 	st := s.open("/events")

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// poll asks once, after the position, and returns the blocks of the answer.
+// poll sends one poll after the position, and returns the blocks of the response.
 func (s *server) poll(client *http.Client, url, position string) string {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), waitLimit)
@@ -27,7 +27,7 @@ func (s *server) poll(client *http.Client, url, position string) string {
 	return string(body)
 }
 
-// TestPoll: answers that end give what a stream gives, over each protocol.
+// TestPoll: polls get the same events as a stream, over each protocol.
 func TestPoll(t *testing.T) {
 	s := startTLS(t, "", "sse /events {\n anonymous\n heartbeat 500ms\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -59,7 +59,7 @@ func TestPoll(t *testing.T) {
 	})
 }
 
-// TestPollKeepsItsConnection: over HTTP/1.1 the next poll comes by the same one.
+// TestPollKeepsItsConnection: over HTTP/1.1 the next poll uses the same connection.
 func TestPollKeepsItsConnection(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n heartbeat 1m\n}")
 	position := s.send(`{"data":0}`).ID
@@ -84,7 +84,7 @@ func TestPollKeepsItsConnection(t *testing.T) {
 	}
 }
 
-// TestPollParameter: anything but 1 is refused, as is what is nearly the name.
+// TestPollParameter: values other than 1, and similar names, are refused.
 func TestPollParameter(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	for query, want := range map[string]string{

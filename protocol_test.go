@@ -9,8 +9,8 @@ import (
 
 const advertised = "Alt-Svc"
 
-// TestStreamOverHTTP1IsNotToldOfHTTP3: no answer of sse over HTTP/1.1 and TLS
-// advertises HTTP/3, though every other answer of the server does.
+// TestStreamOverHTTP1IsNotToldOfHTTP3: no response of sse over HTTP/1.1 and TLS advertises HTTP/3.
+// All other responses of the server do.
 func TestStreamOverHTTP1IsNotToldOfHTTP3(t *testing.T) {
 	s := startTLS(t, "", `header /cleared Alt-Svc clear
 		handle /events {
@@ -86,7 +86,8 @@ func TestStreamOverHTTP1IsNotToldOfHTTP3(t *testing.T) {
 	})
 }
 
-// TestProtocolsAreToldApart: in the list, in the metrics and in the first block.
+// TestProtocolsAreToldApart: the list, the metrics and the first block have the protocol of a
+// stream.
 func TestProtocolsAreToldApart(t *testing.T) {
 	s := startTLS(t, "", "sse /events {\n anonymous\n}")
 	want := map[string]string{"h1": "h1", "h1 TLS": "h1", "h2": "h2", "h3": "h3"}
@@ -107,7 +108,8 @@ func TestProtocolsAreToldApart(t *testing.T) {
 	})
 }
 
-// TestWarnsOnceOfHTTP3: when a hub has a hundred streams and most of them come by it.
+// TestWarnsOnceOfHTTP3: the log has one warning when a hub has a hundred streams and most of them
+// use HTTP/3.
 func TestWarnsOnceOfHTTP3(t *testing.T) {
 	const message = "most streams use HTTP/3, where a stream needs several times the memory and CPU of a stream over HTTP/1.1: " +
 		"serve them on a port of their own with the global option servers :8443 { protocols h1 }, or turn HTTP/3 off " +

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestHiddenStreams: a stream that no request can reach is warned of when the config
-// is loaded, and no other is.
+// TestHiddenStreams: a warning names each stream that no request can reach when the config is
+// loaded, and no other stream.
 func TestHiddenStreams(t *testing.T) {
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "index.html"), nil, 0o600); err != nil {
@@ -22,7 +22,8 @@ func TestHiddenStreams(t *testing.T) {
 	files := "root " + root + "\ntry_files {path} /index.html\nfile_server\n"
 	forward := "forward_auth /events 127.0.0.1:1 {\n uri /auth\n copy_headers X-User\n}\n"
 	for name, test := range map[string]struct{ site, cause string }{
-		// What answers in its place; none: it is reached, or may be.
+		// The handler that answers instead of the stream; empty if the stream is or may be
+		// reached.
 		"alone":                           {sse, ""},
 		"before a reverse_proxy":          {"encode\n" + forward + sse + "reverse_proxy 127.0.0.1:1", ""},
 		"before php_fastcgi":              {"root " + root + sse + "php_fastcgi 127.0.0.1:1\nfile_server", ""},
@@ -93,7 +94,7 @@ func TestHiddenStreams(t *testing.T) {
 			if test.cause != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], fmt.Sprintf(`"answered_by":%q`, test.cause))) {
 				t.Errorf("the log says %q, want one warning that names %s", warnings, test.cause)
 			}
-			// What Caddy does itself. Where it is another sse that answers, that is no news.
+			// These cases are handlers of Caddy. If another sse answers, there is no warning.
 			if test.cause != "" && test.cause != "sse" && strings.Contains(test.site, "/events {") {
 				resp, err := http.DefaultTransport.RoundTrip(httptest.NewRequest("GET", "http://"+s.http+"/events", nil))
 				if err != nil {
@@ -108,7 +109,7 @@ func TestHiddenStreams(t *testing.T) {
 	}
 }
 
-// TestHiddenStreamsOfHosts: what another host answers hides no stream.
+// TestHiddenStreamsOfHosts: a handler of another host hides no stream.
 func TestHiddenStreamsOfHosts(t *testing.T) {
 	for name, test := range map[string]struct {
 		sites  string // $ stands for :port

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// block is what a client reads up to an empty line, or a bare colon.
+// block is the text up to an empty line, or a single colon.
 type block struct {
 	event, data, id, retry string
 	hasID                  bool
@@ -19,8 +19,7 @@ type block struct {
 	at                     time.Time
 }
 
-// stream is an open event stream, read by a parser that knows nothing of how it
-// was written but that lines end in LF.
+// stream is an open event stream. Its parser assumes only that lines end in LF.
 type stream struct {
 	testing.TB
 	*http.Response
@@ -30,7 +29,7 @@ type stream struct {
 	cancel    context.CancelFunc
 }
 
-// open connects with clear text HTTP/1.1, and reads the first block.
+// open connects over cleartext HTTP/1.1, and reads the first block.
 func (s *server) open(path string, headers ...string) *stream {
 	s.Helper()
 	return openWith(s, plain, "http://"+s.http+path, headers...)
@@ -105,7 +104,7 @@ func (st *stream) read() {
 	}
 }
 
-// next is the next block.
+// next returns the next block.
 func (st *stream) next() block {
 	st.Helper()
 	b, err := st.wait()
@@ -127,7 +126,7 @@ func (st *stream) wait() (block, error) {
 	}
 }
 
-// event is the next block that is no heartbeat.
+// event returns the next block that is not a heartbeat.
 func (st *stream) event() block {
 	st.Helper()
 	for {
@@ -137,7 +136,7 @@ func (st *stream) event() block {
 	}
 }
 
-// expect reads events, which must have these data.
+// expect reads events, which must have this data.
 func (st *stream) expect(data ...string) {
 	st.Helper()
 	for _, want := range data {
@@ -147,7 +146,7 @@ func (st *stream) expect(data ...string) {
 	}
 }
 
-// ended reads to the end of the stream, and returns what came before it.
+// ended reads to the end of the stream, and returns the remaining blocks.
 func (st *stream) ended() (blocks []block) {
 	st.Helper()
 	for {
@@ -162,22 +161,21 @@ func (st *stream) ended() (blocks []block) {
 	}
 }
 
-// in is the same stream in a subtest.
+// in returns the same stream for a subtest.
 func (st *stream) in(t testing.TB) *stream {
 	sub := *st
 	sub.TB = t
 	return &sub
 }
 
-// close goes away as a client does.
+// close closes the connection, like a client that leaves.
 func (st *stream) close() {
 	st.cancel()
 	for range st.blocks {
 	}
 }
 
-// refused is a request for a stream that should be refused. It fails at once if it
-// is not.
+// refused requests a stream, which must be refused. It fails at once if it is not.
 func (s *server) refused(path string, headers ...string) answer {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
@@ -186,7 +184,7 @@ func (s *server) refused(path string, headers ...string) answer {
 	return answer{resp.StatusCode, resp.Header, readAll(s, resp)}
 }
 
-// readAll reads a body that ends. That of a stream does not, and is left unread.
+// readAll reads a body that ends. It does not read the body of a stream.
 func readAll(t testing.TB, resp *http.Response) string {
 	t.Helper()
 	defer resp.Body.Close()

@@ -16,13 +16,13 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// testStore is a store that the test says everything of.
+// testStore is a store whose state the test sets.
 type testStore struct {
 	*hub.Memory
 	feed chan hub.Feed
 }
 
-// testStores is the store that was opened last.
+// testStores has the store that was opened last.
 var testStores atomic.Pointer[testStore]
 
 func init() { caddy.RegisterModule(testStoreModule{}) }
@@ -51,7 +51,7 @@ func (s *testStore) Tail(ctx context.Context, feed hub.Feed) {
 	<-ctx.Done()
 }
 
-// unwritable is why the store cannot be written, unless it is nil.
+// unwritable is the reason why the store cannot be written, or nil.
 var unwritable atomic.Pointer[error]
 
 var unwritableSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -68,7 +68,8 @@ var (
 	_ caddysse.WriteChecker = (*testStore)(nil)
 )
 
-// TestStatusSaysWhetherTheStoreCanBeWritten: with what failed, and since when.
+// TestStatusSaysWhetherTheStoreCanBeWritten: the status has the problem of the store and the time
+// when it began.
 func TestStatusSaysWhetherTheStoreCanBeWritten(t *testing.T) {
 	s := start(t, "sse {\n store test\n}", "sse /events")
 	feed := <-testStores.Load().feed
@@ -117,7 +118,7 @@ func TestStatusSaysWhetherTheStoreCanBeWritten(t *testing.T) {
 	check("in the end", map[string]any{"connected": true, "writable": true})
 }
 
-// TestReady: what a balancer is told, on both doors.
+// TestReady: a balancer gets the state of the hubs at both endpoints.
 func TestReady(t *testing.T) {
 	s := start(t, "sse {\n store test\n}\nsse chat", "sse /events\nsse_api /sse/*")
 	check := func(path string, status int, text string) {

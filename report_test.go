@@ -16,7 +16,7 @@ import (
 
 const handleEvents = "events {\n on sse_connected test\n on sse_disconnected test\n}\n"
 
-// reported lists the connections of which Caddy's events told since the call.
+// reported returns the connections in Caddy's events since the call.
 func reported() (since func() (opened, closed []string)) {
 	before := map[string]int{}
 	for _, name := range []string{"sse_connected", "sse_disconnected"} {
@@ -31,7 +31,7 @@ func reported() (since func() (opened, closed []string)) {
 	return func() (opened, closed []string) { return ids("sse_connected"), ids("sse_disconnected") }
 }
 
-// checkReported checks that each stream was reported open, and then closed, once.
+// checkReported checks that each stream was reported open and then closed, once.
 func checkReported(t testing.TB, since func() (opened, closed []string), streams []*stream) {
 	t.Helper()
 	eventually(t, "reports of all ends", func() bool { _, closed := since(); return len(closed) >= len(streams) })
@@ -69,8 +69,8 @@ func openAll(t testing.TB, s *server, n int) (streams []*stream) {
 	return streams
 }
 
-// TestReportsAreComplete: each stream that was reported open is reported closed,
-// whatever ends it, and without an error.
+// TestReportsAreComplete: each stream that was reported open is reported closed, for every cause
+// of its end, and without an error.
 func TestReportsAreComplete(t *testing.T) {
 	tls := func(s *server, body string) string {
 		return s.site(body) + "https://localhost:" + port(s.https) + " {\ntls " + certificate + " " + certificate + "\n" + body + "\n}\n"
@@ -108,8 +108,8 @@ func TestReportsAreComplete(t *testing.T) {
 	}
 }
 
-// TestReportsKeepNobodyWaiting: while a handler of Caddy's events works, streams are
-// opened, served and ended, and configs loaded.
+// TestReportsKeepNobodyWaiting: streams are opened, served and ended, and configs are loaded,
+// while a handler of Caddy's events works.
 func TestReportsKeepNobodyWaiting(t *testing.T) {
 	since := reported()
 	s := startTLS(t, handleEvents+"sse", anonymousSite)
@@ -132,8 +132,8 @@ func TestReportsKeepNobodyWaiting(t *testing.T) {
 	checkReported(t, since, streams)
 }
 
-// TestReportsNeverDeadlock: a handler of Caddy's events may ask for the config while
-// Caddy changes it.
+// TestReportsNeverDeadlock: a handler of Caddy's events may request the config while Caddy changes
+// it.
 func TestReportsNeverDeadlock(t *testing.T) {
 	since := reported()
 	s := start(t, handleEvents+"sse", anonymousSite)
@@ -158,8 +158,8 @@ func TestReportsNeverDeadlock(t *testing.T) {
 	checkReported(t, since, streams)
 }
 
-// TestReportsSurviveAPanic: a handler that panics ends neither the process nor the
-// reports, and is logged.
+// TestReportsSurviveAPanic: a panic of a handler is logged, and ends neither the process nor the
+// reports.
 func TestReportsSurviveAPanic(t *testing.T) {
 	s := startTLS(t, handleEvents, anonymousSite)
 	handleWith(t, func(name string) {
@@ -184,7 +184,7 @@ func TestReportsSurviveAPanic(t *testing.T) {
 	logs.reset()
 }
 
-// TestReportsAreBounded: when handlers are too slow, streams are left out as a whole.
+// TestReportsAreBounded: if handlers are too slow, both reports of a stream are left out.
 func TestReportsAreBounded(t *testing.T) {
 	caddysse.SetMaxReports(t, 4)
 	since := reported()
@@ -217,8 +217,8 @@ func TestReportsAreBounded(t *testing.T) {
 	}
 }
 
-// TestReportsOfStreamsThatPanic: also what never came to its first block is reported
-// closed if it was reported open.
+// TestReportsOfStreamsThatPanic: a stream that was reported open is reported closed, even if it
+// panics before its first block.
 func TestReportsOfStreamsThatPanic(t *testing.T) {
 	s := startTLS(t, handleEvents, "test_break\n"+anonymousSite)
 	eachProtocol(t, s, func(t *testing.T, p protocol) {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestStreamQuery: what cannot be meant is refused, and opens no stream.
+// TestStreamQuery: an invalid query is refused, and opens no stream.
 func TestStreamQuery(t *testing.T) {
 	s := startTLS(t, "", "sse /events {\n anonymous\n topics news public/*\n}")
 	tests := []struct {
@@ -58,7 +58,7 @@ func TestStreamQuery(t *testing.T) {
 		}
 		id := s.send(`{"text":"one"}`).ID
 		s.send(`{"text":"two"}`)
-		// Other parameters are the site's own.
+		// Other parameters belong to the site.
 		for _, query := range []string{"lastEventID=" + id, "lastEventID=" + id + "&token=a&topical=b&t=&event=x&id=7&topic_id=8&=&previous_page=9"} {
 			st := openWith(t, p.client, p.url(s)+"/events?"+query)
 			st.expect("two")
@@ -68,8 +68,8 @@ func TestStreamQuery(t *testing.T) {
 	})
 }
 
-// TestRefusalsAreNoMarkup: a site may put a refusal into a page. What the client has
-// sent must not become a part of that page.
+// TestRefusalsAreNoMarkup: a site may put a refusal into a page. The text of the client must not
+// become markup of that page.
 func TestRefusalsAreNoMarkup(t *testing.T) {
 	const evil = `<script>alert("1")</script>' onload='x`
 	s := start(t, "", "test_auth\nsse /events {\n topics news\n expires {http.request.header.X-Exp}\n}\n"+
@@ -101,8 +101,8 @@ func TestRefusalsAreNoMarkup(t *testing.T) {
 	}
 }
 
-// TestNamesAreShort: of users, sessions and topics, also where the site's own
-// placeholders make them.
+// TestNamesAreShort: names of users, sessions and topics are bounded, also those from placeholders
+// of the site.
 func TestNamesAreShort(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n session {http.request.cookie.sid}\n topics news of/{http.request.header.X-Tenant}\n}")
 	most, more := strings.Repeat("x", 512), strings.Repeat("x", 513)
@@ -127,7 +127,7 @@ func TestNamesAreShort(t *testing.T) {
 	}
 }
 
-// TestPlaceholdersOfResponseHeaders: they are found in whichever spelling.
+// TestPlaceholdersOfResponseHeaders: placeholders of response headers work in any letter case.
 func TestPlaceholdersOfResponseHeaders(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-SSE-User", "alice")
@@ -154,7 +154,7 @@ func TestPlaceholdersOfResponseHeaders(t *testing.T) {
 	}
 }
 
-// TestLogSaysWhyThereIsNoUser: at debug, with the placeholder that is empty.
+// TestLogSaysWhyThereIsNoUser: the log at debug level names the placeholder that is empty.
 func TestLogSaysWhyThereIsNoUser(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}\nsse /guests {\n anonymous\n}")
 	for path, test := range map[string]struct {
@@ -173,9 +173,9 @@ func TestLogSaysWhyThereIsNoUser(t *testing.T) {
 	}
 }
 
-// TestPreviousOfAnonymousStreams: who knows the id of an anonymous stream, which
-// nobody else is told, may replace it without a login. A user's stream or a
-// session's is not replaced so, nor the other way round.
+// TestPreviousOfAnonymousStreams: a client with the id of an anonymous stream, which no other
+// client gets, may replace it without a login. It cannot replace the stream of a user or a
+// session, and these cannot replace an anonymous stream.
 func TestPreviousOfAnonymousStreams(t *testing.T) {
 	s := start(t, "", "@login header X-User *\ntest_auth @login\nsse /events {\n anonymous\n session {http.request.cookie.sid}\n}")
 	identities := map[string][]string{"nobody": nil, "a user": {"X-User", "alice"}, "a session": {"Cookie", "sid=1"}, "both": {"X-User", "alice", "Cookie", "sid=1"}}

@@ -11,10 +11,9 @@ import (
 	"testing"
 )
 
-// TestPromise7ReloadChangesTheFile: a reload gives the hub another file, and the
-// first one again. The streams of all protocols are told of the other history and
-// go on, publishers go on, and the first file has what it had. Then a shorter
-// history takes effect on it.
+// TestPromise7ReloadChangesTheFile: a reload gives the hub another file, and later the first one
+// again. The streams of all protocols get a gap and continue, publishers continue, and the first
+// file has its events. Then a shorter history takes effect on it.
 func TestPromise7ReloadChangesTheFile(t *testing.T) {
 	dir := t.TempDir() // removed after Caddy has stopped
 	on := func(file, history string) string {
@@ -51,7 +50,7 @@ func TestPromise7ReloadChangesTheFile(t *testing.T) {
 		return id
 	}
 
-	// What the others publish meanwhile is for nobody who listens.
+	// The events of the other publishers are for none of these streams.
 	var published atomic.Int64
 	stop := make(chan struct{})
 	var publisher sync.WaitGroup
@@ -124,8 +123,8 @@ func TestPromise7ReloadChangesTheFile(t *testing.T) {
 	late.expect("a4")
 }
 
-// TestNoNATSWithoutItsStore: the store on NATS is a module of its own, which only
-// those build in who ask for it.
+// TestNoNATSWithoutItsStore: the store on NATS is a Go module of its own. Programs without it do
+// not contain NATS.
 func TestNoNATSWithoutItsStore(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "./cmd/caddy").CombinedOutput()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestStreamTopics: which topics reach a client.
+// TestStreamTopics: a client gets the topics that it requests and may have.
 func TestStreamTopics(t *testing.T) {
 	s := start(t, "", `test_auth
 		sse /events {
@@ -66,7 +66,7 @@ func TestStreamTopics(t *testing.T) {
 	s.open("/events?"+strings.Repeat("topic=news&", 100), "X-User", "alice")
 }
 
-// TestStreamHeartbeat: what a silent stream sends, over every protocol.
+// TestStreamHeartbeat: a silent stream sends heartbeats, over each protocol.
 func TestStreamHeartbeat(t *testing.T) {
 	s := startTLS(t, "", "test_auth\nsse /events {\n heartbeat 100ms\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -95,8 +95,7 @@ func TestStreamHeartbeat(t *testing.T) {
 	})
 }
 
-// TestPromise2IdleClientKeepsUp: one for whom there is nothing is not told of a
-// gap, however fast history passes it by.
+// TestPromise2IdleClientKeepsUp: an idle client gets no gap, even if the history moves fast.
 func TestPromise2IdleClientKeepsUp(t *testing.T) {
 	s := start(t, "sse {\n history 8\n}", "test_auth\nsse /events")
 	st := s.open("/events", "X-User", "alice")
@@ -108,8 +107,8 @@ func TestPromise2IdleClientKeepsUp(t *testing.T) {
 	}
 }
 
-// TestPromise5NobodyWaitsForTheSlow: a client that stops reading is dropped, with a
-// counted reason, and the others do not notice.
+// TestPromise5NobodyWaitsForTheSlow: a client that stops reading is dropped with a counted reason,
+// and the others do not notice.
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	s := startTLS(t, "sse {\n history_size 256MiB\n}", "sse /events {\n anonymous\n connection_timeout 500ms\n heartbeat 200ms\n}")
 	text := `{"text":"` + strings.Repeat("x", 512<<10) + `"}`
@@ -118,7 +117,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		other := openWith(t, p.client, p.url(s)+"/events")
 		transport, ok := p.client.Transport.(*http.Transport)
 		if ok {
-			// A buffer of its own size would take all that is sent.
+			// A buffer of the default size would hold everything that is sent.
 			transport.DialContext = dialSmall
 		}
 		connect(t, p.client, p.url(s)+"/events") // and reads no more
@@ -132,8 +131,8 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 		eventually(t, "the slow client to be dropped", func() bool { return s.status("default").Connections == 1 })
 		dropped := s.metric(`caddy_sse_connections_closed_total{hub="default",reason="timeout"}`)
 		if *takeover == "off" && strings.HasPrefix(p.name, "h1") {
-			// The kernel may be the first to notice, and the server then only says that
-			// the client is gone.
+			// The kernel may notice it first. Then the server reports only that the client has
+			// left.
 			dropped = max(dropped, s.metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`))
 		}
 		if dropped < 1 {
@@ -146,7 +145,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	})
 }
 
-// TestStreamSurvivesServerTimeouts: those that are for answers that end.
+// TestStreamSurvivesServerTimeouts: the timeouts of the server for responses do not end a stream.
 func TestStreamSurvivesServerTimeouts(t *testing.T) {
 	for _, timeouts := range []string{"write 600ms", "write_idle 300ms", "write_idle -1s", "write 600ms\nwrite_idle -1s", "write_idle 300ms 1000000", "read_body 300ms\nread_body_idle 300ms\nidle 300ms"} {
 		t.Run(strings.ReplaceAll(timeouts, "\n", ", "), func(t *testing.T) {
@@ -174,8 +173,8 @@ func TestStreamSurvivesServerTimeouts(t *testing.T) {
 	}
 }
 
-// TestStreamOfAWriterThatPanics: it is reset, and nothing is left of it, whether
-// that happens before it begins, then, or later.
+// TestStreamOfAWriterThatPanics: a panic before, at or after the begin of a stream resets it, and
+// nothing of it is left.
 func TestStreamOfAWriterThatPanics(t *testing.T) {
 	s := startTLS(t, "", "test_break\nsse /events {\n anonymous\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -207,8 +206,8 @@ func TestStreamOfAWriterThatPanics(t *testing.T) {
 	})
 }
 
-// TestStreamLifetime: it ends between nine and ten tenths of max_lifetime, and
-// the client is told when to come back.
+// TestStreamLifetime: a stream ends between 90% and 100% of max_lifetime, and the client gets the
+// time to reconnect.
 func TestStreamLifetime(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n max_lifetime 1s\n retry 100ms 200ms\n}")
 	st := s.open("/events", "Last-Event-ID", "earliest")
@@ -230,8 +229,8 @@ func TestStreamLifetime(t *testing.T) {
 	s.open("/events", "Last-Event-ID", id).expect("meanwhile")
 }
 
-// TestStreamCaps: those over a limit are told to come back later, and counted
-// once; those whom it does not concern are admitted.
+// TestStreamCaps: streams over a limit are rejected with a time to retry, and counted once.
+// Streams that the limit does not concern are admitted.
 func TestStreamCaps(t *testing.T) {
 	const auth = "@login header X-User *\ntest_auth @login\n"
 	tests := []struct {
@@ -267,7 +266,7 @@ func TestStreamCaps(t *testing.T) {
 				s.open("/events")
 				s.open("/events") // anonymous ones are many
 			}
-			// A client that replaces its own connection needs no other place.
+			// A client that replaces its own connection needs no further slot.
 			again := s.open("/events?previous="+first.id, "X-User", "alice")
 			if again.connected.event != "sse.connected" {
 				t.Errorf("with previous came %+v", again.connected)
@@ -298,7 +297,7 @@ func TestStreamPrevious(t *testing.T) {
 	}
 }
 
-// A client that has gone before its stream begins gets none.
+// A client that has left before its stream begins gets no stream.
 func TestStreamOfAClientThatIsGone(t *testing.T) {
 	s := start(t, "", "test_hold /events\n"+anonymousSite)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -324,8 +323,8 @@ func TestStreamOfAClientThatIsGone(t *testing.T) {
 	}
 }
 
-// TestStreamBeginsInOneWrite: a client over HTTP/1.1 gets the header and the first block
-// at once, since each write costs the server a system call.
+// TestStreamBeginsInOneWrite: a client over HTTP/1.1 gets the header and the first block in one
+// write, since each write costs the server a system call.
 func TestStreamBeginsInOneWrite(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	for range 20 {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestUnguardedAPI: an sse_api that anybody may use is warned of when the config is
-// loaded, and no other is.
+// TestUnguardedAPI: a warning names each sse_api that is open to everybody when the config is
+// loaded, and no other.
 func TestUnguardedAPI(t *testing.T) {
 	const api = "\nsse_api /sse/*\n"
 	const below = "\nhandle_path /internal/* {\n sse_api\n}\n"
@@ -86,8 +86,8 @@ func checkUnguarded(t *testing.T, site, sites, path string) {
 	}
 }
 
-// TestUnguardedAPIOfServers: by where a server listens, and by what its clients must
-// show.
+// TestUnguardedAPIOfServers: the address of a server and its client certificates decide whether an
+// sse_api is open to everybody.
 func TestUnguardedAPIOfServers(t *testing.T) {
 	const api = " {\n sse_api /sse/*\n}\n"
 	certified := func(mode string) string {

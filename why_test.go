@@ -15,7 +15,7 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// askWhy asks about a position of the hub with the name cluster.
+// askWhy requests the reason for a position of the hub with the name cluster.
 func askWhy(t *testing.T, call func(method, path string, status int, into any), id string, more ...string) whyAnswer {
 	t.Helper()
 	var a whyAnswer
@@ -32,7 +32,7 @@ func publishTo(t *testing.T, h *hub.Hub, text string, targets ...hub.Target) str
 	return receipts[0].Position.String()
 }
 
-// TestWhyRefusesNonsense says what is wrong with a question.
+// TestWhyRefusesNonsense: an invalid question is refused with the reason.
 func TestWhyRefusesNonsense(t *testing.T) {
 	h := openHub(t)
 	clusterOf(t, h, nil)
@@ -70,7 +70,7 @@ func TestWhyRefusesNonsense(t *testing.T) {
 	}
 }
 
-// TestWhyKeepsPayloads: a payload is shown to those alone who ask for it.
+// TestWhyKeepsPayloads: an answer has the payload only if the request asks for it.
 func TestWhyKeepsPayloads(t *testing.T) {
 	h := openHub(t)
 	call := clusterOf(t, h, nil)
@@ -92,7 +92,7 @@ func TestWhyKeepsPayloads(t *testing.T) {
 	}
 }
 
-// TestWhyOfSession: one asks by the hash, and nothing else is known.
+// TestWhyOfSession: a request names a session by its hash.
 func TestWhyOfSession(t *testing.T) {
 	h := openHub(t)
 	call := clusterOf(t, h, nil)
@@ -113,7 +113,7 @@ func TestWhyOfSession(t *testing.T) {
 	}
 }
 
-// TestWhyOfManyNodes: all are asked, and one that does not answer is named.
+// TestWhyOfManyNodes: all nodes are asked, and the answer names a node that does not respond.
 func TestWhyOfManyNodes(t *testing.T) {
 	here, there := openHub(t), openHub(t)
 	call := clusterOf(t, here, neighbour{there, 1 << 20})
@@ -142,8 +142,7 @@ func TestWhyOfManyNodes(t *testing.T) {
 	}
 }
 
-// TestWhyFitsTheRoom: what does not fit into the answer of a node is left out, and
-// counts.
+// TestWhyFitsTheRoom: rows that do not fit into the answer of a node are left out, and counted.
 func TestWhyFitsTheRoom(t *testing.T) {
 	here, there := openHub(t), openHub(t)
 	var topics []hub.Target
@@ -169,7 +168,7 @@ func TestWhyFitsTheRoom(t *testing.T) {
 	}
 }
 
-// older answers as a node does that knows nothing of the question.
+// older answers like a node of an earlier version, which does not know the question.
 type older struct{ neighbour }
 
 func (o older) Ask(_ context.Context, request []byte, take func([]byte) bool) []string {
@@ -192,7 +191,7 @@ func TestWhyOfOlderNode(t *testing.T) {
 	}
 }
 
-// TestWhyInWords says in one sentence what to do about each cause.
+// TestWhyInWords: each cause has one sentence with what to do.
 func TestWhyInWords(t *testing.T) {
 	const id = "3kq9x2mf-1042-x7d2"
 	noon := time.Date(2026, 1, 2, 12, 1, 3, 0, time.UTC)

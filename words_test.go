@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Words that make a reader stop, with plain ones for them. CONTRIBUTING.md has the rules.
+// These words slow a reader down. Plain words for them are beside them. CONTRIBUTING.md has the
+// rules.
 var (
 	wordsNowhere = map[string]string{
 		"thereof": "its", "whereof": "of which", "whence": "from which", "thence": "from there", "wherein": "in which",
@@ -19,7 +20,7 @@ var (
 	}
 )
 
-// TestPlainWords: code and pages do without words that slow a reader down.
+// TestPlainWords: code and pages do not use words that slow a reader down.
 func TestPlainWords(t *testing.T) {
 	skipped := []string{".git", "node_modules", "dist", "CHANGELOG.md", "CONTRIBUTING.md", "words_test.go"} // the last two quote them
 	checked := 0

@@ -44,7 +44,7 @@ func (t *testWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// mute can only write; seemingly looks as if it could flush.
+// mute can only write. seemingly has a Flush method that does not work.
 type (
 	mute      struct{ http.ResponseWriter }
 	seemingly struct{ http.ResponseWriter }
@@ -52,8 +52,7 @@ type (
 
 func (w *seemingly) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
 
-// idleWriters has, of each request, the idle timeout of the response before and
-// after it was handled.
+// idleWriters records the idle timeout of the response before and after each request was handled.
 var idleWriters = make(chan [2]string, 10)
 
 func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -80,7 +79,7 @@ func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	return next.ServeHTTP(w, r)
 }
 
-// counting counts the deadlines that are set.
+// counting counts how often a deadline is set.
 type counting struct{ http.ResponseWriter }
 
 var deadlines atomic.Int64
@@ -103,7 +102,8 @@ type writer struct {
 
 func (w writer) Write(p []byte) (int, error) { return w.write(p) }
 
-// TestStreamOfAWriterThatChangesTheBody: no stream bypasses it, whatever it is called.
+// TestStreamOfAWriterThatChangesTheBody: no stream bypasses such a writer, for any name of its
+// type.
 func TestStreamOfAWriterThatChangesTheBody(t *testing.T) {
 	for _, kind := range []string{"namesake", "hooked"} {
 		t.Run(kind, func(t *testing.T) {
@@ -118,8 +118,8 @@ func TestStreamOfAWriterThatChangesTheBody(t *testing.T) {
 	}
 }
 
-// TestStreamThatCannotBe: where no stream is possible the answer is 500, one error
-// line names the handler or the writer that is in the way, and nothing stays open.
+// TestStreamThatCannotBe: if no stream is possible, the status is 500, one line of the log names
+// the handler or the writer that is the cause, and nothing stays open.
 func TestStreamThatCannotBe(t *testing.T) {
 	tests := []struct{ name, site, named string }{
 		{"cannot flush", "test_writer mute", "caddysse_test.mute"},
@@ -161,8 +161,8 @@ func TestStreamThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestStreamThatIsLogged with its body: log_append has the status already when the
-// stream is refused, so the client gets an empty answer, and the log says why.
+// TestStreamThatIsLogged: if log_append logs the body, the status is already set when the stream
+// is refused. The client gets an empty response, and the log has the reason.
 func TestStreamThatIsLogged(t *testing.T) {
 	s := startTLS(t, "", "log_append body {http.response.body}\n"+bothWays(""))
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -184,8 +184,8 @@ func TestStreamThatIsLogged(t *testing.T) {
 	})
 }
 
-// TestStreamOfAWriterThatSeemsToFlush: that it cannot is known too late for another
-// status. The client is cut off, and the log says why.
+// TestStreamOfAWriterThatSeemsToFlush: the server notices too late for another status that the
+// writer cannot flush. The client is cut off, and the log has the reason.
 func TestStreamOfAWriterThatSeemsToFlush(t *testing.T) {
 	s := startTLS(t, "", "test_writer seemingly\n"+bothWays(""))
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -212,8 +212,8 @@ func TestStreamOfAWriterThatSeemsToFlush(t *testing.T) {
 	})
 }
 
-// TestStreamThatIsEncoded after all, since a handler took no-transform away, is not
-// taken over in the middle of it.
+// TestStreamThatIsEncoded: a stream that is encoded, because a handler removed no-transform, is
+// not taken over.
 func TestStreamThatIsEncoded(t *testing.T) {
 	s := start(t, "", "route {\n encode gzip\n header >Cache-Control no-cache\n sse /events {\n anonymous\n}\n}")
 	st := connect(t, plain, "http://"+s.http+"/events", "Accept-Encoding", "gzip")
@@ -235,7 +235,8 @@ func TestStreamThatIsEncoded(t *testing.T) {
 	}
 }
 
-// TestStreamSaysThatItsConnectionCloses: only if the server gives it up.
+// TestStreamSaysThatItsConnectionCloses: the response has Connection: close only if the connection
+// is taken over.
 func TestStreamSaysThatItsConnectionCloses(t *testing.T) {
 	s := startTLS(t, "", bothWays(""))
 	for _, p := range protocols(t)[:2] {
@@ -248,8 +249,8 @@ func TestStreamSaysThatItsConnectionCloses(t *testing.T) {
 	}
 }
 
-// TestStreamOfARequestWithABody: the server would set a deadline for what is left of
-// the body on the connection, so that is not taken over.
+// TestStreamOfARequestWithABody: the connection is not taken over, because the server would set a
+// deadline on it for the rest of the body.
 func TestStreamOfARequestWithABody(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n}")
 	client := &http.Client{Transport: new(http.Transport)}
@@ -270,8 +271,8 @@ func TestStreamOfARequestWithABody(t *testing.T) {
 	}
 }
 
-// TestStreamGivesTimeoutsBack: what handlers before sse do after it has the timeouts
-// of the server again.
+// TestStreamGivesTimeoutsBack: handlers before sse have the timeouts of the server again after the
+// stream.
 func TestStreamGivesTimeoutsBack(t *testing.T) {
 	s := startTLS(t, "servers {\n timeouts {\n write_idle 7s 1000\n}\n}", "test_writer idle\nsse /events {\n anonymous\n takeover off\n connection_timeout 3s\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -283,8 +284,8 @@ func TestStreamGivesTimeoutsBack(t *testing.T) {
 	})
 }
 
-// TestStreamSetsNoDeadlines: what is written needs no new deadline each time. Over HTTP/2
-// that is a message to the connection's goroutine, and a timer.
+// TestStreamSetsNoDeadlines: a write does not set a new deadline. Over HTTP/2 a deadline costs a
+// message to the connection's goroutine, and a timer.
 func TestStreamSetsNoDeadlines(t *testing.T) {
 	s := startTLS(t, "", "test_writer idle\nsse /events {\n anonymous\n takeover off\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
@@ -295,7 +296,7 @@ func TestStreamSetsNoDeadlines(t *testing.T) {
 			s.send(fmt.Sprintf(`{"text":"%d"}`, i))
 			st.expect(strconv.Itoa(i))
 		}
-		// One is cleared at the begin.
+		// One deadline is cleared at the begin.
 		if n := deadlines.Load() - before; n > 1 {
 			t.Errorf("%d deadlines were set for 11 writes", n)
 		}
