@@ -52,10 +52,10 @@ func SetMaxReports(t testing.TB, n int) {
 	t.Cleanup(func() { maxReports = before })
 }
 
-// ServerEnds returns the function that a server of the current config runs during its shutdown.
+// OnServerShutdown returns the function that a server of the current config runs during its shutdown.
 func OnServerShutdown() func() { return running.Load().onServerShutdown }
 
-// SetWatchBeat sets the heartbeat of the stream of all events, until the test ends.
+// SetWatchHeartbeat sets the heartbeat of the stream of all events, until the test ends.
 func SetWatchHeartbeat(t testing.TB, d time.Duration) {
 	before := watchHeartbeat
 	watchHeartbeat = d
