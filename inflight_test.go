@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The app answers, its user's rights change, and only then does the stream open. The
-// client is turned away and asks the app again.
+// The rights of a user change after the app has answered and before the stream opens. The client
+// is refused, so that it asks the app again.
 func TestPromise11RightsOfRequestsInFlight(t *testing.T) {
 	for name, change := range map[string]func(s *server) answer{
 		"logout": func(s *server) answer {
@@ -19,12 +19,12 @@ func TestPromise11RightsOfRequestsInFlight(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			asked, goOn := make(chan struct{}), make(chan struct{})
+			asked, proceed := make(chan struct{}), make(chan struct{})
 			app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("X-Sse-User", "alice")
 				w.Header().Set("X-Sse-Rooms", "room/1")
 				asked <- struct{}{}
-				<-goOn
+				<-proceed
 			}))
 			defer app.Close()
 			s := start(t, "", "forward_auth "+app.Listener.Addr().String()+" {\n uri /\n}\n"+
@@ -33,21 +33,21 @@ func TestPromise11RightsOfRequestsInFlight(t *testing.T) {
 			go func() { opened <- openWith(t, plain, "http://"+s.http+"/events") }()
 			<-asked
 			if a := change(s); a.status != http.StatusOK {
-				t.Errorf("the change: %d %s", a.status, a.body)
+				t.Errorf("response to the change: got %d %s, want 200", a.status, a.body)
 			}
 			s.send(`{"topic":"room/1","text":"secret"}`)
-			goOn <- struct{}{}
+			proceed <- struct{}{}
 			st := <-opened
 			defer st.close()
 			if first := st.connected; first.event != "sse.closing" || !strings.Contains(first.data, `"reason":"lifetime"`) {
-				t.Errorf("the stream that was being opened begins with %+v", first)
+				t.Errorf("first block: got %+v, want sse.closing with the reason lifetime", first)
 			}
 			if rejected := s.metric(`caddy_sse_rejected_total{hub="default",reason="lifetime"}`); rejected != 1 {
-				t.Errorf("%g refusals are counted", rejected)
+				t.Errorf("counted refusals: got %g, want 1", rejected)
 			}
-			go func() { // the client comes back
+			go func() { // the client reconnects
 				<-asked
-				goOn <- struct{}{}
+				proceed <- struct{}{}
 			}()
 			s.open("/events").close()
 		})

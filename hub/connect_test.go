@@ -234,6 +234,6 @@ func TestTakeOverWhileHubCloses(t *testing.T) {
 	p.TakeOver(conn, tcp)
 	got, err := io.ReadAll(client)
 	if err != nil || !strings.Contains(string(got), `"reason":"hub_closed"`) {
-		t.Errorf("the client got %v %q", err, got)
+		t.Errorf("bytes of the client: got %v %q, want sse.closing with the reason hub_closed", err, got)
 	}
 }

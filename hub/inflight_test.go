@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A client that was authenticated before its rights were changed, and connects after it,
-// is turned away, so that it is authenticated again.
+// A client that was authenticated before a change of its rights, and connects after it, is
+// refused, so that it authenticates again.
 func TestPromise11RightsOfRequestsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
@@ -68,7 +68,7 @@ func TestPromise11RightsOfRequestsInFlight(t *testing.T) {
 			}
 		}
 
-		// A change that is forgotten may have concerned the client.
+		// A forgotten change may have concerned the client.
 		time.Sleep(time.Minute)
 		changeTopics(Filter{Users: []string{"alice"}})
 		time.Sleep(time.Minute)

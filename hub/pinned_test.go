@@ -41,8 +41,8 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 	})
 }
 
-// An event of a slot is replaced after the look-up and before the stream stalls in it. It is
-// counted, because the history does not have its bytes any more.
+// An event in a slot is replaced after the look-up and before the stream stalls in it. Its bytes
+// are counted, because the history does not have them any more.
 func TestReplacedEventIsPinned(t *testing.T) {
 	h := newHub(t, Options{})
 	p := connect(t, h, requestOf("alice"))
@@ -65,11 +65,11 @@ func TestReplacedEventIsPinned(t *testing.T) {
 	p.socket = new(socket)
 	p.pin(b.items[0])
 	if pinnedBytes() == 0 {
-		t.Error("nothing counts the bytes of the replaced event")
+		t.Error("counted bytes of the replaced event: got 0, want more")
 	}
 	p.unpin()
 	if n := pinnedBytes(); n != 0 {
-		t.Errorf("%d bytes are counted after the stall", n)
+		t.Errorf("counted bytes after the stall: got %d, want 0", n)
 	}
 	p.socket = nil
 }

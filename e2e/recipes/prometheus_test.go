@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,9 +25,9 @@ var silence = flag.Duration("silence", 20*time.Second, "how long the alerts are 
 // notScraped is pending until the first scrape.
 const notScraped = "CaddySSENotScraped"
 
-// TestAlertsStaySilent runs a server under usual load, with clients that come and go and
-// with reloads, and Debian's Prometheus with the alerts of the docs. No alert may even be
-// pending. At the end one publish is refused, which must show.
+// TestAlertsStaySilent runs a server under usual load, with clients that connect and leave and
+// with reloads, and Debian's Prometheus with the alerts of the docs. No alert may even be pending.
+// At the end one publish is refused, which the metrics must show.
 func TestAlertsStaySilent(t *testing.T) {
 	config := e2e.Config{Hub: "store disk", Plain: true}
 	s := e2e.Start(t, config)
@@ -68,13 +67,13 @@ func TestAlertsStaySilent(t *testing.T) {
 		client := s.Client(protocol)
 		defer client.Close()
 		for j := range 8 {
-			load.Go(func() { visit(ctx, t, client, fmt.Sprintf("user%d", 8*i+j)) })
+			load.Go(func() { openStreams(ctx, t, client, fmt.Sprintf("user%d", 8*i+j)) })
 		}
 	}
 	load.Wait()
 
 	if alerts := prometheus.alerts(t); len(alerts) > 0 {
-		t.Errorf("under usual load these alerts were pending or fired: %q", alerts)
+		t.Errorf("alerts under usual load: got %q, want none", alerts)
 	}
 	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/sse/broadcast", s.Admin), "application/json", strings.NewReader(`{"topik":"news"}`))
 	if err != nil {
@@ -105,9 +104,9 @@ func repeat(ctx context.Context, interval time.Duration, f func(n int)) {
 	}
 }
 
-// visit opens streams of a user until ctx ends. Each lasts for 100 events, and continues
-// where the one before it ended.
-func visit(ctx context.Context, t *testing.T, client *e2e.Client, user string) {
+// openStreams opens streams of a user until ctx ends. Each lasts for 100 events, and the next
+// continues after its position.
+func openStreams(ctx context.Context, t *testing.T, client *e2e.Client, user string) {
 	position := ""
 	for ctx.Err() == nil {
 		stream, err := client.Open(ctx, e2e.Identity{User: user}, position)
@@ -121,7 +120,7 @@ func visit(ctx context.Context, t *testing.T, client *e2e.Client, user string) {
 			block, err := stream.Next()
 			if err != nil {
 				if ctx.Err() == nil {
-					t.Errorf("%s: the stream ended: %v", user, err)
+					t.Errorf("stream of %s: got its end, %v, want more events", user, err)
 				}
 				stream.Close()
 				return
@@ -155,10 +154,7 @@ scrape_configs:
       - targets: ["127.0.0.1:%d"]
 rule_files: [%q]
 `, admin, rules)
-	file := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := write(t, dir, "prometheus.yml", config)
 	p := prometheus{fmt.Sprintf("127.0.0.1:%d", e2e.FreePort(t))}
 	var output strings.Builder
 	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+p.address)
@@ -176,7 +172,7 @@ rule_files: [%q]
 	return p
 }
 
-// query returns the labels of each series that an expression gives.
+// query returns the labels of each series in the result of an expression.
 func (p prometheus) query(expr string) (series []map[string]string, err error) {
 	resp, err := http.Get("http://" + p.address + "/api/v1/query?query=" + url.QueryEscape(expr))
 	if err != nil {
