@@ -33,8 +33,8 @@ type job struct {
 	Root, Config       string // files
 }
 
-// hired is an attacker's process, as seen by the test. The test sends one word per line, and it
-// answers each with a line.
+// hired is an attacker's process, as seen by the test. The test sends one word per line, and the
+// process answers each with a line.
 type hired struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -44,7 +44,8 @@ type hired struct {
 
 // hire starts an attacker's process. For measurements of time it gets only idle CPU time
 // (SCHED_IDLE). A real attacker has its own CPUs, so only the work of the server matters, and not
-// who gets the CPU. Otherwise its priority is only low, since a busy machine may have no idle time.
+// the competition for the CPU. Without measurements its priority is only low, since a busy machine
+// may have no idle time.
 func hire(t *testing.T, s *e2e.Server, attack string) *hired {
 	t.Helper()
 	told, err := json.Marshal(job{attack, *full, s.Admin, s.HTTP, s.HTTPS, s.RootFile(), s.ConfigFile()})

@@ -117,7 +117,7 @@ func fillUp(a *attacker) {
 	}
 }
 
-// lagAndLeave opens streams with much to replay, reads nothing, and leaves.
+// lagAndLeave opens streams with many events to replay, reads nothing, and leaves.
 func lagAndLeave(ctx context.Context, a *attacker) {
 	var clients sync.WaitGroup
 	for range 40 {
@@ -134,7 +134,7 @@ func lagAndLeave(ctx context.Context, a *attacker) {
 	clients.Wait()
 }
 
-// lagBehind opens streams with much to replay, and reads nothing.
+// lagBehind opens streams with many events to replay, and reads nothing.
 func lagBehind(ctx context.Context, a *attacker) {
 	var clients sync.WaitGroup
 	for range 20 {
@@ -258,7 +258,7 @@ func publishHugeBatches(ctx context.Context, a *attacker) {
 	}
 }
 
-// takeFiles opens as many streams as possible, and keeps all that the server keeps.
+// takeFiles opens as many streams as possible, and keeps those that the server accepts.
 func takeFiles(ctx context.Context, a *attacker) {
 	var mu sync.Mutex
 	var open []net.Conn
@@ -286,7 +286,7 @@ func takeFiles(ctx context.Context, a *attacker) {
 	}
 }
 
-// reload loads the same config again and again.
+// reload loads the same config repeatedly.
 func reload(ctx context.Context, a *attacker) {
 	config := a.config()
 	for sleep(ctx, 50*time.Millisecond) {

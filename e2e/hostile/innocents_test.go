@@ -16,8 +16,8 @@ import (
 // innocents is the number of innocent streams.
 const innocents = 20
 
-// every is the interval of the innocent publisher. It does not wait for answers, else it would publish
-// less while the server is slow.
+// every is the interval of the innocent publisher. The publisher does not wait for answers.
+// Otherwise it would publish less while the server is slow.
 const every = 20 * time.Millisecond
 
 // Phases of the measurement.

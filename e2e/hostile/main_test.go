@@ -36,8 +36,8 @@ const (
 	shortFor  = 1500 * time.Millisecond // without -full: one observation, under attack only
 )
 
-// few is how many goroutines and files may come and go beside an attack: those of the admin endpoint and
-// of the server itself.
+// few is how many goroutines and files may be added by others during an attack: by the admin
+// endpoint and by the server itself.
 const few = 8
 
 // TestHostile runs the attacks one after the other, each on its own server.
@@ -151,10 +151,10 @@ func exitWhileStreamsLag(t *testing.T) (took time.Duration) {
 	return took
 }
 
-// lagging is the number of streams that lag when the server is told to end.
+// lagging returns the number of streams that lag when the server is told to exit.
 func lagging() int { return scale(300, 3000) }
 
-// scale is a number without and with -full.
+// scale returns one of two numbers: the first without -full, the second with it.
 func scale(short, long int) int {
 	if *full {
 		return long

@@ -55,7 +55,8 @@ func (a *attacker) dial(ctx context.Context, o opening) (net.Conn, error) {
 	return c, nil
 }
 
-// begin is dial and reads the first block. It reports whether the stream was admitted.
+// begin opens a connection like dial, and reads the first block. It reports whether the stream was
+// admitted.
 func (a *attacker) begin(ctx context.Context, o opening) (c net.Conn, admitted bool, err error) {
 	if c, err = a.dial(ctx, o); err != nil {
 		return nil, false, err
@@ -73,7 +74,7 @@ func (a *attacker) begin(ctx context.Context, o opening) (c net.Conn, admitted b
 	return c, bytes.Contains(got, []byte("event: sse.connected")), nil
 }
 
-// gulp reads until the connection or ctx ends, or until it has read most bytes.
+// gulp reads until the connection or ctx ends, or until it has read this many bytes.
 func gulp(ctx context.Context, c net.Conn, most int64) int64 {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.LimitReader(c, most), make([]byte, 64<<10))
