@@ -286,3 +286,18 @@ func TestPromise10HubsAreIslands(t *testing.T) {
 		t.Errorf("%d connections listed of chat", n)
 	}
 }
+
+// TestUserMustBeUTF8: a server that writes headers as Latin-1 would give a user that no
+// publisher can name.
+func TestUserMustBeUTF8(t *testing.T) {
+	s := start(t, "", "sse /events {\n user {http.request.header.X-User}\n session {http.request.header.X-Session}\n}")
+	a := s.refused("/events", "X-User", "jos\xe9")
+	if a.status != http.StatusForbidden || !strings.Contains(a.body, "user: it must be valid UTF-8") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	st := s.open("/events", "X-User", "josé", "X-Session", "any bytes: \xff") // only a hash of it is kept
+	defer st.close()
+	if r := s.send(`{"user":"josé","text":"x"}`); r.Connections != 1 {
+		t.Errorf("josé has %d connections", r.Connections)
+	}
+}
