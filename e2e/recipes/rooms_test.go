@@ -5,10 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,13 +37,16 @@ func newRoomsApp(t *testing.T) *stub {
 func TestRooms(t *testing.T) {
 	page := recipes(t, "rooms.md")
 	port := e2e.FreePort(t)
-	back := serve(t, "", localize(take(t, page, "site"), newRoomsApp(t).addr(), port, ""))
+	app := newRooms(t)
+	back := serve(t, "", place(take(t, page, "site"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
 	t.Run("members", func(t *testing.T) { testMembers(t, page, back, user) })
 	back.wait(0)
-	t.Run("online", func(t *testing.T) { testOnline(t, page, back, user) })
+	t.Run("who comes back", func(t *testing.T) { testWhoComesBack(t, page, back, app, user, site) })
+	back.wait(0)
+	t.Run("online", func(t *testing.T) { testOnline(t, page, back, app, user, site) })
 	back.wait(0)
 	t.Run("dashboard", func(t *testing.T) { testDashboard(t, page, back, user, site) })
 	wantAllTaken(t, page)
@@ -76,7 +84,48 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 	}
 }
 
-func testOnline(t *testing.T, page map[string]string, back backend, user func(string) visitor) {
+// testWhoComesBack: what counts for a stream that comes back is what the app grants then, and it is told of no change.
+func testWhoComesBack(t *testing.T, page map[string]string, back back, app *stub, user func(string) visitor, site string) {
+	grant := func(topics string) {
+		app.answers(http.StatusNoContent, "X-SSE-User", "bob", "X-SSE-Topics", topics)
+	}
+	defer restoreAnswer(app, app.answer)
+	back.broadcast("a beginning")
+	grant("prices")
+	bob := user("bob").open("/events?last_event_id=earliest", "bob")
+	for event, data := bob.next(); data != "a beginning"; event, data = bob.next() {
+		t.Logf("before: %s %s", event, data)
+	}
+	position := bob.last
+	bob.close()
+	back.send(`"topic":"room/1"`, "while he was no member")
+	back.send(`"topic":"prices"`, "of what he is to lose")
+	grant("room/1")
+	bob = user("bob").open("/events", "bob", "Last-Event-ID", position)
+	bob.expect("", "while he was no member")
+	back.broadcast("the end")
+	bob.expect("", "the end") // and nothing else: no sse.topics, no sse.gap
+	bob.close()
+	user("bob").refused("/events?topic=room/1&topic=prices", http.StatusForbidden, "Last-Event-ID", position)
+
+	expect, _ := script(t, site, `
+		setInterval(() => {}, 1000); // Node would end while the EventSource waits
+		const loadRooms = () => console.log("loads the rooms");
+	`,
+		`const stream = new EventSource("/events");`+take(t, page, "back"))
+	expect("loads the rooms")
+	back.wait(1)
+	back.run(`curl -X DELETE 'localhost:2019/sse/connections?user=bob'`)
+	expect("loads the rooms") // again, after it came back
+}
+
+func restoreAnswer(app *stub, before http.HandlerFunc) {
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	app.answer = before
+}
+
+func testOnline(t *testing.T, page map[string]string, back back, app *stub, user func(string) visitor, site string) {
 	alice, tab := user("alice").open("/events", "alice"), user("alice").open("/events", "alice")
 	carol := user("carol").open("/events", "carol")
 
@@ -102,20 +151,12 @@ func testOnline(t *testing.T, page map[string]string, back backend, user func(st
 		t.Errorf("fields: got those of %v, want those of the docs, %v", got.Users[0], shown.Users[0])
 	}
 
-	program := strings.ReplaceAll(take(t, page, "online"), "localhost:2019", back.admin)
-	cmd := exec.Command("/usr/bin/python3", "-c", program)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // the test has killed it
-		if t.Failed() {
-			t.Logf("output of the program: %s", log.String())
-		}
-	}()
+	text := take(t, page, "online")
+	caddy := newOutage(t, back.admin)
+	stop := keepList(t, strings.ReplaceAll(text, "localhost:2019", caddy.addr()))
+	alice.expect("online", `["alice","carol"]`)
+	carol.expect("online", `["alice","carol"]`)
+	caddy.fail(3) // the program goes on, and publishes again
 	alice.expect("online", `["alice","carol"]`)
 	carol.expect("online", `["alice","carol"]`)
 	tab.close()
@@ -133,10 +174,81 @@ func testOnline(t *testing.T, page map[string]string, back backend, user func(st
 	if gone := time.Since(began); gone < 9*time.Second {
 		t.Errorf("time until a user is offline: got %s, want at least 9s", gone)
 	}
+	stop()
+	often := strings.Replace(text, "10, 60", "10, 1", 1)
+	if often == text {
+		t.Fatal("the program does not say how often it publishes again")
+	}
+	stop = keepList(t, strings.ReplaceAll(often, "localhost:2019", back.admin))
+	for range 3 {
+		alice.expect("online", `["alice"]`)
+	}
+	stop()
 	alice.close()
+	back.wait(0)
+
+	defer restoreAnswer(app, app.answer)
+	app.answers(http.StatusNoContent, "X-SSE-User", "dave", "X-SSE-Topics", "room/1")
+	expect, _ := script(t, site, `const showOnline = (users) => console.log("online", ...users);`, take(t, page, "shown"))
+	expect("online alice")
+	// With a position, the state is not asked for.
+	back.broadcast("another beginning")
+	dave := user("dave").open("/events?last_event_id=earliest", "dave")
+	for _, data := dave.next(); data != "another beginning"; _, data = dave.next() {
+	}
+	position := dave.last
+	dave.close()
+	dave = user("dave").open("/events?state=1", "dave", "Last-Event-ID", position)
+	back.broadcast("the end")
+	dave.expect("", "the end")
+	dave.close()
 }
 
-func testDashboard(t *testing.T, page map[string]string, back backend, user func(string) visitor, site string) {
+// keepList runs the program that keeps the list of who is online, until it is stopped.
+func keepList(t *testing.T, program string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command("/usr/bin/python3", "-c", program)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("the program said: %s", log.String())
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// outage is a proxy in front of a Caddy that is away for some requests.
+type outage struct {
+	*httptest.Server
+	left atomic.Int64 // requests that still fail
+}
+
+func newOutage(t *testing.T, admin string) *outage {
+	o := new(outage)
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: admin}) }}
+	o.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if o.left.Add(-1) >= 0 {
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(o.Close)
+	return o
+}
+
+func (o *outage) addr() string { return o.Listener.Addr().String() }
+
+// fail lets the next n requests fail.
+func (o *outage) fail(n int64) { o.left.Store(n) }
+
+func testDashboard(t *testing.T, page map[string]string, back back, user func(string) visitor, site string) {
 	price := take(t, page, "price")
 	back.run(strings.ReplaceAll(price, "190.5", "180"))
 	back.run(price)
