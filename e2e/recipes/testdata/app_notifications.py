@@ -4,9 +4,9 @@ import sqlite3
 import sys
 from urllib.request import Request, urlopen
 
-from flask import Flask, render_template, request, session
+from flask import Flask, request, session
 
-app = Flask(__name__, template_folder=".")
+app = Flask(__name__)
 app.secret_key = "of this test"
 db = sqlite3.connect(":memory:", check_same_thread=False)
 db.execute("create table notifications (id integer primary key, user text, text text, read integer default 0)")
