@@ -10,6 +10,7 @@ import { caddy, context, signIn } from "../setup.mjs";
 const recipes = readRecipes();
 let page;
 let orders = {};
+let rooms = [];
 const tried = new Set();
 /** Opens the page of a recipe, and waits for its stream. */
 async function open(heading, options = {}, index = 0) {
@@ -21,6 +22,7 @@ async function open(heading, options = {}, index = 0) {
   page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   await page.route("**/api/orders", (route) => route.fulfill({ json: orders }));
+  await page.route("**/api/rooms", (route) => route.fulfill({ json: rooms }));
   await page.goto(`/recipes/${name}.html`);
   await caddy.settled(1);
 }
@@ -59,7 +61,16 @@ test("Load, then follow", async () => {
   await shown([{ a: payload }]);
 });
 
-test("React, with your own event types: events of other types do not disturb it", async () => {
+test("Rooms that change while the page is away: each new connection loads them", async () => {
+  rooms = ["room/1"];
+  await open("Rooms that change while the page is away");
+  await shown([["room/1"]]);
+  rooms = ["room/2"];
+  await caddy.disconnect("?user=alice");
+  await shown([["room/1"], ["room/2"]]);
+});
+
+test("React, with your own event types: others do not disturb it", async () => {
   await open("React, with your own event types");
   await note("not for it");
   await send({ type: "order_update", data: { orderId: "7", status: "shipped" } });
