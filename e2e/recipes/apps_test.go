@@ -240,13 +240,23 @@ func TestContract(t *testing.T) {
 	for handler, port := range ports {
 		t.Run(handler, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
-			back := backend{t, server.admin}
-			app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
-			v.open("/events", "alice").close()
-			app.respond(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
-			s := v.open("/events", "alice")
-			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (handler == "handle_response") {
-				t.Errorf("Set-Cookie: got %q, want a=b only with handle_response", got)
+			back := back{t, server.admin}
+			for _, list := range []string{"room/1,room/2", `["room/1","room/2"]`} {
+				app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", list)
+				s := v.open("/events", "alice")
+				back.send(`"topic":"room/2"`, list)
+				s.expect("", list)
+				s.close()
+			}
+			app.answers(http.StatusNoContent, "X-SSE-User", "zoë 李") // in UTF-8
+			s := v.open("/events", "zoë 李")
+			back.send(`"user":"zoë 李"`, "for her")
+			s.expect("", "for her")
+			s.close()
+			app.answers(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
+			s = v.open("/events", "alice")
+			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (way == "handle_response") {
+				t.Errorf("Set-Cookie: %q", got)
 			}
 			s.close()
 			back.wait(0)
@@ -315,7 +325,17 @@ func TestContract(t *testing.T) {
 func TestRightsChange(t *testing.T) {
 	page := recipes(t, "auth.md")
 	app := newStub(t)
-	app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", "room/1,room/2")
+	app.answer = func(w http.ResponseWriter, r *http.Request) {
+		login, err := r.Cookie("session")
+		if err != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("X-SSE-User", "alice")
+		w.Header().Set("X-SSE-Topics", "room/1,room/2")
+		w.Header().Set("X-SSE-Session", login.Value)
+		w.WriteHeader(http.StatusNoContent)
+	}
 	port := e2e.FreePort(t)
 	back := serve(t, "", localize(take(t, page, "forward_auth"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
@@ -332,8 +352,12 @@ func TestRightsChange(t *testing.T) {
 		s.expect("", "for the added topic")
 	}
 
-	if got := back.run(take(t, page, "logout"), "COOKIE=of-the-laptop"); got != "{\"disconnected\":1}\n" {
-		t.Errorf("response to the logout of one device: got %s, want 1 disconnected", got)
+	logout := take(t, page, "logout")
+	if got := back.run(logout, "LOGIN=of-another"); got != "{\"disconnected\":0}\n" {
+		t.Errorf("a login without a stream: %s", got)
+	}
+	if got := back.run(logout, "LOGIN=of-the-laptop"); got != "{\"disconnected\":1}\n" {
+		t.Errorf("one device: %s", got)
 	}
 	if event, data := laptop.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
 		t.Errorf("last event of the laptop: got %s %s, want sse.closing disconnected", event, data)
@@ -349,4 +373,72 @@ func TestRightsChange(t *testing.T) {
 	}
 	app.respond(http.StatusForbidden)
 	visitor{t: t, base: site, cookie: "session=of-the-phone"}.refused("/events", http.StatusForbidden)
+}
+
+// TestLogout: the app of the page logs one device out, although the value of its cookie changes while it
+// is logged in, and a copy of the cookie is refused. The calls from Python do what they say.
+func TestLogout(t *testing.T) {
+	page := recipes(t, "auth.md")
+	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", appPort)
+	back := serve(t, "", place(take(t, page, "forward_auth"), addr, port, ""))
+	python := strings.ReplaceAll(take(t, page, "from_python"), "localhost:2019", back.admin)
+	launch(t, appPort, "/usr/bin/python3", write(t, t.TempDir(), "app.py", frame(t, "app_logins.py",
+		"RECIPE\n", "\n"+python+"\n"+take(t, page, "logins"))), fmt.Sprint(appPort))
+	site := fmt.Sprintf("https://example.com:%d", port)
+
+	// post sends a form, and returns the value of the cookie then.
+	post := func(path, cookie string) string {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPost, "http://"+addr+path, strings.NewReader("user=alice"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Cookie", cookie)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%s: %s", path, resp.Status)
+		}
+		for _, c := range resp.Cookies() {
+			if c.Path != "/" {
+				t.Errorf("the cookie has the path %q", c.Path)
+			}
+			cookie = c.Name + "=" + c.Value
+		}
+		return cookie
+	}
+	visitor{t: t, base: site}.refused("/events", http.StatusUnauthorized)
+	laptop, phone := post("/api/login", ""), post("/api/login", "")
+	onLaptop, onPhone := visitor{t: t, base: site, cookie: laptop}.open("/events", "alice"), visitor{t: t, base: site, cookie: phone}.open("/events", "alice")
+	changed := post("/api/other", laptop)
+	if changed == laptop {
+		t.Error("the app does not change the value of the cookie, so this test tests nothing")
+	}
+	post("/api/logout", changed)
+	if event, data := onLaptop.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
+		t.Errorf("the laptop gets %s %s", event, data)
+	}
+	visitor{t: t, base: site, cookie: laptop}.refused("/events", http.StatusUnauthorized)
+	back.send(`"topic":"room/1"`, "still there")
+	onPhone.expect("", "still there")
+
+	check := strings.NewReplacer("curl -i", "curl -ksi --connect-to ::127.0.0.1:", "--max-time 5", "--max-time 2", "https://example.com", site, "session=of-alice", phone)
+	out, _ := exec.Command("sh", "-c", check.Replace(take(t, page, "check"))).CombinedOutput() // curl gives up after a time
+	if !strings.Contains(strings.ToLower(string(out)), "content-type: text/event-stream") {
+		t.Errorf("the check shows %s", out)
+	}
+
+	out, err := exec.Command("/usr/bin/python3", "-c", python+take(t, page, "calls")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	onPhone.expect("sse.topics", `{"added":["room/3"],"removed":["room/1"]}`)
+	if event, data := onPhone.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
+		t.Errorf("the phone gets %s %s", event, data)
+	}
 }

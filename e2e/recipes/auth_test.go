@@ -10,12 +10,12 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// TestLogins: each login of docs/auth.md works as the page says. TestContract checks the responses
-// of the app, and TestRightsChange the changes of rights.
+// TestLogins: what docs/auth.md says of each login. What the app answers, and how rights
+// change, is in TestContract, TestRightsChange and TestLogout.
 func TestLogins(t *testing.T) {
 	page := recipes(t, "auth.md")
-	for _, name := range []string{"logout", "ban", "move"} {
-		take(t, page, name)
+	for _, elsewhere := range []string{"logout", "ban", "move", "check", "logins", "from_python", "calls"} {
+		take(t, page, elsewhere)
 	}
 	app := newStub(t)
 	app.respond(http.StatusNotFound)

@@ -1,4 +1,5 @@
 # An app with a login. Its route of streams comes from the docs.
+import json
 import sys
 
 from flask import Flask, request, session

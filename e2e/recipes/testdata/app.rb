@@ -1,4 +1,5 @@
 # An app with a login. Its route of streams comes from the docs.
+require "json"
 require "sinatra"
 
 set :server, "webrick"

@@ -1,4 +1,5 @@
 # An app with a login. Its view of streams comes from the docs.
+import json
 import sys
 
 import django

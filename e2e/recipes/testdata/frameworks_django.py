@@ -26,9 +26,14 @@ class User:
     is_authenticated = True
 
 
+class Session:
+    session_key = "of this login"
+
+
 def authenticate(get_response):
     def middleware(request):
         request.user = User()
+        request.session = Session()
         return get_response(request)
 
     return middleware
