@@ -177,7 +177,14 @@ func TestNotifications(t *testing.T) {
 	stream.close()
 
 	// A page whose first position is none is told of a gap, and goes on with a good one.
-	const gap = "let first = true;\nconst encodeURIComponent = (head) => first ? (first = false, \"nonsense\") : head;\n"
+	const gap = `
+		let first = true;
+		const encodeURIComponent = (head) => first ? (first = false, "nonsense") : head;
+		const Source = EventSource;
+		globalThis.EventSource = class extends Source { // as a browser's, it fires nothing after close()
+			addEventListener(type, listener) { super.addEventListener(type, (e) => this.readyState === 2 || listener(e)); }
+		};
+	`
 	lost, _ := script(t, site, prelude+gap, text)
 	for range 2 {
 		lost("begins")
