@@ -1,6 +1,6 @@
 // Runs the recipes of client/README.md.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -45,6 +45,27 @@ test("all TypeScript recipes compile, strictly", () => {
   } finally {
     rmSync(dir, { recursive: true });
   }
+});
+
+test("Without a bundler: a page imports the copied dist/", async () => {
+  const client = new URL("../../../client/", import.meta.url);
+  const readme = readFileSync(new URL("README.md", client), "utf8");
+  const [line] = readme.match(/import \{ createSSE \} from "\/caddy-sse\/index\.js"/);
+  cpSync(new URL("dist", client), join(caddy.www, "caddy-sse"), { recursive: true });
+  writeFileSync(
+    join(caddy.www, "unbundled.html"),
+    `<!doctype html><script type="module">
+${line};
+window.shown = [];
+createSSE("/events").on("notification", ({ data }) => window.shown.push(data.message));
+</script>`,
+  );
+  context = await profile(browser, caddy, "alice");
+  page = await context.newPage();
+  await page.goto("/unbundled.html");
+  await caddy.settled(1);
+  await note("one");
+  await shown(["one"]);
 });
 
 test("Plain JavaScript", async () => {
