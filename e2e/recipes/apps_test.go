@@ -240,22 +240,22 @@ func TestContract(t *testing.T) {
 	for handler, port := range ports {
 		t.Run(handler, func(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", port), cookie: "session=s"}
-			back := back{t, server.admin}
+			back := backend{t, server.admin}
 			for _, list := range []string{"room/1,room/2", `["room/1","room/2"]`} {
-				app.answers(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", list)
+				app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", list)
 				s := v.open("/events", "alice")
 				back.send(`"topic":"room/2"`, list)
 				s.expect("", list)
 				s.close()
 			}
-			app.answers(http.StatusNoContent, "X-SSE-User", "zoë 李") // in UTF-8
+			app.respond(http.StatusNoContent, "X-SSE-User", "zoë 李") // in UTF-8
 			s := v.open("/events", "zoë 李")
 			back.send(`"user":"zoë 李"`, "for her")
 			s.expect("", "for her")
 			s.close()
-			app.answers(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
+			app.respond(http.StatusOK, "x-sse-user", "alice", "X-SSE-Topics", "room/1", "Set-Cookie", "a=b")
 			s = v.open("/events", "alice")
-			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (way == "handle_response") {
+			if got := s.resp.Header.Get("Set-Cookie"); (got == "a=b") != (handler == "handle_response") {
 				t.Errorf("Set-Cookie: %q", got)
 			}
 			s.close()
@@ -381,7 +381,7 @@ func TestLogout(t *testing.T) {
 	page := recipes(t, "auth.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
 	addr := fmt.Sprintf("127.0.0.1:%d", appPort)
-	back := serve(t, "", place(take(t, page, "forward_auth"), addr, port, ""))
+	back := serve(t, "", localize(take(t, page, "forward_auth"), addr, port, ""))
 	python := strings.ReplaceAll(take(t, page, "from_python"), "localhost:2019", back.admin)
 	launch(t, appPort, "/usr/bin/python3", write(t, t.TempDir(), "app.py", frame(t, "app_logins.py",
 		"RECIPE\n", "\n"+python+"\n"+take(t, page, "logins"))), fmt.Sprint(appPort))

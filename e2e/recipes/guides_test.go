@@ -14,99 +14,13 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// frame puts code of the docs into a file of testdata, with pairs of what is replaced.
-func frame(t *testing.T, name string, pairs ...string) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(pairs); i += 2 {
-		if !strings.Contains(string(text), pairs[i]) {
-			t.Fatalf("%s has no %q", name, pairs[i])
-		}
-	}
-	return strings.NewReplacer(pairs...).Replace(string(text))
-}
-
-// script runs the script of a page in Node, whose EventSource has no cookie, after a
-// prelude that says what a browser has. What it prints is compared by expect; ends
-// waits for its end.
-func script(t *testing.T, site, prelude, text string) (expect func(want string), ends func()) {
-	t.Helper()
-	for _, quote := range []string{`"`, "`"} {
-		text = strings.ReplaceAll(text, quote+"/events", quote+site+"/events")
-		text = strings.ReplaceAll(text, quote+"/runs", quote+site+"/runs")
-		text = strings.ReplaceAll(text, quote+"/api/", quote+site+"/api/")
-	}
-	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
-		const dns = require("node:dns"), lookup = dns.lookup;
-		dns.lookup = (host, ...rest) => lookup("127.0.0.1", ...rest);
-	`+prelude+text)
-	cmd.Env = append(cmd.Environ(), "NODE_TLS_REJECT_UNAUTHORIZED=0")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	lines := make(chan string)
-	go func() {
-		scanner := bufio.NewScanner(io.LimitReader(out, 1<<20))
-		for scanner.Scan() {
-			lines <- scanner.Text()
-		}
-		close(lines)
-		_ = cmd.Wait() // it may be killed
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		for range lines {
-		}
-		<-exited
-		if t.Failed() {
-			t.Logf("node said: %s", log.String())
-		}
-	})
-	next := func(want string) (line string, ok bool) {
-		t.Helper()
-		e2e.Wait(t, e2e.Patience, fmt.Sprintf("the page to say %q", want), func() error {
-			select {
-			case line, ok = <-lines:
-				return nil
-			default:
-				return fmt.Errorf("nothing yet")
-			}
-		})
-		return line, ok
-	}
-	expect = func(want string) {
-		t.Helper()
-		if line, ok := next(want); !ok || line != want {
-			t.Fatalf("the page says %q, want %q", line, want)
-		}
-	}
-	ends = func() {
-		t.Helper()
-		if line, ok := next("nothing more"); ok {
-			t.Errorf("the page says %q, and not nothing", line)
-		}
-	}
-	return expect, ends
-}
-
 // TestNotifications: what comes between the head and the stream is not lost, what was loaded is not shown
 // twice, what is read is read on all devices, and after a gap the page loads all again, without a loop.
 func TestNotifications(t *testing.T) {
 	page := recipes(t, "guides/notifications.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
 	app := fmt.Sprintf("127.0.0.1:%d", appPort)
-	back := serve(t, "", place(take(t, page, "site"), app, port, ""))
+	back := serve(t, "", localize(take(t, page, "site"), app, port, ""))
 	launch(t, appPort, "/usr/bin/python3", write(t, t.TempDir(), "app.py", frame(t, "app_notifications.py",
 		"RECIPE\n", "\n"+strings.ReplaceAll(take(t, page, "app"), "localhost:2019", back.admin), "localhost:2019", back.admin)), fmt.Sprint(appPort))
 	site := fmt.Sprintf("https://example.com:%d", port)
@@ -192,7 +106,7 @@ func TestNotifications(t *testing.T) {
 	}
 	post("/notify?to=alice&text=third")
 	lost("shows third")
-	done(t, page)
+	wantAllTaken(t, page)
 }
 
 // TestAIStreams: a late client gets the whole text. A client that has lost the beginning loads it.

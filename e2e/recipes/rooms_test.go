@@ -37,8 +37,8 @@ func newRoomsApp(t *testing.T) *stub {
 func TestRooms(t *testing.T) {
 	page := recipes(t, "rooms.md")
 	port := e2e.FreePort(t)
-	app := newRooms(t)
-	back := serve(t, "", place(take(t, page, "site"), app.addr(), port, ""))
+	app := newRoomsApp(t)
+	back := serve(t, "", localize(take(t, page, "site"), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
@@ -85,9 +85,9 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 }
 
 // testWhoComesBack: what counts for a stream that comes back is what the app grants then, and it is told of no change.
-func testWhoComesBack(t *testing.T, page map[string]string, back back, app *stub, user func(string) visitor, site string) {
+func testWhoComesBack(t *testing.T, page map[string]string, back backend, app *stub, user func(string) visitor, site string) {
 	grant := func(topics string) {
-		app.answers(http.StatusNoContent, "X-SSE-User", "bob", "X-SSE-Topics", topics)
+		app.respond(http.StatusNoContent, "X-SSE-User", "bob", "X-SSE-Topics", topics)
 	}
 	defer restoreAnswer(app, app.answer)
 	back.broadcast("a beginning")
@@ -125,7 +125,7 @@ func restoreAnswer(app *stub, before http.HandlerFunc) {
 	app.answer = before
 }
 
-func testOnline(t *testing.T, page map[string]string, back back, app *stub, user func(string) visitor, site string) {
+func testOnline(t *testing.T, page map[string]string, back backend, app *stub, user func(string) visitor, site string) {
 	alice, tab := user("alice").open("/events", "alice"), user("alice").open("/events", "alice")
 	carol := user("carol").open("/events", "carol")
 
@@ -188,7 +188,7 @@ func testOnline(t *testing.T, page map[string]string, back back, app *stub, user
 	back.wait(0)
 
 	defer restoreAnswer(app, app.answer)
-	app.answers(http.StatusNoContent, "X-SSE-User", "dave", "X-SSE-Topics", "room/1")
+	app.respond(http.StatusNoContent, "X-SSE-User", "dave", "X-SSE-Topics", "room/1")
 	expect, _ := script(t, site, `const showOnline = (users) => console.log("online", ...users);`, take(t, page, "shown"))
 	expect("online alice")
 	// With a position, the state is not asked for.
@@ -248,7 +248,7 @@ func (o *outage) addr() string { return o.Listener.Addr().String() }
 // fail lets the next n requests fail.
 func (o *outage) fail(n int64) { o.left.Store(n) }
 
-func testDashboard(t *testing.T, page map[string]string, back back, user func(string) visitor, site string) {
+func testDashboard(t *testing.T, page map[string]string, back backend, user func(string) visitor, site string) {
 	price := take(t, page, "price")
 	back.run(strings.ReplaceAll(price, "190.5", "180"))
 	back.run(price)

@@ -19,6 +19,7 @@ func script(t *testing.T, site, prelude, text string) (expect func(want string),
 	for _, quote := range []string{`"`, "`"} {
 		text = strings.ReplaceAll(text, quote+"/events", quote+site+"/events")
 		text = strings.ReplaceAll(text, quote+"/runs", quote+site+"/runs")
+		text = strings.ReplaceAll(text, quote+"/api/", quote+site+"/api/")
 	}
 	cmd := exec.Command("node", "--experimental-eventsource", "--input-type=commonjs", "-e", `
 		const dns = require("node:dns"), lookup = dns.lookup;
