@@ -242,7 +242,7 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 		return err
 	}
 
-	receipts, err := h.Publish(r.Context(), events...)
+	receipts, err := h.publishTraced(traceOf(r), events)
 	if err != nil {
 		return publishError(err, lines)
 	}

@@ -166,11 +166,14 @@ func (a *App) holdHub(name string) (*hub.Hub, error) {
 		return h.Hub, nil
 	}
 	pooled, _, err := hubs.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return &pooledHub{
+		h := &pooledHub{
 			Hub:              hub.New(a.Hubs[name].options()),
+			name:             name,
 			streamsRefused:   newCounters(streamRefusals),
 			publishesRefused: newCounters(publishRefusals, notStored, storeUncertain, canceled),
-		}, nil
+		}
+		h.ReportDeliveries(h.traceDelivery)
+		return h, nil
 	})
 	if err != nil {
 		return nil, err

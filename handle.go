@@ -64,7 +64,7 @@ func (h Hub) Publish(ctx context.Context, events ...hub.Event) ([]hub.Receipt, e
 	err = checkBatch(events)
 	var receipts []hub.Receipt
 	if err == nil {
-		receipts, err = pooled.Publish(ctx, events...)
+		receipts, err = pooled.publishTraced(ctx, events)
 	}
 	if err != nil {
 		countRefusedPublish(ctx, cmp.Or(h.name, defaultHub), asAPIError(publishError(err, nil)))

@@ -243,6 +243,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		h.countRefusedStream(http.StatusMethodNotAllowed)
 		return nil, refuse(w, r, http.StatusMethodNotAllowed, errNotGET)
 	}
+	learnTracerProvider(r.Context())
 	// A client can reset streams as fast as it opens them.
 	if err := r.Context().Err(); err != nil {
 		return nil, caddyhttp.Error(statusClientGone, err)

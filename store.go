@@ -60,6 +60,7 @@ func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
 // pooledHub is a hub in the pool.
 type pooledHub struct {
 	*hub.Hub
+	name  string
 	store atomic.Pointer[storeInfo] // nil before the first store
 
 	streamsRefused, publishesRefused counters // by handlers and the API, before the hub is asked

@@ -35,7 +35,8 @@ type batch struct {
 type item struct {
 	frame    frame
 	seq      uint64
-	accepted int64 // in nanoseconds, see monotonic
+	accepted int64  // in nanoseconds, see monotonic
+	trace    *trace // nil: the delivery is not measured
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -78,7 +79,7 @@ func (b *batch) add(e *entry, seq uint64) bool {
 	if b.size > 0 && b.size+len(e.frame.bytes) > batchBytes {
 		return false
 	}
-	b.items = append(b.items, item{e.frame, seq, e.accepted})
+	b.items = append(b.items, item{e.frame, seq, e.accepted, e.trace})
 	b.size += len(e.frame.bytes)
 	return true
 }

@@ -67,6 +67,11 @@ type Event struct {
 	// one. Empty: the event is no state.
 	Slot string
 
+	// Trace names the trace that the publish is a part of, such as a W3C traceparent. It is
+	// stored with the event, for [Hub.ReportDeliveries]. Clients are not sent it. Empty: the
+	// event is not traced.
+	Trace string
+
 	// At is when the event was accepted. Publish sets it.
 	At time.Time
 
@@ -98,6 +103,8 @@ func (e *Event) validate(maxSize int) error {
 		return fmt.Errorf("%w: key is %d bytes long, at most %d are allowed", ErrInvalid, len(e.Key), MaxKeyLength)
 	case len(e.Slot) > MaxSlotLength:
 		return fmt.Errorf("%w: slot is %d bytes long, at most %d are allowed", ErrInvalid, len(e.Slot), MaxSlotLength)
+	case len(e.Trace) > MaxTraceLength:
+		return fmt.Errorf("%w: trace is %d bytes long, at most %d are allowed", ErrInvalid, len(e.Trace), MaxTraceLength)
 	case len(e.Targets) == 0:
 		return fmt.Errorf("%w: it has no target", ErrInvalid)
 	case len(e.Targets) > MaxTargets:

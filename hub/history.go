@@ -56,6 +56,7 @@ type entry struct {
 	slot     uint64  // slotOf the event; 0: none
 	room     int32   // capacity of frame, in bytes
 	tag      Tag     // zero: the record is not known
+	trace    *trace  // nil: the delivery is not measured
 }
 
 // never is the value of entry.expires for an event without ttl.

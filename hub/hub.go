@@ -91,7 +91,8 @@ type Hub struct {
 	waiters atomic.Int64 // number of goroutines that wait for changed
 	replays atomic.Int64 // number of connections that are sent more than one batch
 
-	stats stats
+	stats  stats
+	traces traces
 
 	// Memory for [Hub.Why]. These have locks of their own, which are locked after mu.
 	began        time.Time
@@ -220,6 +221,7 @@ func (h *Hub) Close() error {
 		h.sweeping.Wait()
 		h.departures.close()
 		h.writers.Wait()
+		h.traces.close()
 		h.storeSwitch.Lock()
 		defer h.storeSwitch.Unlock()
 		err = h.replaceStore(nil)

@@ -15,6 +15,7 @@ import (
 const (
 	recordEvent   = 1
 	recordCommand = 2
+	recordTraced  = 3 // an event, after its trace
 )
 
 // errRecord says that neither this nor an earlier version of this package can have
@@ -71,16 +72,23 @@ type decoded struct {
 	command *Command
 }
 
-// encodeEvent returns the record of an event: the kind; the times, as Unix nanoseconds,
-// 0 for none; and every string, after its length. It leaves out the key, which
-// concerns the store.
+// encodeEvent returns the record of an event: the kind; the trace, if there is one; the
+// times, as Unix nanoseconds, 0 for none; and every string, after its length. It leaves out
+// the key, which concerns the store.
+//
+// The data takes the rest of the record, so a record has no room for a field that an
+// earlier version could skip. Therefore an event with a trace is a kind of its own.
 func encodeEvent(e *Event) []byte {
-	size := 2*binary.MaxVarintLen64 + 16 + len(e.Type) + len(e.Slot) + len(e.Data)
+	size := 2*binary.MaxVarintLen64 + 16 + len(e.Trace) + len(e.Type) + len(e.Slot) + len(e.Data)
 	for _, t := range e.Targets {
 		size += 4 + len(t.Name)
 	}
 	buf := make([]byte, 0, size)
-	buf = append(buf, recordEvent)
+	if e.Trace == "" {
+		buf = append(buf, recordEvent)
+	} else {
+		buf = appendString(append(buf, recordTraced), e.Trace)
+	}
 	buf = binary.AppendVarint(buf, unixNano(e.At))
 	buf = binary.AppendVarint(buf, unixNano(e.Expires))
 	buf = appendString(buf, e.Type)
@@ -110,9 +118,9 @@ func decode(record []byte) (decoded, error) {
 		return decoded{}, errRecord
 	}
 	switch record[0] {
-	case recordEvent:
+	case recordEvent, recordTraced:
 		e := new(Event)
-		err := e.decode(record[1:])
+		err := e.decode(record)
 		if err == nil {
 			// Another program may have written the record.
 			err = e.validate(math.MaxInt)
@@ -133,11 +141,15 @@ func decode(record []byte) (decoded, error) {
 	return decoded{}, fmt.Errorf("%w: %d", errRecord, record[0])
 }
 
-// decode sets e to the event in buf, the rest of a record after its kind. e.Data is a part
-// of buf. The error is errRecord, and e has no meaning then. It does not validate e.
-func (e *Event) decode(buf []byte) error {
-	r := recordReader{buf: buf}
-	*e = Event{At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string(), Slot: r.string()}
+// decode sets e to the event in the record, of either kind. e.Data is a part of the record.
+// The error is errRecord, and e has no meaning then. It does not validate e.
+func (e *Event) decode(record []byte) error {
+	r := recordReader{buf: record[1:]}
+	trace := ""
+	if record[0] == recordTraced {
+		trace = r.string()
+	}
+	*e = Event{Trace: trace, At: fromUnixNano(r.varint()), Expires: fromUnixNano(r.varint()), Type: r.string(), Slot: r.string()}
 	n := r.uvarint()
 	if n > MaxTargets {
 		return errRecord

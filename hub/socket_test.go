@@ -67,6 +67,8 @@ func TestTakenOver(t *testing.T) {
 		"DisconnectTellsTheClient":       TestDisconnectTellsTheClient,
 		"AbortIsRepeated":                TestAbortIsRepeated,
 		"SwitchOfStores":                 TestSwitchOfStores,
+		"TracedDelivery":                 TestTracedDelivery,
+		"TracedDeliveryIsIncomplete":     TestTracedDeliveryIsIncomplete,
 		"BeginWithTheSameEpoch":          TestBeginWithTheSameEpoch,
 	}
 	all := []map[string]func(*testing.T){whole, cut, open}

@@ -163,6 +163,9 @@ func (c *Conn) account(b *batch, l lookup, n int, all bool) {
 			st.replayed.Add(1)
 		} else {
 			st.latency.observe(monotonic(c.written) - it.accepted)
+			if it.trace != nil {
+				it.trace.noteWrite(monotonic(c.written))
+			}
 		}
 	}
 	if late := monotonic(c.written) - max(oldest, monotonic(c.since)); n > 0 && late > c.slowest.Load() {

@@ -34,6 +34,9 @@ func (h *Hub) signalWaker() {
 // notifyChange. The caller holds Hub.mu for writing.
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
+	if enc.event != nil && enc.event.Trace != "" {
+		h.startTrace(e, enc.event)
+	}
 	for _, l := range e.lanes {
 		h.markDirty(l)
 	}
