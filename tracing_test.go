@@ -3,7 +3,6 @@ package caddysse_test
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +18,7 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	caddysse "github.com/ea766355/caddy-sse"
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/store/disk"
 )
@@ -80,7 +80,7 @@ func (r *spanReceiver) await(t *testing.T, n int, name, traceID string) []*trace
 func attributesOf(s *trace.Span) string {
 	attributes := make(map[string]string)
 	for _, a := range s.Attributes {
-		attributes[a.Key] = strings.Trim(fmt.Sprint(a.Value.GetStringValue(), " ", a.Value.GetIntValue()), " ")
+		attributes[a.Key] = fmt.Sprint(a.Value.GetIntValue())
 		if text := a.Value.GetStringValue(); text != "" {
 			attributes[a.Key] = text
 		}
@@ -148,20 +148,6 @@ func TestTracing(t *testing.T) {
 			t.Errorf("the delivery is from %d to %d, and the publish began at %d", d.StartTimeUnixNano, d.EndTimeUnixNano, p.StartTimeUnixNano)
 		}
 	}
-	none := func(when string) {
-		t.Helper()
-		for _, addr := range []string{s.http, s.admin} {
-			traceID, _ := publish("0a", "00", addr)
-			if when != "not sampled" {
-				traceID, _ = publish("0b", "01", addr)
-			}
-			// Later spans come after those of this trace.
-			if n := len(spans.named("sse publish", traceID)) + len(spans.named("sse deliver", traceID)); n > 0 {
-				t.Errorf("%s: %d spans", when, n)
-			}
-		}
-	}
-	_ = none
 
 	check("a", s.http)
 	check("b", s.admin)
@@ -220,7 +206,9 @@ func (lateDisk) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "sse.stores.late_disk", New: func() caddy.Module { return new(lateDisk) }}
 }
 
-func (d *lateDisk) UnmarshalCaddyfile(t *caddyfile.Dispenser) error { return d.Disk.UnmarshalCaddyfile(t) }
+func (d *lateDisk) UnmarshalCaddyfile(t *caddyfile.Dispenser) error {
+	return d.Disk.UnmarshalCaddyfile(t)
+}
 
 func (d *lateDisk) Open(hubName string) (hub.Store, error) {
 	s, err := d.Disk.Open(hubName)
@@ -267,6 +255,7 @@ func TestTraceIsKeptOnDisk(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	caddysse.EndGraces() // else the next config gets the hub with its history
 	if n := len(spans.named("sse publish", traceID)); n != 1 {
 		t.Fatalf("%d spans of the publish were sent when Caddy stopped", n)
 	}
@@ -277,6 +266,7 @@ func TestTraceIsKeptOnDisk(t *testing.T) {
 	st := s.open("/events")
 	close(releaseLateDisk)
 	st.expect("x")
+	caddysse.Exit(t)
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -285,5 +275,3 @@ func TestTraceIsKeptOnDisk(t *testing.T) {
 		t.Errorf("the deliveries are %v", delivered)
 	}
 }
-
-var _ = json.Valid
