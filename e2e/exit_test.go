@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 )
@@ -62,6 +64,33 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 			for _, f := range stalled {
 				f.Release()
 			}
+		})
+	}
+}
+
+// TestPromise8ExitWithAStuckCollector ends the server while the collector of its spans does not
+// answer. The clients are told, and the process ends when OTEL_BSP_EXPORT_TIMEOUT is over.
+func TestPromise8ExitWithAStuckCollector(t *testing.T) {
+	stuck := make(chan struct{})
+	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stuck }))
+	t.Cleanup(collector.Close)
+	t.Cleanup(func() { close(stuck) })
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	t.Setenv("OTEL_BSP_EXPORT_TIMEOUT", "1000") // milliseconds
+	s := Start(t, Config{Routes: "tracing"})
+	followers := everyProtocol(t, s, 10)
+	p := s.Publisher()
+	if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
+		t.Fatal(err)
+	}
+	AwaitAll(t, p.Ledger, followers)
+	t.Logf("it took %s", s.Terminate(8*time.Second))
+	for i, f := range followers {
+		Wait(t, Patience, "sse.closing", func() error {
+			if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "shutdown" {
+				return fmt.Errorf("follower %d, %s, was told %+v", i, f.client.Protocol, g)
+			}
+			return nil
 		})
 	}
 }

@@ -69,6 +69,7 @@ func TestMonitoring(t *testing.T) {
 		}
 		promtool(t, "check", "config", filepath.Join(dir, "prometheus.yml"))
 	})
+	t.Run("tracing", func(t *testing.T) { checkTracing(t, take(t, page, "tracing")) })
 
 	// openStream opens a stream of this host over a protocol, and closes it after an event.
 	openStream := func(t *testing.T, host string, port int, h2 bool, during func()) {
