@@ -58,6 +58,9 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 		{"long names", nil, 100_000, func(i int) Event {
 			return Event{Data: []byte("x"), Targets: []Target{user(fmt.Sprint(long, i))}}
 		}},
+		{"traced events", nil, 180_000, func(int) Event {
+			return Event{Data: []byte("x"), Trace: someTrace, Targets: []Target{topic("traced")}}
+		}},
 		{"multi-line text with CR LF", nil, 80_000, func(int) Event {
 			return Event{Data: lines, Targets: []Target{topic("t")}}
 		}},
@@ -67,6 +70,8 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 			for _, p := range shape.patterns {
 				h.learnShape(p)
 			}
+			h.ReportDeliveries(func(Delivery) {})
+			connect(t, h, requestOf("alice", "traced"))
 			before := liveHeap()
 			now := time.Now()
 			records := make([]Record, 0, 100)
@@ -77,6 +82,8 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 				if len(records) == cap(records) || i == shape.events-1 {
 					feed{h}.Deliver(records)
 					records = records[:0]
+					h.traces.finishAll()
+					h.traces.ending.Wait()
 				}
 			}
 			clear(records[:cap(records)])

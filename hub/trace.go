@@ -143,9 +143,16 @@ func (s *traces) end(t *trace) {
 func (s *traces) close() {
 	s.mu.Lock()
 	s.closed = true
+	s.mu.Unlock()
+	s.finishAll()
+	s.ending.Wait()
+}
+
+// finishAll finishes all traces that are running.
+func (s *traces) finishAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for t := range s.running {
 		t.finish()
 	}
-	s.mu.Unlock()
-	s.ending.Wait()
 }
