@@ -58,11 +58,11 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 		{"long names", nil, 100_000, func(i int) Event {
 			return Event{Data: []byte("x"), Targets: []Target{user(fmt.Sprint(long, i))}}
 		}},
-		{"traced events", nil, 180_000, func(int) Event {
-			return Event{Data: []byte("x"), Trace: someTrace, Targets: []Target{topic("traced")}}
-		}},
 		{"multi-line text with CR LF", nil, 80_000, func(int) Event {
 			return Event{Data: lines, Targets: []Target{topic("t")}}
+		}},
+		{"traced events", nil, 180_000, func(int) Event {
+			return Event{Data: []byte("x"), Trace: someTrace, Targets: []Target{topic("traced")}}
 		}},
 	} {
 		t.Run(shape.name, func(t *testing.T) {
@@ -70,8 +70,10 @@ func TestPromise12HistorySizeIsTheHeap(t *testing.T) {
 			for _, p := range shape.patterns {
 				h.learnShape(p)
 			}
-			h.ReportDeliveries(func(Delivery) {})
-			connect(t, h, requestOf("alice", "traced"))
+			if shape.event(0).Trace != "" {
+				h.ReportDeliveries(func(Delivery) {})
+				connect(t, h, requestOf("alice", "traced"))
+			}
 			before := liveHeap()
 			now := time.Now()
 			records := make([]Record, 0, 100)

@@ -35,7 +35,7 @@ func (h *Hub) signalWaker() {
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	if enc.event != nil && enc.event.Trace != "" {
-		h.startTrace(e, enc.event)
+		h.startTrace(e, enc.event, now)
 	}
 	for _, l := range e.lanes {
 		h.markDirty(l)
