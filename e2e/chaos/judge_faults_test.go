@@ -48,16 +48,16 @@ func TestHubJudge(t *testing.T) {
 		received []e2e.Received
 		want     verdict
 	}{
-		"all events":                                {received: append(events(5, 7, 9), rest...), want: verdict{deliveries: 8}},
-		"all events until it left":                  {last: 8, received: events(5, 7), want: verdict{deliveries: 2}},
+		"all events":               {received: append(events(5, 7, 9), rest...), want: verdict{deliveries: 8}},
+		"all events until it left": {last: 8, received: events(5, 7), want: verdict{deliveries: 2}},
 		"its last position is past a missing event": {last: 9, received: events(5, 7), want: verdict{deliveries: 2, lost: 1}},
-		"no events":                                 {want: verdict{lost: 8}},
-		"one is missing":                            {received: append(events(5, 9), rest...), want: verdict{deliveries: 7, lost: 1}},
-		"the last is missing":                       {received: append(events(5, 7, 9), rest[:4]...), want: verdict{deliveries: 7, lost: 1}},
-		"an event twice":                            {received: append(events(5, 7, 7, 9), rest...), want: verdict{deliveries: 9, doubled: 1}},
-		"an event from before its start":            {received: append(events(3, 5, 7, 9), rest...), want: verdict{deliveries: 9, disordered: 1}},
-		"an event of bob":                           {received: append(events(5, 6, 7, 9), rest...), want: verdict{deliveries: 9, foreign: 1}},
-		"an event that was never acknowledged":      {received: append(append(events(5, 7, 9), rest...), event(21)), want: verdict{deliveries: 9, foreign: 1}},
+		"no events":                            {want: verdict{lost: 8}},
+		"one is missing":                       {received: append(events(5, 9), rest...), want: verdict{deliveries: 7, lost: 1}},
+		"the last is missing":                  {received: append(events(5, 7, 9), rest[:4]...), want: verdict{deliveries: 7, lost: 1}},
+		"an event twice":                       {received: append(events(5, 7, 7, 9), rest...), want: verdict{deliveries: 9, doubled: 1}},
+		"an event from before its start":       {received: append(events(3, 5, 7, 9), rest...), want: verdict{deliveries: 9, disordered: 1}},
+		"an event of bob":                      {received: append(events(5, 6, 7, 9), rest...), want: verdict{deliveries: 9, foreign: 1}},
+		"an event that was never acknowledged": {received: append(append(events(5, 7, 9), rest...), event(21)), want: verdict{deliveries: 9, foreign: 1}},
 		"a gap on a hub that retains everything": {
 			received: append([]e2e.Received{gap(4, 9, 19)}, rest...),
 			want:     verdict{deliveries: 5, gaps: 1, falseGaps: 1, lost: 3},

@@ -82,7 +82,6 @@ var parsers = map[string]struct {
 	file string
 	run  []string
 }{
-
 	"php":  {"x.php", []string{"php", "-l"}},
 	"ruby": {"x.rb", []string{"ruby", "-c"}},
 	"js":   {"x.mjs", []string{"node", "--check"}},
