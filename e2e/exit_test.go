@@ -87,7 +87,7 @@ func TestPromise8ExitWithAStuckCollector(t *testing.T) {
 	t.Logf("it took %s", s.Terminate(8*time.Second))
 	for i, f := range followers {
 		Wait(t, Patience, "sse.closing", func() error {
-			if g := f.Goodbyes(); len(g) != 1 || g[0].Reason != "shutdown" {
+			if g := f.Closings(); len(g) != 1 || g[0].Reason != "shutdown" {
 				return fmt.Errorf("follower %d, %s, was told %+v", i, f.client.Protocol, g)
 			}
 			return nil

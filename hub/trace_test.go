@@ -296,7 +296,7 @@ func TestUntracedEventsCostNothing(t *testing.T) {
 	allocs := func(report func(Delivery)) float64 {
 		h := newHub(t, Options{MaxEvents: 64})
 		h.ReportDeliveries(report)
-		w, stop := deliverer(t, h)
+		w, stop := serveStream(t, h)
 		defer stop()
 		deliver := func() {
 			mustPublish(t, h, Target{})
@@ -344,7 +344,7 @@ func TestTracedDeliveryAllocatesNothing(t *testing.T) {
 func BenchmarkTracedDeliver(b *testing.B) {
 	h := newHub(b, Options{})
 	h.ReportDeliveries(func(Delivery) {})
-	w, stop := deliverer(b, h)
+	w, stop := serveStream(b, h)
 	defer stop()
 	b.ReportAllocs()
 	for b.Loop() {

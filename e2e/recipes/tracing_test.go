@@ -32,7 +32,7 @@ func checkTracing(t *testing.T, config string) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50") // milliseconds
 	site, api := e2e.FreePort(t), e2e.FreePort(t)
 	config = strings.Replace(config, "http://:9182", fmt.Sprintf("http://:%d", api), 1)
-	back := serve(t, "", place(config, "", site, ""))
+	back := serve(t, "", localize(config, "", site, ""))
 	s := visitor{t: t, base: fmt.Sprintf("https://example.com:%d", site)}.open("/events", "")
 	back.wait(1)
 	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/sse/broadcast", api), "application/json", strings.NewReader(`{"text":"x"}`))
