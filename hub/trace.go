@@ -89,7 +89,7 @@ func (h *Hub) ReportDeliveries(report func(Delivery)) { h.traces.report = report
 
 // startTrace begins to measure the delivery of the event that was appended last. e is its
 // entry. An old history that is still being read is not measured: its events were
-// delivered long ago. mu is held.
+// delivered long ago. The caller holds Hub.mu for writing.
 func (h *Hub) startTrace(e *entry, event *Event, now time.Time) {
 	if h.traces.report == nil || !h.source.open {
 		return
