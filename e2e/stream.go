@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"slices"
 	"strings"
 	"time"
 )
@@ -326,7 +327,7 @@ func (s *Stream) checkClosing(b Block) error {
 	switch {
 	case s.begun && b.Type == "sse.rejected":
 		return violation("got sse.rejected after sse.connected")
-	case !s.begun && b.Type == "sse.closing" && s.Closing.Reason != "shutdown" && s.Closing.Reason != "hub_closed":
+	case !s.begun && b.Type == "sse.closing" && !slices.Contains([]string{"shutdown", "hub_closed", "lifetime"}, s.Closing.Reason):
 		return violation("got sse.closing before sse.connected")
 	case b.ID.Epoch != "":
 		return violation("the last block has an id")
