@@ -227,7 +227,7 @@ func validateTopic(topic string) error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
 	var s *sink
-	runOnTempGoroutine(func() { s, err = h.open(w, r) })
+	h.hub.OnLargeStack(func() { s, err = h.open(w, r) })
 	if s != nil {
 		s.serve(r.Context())
 	}

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -33,26 +32,6 @@ type sink struct {
 	ctrl       *http.ResponseController // nil after the handler has returned, when it must not be used
 	acked      uint64                   // bytes that the client had acknowledged at the last look
 	stillSince time.Time                // when acked last changed
-}
-
-// runOnTempGoroutine runs f on a goroutine of its own and waits for it. The stack of a
-// goroutine never shrinks below what it once needed for f, and the caller's goroutine
-// lives as long as the stream. If f panics, runOnTempGoroutine panics.
-func runOnTempGoroutine(f func()) {
-	failed := make(chan any)
-	go func() {
-		defer func() {
-			failure := recover()
-			if failure != nil && failure != http.ErrAbortHandler {
-				failure = fmt.Sprintf("%v\n\n%s", failure, debug.Stack())
-			}
-			failed <- failure
-		}()
-		f()
-	}()
-	if failure := <-failed; failure != nil {
-		panic(failure)
-	}
 }
 
 // openSink begins a stream that the handler's goroutine writes through the response.

@@ -78,7 +78,9 @@
 // Three writers drive the same four steps (take the turn, compose, write, account). They
 // are three because they wait in different ways:
 //
-//   - Conn.catchUp (serve.go) writes through a [Sink] and may block in every write.
+//   - Conn.catchUp (serve.go) writes through a [Sink] and may block in every write. It
+//     runs on a borrowed goroutine (stack.go), so that the one that waits keeps a small
+//     stack.
 //   - Conn.step (socket.go) never blocks. A sweeper calls it for thousands of
 //     connections in turn, so it must return when a socket is full and remember the
 //     unsent bytes.
@@ -94,7 +96,7 @@
 //	Hub.learning           the history is indexed for a new shape of pattern
 //	Hub.muQueue            connections that begin, end or stall queue here for mu
 //	Hub.mu                 history, lanes, subscriptions, and the fields of Conn that say so
-//	sweeper.mu, endedConns.mu, repeats.mu, labelCounts.mu, departures.mu, traces.mu
+//	sweeper.mu, borrowedStacks.mu, endedConns.mu, repeats.mu, labelCounts.mu, departures.mu
 //
 // Hub.mu is never held during a write to a client, nor for work that grows with the
 // number of connections, topics, targets or records: such work is cut into slices

@@ -106,6 +106,8 @@ type Hub struct {
 	writers    sync.WaitGroup // counts goroutines that help the sweepers
 	takenOver  sync.WaitGroup // counts connections
 	departures departures
+
+	stacks borrowedStacks // the writers of the other connections
 }
 
 // New starts a hub. The hub serves once [Hub.Use] has given it a store. It must be closed
@@ -221,7 +223,7 @@ func (h *Hub) Close() error {
 		h.sweeping.Wait()
 		h.departures.close()
 		h.writers.Wait()
-		h.traces.close()
+		h.stacks.close()
 		h.storeSwitch.Lock()
 		defer h.storeSwitch.Unlock()
 		err = h.replaceStore(nil)

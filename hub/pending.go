@@ -18,8 +18,8 @@ type Pending struct{ *Conn }
 // Until Serve has returned, nobody else may write to w.
 //
 // Open and Serve are two calls because a goroutine keeps the largest stack that it ever
-// needed: Open may run on a goroutine that ends soon, and Serve needs a smaller stack.
-func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, w, p.open(w)} }
+// needed: Open may run in [Hub.OnLargeStack], and Serve needs a smaller stack.
+func (p Pending) Open(w Sink) Stream { return Stream{p.Conn, p.open(w)} }
 
 // TakeOver makes the hub write to a connection that the HTTP server has given up after it
 // sent the header of a chunked HTTP/1.1 response, and returns. The hub writes to conn. tcp
@@ -66,7 +66,6 @@ func (c *Conn) greeting() (Position, bool) {
 // once.
 type Stream struct {
 	conn  *Conn
-	sink  Sink
 	ended Reason // not empty: the stream ended while it was opened
 }
 
@@ -77,5 +76,5 @@ func (s Stream) Serve(ctx context.Context) Reason {
 	if s.ended != "" {
 		return s.ended
 	}
-	return s.conn.serve(ctx, s.sink)
+	return s.conn.serve(ctx)
 }

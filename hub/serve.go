@@ -31,6 +31,11 @@ type Aborter interface {
 type goroutineQueue struct {
 	woken chan struct{} // one slot
 	alarm *time.Timer
+
+	// The turn that is performed on a large stack.
+	conn   *Conn
+	sink   Sink
+	reason Reason // its result
 }
 
 // push implements [queue]. It does not block, because a connection is queued at most once
@@ -55,7 +60,10 @@ func (c *Conn) onAlarm() {
 // serve must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
 // It must be called once, and not after takeOver. If w panics, c ends.
 func (c *Conn) open(w Sink) (reason Reason) {
-	wait := &goroutineQueue{make(chan struct{}, 1), time.AfterFunc(math.MaxInt64, c.onAlarm)}
+	wait := &goroutineQueue{
+		woken: make(chan struct{}, 1), alarm: time.AfterFunc(math.MaxInt64, c.onAlarm),
+		conn: c, sink: w,
+	}
 	c.queue = wait
 	if !c.end.IsZero() {
 		wait.alarm.Reset(time.Until(c.end))
@@ -82,7 +90,7 @@ func (c *Conn) endServing(reason Reason) {
 
 // serve implements [Stream.Serve] for a stream that has not ended yet. It returns why c has
 // ended. The caller has had the turn ([Conn.turn]) since open, and calls serve once.
-func (c *Conn) serve(ctx context.Context, w Sink) Reason {
+func (c *Conn) serve(ctx context.Context) Reason {
 	defer c.endServing(Gone) // in case w panics
 	wait := c.queue.(*goroutineQueue)
 	for {
@@ -95,11 +103,15 @@ func (c *Conn) serve(ctx context.Context, w Sink) Reason {
 			}
 		}
 		c.takeTurn()
-		if reason := c.catchUp(w); reason != "" {
-			return reason
+		c.hub.stacks.run(wait)
+		if wait.reason != "" {
+			return wait.reason
 		}
 	}
 }
+
+// perform implements [task]. The caller of borrowedStacks.run has the turn of the connection.
+func (q *goroutineQueue) perform() { q.reason = q.conn.catchUp(q.sink) }
 
 // catchUp writes everything between the cursor and the head, and what else is due. It
 // returns why c has ended; "": c is still open. It may block in every write. The caller has

@@ -1,0 +1,127 @@
+package hub
+
+import (
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// deepSink needs a large stack for every write.
+type deepSink struct{ *testSink }
+
+//go:noinline
+func deep(n int) byte {
+	var frame [512]byte
+	if n == 0 {
+		return frame[len(frame)-1]
+	}
+	frame[n%len(frame)] = deep(n - 1)
+	return frame[n%len(frame)]
+}
+
+func (w deepSink) Write(p []byte) (int, error) {
+	deep(400)
+	return w.testSink.Write(p)
+}
+
+// The goroutine that serves a stream only waits: writes do not make its stack grow.
+func TestStackOfAStreamStaysSmall(t *testing.T) {
+	const streams = 200
+	h := newHub(t, Options{})
+	var sinks []deepSink
+	ended := make(chan Reason, streams)
+	for range streams {
+		w := deepSink{newTestSink()}
+		c := connect(t, h, requestOf("alice"))
+		go func() {
+			var opened Stream
+			h.OnLargeStack(func() { opened = c.Open(w) })
+			ended <- opened.Serve(t.Context())
+		}()
+		sinks = append(sinks, w)
+	}
+	arrived := func(text string) func() bool {
+		return func() bool {
+			for _, w := range sinks {
+				if !strings.Contains(w.received(), text) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	eventually(t, "all are open", arrived("sse.connected"))
+	runtime.GC()
+	before := stackMemory()
+	for _, text := range []string{"one", "two", "three"} {
+		publish(t, h, text)
+		eventually(t, text, arrived("data: "+text))
+	}
+	if grown := (stackMemory() - before) / streams; grown > 3<<10 {
+		t.Errorf("the stack of a stream has grown by %d bytes", grown)
+	}
+	h.EndOf([]*Settings{defaultSettings}, Lifetime)
+	for range streams {
+		want(t, "reason", <-ended, Lifetime)
+	}
+}
+
+func stackMemory() int {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.StackInuse)
+}
+
+// A few borrowed goroutines stay for the next borrower, and none after Close.
+func TestOnLargeStack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Options{})
+		useStore(t, h, NewMemory())
+		gate := make(chan struct{})
+		var borrowers sync.WaitGroup
+		borrow := func() {
+			for range 3 * maxIdleStacks {
+				borrowers.Go(func() { h.OnLargeStack(func() { <-gate }) })
+			}
+			synctest.Wait()
+		}
+		borrow()
+		close(gate)
+		borrowers.Wait()
+		want(t, "idle", len(h.stacks.idle), maxIdleStacks)
+		h.OnLargeStack(func() {})
+		want(t, "idle after another", len(h.stacks.idle), maxIdleStacks)
+
+		gate = make(chan struct{})
+		borrow()
+		want(t, "idle while all are lent", len(h.stacks.idle), 0)
+		if err := h.Close(); err != nil { // it does not wait for the borrowers
+			t.Error(err)
+		}
+		close(gate)
+		borrowers.Wait()
+		want(t, "idle after Close", len(h.stacks.idle), 0)
+	})
+}
+
+// A panic reaches the borrower, and the goroutine serves the next one.
+func TestOnLargeStackPanics(t *testing.T) {
+	h := newHub(t, Options{})
+	panicOf := func(f func()) (failure any) {
+		defer func() { failure = recover() }()
+		h.OnLargeStack(f)
+		return nil
+	}
+	want(t, "an abort", panicOf(func() { panic(http.ErrAbortHandler) }), any(http.ErrAbortHandler))
+	got, _ := panicOf(func() { panic("oh no") }).(string)
+	if !strings.HasPrefix(got, "oh no\n\n") || !strings.Contains(got, "TestOnLargeStackPanics") {
+		t.Errorf("the panic was %q: want its value and its stack", got)
+	}
+	want(t, "the end of the goroutine", panicOf(runtime.Goexit), nil)
+	want(t, "idle", len(h.stacks.idle), 0)
+	want(t, "the next", panicOf(func() {}), nil)
+	want(t, "idle after the next", len(h.stacks.idle), 1)
+}
