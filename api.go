@@ -98,11 +98,13 @@ var endpoints = []endpoint{
 }
 
 func routeAPI(w http.ResponseWriter, r *http.Request) error {
-	paths := make([]string, len(endpoints))
-	for i, e := range endpoints {
-		if e.matches(r.URL.Path) {
+	for i := range endpoints {
+		if e := &endpoints[i]; e.matches(r.URL.Path) {
 			return e.serve(w, r)
 		}
+	}
+	paths := make([]string, len(endpoints))
+	for i, e := range endpoints {
 		paths[i] = e.path
 	}
 	return apiErrorf(http.StatusNotFound, "unknown path %q (available: %s)", r.URL.Path, strings.Join(paths, ", "))
@@ -226,7 +228,10 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Encoding %q: send the body without an encoding", encoding)
 	}
-	contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	contentType := r.Header.Get("Content-Type")
+	if contentType != typeJSON { // it may have parameters
+		contentType, _, _ = mime.ParseMediaType(contentType)
+	}
 	if contentType != typeJSON && contentType != typeNDJSON {
 		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Type %q: use %s for one event, or %s for a batch with one event on each line",
 			r.Header.Get("Content-Type"), typeJSON, typeNDJSON)

@@ -100,9 +100,15 @@ func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, er
 // the publisher. The fields of the event itself are checked by payload.read.
 var jsonOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
 
+// eventDecoder is a decoder with the buffer that it reads.
+type eventDecoder struct {
+	*jsontext.Decoder
+	body bytes.Buffer
+}
+
 // decoders are reused, since each has buffers. They are not those of encoding/json, which
 // silently accepts duplicate fields and wrong letter case.
-var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(new(bytes.Buffer)) }}
+var decoders = sync.Pool{New: func() any { return &eventDecoder{Decoder: jsontext.NewDecoder(new(bytes.Buffer))} }}
 
 // read reads the object field by field.
 func (p *payload) read(body []byte) error {
@@ -112,15 +118,17 @@ func (p *payload) read(body []byte) error {
 	if !utf8.Valid(body) {
 		return errors.New("invalid JSON: it is not valid UTF-8")
 	}
-	decoder := decoders.Get().(*jsontext.Decoder)
+	decoder := decoders.Get().(*eventDecoder)
 	defer decoders.Put(decoder)
-	decoder.Reset(bytes.NewBuffer(body), jsonOptions...)
+	decoder.body = *bytes.NewBuffer(body)
+	decoder.Reset(&decoder.body, jsonOptions...)
 	if token, err := decoder.ReadToken(); err != nil {
 		return jsonError(err)
 	} else if token.Kind() != jsontext.KindBeginObject {
 		return fmt.Errorf("invalid event: it must be a JSON object (got %s)", kindName(token.Kind()))
 	}
-	var seen []string
+	var few [8]string
+	seen := few[:0]
 	for decoder.PeekKind() != jsontext.KindEndObject {
 		token, err := decoder.ReadToken()
 		if err != nil {
