@@ -212,50 +212,65 @@ func stall(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 func idle(ctx context.Context, b *bench, h hub.Hub) (sample, error) {
 	out := sample{}
 	for _, c := range carriages(h.Abilities()) {
-		found, settled, err := b.idle(ctx, h, c.protocol, b.scaled(c.conns))
+		m, err := b.idle(ctx, h, c.protocol, b.scaled(c.conns))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.protocol, err)
 		}
-		out[c.key], out[c.key+"Settled"] = found, settled
+		out[c.key], out[c.key+"Settled"], out[c.key+"Written"] = m.found, m.settled, m.written
 	}
 	return out, nil
 }
 
-// idle returns KB per connection, before and after settling.
-func (b *bench) idle(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (found, settled float64, err error) {
+// idleMemory is KB per connection.
+type idleMemory struct {
+	found   float64 // as found
+	settled float64 // after settling
+	written float64 // after five events to each stream, and settling
+}
+
+func (b *bench) idle(ctx context.Context, h hub.Hub, p load.Protocol, conns int) (m idleMemory, err error) {
 	s, err := b.start(ctx, h, false)
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	defer s.stop()
 	// The first streams make a server allocate what is not per connection.
 	if err := s.open(p, 16, ""); err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	if err := s.srv.Settle(ctx); err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	base, err := s.srv.RSS()
 	if err != nil {
-		return 0, 0, err
+		return m, err
+	}
+	measure := func() (float64, error) {
+		rss, err := s.srv.RSS()
+		return float64(rss-base) / 1024 / float64(conns-16), err
 	}
 	if err := s.open(p, conns, ""); err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	sleep(ctx, time.Second)
-	after, err := s.srv.RSS()
-	if err != nil {
-		return 0, 0, err
+	if m.found, err = measure(); err != nil {
+		return m, err
 	}
 	if err := s.srv.Settle(ctx); err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	rest, err := s.srv.RSS()
-	if err != nil {
-		return 0, 0, err
+	if m.settled, err = measure(); err != nil {
+		return m, err
 	}
-	each := func(rss int64) float64 { return float64(rss-base) / 1024 / float64(conns-16) }
-	return each(after), each(rest), nil
+	if _, err := s.broadcast(ctx, burst{publishers: 1, rate: 5, count: 5, size: eventSize}); err != nil {
+		return m, err
+	}
+	sleep(ctx, time.Second) // until the last packets are acknowledged
+	if err := s.srv.Settle(ctx); err != nil {
+		return m, err
+	}
+	m.written, err = measure()
+	return m, err
 }
 
 // peak compares the memory during a broadcast with that before: before and after settling.

@@ -89,12 +89,16 @@ var (
 	idleColumns = []column{
 		{key: "h1", title: "h1 KB", format: "%.1f"},
 		{key: "h1Settled", title: "h1 settled", format: "%.1f"},
+		{key: "h1Written", title: "h1 after 5 events", format: "%.1f"},
 		{key: "tls", title: "h1 TLS KB", format: "%.1f"},
 		{key: "tlsSettled", title: "h1 TLS settled", format: "%.1f"},
+		{key: "tlsWritten", title: "h1 TLS after 5 events", format: "%.1f"},
 		{key: "h2", title: "h2 KB", format: "%.1f"},
 		{key: "h2Settled", title: "h2 settled", format: "%.1f"},
+		{key: "h2Written", title: "h2 after 5 events", format: "%.1f"},
 		{key: "h3", title: "h3 KB", format: "%.1f"},
 		{key: "h3Settled", title: "h3 settled", format: "%.1f"},
+		{key: "h3Written", title: "h3 after 5 events", format: "%.1f"},
 	}
 	peakColumns = []column{
 		{key: "idleFound", title: "idle MB", format: "%.0f"},
