@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 func init() {
@@ -263,6 +264,7 @@ func (a *App) Stop() error {
 func (a *App) apply() error {
 	a.inForce.Store(true)
 	reports.newestApp.Store(a)
+	runlog.Swap(&a.ctx)
 	err := a.useStores()
 	for name, h := range a.held {
 		h.SetOptions(a.Hubs[name].options())

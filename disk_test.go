@@ -1,6 +1,7 @@
 package caddysse_test
 
 import (
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -131,4 +132,62 @@ func TestPromise2ReloadToACopy(t *testing.T) {
 	}
 	s.send(`{"text":"4"}`)
 	st.expect("1", "2", "4")
+}
+
+// TestStoreLogsToTheLogOfItsName: a log that includes `sse` gets the lines of the store,
+// also while the config that opens the store is not in force yet, and after reloads. So
+// does another log after a reload to it, and not the one before.
+func TestStoreLogsToTheLogOfItsName(t *testing.T) {
+	dir := t.TempDir() // removed after Caddy has stopped
+	file := filepath.Join(dir, "history.db")
+	if err := os.WriteFile(file, make([]byte, 10_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	config := func(log, include string) string {
+		return onDisk(file) + "\nlog streams {\n output file " + filepath.Join(dir, log) + "\n format json\n include " + include + "\n}\n"
+	}
+	count := func(log, line string) int {
+		text, err := os.ReadFile(filepath.Join(dir, log))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), `"logger":"sse.stores.disk","msg":"`+line)
+	}
+	const damaged, broken, works = "the history file is damaged", "cannot use the history file", "the history file can be used again"
+	s := start(t, config("first.log", "sse"), anonymousSite)
+	if count("first.log", damaged) != 1 {
+		t.Error("the log that includes sse does not have that the file is damaged")
+	}
+	if logs.with(t, damaged+": renamed it and started an empty history; clients are told of the gap") != nil {
+		t.Error("the default log, which excludes sse, has that the file is damaged")
+	}
+
+	s.global = config("second.log", "sse.stores")
+	s.mustLoad(s.site(anonymousSite))
+	s.global = config("failed.log", "sse")
+	if err := s.load(s.site(anonymousSite) + "http://" + taken.Addr().String() + " {\n respond hello\n}\n"); err == nil {
+		t.Fatal("a config with an address that is taken came into force")
+	}
+	if err := os.WriteFile(file+".text", []byte(strings.Repeat("no history\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".text", file); err != nil {
+		t.Fatal(err)
+	}
+	if a := s.api("POST", "/sse/broadcast", `{"text":"1"}`); a.status != http.StatusServiceUnavailable {
+		t.Errorf("publishing: %d %s", a.status, a.body)
+	}
+	eventually(t, "the line of the log in force", func() bool { return count("second.log", broken) > 0 })
+	if count("first.log", broken)+count("failed.log", broken) > 0 {
+		t.Error("the log of another config has a line of the store")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of the problem in the log", func() bool { return count("second.log", works) == 1 })
 }

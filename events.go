@@ -11,9 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 // GET /sse/events streams the history of a hub to operators: all events, whatever their
@@ -102,7 +101,7 @@ type watch struct {
 // run writes the stream until the client leaves, or the hub or the server ends it.
 func (s *watch) run(r *http.Request) {
 	defer s.sink.release()
-	s.sink.logger = caddy.Log().Named("sse")
+	s.sink.logger = runlog.Logger((*App)(nil))
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	ended, done := serverShutdown(r), make(chan struct{})

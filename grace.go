@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 // routeGrace is how long a hub may be without a route before its streams end. A route may
@@ -84,6 +86,6 @@ func cancelGrace(name string) {
 // one.
 func releaseHub(name string) {
 	if _, err := hubs.Delete(name); err != nil {
-		caddy.Log().Named("sse").Error("closing a hub", zap.String("hub", name), zap.Error(err))
+		runlog.Logger((*App)(nil)).Error("closing a hub", zap.String("hub", name), zap.Error(err))
 	}
 }

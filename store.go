@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/runlog"
 	_ "github.com/ea766355/caddy-sse/store/disk" // the store module that comes with the app
 )
 
@@ -152,6 +153,9 @@ func (a *App) describeStore(name string) storeInfo {
 
 // openStores opens the stores that are not open yet.
 func (a *App) openStores() error {
+	// What opening a store logs, such as a damaged file, belongs to the logs of this config.
+	previous := runlog.Swap(&a.ctx)
+	defer runlog.Swap(previous)
 	a.opened = make(map[string]hub.Store)
 	for name, h := range a.held {
 		used, next := h.storeInUse(), a.describeStore(name)

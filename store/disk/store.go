@@ -11,10 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 // Store is a history in a file. It implements [hub.Store]. Its methods may be called
@@ -47,8 +47,7 @@ type Store struct {
 // the remedy.
 func Open(path string) (*Store, error) {
 	return open(path, settings{lockTimeout, retryAfter, slowAfter, sinceBoot, func() *zap.Logger {
-		// Use the logger of the current config: the store outlives the config that opened it.
-		return caddy.Log().Named("sse.stores.disk").With(zap.String("file", path))
+		return runlog.Logger(Disk{}).With(zap.String("file", path)) // the store outlives the config that opened it
 	}})
 }
 

@@ -7,12 +7,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 // config is the configuration of a store.
@@ -353,10 +353,10 @@ func (s *store) reportWorking(epoch string, last uint64) {
 		zap.String("epoch", epoch), zap.Uint64("last", last))
 }
 
-// log returns the logger of the current config: the store outlives the config that
-// opened it.
+// log returns a logger of the config in force: the store outlives the config that opened
+// it.
 func (s *store) log() *zap.Logger {
-	return caddy.Log().Named("sse.stores.nats").With(zap.String("hub", s.hub), zap.String("stream", s.config.stream))
+	return runlog.Logger(Store{}).With(zap.String("hub", s.hub), zap.String("stream", s.config.stream))
 }
 
 var _ hub.Store = (*store)(nil)
