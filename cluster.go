@@ -75,6 +75,13 @@ func (r *nodeRequest) performHere(h *hub.Hub) nodeAnswer {
 	return found
 }
 
+// nameNode writes the name of this node into its rows.
+func (a *nodeAnswer) nameNode() {
+	for i := range a.Connections {
+		a.Connections[i].Node = nodeName()
+	}
+}
+
 // answerNode answers another node's request with at most room bytes.
 func answerNode(h *hub.Hub, request []byte, room int) []byte {
 	var r nodeRequest
@@ -82,6 +89,7 @@ func answerNode(h *hub.Hub, request []byte, room int) []byte {
 		return nil
 	}
 	found := r.performHere(h)
+	found.nameNode()
 	return found.fit(room)
 }
 
@@ -133,6 +141,7 @@ func (r *nodeRequest) askAllNodes(ctx context.Context, h *pooledHub) (answers []
 	if cluster == nil {
 		return answers, nil
 	}
+	answers[0].nameNode()
 	request, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings, numbers and booleans

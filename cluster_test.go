@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,8 @@ type neighbour struct {
 func (neighbour) Join(string, func([]byte, int) []byte) error { return nil }
 
 func (n neighbour) Ask(_ context.Context, request []byte, take func([]byte) bool) (missing []string) {
-	if !take(answerNode(n.hub, request, n.room)) {
+	answer := strings.ReplaceAll(string(answerNode(n.hub, request, n.room)), strconv.Quote(nodeName()), `"other"`)
+	if !take([]byte(answer)) {
 		missing = append(missing, "other")
 	}
 	for _, nonsense := range []string{"", "none of ours", `{"Count":-1}`, `{"Count":1,"More":true}`, `{"Connections":[{}]}`, "[]", `{"Count":"7"}`} {
@@ -48,6 +50,17 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	listed := listAll(t, call, 2, 7)
 	if !slices.Equal(listed, ids) {
 		t.Errorf("listed %q, want %q", listed, ids)
+	}
+	var page ConnectionPage
+	call(http.MethodGet, "/sse/connections?hub=cluster", http.StatusOK, &page)
+	for i, c := range page.Connections {
+		if want := []string{nodeName(), "other"}[i%2]; c.Node != want {
+			t.Errorf("connection %d is listed on node %q, want %q", i, c.Node, want)
+		}
+	}
+	alone := nodeRequest{Limit: 1}
+	if found, _ := alone.performOnAllNodes(t.Context(), &pooledHub{Hub: here}); found.Connections[0].Node != "" {
+		t.Errorf("a node that shares no store names itself %q", found.Connections[0].Node)
 	}
 
 	var ended disconnectAnswer

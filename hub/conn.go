@@ -266,6 +266,7 @@ func (c *Conn) ID() string { return c.id }
 // Info describes an open connection.
 type Info struct {
 	ID       string    `json:"id"`
+	Node     string    `json:"node,omitempty"` // the node that has it; empty in a hub, which knows no nodes
 	User     string    `json:"user,omitempty"`
 	Session  string    `json:"session,omitempty"`
 	Topics   []string  `json:"topics,omitempty"`

@@ -385,6 +385,18 @@ func TestTablesArePrintable(t *testing.T) {
 	}
 }
 
+// Connections of several nodes have a column more.
+func TestConnectionsOfNodes(t *testing.T) {
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		row := `"user":"alice","protocol":"h2","remote":"192.0.2.7","since":"` + time.Now().Add(-3*time.Hour).Format(time.RFC3339) + `","lag":0}`
+		answerJSON(w, 200, `{"count":2,"connections":[{"id":"c1","node":"web1-7",`+row+`,{"id":"c2",`+row+`]}`)
+	})
+	a.execute(t, nil, "connections").check(t, 0,
+		"CONNECTION  USER   SESSION  TOPICS  PROTOCOL  REMOTE     SINCE        LAG  NODE\n"+
+			"c1          alice  -        -       h2        192.0.2.7  3 hours ago  0    web1-7\n"+
+			"c2          alice  -        -       h2        192.0.2.7  3 hours ago  0    -\n")
+}
+
 // Colours are for terminals.
 func TestPaint(t *testing.T) {
 	if got := (&printer{}).paint(red, "x"); got != "x" {

@@ -131,10 +131,10 @@ func connections(c *call) error {
 	var answer struct {
 		Count       int
 		Connections []struct {
-			ID, User, Session, Protocol, Remote string
-			Topics                              []string
-			Since                               time.Time
-			Lag                                 int
+			ID, Node, User, Session, Protocol, Remote string
+			Topics                                    []string
+			Since                                     time.Time
+			Lag                                       int
 		}
 		Next    string
 		Missing []string
@@ -150,11 +150,19 @@ func connections(c *call) error {
 		}
 	} else if len(answer.Connections) > 0 {
 		rows := [][]string{{"CONNECTION", "USER", "SESSION", "TOPICS", "PROTOCOL", "REMOTE", "SINCE", "LAG"}}
+		several := false // nodes share the store
 		for _, conn := range answer.Connections {
 			rows = append(rows, []string{
 				printable(conn.ID), orElse(conn.User, "-"), orElse(conn.Session, "-"), orElse(shortList(conn.Topics), "-"),
 				printable(conn.Protocol), orElse(conn.Remote, "-"), ago(conn.Since), strconv.Itoa(conn.Lag),
 			})
+			several = several || conn.Node != ""
+		}
+		if several {
+			rows[0] = append(rows[0], "NODE")
+			for i, conn := range answer.Connections {
+				rows[i+1] = append(rows[i+1], orElse(conn.Node, "-"))
+			}
 		}
 		if err := c.out.table(rows); err != nil {
 			return err
