@@ -71,6 +71,7 @@ func TestSymptoms(t *testing.T) {
 		status                    int
 		says                      string
 	}{
+		{"200 and an empty body, for a stream or a publish", "POST", site + "/sse/send", "application/json", event, "", 200, ""},
 		{"200, and `text/html`", "GET", site + "/spa/events", "", "", "", 200, "<html>"},
 		{"200, and `event: sse.rejected`", "GET", site + "/full", "", "", "", 200, "event: sse.rejected"},
 		{"401, and the text begins with `no authenticated user`", "GET", site + "/user", "", "", "X-SSE-User: alice", 401, "no authenticated user"},
