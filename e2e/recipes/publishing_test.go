@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,7 +106,7 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 
 // TestPublishing: the code of the page publishes in each language, and once, although the first
 // request is refused and the second has no response. The code does not repeat a request that is
-// refused for good.
+// refused for good, and takes no 200 without a receipt for success.
 func TestPublishing(t *testing.T) {
 	page := recipes(t, "publishing.md")
 	code := make(map[string]string)
@@ -140,6 +141,18 @@ func TestPublishing(t *testing.T) {
 			out, err := runPublisher(t, name, wrong, refused.addr(), "sse.gap")
 			if err == nil || refused.count() != want {
 				t.Errorf("requests and error of a refused event: got %d and %v, want %d and an error\n%s", refused.count(), err, want, out)
+			}
+
+			var requests atomic.Int32
+			empty := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requests.Add(1) }))
+			defer empty.Close()
+			out, err = runPublisher(t, name, code[name], strings.Replace(empty.Listener.Addr().String(), "127.0.0.1", "localhost", 1), "order_update")
+			if name == "curl" { // prints no receipt
+				if out != "" {
+					t.Errorf("an address that no route serves answered %s", out)
+				}
+			} else if err == nil || requests.Load() != 1 {
+				t.Errorf("an address that no route serves was asked %d times: %v\n%s", requests.Load(), err, out)
 			}
 		})
 	}
