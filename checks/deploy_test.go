@@ -354,6 +354,11 @@ func TestKubernetes(t *testing.T) {
 					Volumes    []struct{ Name string }
 					Containers []struct {
 						Image string
+						Env   []struct {
+							ValueFrom struct {
+								SecretKeyRef struct{ Name, Key string } `yaml:"secretKeyRef"`
+							} `yaml:"valueFrom"`
+						}
 						Ports []struct {
 							Name          string
 							ContainerPort int `yaml:"containerPort"`
@@ -372,6 +377,7 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 	var services []struct{ TargetPort string }
+	var allowed []string // ports, by the network policy
 	documents := yaml.NewDecoder(bytes.NewReader(m[1]))
 	for {
 		var node yaml.Node
@@ -387,6 +393,10 @@ func TestKubernetes(t *testing.T) {
 				Ports []struct {
 					TargetPort string `yaml:"targetPort"`
 				}
+				PodSelector struct {
+					MatchLabels map[string]string `yaml:"matchLabels"`
+				} `yaml:"podSelector"`
+				Ingress []struct{ Ports []struct{ Port string } }
 			}
 		}
 		switch err := node.Decode(&head); {
@@ -402,6 +412,15 @@ func TestKubernetes(t *testing.T) {
 			for _, p := range head.Spec.Ports {
 				services = append(services, struct{ TargetPort string }{p.TargetPort})
 			}
+		case head.Kind == "NetworkPolicy":
+			if head.Spec.PodSelector.MatchLabels["app"] != "caddy-sse" {
+				t.Errorf("the network policy is for %v", head.Spec.PodSelector.MatchLabels)
+			}
+			for _, rule := range head.Spec.Ingress {
+				for _, p := range rule.Ports {
+					allowed = append(allowed, p.Port)
+				}
+			}
 		}
 	}
 	i := readDockerfile(t)
@@ -414,6 +433,13 @@ func TestKubernetes(t *testing.T) {
 	for _, p := range c.Ports {
 		ports, names = append(ports, fmt.Sprint(p.ContainerPort)), append(names, p.Name)
 	}
+	if !slices.Equal(allowed, names) {
+		t.Errorf("the network policy allows the ports %v, the container has %v", allowed, names)
+	}
+	secret := pod.Containers[0].Env[0].ValueFrom.SecretKeyRef
+	if !strings.Contains(string(read(t, "docs/deploying.md")), "kubectl create secret generic "+secret.Name+" --from-literal="+secret.Key+"=") {
+		t.Errorf("no command makes the secret %s", secret.Name)
+	}
 	slices.Sort(ports)
 	if listen := listeners(t, "Caddyfile of docs/deploying.md", []byte(caddyfile)); !slices.Equal(ports, listen) {
 		t.Errorf("the container has the ports %v, its Caddyfile %v", ports, listen)
@@ -423,7 +449,7 @@ func TestKubernetes(t *testing.T) {
 			t.Errorf("a service leads to the port %s", s.TargetPort)
 		}
 	}
-	if probe := c.ReadinessProbe.HTTPGet; !slices.Contains(names, probe.Port) || !strings.Contains(caddyfile, "respond "+probe.Path+" 200") {
+	if probe := c.ReadinessProbe.HTTPGet; !slices.Contains(names, probe.Port) || !strings.Contains(caddyfile, "rewrite "+probe.Path+" /sse/ready\n\tsse_api /sse/ready\n") || !strings.Contains(caddyfile, "shutdown_delay 5s") {
 		t.Errorf("the readiness probe asks for %s at %s", probe.Path, probe.Port)
 	}
 	volumes := []string{}

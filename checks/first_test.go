@@ -2,6 +2,7 @@ package checks
 
 import (
 	"bufio"
+	"io"
 	"net/http"
 	"os/exec"
 	"regexp"
@@ -60,6 +61,21 @@ func TestFirstEvent(t *testing.T) {
 	}
 	expect("event: hello")
 	expect(`data: {"from":"the back end"}`)
+
+	// Another container knows this one by another name.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost:8080/ready", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "caddy:8080"
+	other, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Body.Close()
+	if body, err := io.ReadAll(other.Body); err != nil || !strings.Contains(string(body), `{"ready":true}`) {
+		t.Errorf("%s, %v: %s", other.Status, err, body)
+	}
 
 	check := readDockerfile(t).check
 	resp, err := http.Get(check[len(check)-1])

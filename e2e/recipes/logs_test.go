@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/ea766355/caddy-sse/e2e"
 )
@@ -29,6 +31,7 @@ func TestMonitoring(t *testing.T) {
 	}
 	hosts := localize(take(t, page, "hosts"), "", port("hosts"), files)
 	debug := localize(take(t, page, "debug"), "", port("debug"), files)
+	_, ready := splitGlobals(t, local("ready", "http://:9181")) // TestReadiness has the options
 	var globals strings.Builder
 	for _, text := range []*string{&hosts, &debug} {
 		options, sites := splitGlobals(t, *text)
@@ -36,7 +39,7 @@ func TestMonitoring(t *testing.T) {
 		*text = sites
 	}
 	logged := localize("example.com {\n\tlog {\n\t\toutput file /srv/all.log\n\t}\n\tsse /events {\n\t\tanonymous\n\t}\n}\n", "", port("logged"), files)
-	back := serve(t, globals.String(), local("metrics", "http://:9180")+local("ready", "http://:9181")+hosts+debug+logged+
+	back := serve(t, globals.String(), local("metrics", "http://:9180")+ready+hosts+debug+logged+
 		localize(take(t, page, "log"), "", port("log"), files))
 
 	t.Run("the sites for Prometheus and balancers", func(t *testing.T) {
@@ -188,6 +191,45 @@ func TestMonitoring(t *testing.T) {
 		})
 	})
 	wantAllTaken(t, page)
+}
+
+// TestReadiness: while a node ends, it says so to the balancer, and serves for the
+// `shutdown_delay` of the page.
+func TestReadiness(t *testing.T) {
+	page := recipes(t, "monitoring.md")
+	port := e2e.FreePort(t)
+	text := strings.Replace(take(t, page, "ready"), "http://:9181", fmt.Sprintf("http://:%d", port), 1)
+	options, site := splitGlobals(t, text)
+	s := e2e.Start(t, e2e.Config{Global: options, Sites: site})
+	get := func(url string) int {
+		resp, err := http.Get(url)
+		if err != nil {
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d/ready", port)
+	if status := get(url); status != http.StatusOK {
+		t.Fatalf("a node that serves says %d", status)
+	}
+	stream := visitor{t: t, base: fmt.Sprintf("http://127.0.0.1:%d", s.HTTP)}.open("/events", "")
+	var balancer sync.WaitGroup
+	said, served := 0, 0
+	balancer.Go(func() {
+		for said = get(url); said == http.StatusOK; said = get(url) {
+			time.Sleep(10 * time.Millisecond) // as a balancer does
+		}
+		served = get(fmt.Sprintf("http://127.0.0.1:%d/ready", s.HTTP))
+	})
+	took := s.Terminate(time.Minute)
+	balancer.Wait()
+	if said != http.StatusServiceUnavailable || served != http.StatusOK {
+		t.Errorf("a node that ends says %d to the balancer, and %d to a client", said, served)
+	}
+	if event, _ := stream.next(); event != "sse.closing" || took < 5*time.Second {
+		t.Errorf("the stream ends with %s, after %s", event, took)
+	}
 }
 
 // sum adds up the series of a metric that have these labels.

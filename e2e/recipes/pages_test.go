@@ -129,7 +129,7 @@ func localize(text, app string, port int, files string) string {
 	text = sites.ReplaceAllString(text, fmt.Sprintf("https://$1:%d {", port))
 	text = strings.ReplaceAll(text, "localhost:3000", app)
 	if files != "" {
-		text = strings.ReplaceAll(text, "/srv", files)
+		text = strings.NewReplacer("/srv", files, "/var/log/caddy", files).Replace(text)
 	}
 	return text
 }
