@@ -3,6 +3,7 @@ package natsstore
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -73,7 +74,33 @@ func TestConfigsInTheDocs(t *testing.T) {
 			t.Errorf("Caddy: got error %v, want none, for\n%s", err, config)
 		}
 	}
+	checkPasswords(t, doc)
 	if count["caddyfile"] != 6 || count["nats"] != 2 {
 		t.Errorf("configs: got %v, want 6 of Caddy and 2 of nats-server", count)
+	}
+}
+
+// checkPasswords checks that nats-server takes the password that the command of the page
+// makes, and refuses one of digits alone, as the page says.
+func checkPasswords(t *testing.T, page string) {
+	t.Helper()
+	config := regexp.MustCompile("(?s)```nats\n(.*?)```").FindStringSubmatch(page)
+	command := regexp.MustCompile("(?m)^echo \"NATS_PASSWORD=.*$").FindString(page)
+	line, err := exec.Command("sh", "-c", command).Output()
+	password, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "NATS_PASSWORD=")
+	if config == nil || err != nil || !ok {
+		t.Fatalf("%q makes %q: %v", command, line, err)
+	}
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(config[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NATS_PASSWORD", password)
+	if options, err := server.ProcessConfigFile(file); err != nil || options.Password != password {
+		t.Errorf("the password %s: %v", password, err)
+	}
+	t.Setenv("NATS_PASSWORD", "20261127")
+	if options, err := server.ProcessConfigFile(file); err == nil && options.Password == "20261127" {
+		t.Error("a password of digits alone works without quotes")
 	}
 }
