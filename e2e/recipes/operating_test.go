@@ -98,6 +98,7 @@ func TestSecurity(t *testing.T) {
 		}
 	}
 	broadcast("127.0.0.3", "wonderland", "", http.StatusForbidden)
+	broadcast("127.0.0.3", "", "", http.StatusForbidden)
 	broadcast("127.0.0.2", "", "", http.StatusUnauthorized)
 	broadcast("127.0.0.2", "wonderland", "https://evil.example", http.StatusForbidden)
 	broadcast("127.0.0.2", "wonderland", "", http.StatusOK)
