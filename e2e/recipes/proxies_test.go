@@ -22,6 +22,7 @@ func TestProxies(t *testing.T) {
 	local := func(name string, pairs ...string) string { return replace(t, take(t, page, name), pairs...) }
 	here := fmt.Sprintf("127.0.0.1:%d", behind)
 	nginx := local("nginx", "localhost:8080", here, "listen 80;", fmt.Sprintf("listen 127.0.0.1:%d;", port["nginx"]))
+	nginxMain := take(t, page, "nginx_main")
 	haproxy := local("haproxy", "localhost:8080", here, "bind :80\n", fmt.Sprintf("bind 127.0.0.1:%d\n", port["haproxy"]))
 	var text strings.Builder
 	text.WriteString(local("caddy", "localhost:8080", here, "http:// {", fmt.Sprintf("http://:%d {", port["caddy"])))
@@ -42,8 +43,7 @@ func TestProxies(t *testing.T) {
 	launch(t, port["nginx"], "nginx", "-p", dir, "-e", "stderr", "-c", write(t, dir, "nginx.conf", `daemon off;
 master_process off;
 pid nginx.pid;
-events {}
-http {
+`+nginxMain+`http {
 	access_log off;
 	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 `+nginx+"}\n"))
