@@ -300,6 +300,11 @@ func TestComposeAddresses(t *testing.T) {
 			t.Errorf("no config names %s", name)
 		}
 	}
+	for _, name := range []string{"nats1", "nats2", "nats3"} {
+		if d := p.Services[name].DependsOn["volumes"]; d.Condition != types.ServiceConditionCompletedSuccessfully {
+			t.Errorf("%s may start before it can write to its volume: %q", name, d.Condition)
+		}
+	}
 	// The health check of NATS uses its monitoring port.
 	check := strings.Join(p.Services["nats1"].HealthCheck.Test, " ")
 	if monitoring := regexp.MustCompile(`(?m)^http: (\S+)`).FindSubmatch(read(t, "deploy/cluster/nats.conf")); monitoring == nil || !strings.Contains(check, string(monitoring[1])) {
@@ -484,6 +489,27 @@ func TestSystemd(t *testing.T) {
 	binary := "/usr/local/bin/caddy"
 	if !strings.Contains(dropIn, binary) || !strings.Contains(string(read(t, "docs/deploying.md")), "`"+binary+"`") {
 		t.Errorf("the drop-in and the page name other binaries")
+	}
+	if strings.Contains(dropIn, "run --environ") {
+		t.Error("the drop-in writes secrets to the journal")
+	}
+	for _, line := range []string{"EnvironmentFile=-/etc/caddy/env", "ReadWritePaths=/var/lib/caddy", "LogsDirectory=caddy", "RuntimeDirectory=caddy"} {
+		_, value, _ := strings.Cut(line, "=")
+		folder := strings.TrimPrefix(value, "-")
+		switch {
+		case strings.HasPrefix(line, "Logs"):
+			folder = "/var/log/" + value
+		case strings.HasPrefix(line, "Runtime"):
+			folder = "/run/" + value
+		}
+		if !strings.Contains(dropIn, "\n"+line+"\n") || !strings.Contains(string(read(t, "docs/deploying.md")), "`"+folder+"`") {
+			t.Errorf("the drop-in does not have %s, or the page does not name %s", line, folder)
+		}
+	}
+	for _, file := range regexp.MustCompile(`output file (\S+)`).FindAllSubmatch(read(t, "docs/monitoring.md"), -1) {
+		if !strings.HasPrefix(string(file[1]), "/var/log/caddy/") {
+			t.Errorf("docs/monitoring.md logs to %s, which the drop-in does not allow", file[1])
+		}
 	}
 	dropIn = strings.ReplaceAll(dropIn, binary, "/bin/true")
 	for name, text := range map[string]string{"caddy.service": unit, "caddy.service.d/sse.conf": dropIn} {
