@@ -197,7 +197,7 @@ func TestFragments(t *testing.T) {
 			got += lines.Text() + "\n"
 		}
 	}
-	for page, names := range map[string][]string{"htmx": {"extension", "lost", "client"}, "turbo": {"element", "gap", "client"}, "react": {"hook", "vite"}} {
+	for page, names := range map[string][]string{"htmx": {"extension", "gap", "lost", "client"}, "turbo": {"element", "gap", "client"}, "react": {"hook", "vite"}} {
 		for _, name := range names {
 			take(t, map[string]map[string]string{"htmx": htmx, "turbo": turbo, "react": react}[page], name)
 		}

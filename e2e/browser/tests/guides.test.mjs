@@ -54,7 +54,9 @@ const extension = (head) => {
   const { language, code } = recipe("htmx", "extension");
   return { language, code: code.replace("{{ head }}", head) };
 };
-const htmx = { script: `import "./fixtures/htmx.js";\n${recipe("htmx", "lost").code}` };
+const htmx = {
+  script: `import "./fixtures/htmx.js";\n${recipe("htmx", "gap").code}\n${recipe("htmx", "lost").code}`,
+};
 
 test("htmx, the extension: nothing is lost between rendering and connecting", async () => {
   const head = await caddy.head();
@@ -65,9 +67,9 @@ test("htmx, the extension: nothing is lost between rendering and connecting", as
   await listed("late");
 });
 
-test("htmx, the extension: the list is loaded after a gap", async () => {
+test("htmx, the extension: after a gap the page is loaded again", async () => {
   await open(extension("no-position"), htmx);
-  await listed("all of them");
+  await loadedAgain();
 });
 
 test("htmx, the extension: the page is loaded again when the login ends", async () => {
@@ -75,16 +77,35 @@ test("htmx, the extension: the page is loaded again when the login ends", async 
   await loadedAgain();
 });
 
-test("htmx, the client: shows fragments, and loads the page again when the login ends", async () => {
+test("htmx, the client: nothing is lost since the page was rendered, and the end of the login", async () => {
   const { code } = recipe("htmx", "client");
   const client = { language: "js", code: `import "./fixtures/htmx.js";\n${list}${code}` };
-  await open(client);
-  await caddy.settled(1);
+  const attributes = `data-head="${await caddy.head()}"`;
+  await order("early");
+  await open(client, { attributes });
+  await listed("early");
   await order("shipped");
   await listed("shipped");
   await context.close();
-  await open(client, {}, refuse);
-  await loadedAgain();
+  await open(client, { attributes }, async () => {
+    await refuse();
+    await page.route("**/login", (route) =>
+      route.fulfill({ contentType: "text/html", body: "log in" }),
+    );
+  });
+  await page.getByText("log in").waitFor();
+});
+
+test("htmx, the client: a refusal that no login mends does not load the page again", async () => {
+  const { code } = recipe("htmx", "client");
+  const client = { language: "js", code: `import "./fixtures/htmx.js";\n${list}${code}` };
+  let said;
+  await open(client, {}, async () => {
+    said = page.waitForEvent("console", (message) => message.text() === "status 403");
+    await page.route("**/events*", (route) => route.fulfill({ status: 403 }));
+  });
+  await said;
+  assert.equal(page.loads, 1);
 });
 
 const element = (head) => {
@@ -124,10 +145,34 @@ for (const [name, head, prepare] of [
 
 test("Turbo, the client: shows fragments", async () => {
   const { code } = recipe("turbo", "client");
-  await open({ language: "js", code: `import * as Turbo from "@hotwired/turbo";\n${list}${code}` });
-  await caddy.settled(1);
+  const head = await caddy.head();
+  await fragment("early");
+  await open(
+    {
+      language: "html",
+      code: '<ul id="orders"></ul><a href="">again</a>',
+    },
+    {
+      script: `import * as Turbo from "@hotwired/turbo";\n${code}`,
+      attributes: `data-head="${head}"`,
+    },
+  );
+  await listed("early");
   await fragment("shipped");
   await listed("shipped");
+  // An event during a visit: the page that comes was rendered before it.
+  await page.route("**/guide-*.html", async (route) => {
+    const response = await route.fetch();
+    await fragment("during");
+    await listed("during");
+    await route.fulfill({ response });
+  });
+  await page.evaluate(() => document.getElementById("orders").append("the old page"));
+  await page.getByRole("link", { name: "again" }).click();
+  await page.getByText("the old page").waitFor({ state: "detached" });
+  await listed("during");
+  await listed("shipped");
+  assert.equal(await page.locator("#orders > li").count(), 3);
 });
 
 test("React: the hook compiles strictly, shows events and the end of the login", async () => {
@@ -144,11 +189,21 @@ test("React: the hook compiles strictly, shows events and the end of the login",
   };
   await open(component);
   await caddy.settled(1);
-  await caddy.send({ user: "alice", type: "notification", data: { id: 1, text: "shipped" } });
+  await caddy.send({
+    user: "alice",
+    type: "notification",
+    data: { message: "shipped", type: "info" },
+  });
   await page.locator("li", { hasText: "shipped" }).waitFor();
   await context.close();
   await open(component, {}, refuse);
   await page.getByText("Sign in again").waitFor();
+  await context.close();
+  await open(component, {}, () =>
+    page.route("**/events*", (route) => route.fulfill({ status: 403 })),
+  );
+  await page.getByText("No live updates").waitFor();
+  assert.equal(await page.getByText("Sign in again").count(), 0);
 });
 
 test("React: Vite proxies the stream", async () => {

@@ -11,9 +11,10 @@ const recipes = readRecipes();
 let page;
 let orders = {};
 let rooms = [];
+const answerOrders = (route) => route.fulfill({ json: orders });
 const tried = new Set();
 /** Opens the page of a recipe, and waits for its stream. */
-async function open(heading, options = {}, index = 0) {
+async function open(heading, options = {}, index = 0, answer = answerOrders) {
   tried.add(`${heading} ${index}`);
   assert.ok(recipes[heading]?.[index], `the README has no recipe ${heading}`);
   const name = `recipe-${tried.size}`;
@@ -21,8 +22,7 @@ async function open(heading, options = {}, index = 0) {
   await signIn("alice");
   page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
-  await page.route("**/api/orders", (route) => route.fulfill({ json: orders }));
-  await page.route("**/api/rooms", (route) => route.fulfill({ json: rooms }));
+  await page.route("**/api/orders", answer);
   await page.goto(`/recipes/${name}.html`);
   await caddy.settled(1);
 }
@@ -133,6 +133,26 @@ test("TanStack Query", async () => {
   await text('{"n":2}');
   await leave();
 });
+
+for (const [heading, index] of [
+  ["SWR", 1],
+  ["TanStack Query", 0],
+]) {
+  test(`${heading}: a change between the first request and the stream is not missed`, async () => {
+    orders = { n: 1 };
+    let first = true;
+    await open(heading, {}, index, async (route) => {
+      if (!first) return answerOrders(route);
+      first = false;
+      const json = orders;
+      orders = { n: 2 };
+      await caddy.settled(1); // the old orders arrive when the stream is open
+      await route.fulfill({ json }).catch(() => {}); // the page may have dropped the request
+    });
+    await text('{"n":2}');
+    await leave();
+  });
+}
 
 test("A page rendered on the server", async () => {
   const head = await caddy.head();
