@@ -42,14 +42,22 @@ export interface Receipt {
 }
 
 /** The error of a publish. */
-export interface PublishError extends Error {
-  readonly name: "PublishError";
+export class PublishError extends Error {
+  override readonly name = "PublishError";
   /** The HTTP status; 0 if there was no answer. */
   readonly status: number;
   /** Whether a repetition with the same `key` may succeed. */
   readonly retryable: boolean;
-  /** The event's key. A repetition with it does not publish the event twice. */
+  /** The event's key. A repetition with it within two minutes does not publish the event twice. */
   readonly key: string;
+
+  /** @internal */
+  constructor(message: string, key: string, { status, retryable, cause }: Failure) {
+    super(`caddy-sse: ${message}`, cause === undefined ? {} : { cause });
+    this.status = status;
+    this.retryable = retryable;
+    this.key = key;
+  }
 }
 
 /** Options of {@link createPublisher}. */
@@ -66,7 +74,10 @@ export interface PublisherOptions {
   hub?: string;
   /** Timeout of one attempt, in milliseconds. The server waits up to 10 s for a store. Default: 15 000. */
   timeoutMs?: number;
-  /** The number of retries after a lost answer, a 408, 425, 429 or 5xx. Default: 3. */
+  /**
+   * The number of retries after a lost answer, a 408, 425, 429 or 5xx. The waits between them double, from
+   * about 200 ms. No retry begins more than 90 s after the first attempt. Default: 8, which take about 50 s.
+   */
   retries?: number;
   /** Another implementation of `fetch`; not used for unix sockets. Default: the global one. */
   fetch?: typeof fetch;
@@ -88,8 +99,11 @@ export interface Publisher {
   sendAlert(userId: string, message: string, severity?: Severity): Promise<Receipt>;
 }
 
-/** A longer `Retry-After` ends the retries, in milliseconds: the server forgets keys after two minutes. */
-const MAX_WAIT = 30_000;
+/**
+ * How long after the first attempt a retry may begin, in milliseconds. The server forgets a key after two
+ * minutes, so a later retry could publish the event twice.
+ */
+const MAX_TRYING = 90_000;
 /** The most events and characters of one request. The server accepts 1,000 events and 8 MiB. */
 const MAX_BATCH = 1000;
 const MAX_BATCH_SIZE = 2 ** 21;
@@ -105,7 +119,7 @@ const MAX_BATCH_SIZE = 2 ** 21;
  * await sse.notifyUser("alice", "Your order has shipped");
  */
 export function createPublisher(options: PublisherOptions): Publisher {
-  const { hub, timeoutMs = 15_000, retries = 3 } = options;
+  const { hub, timeoutMs = 15_000, retries = 8 } = options;
   const { shown, login, transport } = readEndpoint(options.endpoint, options.fetch);
   const auth = options.auth ?? login;
   const query = hub ? `?hub=${encodeURIComponent(hub)}` : "";
@@ -144,10 +158,11 @@ export function createPublisher(options: PublisherOptions): Publisher {
       const all = receipts.filter((receipt) => receipt?.id) as Receipt[];
       if (all.length === batch.length && receipts.length === batch.length) return all;
       // The events may be stored. A repetition with the same keys is safe.
-      throw new Failure(`200 without a receipt: ${shorten(text)}`, 200, true);
+      const hint = text ? shorten(text) : "does the endpoint lead to sse_api or the admin API?";
+      throw new Failure(`200 without a receipt: ${hint}`, 200, true);
     }
     const retryable = status >= 500 || status === 408 || status === 425 || status === 429;
-    const failure = new Failure(`${status}: ${reason(text)}`, status, retryable);
+    const failure = new Failure(`${status}: ${reason(status, text)}`, status, retryable);
     failure.after = retryAfter(answer.retryAfter);
     throw failure;
   }
@@ -157,6 +172,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     const [first] = batch;
     if (!first) return;
     let failure: Failure;
+    const end = Date.now() + MAX_TRYING;
     for (let left = retries, wait = 200; ; left--, wait *= 2) {
       try {
         const receipts = await attempt(first.call, batch);
@@ -165,16 +181,16 @@ export function createPublisher(options: PublisherOptions): Publisher {
       } catch (error) {
         failure = error as Failure;
         const { retryable, after } = failure;
-        if (!retryable || left <= 0 || after > MAX_WAIT) break;
-        const jittered = wait * (0.5 + Math.random());
-        await new Promise((resolve) => setTimeout(resolve, Math.max(after, jittered)));
+        const pause = Math.max(after, wait * (0.5 + Math.random()));
+        if (!retryable || left <= 0 || Date.now() + pause > end) break;
+        await new Promise((resolve) => setTimeout(resolve, pause));
       }
     }
     // The server refuses a batch as a whole, and names the bad line.
     const [, line, message] = /^\d+: line (\d+): (.*)$/s.exec(failure.message) ?? [];
     const bad = batch.length > 1 ? batch[Number(line) - 1] : undefined;
     if (bad) {
-      bad.reject(publishError(`${failure.status}: ${message}`, bad.key, failure));
+      bad.reject(new PublishError(`${failure.status}: ${message}`, bad.key, failure));
       return post(batch.filter((one) => one !== bad));
     }
     if (batch.length > 1 && failure.status === 413) {
@@ -182,7 +198,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       await post(batch.slice(0, half));
       return post(batch.slice(half));
     }
-    for (const { key, reject } of batch) reject(publishError(failure.message, key, failure));
+    for (const { key, reject } of batch) reject(new PublishError(failure.message, key, failure));
   }
 
   /** Takes as many events from the queue as fit into one request, in order. */
@@ -210,7 +226,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       body = JSON.stringify({ ...event, key });
     } catch (cause) {
       const failure = new Failure("", 0, false, { cause });
-      throw publishError(`the event cannot be encoded as JSON: ${textOf(cause)}`, key, failure);
+      throw new PublishError(`the event cannot be encoded as JSON: ${textOf(cause)}`, key, failure);
     }
     return new Promise((resolve, reject) => {
       queue.push({ call, key, body, resolve, reject });
@@ -256,20 +272,14 @@ class Failure extends Error {
   }
 }
 
-function publishError(message: string, key: string, failure: Failure): PublishError {
-  const { status, retryable, cause } = failure;
-  return Object.assign(new Error(`caddy-sse: ${message}`, cause === undefined ? {} : { cause }), {
-    name: "PublishError" as const,
-    status,
-    retryable,
-    key,
-  });
-}
-
-/** The text of the server's `{"error"}`. A proxy may have answered in another form. */
-const reason = (text: string): string => {
+/** The text of the server's `{"error"}`. Something else than the API may have answered in another form. */
+const reason = (status: number, text: string): string => {
   const error = read<{ error: string }>(text)?.error;
-  return typeof error === "string" ? error : shorten(text);
+  if (typeof error === "string") return error;
+  if (status === 404)
+    return ["the endpoint must end in /sse", shorten(text)].filter(Boolean).join(": ");
+  if (status === 401 && !text) return "the guard of the route refused the login: set auth";
+  return shorten(text);
 };
 
 const shorten = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}…` : text);

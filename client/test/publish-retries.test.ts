@@ -1,0 +1,80 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { createPublisher, PublishError } from "../src/server.js";
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const receipt = { id: "e-1", connections: 0 };
+const endpoint = "https://example.com/internal/sse";
+
+/** Publishes once to a server that gives these answers, and returns the outcome and the time of each request. */
+async function publish(answer: (ms: number) => Response | Promise<Response>, retries?: number) {
+  const began = Date.now();
+  const times: number[] = [];
+  const sse = createPublisher({
+    endpoint,
+    ...(retries !== undefined && { retries }),
+    fetch: async () => {
+      const ms = Date.now() - began;
+      times.push(ms);
+      return answer(ms);
+    },
+  });
+  const outcome = sse.notifyAll("x").catch((error: unknown) => error);
+  await vi.runAllTimersAsync();
+  return { outcome: await outcome, times };
+}
+
+test("a server that is away for 20 s is waited for", async () => {
+  const { outcome } = await publish((ms) => {
+    if (ms < 20_000) throw new TypeError("refused");
+    return Response.json(receipt);
+  });
+  expect(outcome).toEqual(receipt);
+});
+
+test("after 8 retries the publisher gives up, in 25 to 77 s", async () => {
+  const { outcome, times } = await publish(() => new Response("", { status: 503 }));
+  expect(outcome).toBeInstanceOf(PublishError);
+  expect(outcome).toMatchObject({ status: 503, retryable: true });
+  expect(times).toHaveLength(9);
+  expect(times.at(-1)).toBeGreaterThan(25_000);
+  expect(times.at(-1)).toBeLessThan(77_000);
+});
+
+for (const [name, answer] of [
+  ["an answer", () => new Response("", { status: 503 })],
+  [
+    "no answer for 14 s",
+    () => new Promise<Response>((_, reject) => setTimeout(() => reject(new Error("lost")), 14_000)),
+  ],
+  [
+    "a Retry-After of 25 s",
+    () => new Response("", { status: 503, headers: { "Retry-After": "25" } }),
+  ],
+] as const) {
+  test(`no retry begins more than 90 s after the first attempt: ${name}`, async () => {
+    const { outcome, times } = await publish(answer, 1000);
+    expect(outcome).toMatchObject({ name: "PublishError", retryable: true });
+    expect(times.at(-1)).toBeGreaterThan(30_000);
+    expect(times.at(-1)).toBeLessThanOrEqual(90_000);
+  });
+}
+
+for (const [status, body, text] of [
+  [404, "", "404: the endpoint must end in /sse"],
+  [404, "404 page not found", "404: the endpoint must end in /sse: 404 page not found"],
+  [404, '{"error":"unknown hub"}', "404: unknown hub"],
+  [401, "", "401: the guard of the route refused the login: set auth"],
+  [401, '{"error":"who?"}', "401: who?"],
+  [200, "", "200 without a receipt: does the endpoint lead to sse_api or the admin API?"],
+] as const) {
+  test(`the error of ${status} with ${body || "an empty body"} says what to do`, async () => {
+    const { outcome } = await publish(() => new Response(body, { status }), 0);
+    expect((outcome as Error).message).toBe(`caddy-sse: ${text}`);
+  });
+}
