@@ -65,7 +65,9 @@ func TestCommandPage(t *testing.T) {
 	lines := follow("tail")
 	send := take(t, left, "send")
 	left["send"] = send
-	compare("send", run("send"))
+	printed := run("send")
+	compare("send", printed)
+	sent, _, _ := strings.Cut(printed, " ")
 	alice.expect("order_update", `{"orderId":"123","status":"shipped"}`)
 	e2e.Wait(t, e2e.Patience, "the tail to show an event", func() error {
 		select {
@@ -97,6 +99,10 @@ func TestCommandPage(t *testing.T) {
 		}
 	case <-time.After(e2e.Patience):
 		t.Error("output of filters: got nothing, want a price")
+	}
+	left["why"] = strings.Replace(take(t, left, "why"), "3kq9x2mf-1042-x7d2", sent, 1)
+	if out := run("why"); !strings.Contains(out, "delivered") && !strings.Contains(out, "written to") {
+		t.Errorf("why prints %s", out)
 	}
 	if out := run("script"); out != "" {
 		t.Errorf("output of script with a user in the room: got %s, want nothing", out)

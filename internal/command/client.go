@@ -29,6 +29,9 @@ type client struct {
 	hub     string // empty: the default hub
 	timeout time.Duration
 	reached bool // Caddy has answered
+
+	// onWait is called once, when a request waits for a Caddy that has never answered.
+	onWait func(error)
 }
 
 func newClient(flags *pflag.FlagSet) (*client, error) {
@@ -44,7 +47,9 @@ func newClient(flags *pflag.FlagSet) (*client, error) {
 	if c.timeout, err = flags.GetDuration("timeout"); err != nil {
 		panic(err)
 	}
-	if c.address, err = caddycmd.DetermineAdminAPIAddress(get("address"), nil, get("config"), get("adapter")); err != nil {
+	// People also give the address as the URL that curl takes.
+	given := strings.TrimSuffix(strings.TrimPrefix(get("address"), "http://"), "/")
+	if c.address, err = caddycmd.DetermineAdminAPIAddress(given, nil, get("config"), get("adapter")); err != nil {
 		return nil, err
 	}
 	addr, err := caddy.ParseNetworkAddress(c.address)
@@ -141,13 +146,19 @@ func (c *client) unreachable(err error) error {
 const answerWithin = 15 * time.Second
 
 // do sends a request and returns the answer. After a 503 or a lost connection it sends the
-// request again, until the timeout. All requests of this command can be repeated.
+// request again, until the timeout. All requests of this command can be repeated. An event
+// also waits for a Caddy that does not run yet: a restart may be under way.
 func (c *client) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte) ([]byte, error) {
 	over := time.Now().Add(c.timeout)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		answer, err := c.try(ctx, method, path, query, contentType, body)
-		if err == nil || !c.canRetry(err) {
+		refused := !c.reached && isDialError(err)
+		if err == nil || !c.canRetry(err) || refused && method != http.MethodPost {
 			return answer, err
+		}
+		if refused && c.onWait != nil {
+			c.onWait(err)
+			c.onWait = nil
 		}
 		if time.Now().Add(pause).After(over) {
 			if failure, ok := errors.AsType[*refusal](err); ok {
@@ -182,14 +193,16 @@ func (c *client) try(ctx context.Context, method, path string, query url.Values,
 	return answer, nil
 }
 
-// canRetry reports whether a request should be sent again: after a 503, and after a lost
-// connection. If Caddy never answered and the dial failed, it does not run.
+// canRetry reports whether a request can be sent again: after a 503, and where no answer came.
 func (c *client) canRetry(err error) bool {
-	if failure, ok := errors.AsType[*refusal](err); ok {
-		return failure.Status == http.StatusServiceUnavailable
-	}
+	failure, ok := errors.AsType[*refusal](err)
+	return !ok || failure.Status == http.StatusServiceUnavailable
+}
+
+// isDialError reports whether there was no connection, so that nothing was sent.
+func isDialError(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
-	return c.reached || !ok || op.Op != "dial"
+	return ok && op.Op == "dial"
 }
 
 // get decodes an answer into v, and also returns it unchanged.

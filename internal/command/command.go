@@ -105,6 +105,9 @@ func run(f func(*call) error) func(*cobra.Command, []string) error {
 			out: newPrinter(cmd.OutOrStdout()), err: newPrinter(cmd.ErrOrStderr()),
 			json: boolFlag(cmd, "json"),
 		}
+		client.onWait = func(err error) {
+			c.err.printf("%s\n", c.err.paint(yellow, fmt.Sprintf("waiting for Caddy, for %s: %v", client.timeout, err)))
+		}
 		err = f(c)
 		failure, ok := errors.AsType[*exitError](err)
 		if !ok {

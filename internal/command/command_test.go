@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -168,6 +169,61 @@ func TestSendGivesUp(t *testing.T) {
 	}
 }
 
+// An event waits for a Caddy that does not run yet. A question does not.
+func TestSendWaitsForCaddy(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	execute(t, t.Context(), nil, "status", "--address", addr).check(t, exitUnreachable, "", "cannot be reached at "+addr)
+	execute(t, t.Context(), nil, "broadcast", "1", "--timeout", "300ms", "--address", addr).
+		check(t, exitUnreachable, "", "waiting for Caddy, for 300ms", "cannot be reached at "+addr)
+
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 200, `{"id":"e-1-abcd","connections":1}`)
+	})
+	server := httptest.NewUnstartedServer(a.Config.Handler)
+	t.Cleanup(server.Close)
+	var out bytes.Buffer
+	root := &cobra.Command{Use: "sse"}
+	build(root)
+	root.SetArgs([]string{"broadcast", "1", "--address", addr})
+	root.SetOut(&out)
+	root.SetErr(writerFunc(func(p []byte) (int, error) {
+		if listener, err := net.Listen("tcp", addr); err != nil {
+			t.Error(err)
+		} else {
+			server.Listener.Close()
+			server.Listener = listener
+			server.Start()
+		}
+		return len(p), nil
+	}))
+	if err := root.Execute(); err != nil || out.String() != "e-1-abcd  to 1 connection\n" {
+		t.Errorf("%v, printed %q", err, &out)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A mistake in the arguments says how they are given.
+func TestArguments(t *testing.T) {
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 200, `{"id":"e-1-abcd","connections":1}`)
+	})
+	for args, want := range map[string]string{
+		"why --user alice e-1": `unexpected argument "e-1"; give the id with --id: caddy sse why --user alice --id e-1`,
+		"send alice {}":        `send takes one payload (got 2 arguments); if "alice" is the receiver, give it as --user alice`,
+	} {
+		a.execute(t, nil, strings.Fields(args)...).check(t, exitRefused, "", want)
+	}
+	execute(t, t.Context(), nil, "broadcast", "1", "--address", a.URL+"/").check(t, 0, "e-1-abcd  to 1 connection\n")
+}
+
 // A Caddy without the module, or what is no Caddy, is named.
 func TestOtherServer(t *testing.T) {
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) { http.Error(w, "404 page\x1b[2J not found", 404) })
@@ -288,7 +344,7 @@ func TestTailComesBack(t *testing.T) {
 			<-r.Context().Done()
 		case 5:
 			sse(w, connected+"\n", "event: sse.gap\ndata: {\"reason\":\"epoch\"}\nid: f-0\n\n",
-				"data: {\"id\":\"f-1\",\"stored\":\"2026-01-02T03:04:05Z\",\"all\":true,\"size\":1,\"text\":\"\\u001b\"}\nid: f-1\n\n",
+				"data: {\"id\":\"f-1\",\"stored\":\"2026-01-02T03:04:05Z\",\"all\":true,\"size\":1,\"text\":\"<p>\\u001b\"}\nid: f-1\n\n",
 				"data: {\"id\":\"f-2\",\"stored\":\"2026-01-02T03:04:05Z\",\"command\":{\"disconnect\":{}}}\nid: f-2\n\n",
 				"data: {\"id\":\"f-3\",\"stored\":\"2026-01-02T03:04:05Z\",\"topic\":[\"a\",\"b\",\"c\",\"d\"],\"replaced\":true}\nid: f-3\n\n",
 				"event: sse.closing\ndata: {\"reason\":\"shutdown\",\"retryMs\":1}\n\n")
@@ -301,7 +357,7 @@ func TestTailComesBack(t *testing.T) {
 	want := strings.ReplaceAll(strings.Join([]string{
 		`@  e-2  note\x1b[2J       user a, 3 B  {"a":1}`,
 		`-- events may be missing here: a new history has begun`,
-		`@  f-1  message           all, 1 B  "\u001b"`,
+		`@  f-1  message           all, 1 B  "<p>\u001b"`,
 		`@  f-2  (command)         {"disconnect":{}}`,
 		`@  f-3  (replaced)        topic a, b, c and 1 more`,
 		"",

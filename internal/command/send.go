@@ -23,8 +23,8 @@ Lines are published in batches as they come. A batch is stored as a whole or not
 
 Every event has a key, so that it is stored only once: that of the event or of --key, or a
 random one. With --ndjson the keys are that of --key with the line number. While Caddy
-answers 503, and after a lost connection, the command sends the event again with the same
-key, until --timeout. Caddy knows a key for two minutes.`
+answers 503, cannot be reached or loses the connection, the command sends the event again
+with the same key, until --timeout. Caddy knows a key for two minutes.`
 
 func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -37,7 +37,12 @@ repeatable.
 		Example: `  $ caddy sse send --user alice --type order_update '{"orderId":"123"}'
   $ caddy sse send --topic room/1 --text @fragment.html
   $ caddy sse send --topic prices --ndjson - < prices.ndjson`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("send takes one payload (got %d arguments); if %q is the receiver, give it as --user %[2]s", len(args), args[0])
+			}
+			return nil
+		},
 		RunE: run(func(c *call) error { return publish(c, "/sse/send") }),
 	}
 	for name, usage := range map[string]string{
@@ -208,12 +213,15 @@ func checkJSON(text []byte) error {
 	return json.Unmarshal(text, &value)
 }
 
+// quote returns a string as JSON. It does not escape HTML, so that people can read it.
 func quote(s string) []byte {
-	text, err := json.Marshal(s)
-	if err != nil {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(s); err != nil {
 		panic(err) // a string
 	}
-	return text
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // inject inserts fields at the beginning of a JSON object. It does not check the rest: the

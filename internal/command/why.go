@@ -19,8 +19,13 @@ func whyCommand() *cobra.Command {
 Says what happened to an event for a user, a session or a connection: delivered, pending, for
 others, missed, expired, replaced, evicted, or never published.`,
 		Example: `  $ caddy sse why --user alice --id 3kq9x2mf-1042-x7d2`,
-		Args:    cobra.NoArgs,
-		RunE:    run(why),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unexpected argument %q; give the id with --id: caddy sse why --user alice --id %[1]s", args[0])
+			}
+			return nil
+		},
+		RunE: run(why),
 	}
 	flags := cmd.Flags()
 	flags.String("id", "", "The id of the event, which is its position")
