@@ -2,11 +2,14 @@ package recipes
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,19 +19,18 @@ import (
 	"github.com/ea766355/caddy-sse/e2e"
 )
 
-// languages are the languages of the page: the file of testdata that the recipe becomes a part of,
-// if there is one, the name of the program, and the command to run it.
+// languages are those of the page: the name of the file of the recipe, and how it is run.
 var languages = map[string]struct {
-	frame, file string
-	run         []string
+	file string
+	run  []string
 }{
-	"python": {"", "publish.py", []string{"/usr/bin/python3", "$file"}},
-	"php":    {"", "publish.php", []string{"php", "$file"}},
-	"ruby":   {"", "publish.rb", []string{"ruby", "$file"}},
-	"node":   {"", "publish.mjs", []string{"node", "$file"}},
-	"curl":   {"", "publish.sh", []string{"sh", "-e", "$file"}},
-	"go":     {"publish.go.txt", "publish.go", []string{"go", "run", "$file"}},
-	"java":   {"Publish.java", "Publish.java", []string{"java", "$file"}},
+	"python": {"publish.py", []string{"/usr/bin/python3", "$file"}},
+	"php":    {"publish.php", []string{"php", "$file"}},
+	"ruby":   {"publish.rb", []string{"ruby", "$file"}},
+	"node":   {"publish.mjs", []string{"node", "$file"}},
+	"curl":   {"publish.sh", []string{"sh", "-e", "$file"}},
+	"go":     {"publish.go", []string{"go", "run", "$file"}},
+	"java":   {"Publish.java", []string{"java", "$file"}},
 }
 
 // unreliableProxy is a proxy in front of the API. It refuses the first request like a server whose
@@ -81,11 +83,8 @@ func runPublisher(t *testing.T, name, code, addr, event string) (output string, 
 	t.Helper()
 	language := languages[name]
 	text := code
-	switch {
-	case name == "php":
+	if name == "php" {
 		text = "<?php\n" + code
-	case language.frame != "":
-		text = frame(t, language.frame, "RECIPE\n", code)
 	}
 	host, port, _ := strings.Cut(addr, ":")
 	text = strings.NewReplacer("localhost:2019", addr, `"localhost", 2019`, fmt.Sprintf("%q, %s", host, port), "order_update", event).Replace(text)
@@ -147,12 +146,131 @@ func TestPublishing(t *testing.T) {
 			empty := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requests.Add(1) }))
 			defer empty.Close()
 			out, err = runPublisher(t, name, code[name], strings.Replace(empty.Listener.Addr().String(), "127.0.0.1", "localhost", 1), "order_update")
-			if name == "curl" { // prints no receipt
-				if out != "" {
-					t.Errorf("an address that no route serves answered %s", out)
+			if err == nil || requests.Load() == 0 {
+				t.Errorf("an address that no route serves was asked %d times, and counts as published\n%s", requests.Load(), out)
+			}
+		})
+	}
+}
+
+// answer is one answer of a fake server to a batch.
+type answer func(w http.ResponseWriter, receipts string)
+
+func status(code int, body string) answer {
+	return func(w http.ResponseWriter, _ string) {
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// cut breaks the connection after half of the receipts.
+func cut(w http.ResponseWriter, receipts string) {
+	w.Header().Set("Content-Length", fmt.Sprint(len(receipts)))
+	_, _ = io.WriteString(w, receipts[:len(receipts)/2+5])
+	w.(http.Flusher).Flush()
+	panic(http.ErrAbortHandler)
+}
+
+// fake answers the first request with first, and the others with receipts. It counts the
+// requests, and keeps the header of the last one.
+func fake(t *testing.T, first answer) (addr string, count func() (int, http.Header)) {
+	var mu sync.Mutex
+	var requests int
+	var header http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		var receipts strings.Builder
+		for range strings.Split(strings.TrimSpace(string(body)), "\n") {
+			receipts.WriteString(`{"id":"3kq9x2mf-1042-x7d2","connections":1}` + "\n")
+		}
+		mu.Lock()
+		requests++
+		n := requests
+		header = r.Header
+		mu.Unlock()
+		if n == 1 && first != nil {
+			first(w, receipts.String())
+			return
+		}
+		_, _ = io.WriteString(w, receipts.String())
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String(), func() (int, http.Header) {
+		mu.Lock()
+		defer mu.Unlock()
+		return requests, header
+	}
+}
+
+// TestPublishingFaults: half an answer and an answer without receipts do not count as
+// published. What is refused is shown, and not sent again.
+func TestPublishingFaults(t *testing.T) {
+	page := recipes(t, "publishing.md")
+	for name := range languages {
+		code := take(t, page, name)
+		for _, test := range []struct {
+			fault    string
+			first    answer
+			requests int
+			says     string // empty: it publishes
+		}{
+			{"half an answer", cut, 2, ""},
+			{"an empty 200", status(http.StatusOK, ""), 2, ""},
+			{"an empty 401", status(http.StatusUnauthorized, ""), 1, "401"},
+			{"a refusal", status(http.StatusBadRequest, `{"error":"unknown field uesr"}`), 1, "unknown field uesr"},
+		} {
+			t.Run(name+", "+test.fault, func(t *testing.T) {
+				t.Parallel()
+				requests, says, code := test.requests, test.says, code
+				if name == "curl" { // it sends again what is refused, and not what has no receipts
+					code = strings.Replace(code, "--retry 5", "--retry 0", 1)
+					requests = 1
+					if test.fault == "half an answer" {
+						code = strings.Replace(code, "--retry 0", "--retry 5", 1)
+						requests = 2
+					}
 				}
-			} else if err == nil || requests.Load() != 1 {
-				t.Errorf("an address that no route serves was asked %d times: %v\n%s", requests.Load(), err, out)
+				addr, count := fake(t, test.first)
+				out, err := runPublisher(t, name, code, addr, "order_update")
+				wantError := says != "" || name == "curl" && test.fault == "an empty 200"
+				if n, _ := count(); n != requests || (err != nil) != wantError || !strings.Contains(out, says) {
+					t.Errorf("after %d requests, want %d: %v\n%s", n, requests, err, out)
+				}
+			})
+		}
+	}
+}
+
+// TestPublishingWithALogin: the changes of the table send the name and the password.
+func TestPublishingWithALogin(t *testing.T) {
+	page := recipes(t, "publishing.md")
+	text, err := os.ReadFile("../../docs/publishing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| (\\w+) \\| `(.*)` \\| `([^`]*)`(?:, after `(.*)`)? \\|$").FindAllStringSubmatch(string(text), -1)
+	if len(rows) != len(languages) {
+		t.Fatalf("the table has %d languages, want %d", len(rows), len(languages))
+	}
+	for _, row := range rows {
+		name := strings.ToLower(row[1])
+		code := take(t, page, name)
+		if !strings.Contains(code, row[2]) {
+			t.Fatalf("the code of %s has no %s", name, row[2])
+		}
+		code = strings.Replace(code, row[2], row[3], 1)
+		if row[4] != "" {
+			code = row[4] + "\n" + code
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, count := fake(t, nil)
+			out, err := runPublisher(t, name, code, addr, "order_update")
+			if _, header := count(); err != nil || header.Get("Authorization") != "Basic bmFtZTpwYXNzd29yZA==" {
+				t.Errorf("it sends %q: %v\n%s", header.Get("Authorization"), err, out)
 			}
 		})
 	}
