@@ -30,15 +30,14 @@ func (AdminAPI) CaddyModule() caddy.ModuleInfo {
 // registry, and Caddy provisions it before any app.
 func (*AdminAPI) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
 
-// Routes returns one route for all paths of the API. The API answers its errors as JSON.
+// Routes returns the routes of the API, which answers its errors as JSON. Without a route
+// for /sse the admin endpoint would redirect it to /sse/.
 func (*AdminAPI) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{
-		Pattern: "/sse/",
-		Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-			serveAPI(w, r)
-			return nil
-		}),
-	}}
+	handler := caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		serveAPI(w, r)
+		return nil
+	})
+	return []caddy.AdminRoute{{Pattern: "/sse", Handler: handler}, {Pattern: "/sse/", Handler: handler}}
 }
 
 // API serves the same API on a route, below /sse/, for back ends that do not reach the

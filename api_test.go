@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -367,5 +368,25 @@ func TestLargeBodiesLeaveACPU(t *testing.T) {
 	}
 	for range cap(caddysse.Decoding) - 1 {
 		<-caddysse.Decoding
+	}
+}
+
+// TestAdminPathWithoutACall: the admin endpoint does not redirect /sse. It says which paths
+// there are.
+func TestAdminPathWithoutACall(t *testing.T) {
+	mux := http.NewServeMux()
+	for _, route := range new(caddysse.AdminAPI).Routes() {
+		mux.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := route.Handler.ServeHTTP(w, r); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, path := range []string{"/sse", "/sse/"} {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader("{}")))
+		if body := w.Body.String(); w.Code != http.StatusNotFound || !strings.Contains(body, "available: /sse/send") {
+			t.Errorf("POST %s: %d %s", path, w.Code, body)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -215,11 +216,11 @@ func (p *payload) set(name string, value jsontext.Value) (err error) {
 	case "ttl":
 		var ttl string
 		if ttl, err = readString(name, value); err != nil {
-			return err
+			return fmt.Errorf("%w, such as \"10m\"", err)
 		}
 		d, err := caddy.ParseDuration(ttl)
 		if err != nil || d <= 0 || d > maxTTL {
-			return fmt.Errorf("invalid ttl %q: it must be a duration of more than 0 and at most %s, such as \"10m\"", ttl, maxTTL)
+			return fmt.Errorf("invalid ttl %q: it must be a duration of more than 0 and at most 100 years, such as \"10m\"", ttl)
 		}
 		p.event.Expires = time.Now().Add(d)
 	default:
@@ -292,8 +293,12 @@ func readName(field string, value jsontext.Value) (string, error) {
 // sendTargets returns the targets of an event that is sent. Exactly one field must name
 // them.
 func (p *payload) sendTargets() ([]hub.Target, error) {
-	if len(p.targets) != 1 {
-		return nil, fmt.Errorf("the event has %d of the fields connection, user, session and topic: send needs exactly one; to reach everyone use broadcast", len(p.targets))
+	if n := len(p.targets); n != 1 {
+		many := "none"
+		if n > 0 {
+			many = strconv.Itoa(n)
+		}
+		return nil, fmt.Errorf("the event has %s of the fields connection, user, session and topic: send needs exactly one; to reach everyone use broadcast", many)
 	}
 	to := p.targets[0]
 	targets := make([]hub.Target, len(to.names))
