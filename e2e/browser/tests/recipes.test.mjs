@@ -80,6 +80,12 @@ test("Load, then follow", async () => {
   const payload = { id: "a", status: "shipped" };
   await send({ type: "update", data: { updateType: "order", payload } });
   await shown([{ a: payload }]);
+  await context.close();
+  await open("Load, then follow", {}, 1);
+  await text("a: new");
+  await send({ type: "update", data: { updateType: "order", payload } });
+  await text("a: shipped");
+  await leave();
 });
 
 test("Rooms that change while the page is away: each new connection loads them", async () => {
