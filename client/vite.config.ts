@@ -12,6 +12,12 @@ const config: UserConfig = defineConfig({
     // Nothing inline: the page's Content-Security-Policy allows scripts and styles of its own origin only.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rolldownOptions: {
+      // "use client" is for frameworks that render on the server. This page has no server part.
+      onLog(level, log, report) {
+        if (log.code !== "MODULE_LEVEL_DIRECTIVE") report(level, log);
+      },
+    },
   },
 });
 
