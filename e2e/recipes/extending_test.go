@@ -3,6 +3,7 @@ package recipes
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -21,7 +22,31 @@ func TestExtending(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	run("run", write(t, dir, "publish.go", frame(t, "extending.go.txt", "// RECIPE\n", take(t, page, "publish"))))
+	run("run", write(t, dir, "publish.go", frame(t, "extending.go.txt", "// RECIPE\n", take(t, page, "publish")+take(t, page, "provision"))))
+
+	// A module of its own is built with a checkout, as go.mod says.
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod := strings.Replace(take(t, page, "replace"), "../caddy-sse", root, 1)
+	of, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := t.TempDir()
+	write(t, other, "go.sum", string(sums))
+	write(t, other, "go.mod", strings.Replace(string(of), "module github.com/ea766355/caddy-sse\n", "module example.com/notifier\n"+mod, 1))
+	write(t, other, "main.go", "package main\n\nimport _ \"github.com/ea766355/caddy-sse\"\n\nfunc main() {}\n")
+	list := exec.Command("go", "list", "-deps", "-mod=mod", "-f", "{{.Dir}}", ".")
+	list.Dir = other
+	if out, err := list.CombinedOutput(); err != nil || !strings.Contains(string(out), root+"/hub\n") {
+		t.Errorf("%v: %s", err, out)
+	}
 
 	// The test uses a store in memory instead of that of the page.
 	contract := take(t, page, "contract")
