@@ -23,6 +23,7 @@ async function open(heading, options = {}, index = 0, answer = answerOrders) {
   page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   await page.route("**/api/orders", answer);
+  await page.route("**/api/rooms", (route) => route.fulfill({ json: rooms }));
   await page.goto(`/recipes/${name}.html`);
   await caddy.settled(1);
 }
@@ -60,7 +61,7 @@ window.shown = [];
 createSSE("/events").on("notification", ({ data }) => window.shown.push(data.message));
 </script>`,
   );
-  context = await profile(browser, caddy, "alice");
+  await signIn("alice");
   page = await context.newPage();
   await page.goto("/unbundled.html");
   await caddy.settled(1);
