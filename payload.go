@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -17,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // Limits of a batch.
@@ -72,6 +74,9 @@ func parseEvent(event *hub.Event, body []byte, broadcast bool) (err error) {
 // readBatch reads one event from each line. It returns the number of each event's line.
 func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, err error) {
 	line := 0
+	var yielder netyield.Yielder
+	defer yielder.Close()
+	yielder.Begin()
 	for text := range bytes.Lines(body) {
 		line++
 		if len(bytes.TrimSpace(text)) == 0 {
@@ -90,6 +95,7 @@ func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, er
 		}
 		events = append(events, event)
 		lines = append(lines, line)
+		yielder.Step()
 	}
 	if len(events) == 0 {
 		return nil, nil, apiErrorf(http.StatusBadRequest, "the batch is empty: put one event on each line")
@@ -238,8 +244,13 @@ func readString(name string, value jsontext.Value) (string, error) {
 	if value.Kind() != jsontext.KindString {
 		return "", fmt.Errorf("invalid %s %.50s: it must be a string", name, value)
 	}
-	if bytes.IndexByte(value, '\\') < 0 {
-		return string(value[1 : len(value)-1]), nil
+	return unquote(name, value, string(value))
+}
+
+// unquote returns the content of a JSON string, which is a part of text if it has no escapes.
+func unquote(name string, value jsontext.Value, text string) (string, error) {
+	if strings.IndexByte(text, '\\') < 0 {
+		return text[1 : len(text)-1], nil
 	}
 	s, err := jsontext.AppendUnquote(nil, value)
 	if err != nil {
@@ -251,15 +262,18 @@ func readString(name string, value jsontext.Value) (string, error) {
 // readNames reads one name or a list of names.
 func readNames(field string, value jsontext.Value) (names []string, err error) {
 	if value.Kind() != jsontext.KindBeginArray {
-		name, err := readName(field, value)
+		name, err := readName(field, value, string(value))
 		return []string{name}, err
 	}
 	list := jsontext.NewDecoder(bytes.NewBuffer(value), jsonOptions...)
 	_, err = list.ReadToken()
+	text := string(value) // the names are parts of it, which saves an allocation for each
+	names = make([]string, 0, min(1+bytes.Count(value, []byte{','}), hub.MaxTargets))
 	for err == nil && list.PeekKind() != jsontext.KindEndArray {
 		var name string
 		if value, err = list.ReadValue(); err == nil {
-			name, err = readName(field, value)
+			end := list.InputOffset()
+			name, err = readName(field, value, text[end-int64(len(value)):end])
 			names = append(names, name)
 		}
 	}
@@ -274,11 +288,12 @@ func readNames(field string, value jsontext.Value) (names []string, err error) {
 	return names, nil
 }
 
-func readName(field string, value jsontext.Value) (string, error) {
+// readName reads one name. text is the value as a string, and the name may be a part of it.
+func readName(field string, value jsontext.Value, text string) (string, error) {
 	if value.Kind() != jsontext.KindString {
 		return "", fmt.Errorf("invalid %s %.50s: it must be a string or a list of strings", field, value)
 	}
-	name, err := readString(field, value)
+	name, err := unquote(field, value, text)
 	switch {
 	case err != nil:
 		return "", err

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // Memory is a [Store] that keeps nothing: only the history has the events. Each Memory
@@ -37,12 +39,15 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	m.appending.RLock()
 	defer m.appending.RUnlock()
 	stored := make([]Stored, 0, len(entries))
+	var yielder netyield.Yielder
+	defer yielder.Close()
+	yielder.Begin()
 	for len(stored) < len(entries) {
 		var err error
 		if stored, err = m.appendSome(stored, entries[len(stored):]); err != nil {
 			return nil, err
 		}
-		if len(stored) < len(entries) {
+		if len(stored) < len(entries) && !yielder.Step() {
 			runtime.Gosched() // other publishers wait for their turn
 		}
 	}

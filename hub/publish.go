@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // PublishTimeout is how long [Hub.Publish] waits for the store and the history.
@@ -40,6 +42,9 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	maxSize := h.MaxEventSize()
 	now := time.Now()
 	entries := make([]Entry, len(events))
+	var yielder netyield.Yielder // a batch may take long
+	defer yielder.Close()
+	yielder.Begin()
 	for i := range events {
 		e := &events[i]
 		if err := e.validate(maxSize); err != nil {
@@ -47,6 +52,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		}
 		e.At = now
 		entries[i] = Entry{e.Key, encodeEvent(e)}
+		yielder.Step()
 	}
 	stored, err := h.storeEntries(ctx, entries)
 	if err != nil {
@@ -56,6 +62,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	h.yieldToSweepers(time.Now())
 	receipts := make([]Receipt, len(events))
 	connections := 0
+	yielder.Begin()
 	for i, s := range stored {
 		if s.Duplicate {
 			s.Position = h.withTag(s.Position)
@@ -68,6 +75,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 			connections = h.countReceivers(events[i].Targets)
 		}
 		receipts[i] = Receipt{s.Position, connections, s.Duplicate}
+		yielder.Step()
 	}
 	return receipts, nil
 }

@@ -155,8 +155,17 @@ func (e *Event) decode(record []byte) error {
 		return errRecord
 	}
 	e.Targets = make([]Target, n)
+	rest := r
+	for range n {
+		rest.byte()
+		rest.take(rest.uvarint())
+	}
+	// One string for all names: a batch may have a million of them.
+	text := string(r.buf[:len(r.buf)-len(rest.buf)])
 	for i := range e.Targets {
-		e.Targets[i] = Target{Kind(r.byte()), r.string()}
+		kind, name := Kind(r.byte()), r.take(r.uvarint())
+		end := len(text) + len(rest.buf) - len(r.buf)
+		e.Targets[i] = Target{kind, text[end-len(name) : end]}
 	}
 	e.Data = r.buf
 	if r.failed {

@@ -72,26 +72,33 @@ func (c *Conn) open(w Sink) (reason Reason) {
 	reason = Gone // in case w panics
 	defer func() {
 		if reason != "" {
-			c.endServing(reason)
+			reason = c.endServing(reason)
 		}
 	}()
 	return c.catchUp(w)
 }
 
 // endServing ends c, unless it has already ended, stops what open has started, and reports
-// the end. The goroutine of the stream calls it, once, and writes nothing to c afterwards.
-// The caller must not hold Hub.mu.
-func (c *Conn) endServing(reason Reason) {
-	reason = c.hub.finish(c, reason)
-	c.setAborter(nil)
+// the end. It returns why c has ended. It takes the lock once, because thousands may end at
+// the same time. The goroutine of the stream calls it, once, and writes nothing to c
+// afterwards. The caller must not hold Hub.mu.
+func (c *Conn) endServing(reason Reason) Reason {
+	h := c.hub
+	h.lockQueued()
+	h.detach(c, reason)
+	reason = c.reason
+	c.setAborterLocked(nil)
+	h.unlockQueued()
 	c.queue.(*goroutineQueue).alarm.Stop()
 	c.reportClosed(reason)
+	return reason
 }
 
 // serve implements [Stream.Serve] for a stream that has not ended yet. It returns why c has
 // ended. The caller has had the turn ([Conn.turn]) since open, and calls serve once.
-func (c *Conn) serve(ctx context.Context) Reason {
-	defer c.endServing(Gone) // in case w panics
+func (c *Conn) serve(ctx context.Context) (reason Reason) {
+	reason = Gone // in case w panics
+	defer func() { reason = c.endServing(reason) }()
 	wait := c.queue.(*goroutineQueue)
 	for {
 		wait.alarm.Reset(time.Until(c.nextAlarm()))
@@ -99,7 +106,7 @@ func (c *Conn) serve(ctx context.Context) Reason {
 			select {
 			case <-wait.woken:
 			case <-ctx.Done():
-				return c.hub.finish(c, Gone)
+				return Gone
 			}
 		}
 		c.takeTurn()

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // sweeper writes for the connections that were taken over, one after the other, and never
@@ -24,9 +26,6 @@ type sweeper struct {
 	sweep []*Conn
 	wheel wheel
 }
-
-// yieldEvery is how long a sweep runs before it lets other goroutines have the CPU.
-const yieldEvery = 500 * time.Microsecond
 
 // newSweeper returns a sweeper of h. The caller starts run on a goroutine.
 func newSweeper(h *Hub) *sweeper {
@@ -63,8 +62,8 @@ func (s *sweeper) run() {
 	defer tick.Stop()
 	ticking := true
 	b := new(batch)
-	var p netYielder
-	defer p.close()
+	var yielder netyield.Yielder
+	defer yielder.Close()
 	for {
 		select {
 		case <-s.hub.stopped:
@@ -81,17 +80,14 @@ func (s *sweeper) run() {
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
 		s.mu.Unlock()
-		paused := time.Now()
 		if len(s.sweep) > 0 {
-			s.began.Store(paused.UnixNano())
+			s.began.Store(time.Now().UnixNano())
 		}
+		yielder.Begin()
 		for _, c := range s.sweep {
 			c.takeTurn()
 			s.serve(c, b)
-			if time.Since(paused) >= yieldEvery {
-				p.yield()
-				paused = time.Now()
-			}
+			yielder.Step()
 		}
 		s.began.Store(0)
 		clear(s.sweep)

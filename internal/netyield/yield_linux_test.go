@@ -1,4 +1,4 @@
-package hub
+package netyield
 
 import (
 	"net"
@@ -16,8 +16,8 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 	clientEnd, serverEnd := tcpPair(t)
 	defer clientEnd.Close()
 	defer serverEnd.Close()
-	var p netYielder
-	defer p.close()
+	var n network
+	defer n.close()
 	for range 100 {
 		var heard atomic.Bool
 		done := make(chan struct{})
@@ -29,7 +29,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			}
 			heard.Store(true)
 		}()
-		p.yield() // the reader begins to wait
+		n.yield() // the reader begins to wait
 		if _, err := serverEnd.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			if pauses == 3 {
 				t.Fatalf("after %d pauses what had come by then was not read", pauses)
 			}
-			p.yield()
+			n.yield()
 		}
 		<-done
 	}
@@ -59,4 +59,20 @@ func arrived(t *testing.T, c *net.TCPConn, heard *atomic.Bool) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func tcpPair(t *testing.T) (clientEnd, serverEnd *net.TCPConn) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if clientEnd, err = net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	if serverEnd, err = l.AcceptTCP(); err != nil {
+		t.Fatal(err)
+	}
+	return clientEnd, serverEnd
 }

@@ -1,0 +1,37 @@
+// Package netyield lets a goroutine that computes for long give way to goroutines that wait
+// for the network.
+package netyield
+
+import "time"
+
+// every is how long a stretch of work lasts before it gives way.
+const every = 500 * time.Microsecond
+
+// Yielder gives way in the middle of long work. The zero value is ready. One goroutine at a
+// time uses it. It must be closed.
+//
+// The Go scheduler polls the network when a CPU has nothing to run, and otherwise every 10 ms.
+// So a goroutine that only computes, even with runtime.Gosched, delays publishers whose
+// requests have already arrived. On Linux a Yielder waits for the network itself: then the
+// scheduler has to poll.
+type Yielder struct {
+	since time.Time // when the stretch of work began
+	net   network
+}
+
+// Begin begins a stretch of work.
+func (y *Yielder) Begin() { y.since = time.Now() }
+
+// Step is called after each small step of the work. It gives way, and begins another stretch,
+// when the stretch has lasted long enough. It reports whether it gave way.
+func (y *Yielder) Step() bool {
+	if time.Since(y.since) < every {
+		return false
+	}
+	y.net.yield()
+	y.Begin()
+	return true
+}
+
+// Close releases what the Yielder has opened.
+func (y *Yielder) Close() { y.net.close() }
