@@ -42,6 +42,9 @@ func Exit(t testing.TB) {
 // Decoding holds the slots for large bodies.
 var Decoding = decodeSlots
 
+// BeginTurns has the turns that are free of streams that begin.
+var BeginTurns = beginTurns
+
 // FlushReports waits until all streams are reported.
 func FlushReports(limit time.Duration) { reports.flush(limit) }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 func init() {
@@ -226,8 +227,12 @@ func validateTopic(topic string) error {
 // hub has taken the connection over.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
+	turn, err := beginTurns.take(r.Context())
+	if err != nil {
+		return caddyhttp.Error(statusClientGone, err)
+	}
 	var s *sink
-	h.hub.OnLargeStack(func() { s, err = h.open(w, r) })
+	h.hub.OnLargeStack(func() { s, err = h.open(w, r, turn) })
 	if s != nil {
 		s.serve(r.Context())
 	}
@@ -236,19 +241,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 
 // open checks the request, connects to the hub and begins the stream. It returns a
 // sink if the handler's goroutine must write the rest of the stream, and nil if the
-// request is answered or its connection is taken over.
-func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
+// request is answered or its connection is taken over. It gives the turn back.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *netyield.Yielder) (*sink, error) {
+	req, status, err := h.parseInTurn(r, turn)
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		h.countRefusedStream(http.StatusMethodNotAllowed)
 		return nil, refuse(w, r, http.StatusMethodNotAllowed, errNotGET)
 	}
 	learnTracerProvider(r.Context())
-	// A client can reset streams as fast as it opens them.
-	if err := r.Context().Err(); err != nil {
-		return nil, caddyhttp.Error(statusClientGone, err)
-	}
-	req, status, err := h.parseRequest(r)
 	if err != nil {
 		h.countRefusedStream(status)
 		return nil, refuse(w, r, status, err)
@@ -266,6 +267,12 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*sink, error) {
 		return nil, err
 	}
 	return h.startStream(w, r, conn, req)
+}
+
+// parseInTurn parses the request and gives the turn back.
+func (h *Handler) parseInTurn(r *http.Request, turn *netyield.Yielder) (req hub.Request, status int, err error) {
+	defer beginTurns.giveBack(turn)
+	return h.parseRequest(r)
 }
 
 var errNotGET = errors.New("method not allowed: use GET")
