@@ -2,10 +2,16 @@
 // for the network.
 package netyield
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // every is how long a stretch of work lasts before it gives way.
 const every = 500 * time.Microsecond
+
+// Count is how often all Yielders gave way. It is for tests.
+var Count atomic.Int64
 
 // Yielder gives way in the middle of long work. The zero value is ready. One goroutine at a
 // time uses it. It must be closed.
@@ -29,6 +35,7 @@ func (y *Yielder) Step() bool {
 		return false
 	}
 	y.net.yield()
+	Count.Add(1)
 	y.Begin()
 	return true
 }
