@@ -164,7 +164,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{global("history_size 99999TB"), `invalid size "99999TB"`},
 		{global("max_event_size 1MiB\n\t\thistory_size 1KiB"), "more than history_size"},
 		{global("history 1\n\t\thistory 2"), "option history is given twice: give it once, at Caddyfile:4"},
-		{global("store nonsense"), `unknown store "nonsense" (available: disk, memory, test), at Caddyfile:3`},
+		{global("store nonsense"), `unknown store "nonsense" (available: disk, late_disk, memory, test), at Caddyfile:3`},
 		{global("store nats"), "--with github.com/ea766355/caddy-sse/store/nats"},
 		{global("history_size 4GiB\n\t\tmax_event_size 2GiB"), "at most 1073741824 (1 GiB)"},
 		{"{\n\tsse Chat\n}", "1 to 32 of a-z"},

@@ -96,7 +96,8 @@
 //	Hub.learning           the history is indexed for a new shape of pattern
 //	Hub.muQueue            connections that begin, end or stall queue here for mu
 //	Hub.mu                 history, lanes, subscriptions, and the fields of Conn that say so
-//	sweeper.mu, borrowedStacks.mu, endedConns.mu, repeats.mu, labelCounts.mu, departures.mu
+//	sweeper.mu, borrowedStacks.mu, endedConns.mu, repeats.mu, labelCounts.mu,
+//	departures.mu, traces.mu
 //
 // Hub.mu is never held during a write to a client, nor for work that grows with the
 // number of connections, topics, targets or records: such work is cut into slices

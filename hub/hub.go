@@ -224,6 +224,7 @@ func (h *Hub) Close() error {
 		h.departures.close()
 		h.writers.Wait()
 		h.stacks.close()
+		h.traces.close()
 		h.storeSwitch.Lock()
 		defer h.storeSwitch.Unlock()
 		err = h.replaceStore(nil)
