@@ -243,10 +243,11 @@ func (c *Conn) changeTopics(add []Target, remove map[Target]struct{}, seq uint64
 	return changed
 }
 
-// abortWrite runs when the grace period of an ended connection is over. It runs again and
-// again, because a write that began at that moment may set its own deadline after the
-// abort. If no writer has begun yet, setAborterLocked starts it later. Only the timer that
-// detach sets calls it, on a goroutine of its own. The caller must not hold Hub.mu.
+// abortWrite aborts the write of an ended connection whose grace period is over. It runs
+// again and again until the writer has ended, because a write that begins while it runs may
+// set its own deadline after the abort. If there is no writer yet, setAborterLocked starts
+// abortWrite when there is one. Only the timer that detach sets calls it, on a goroutine of
+// its own. The caller must not hold Hub.mu.
 func (c *Conn) abortWrite() {
 	c.hub.lockQueued()
 	c.graceOver = true

@@ -11,9 +11,11 @@ import (
 // must not hold Hub.mu.
 type feed struct{ h *Hub }
 
-// Begin implements [Feed]. If the epoch is new, a new history begins, and connections move
-// to it before Begin returns. Otherwise the history continues, with holes ([history]) up to
-// oldest. It returns the position up to which the hub has the history; zero: nothing of it.
+// Begin implements [Feed]. If the epoch is new, a new history begins, connections move to it
+// before Begin returns, and the position is zero: the hub has nothing of it. Otherwise the
+// history continues, and Begin returns the last position that the hub has. Records that the
+// hub lacks and that come before oldest, the first one that the store has, are lost. They
+// become holes ([history]). Only the feed's goroutine calls it, without Hub.mu.
 func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	h := f.h
 	h.mu.Lock()

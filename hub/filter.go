@@ -58,11 +58,13 @@ func (h *Hub) Users(f Filter, after string) []UserInfo {
 	return list
 }
 
-// Disconnect ends the connections of this node that the filter chooses, at once, and
-// returns their number, also with an error. If other nodes share the store, it then stores
-// a command, and they end theirs when their history reaches it. An event that is published
-// after Disconnect has returned comes after the command. Its errors are those of
-// [Hub.Publish], and mean that other nodes may not learn of it. Any goroutine may call it.
+// Disconnect ends the connections of this node that the filter chooses, at once. If other
+// nodes share the store, it then stores a command. They end their connections when their
+// history reaches it, so before they deliver what is published after Disconnect has
+// returned. Clients may come back: authentication decides. It returns how many connections
+// have ended here, even if it also returns an error. Its errors are those of
+// [Hub.Publish], and mean that other nodes may not learn of the command. Any goroutine may
+// call it. The caller must not hold Hub.mu.
 func (h *Hub) Disconnect(ctx context.Context, f Filter) (int, error) {
 	n := h.DisconnectHere(f)
 	if !h.sharesStore() {

@@ -46,8 +46,10 @@ type usedKey struct {
 	at    int32  // microseconds since the generation began, rounded up
 }
 
-// Find returns the seq of the event that the key stands for. known is false if the key was
-// not added, or has expired: then seq has no meaning. The zero sum is never known.
+// Find returns the seq of the event that was published with the idempotency key of this
+// sum. known is false if the key was not added, or is older than [KeyLifetime]: then seq has
+// no meaning. The zero sum stands for no key, and is never known. See [Keys] for who may
+// call it.
 func (k *Keys) Find(sum KeySum, now time.Time) (seq uint64, known bool) {
 	for _, g := range slices.Backward(k.generations) {
 		if used, found := g.keys[sum]; found {

@@ -13,6 +13,8 @@ import (
 // if it wrote itself, it would keep twice the stack that it needs to wait. A few
 // goroutines wait here for the next borrower, so that their stacks do not grow again
 // for every write.
+//
+// Any goroutine may call the methods. The caller must not hold mu.
 type borrowedStacks struct {
 	mu     sync.Mutex
 	idle   []*borrowedStack // the last one returned is lent first
@@ -66,7 +68,8 @@ func (s *borrowedStacks) borrow() *borrowedStack {
 	return b
 }
 
-// giveBack keeps b for the next borrower, or ends it.
+// giveBack keeps b for the next borrower. It ends b if enough goroutines are idle, or if the
+// hub is closed. The borrower calls it once, and must not use b afterwards.
 func (s *borrowedStacks) giveBack(b *borrowedStack) {
 	s.mu.Lock()
 	keep := !s.closed && len(s.idle) < maxIdleStacks

@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// ParseTopic parses a topic of a stream: an exact name, or a pattern of segments between
-// slashes. The segment * matches any one segment. As the last segment it matches one or more
-// segments. The error says what is wrong with s.
+// ParseTopic parses a topic that a stream subscribes to: an exact name, or a pattern with
+// segments between slashes. A segment * matches one segment, or one and all that follow it
+// if it is the last. There is no way to write an asterisk that is none. The error says what
+// is wrong with s. It uses s alone, so any goroutine may call it.
 func ParseTopic(s string) (Target, error) {
 	if s == "" {
 		return Target{}, fmt.Errorf("a topic must not be empty")
