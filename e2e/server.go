@@ -7,12 +7,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -137,15 +139,22 @@ func (s *Server) Sibling(c Config) *Server {
 // Configure sets the config of the next process.
 func (s *Server) Configure(c Config) { s.write(s.file, c) }
 
-// FreePort returns a port that is free for TCP and UDP.
+// lastPort is the port that FreePort returned last.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(10_000 + rand.Int32N(8_000)) }
+
+// FreePort returns a port that is free for TCP and UDP. It returns each port once, and only
+// ports below those that the system uses for outgoing connections. One of those may be used
+// again before a server listens.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		port := int(lastPort.Add(1))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := l.Addr().(*net.TCPAddr).Port
 		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
 		l.Close()
 		if err == nil {
