@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,10 +82,8 @@ func TestAlertsStaySilent(t *testing.T) {
 	}
 	resp.Body.Close()
 	e2e.Wait(t, e2e.Patience, "the alert of a refused publish", func() error {
-		for _, alert := range prometheus.alerts(t) {
-			if alert == "CaddySSEPublishesRefused pending" {
-				return nil
-			}
+		if slices.Contains(prometheus.alerts(t), "CaddySSEPublishesRefused pending") {
+			return nil
 		}
 		return errors.New("it is not pending")
 	})

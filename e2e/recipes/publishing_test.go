@@ -183,7 +183,7 @@ func fake(t *testing.T, first answer) (addr string, count func() (int, http.Head
 			t.Error(err)
 		}
 		var receipts strings.Builder
-		for range strings.Split(strings.TrimSpace(string(body)), "\n") {
+		for range strings.SplitSeq(strings.TrimSpace(string(body)), "\n") {
 			receipts.WriteString(`{"id":"3kq9x2mf-1042-x7d2","connections":1}` + "\n")
 		}
 		mu.Lock()
