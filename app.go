@@ -294,6 +294,7 @@ func (a *App) Cleanup() error {
 		err = errors.Join(err, closing)
 	}
 	running.CompareAndSwap(a, nil)
+	runlog.Drop(&a.ctx)
 	return err
 }
 

@@ -18,6 +18,10 @@ var current atomic.Pointer[caddy.Context]
 // context before. Nil stands for the default log.
 func Swap(ctx *caddy.Context) (previous *caddy.Context) { return current.Swap(ctx) }
 
+// Drop makes [Logger] use the default log, if it uses the logs of the config that has this
+// context. The config has ended.
+func Drop(ctx *caddy.Context) { current.CompareAndSwap(ctx, nil) }
+
 // Logger returns a logger with the name of the module. It writes to each log of the config
 // in force that includes this name. Call Logger for each line and do not keep the result,
 // which belongs to one config.
