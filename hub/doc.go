@@ -152,6 +152,7 @@
 //     back and cuts off those that take no bytes. Nothing later changes the reason.
 //  9. The engine never imports Caddy.
 //  10. Hubs are islands. Nothing crosses from one Hub to another.
-//  11. Rights change at a position. Once Disconnect has returned, nothing that is
-//     published afterwards reaches a connection that it ended, on any node.
+//  11. Rights change at a position. Once Disconnect or ChangeTopics has returned, nothing
+//     that is published afterwards reaches a connection that lost the right, on any
+//     node, nor a client that was authenticated before the call and connects after it.
 package hub
