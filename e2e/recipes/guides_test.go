@@ -16,6 +16,7 @@ import (
 
 // TestNotifications: what comes between the head and the stream is not lost, what was loaded is not shown
 // twice, what is read is read on all devices, and after a gap the page loads all again, without a loop.
+// It does so after a refusal of the stream as well, and shows the login if the app refuses.
 func TestNotifications(t *testing.T) {
 	page := recipes(t, "guides/notifications.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
@@ -106,6 +107,32 @@ func TestNotifications(t *testing.T) {
 	}
 	post("/notify?to=alice&text=third")
 	lost("shows third")
+
+	// A browser's EventSource gives up after a refusal.
+	const refusal = `
+		Math.random = () => 0;
+		let opened = 0;
+		const Source = EventSource;
+		globalThis.EventSource = class extends Source {
+			constructor(url) { super(opened++ ? url : url.replace("/events", "/api/nothing")); }
+		};
+	`
+	refused, _ := script(t, site, prelude+refusal, text)
+	for range 2 {
+		refused("begins")
+		refused("shows second")
+		refused("shows third")
+	}
+	post("/notify?to=alice&text=fourth")
+	refused("shows fourth")
+
+	const loggedOut = `
+		globalThis.fetch = async () => ({ ok: false, status: 401 });
+		const showLogin = () => console.log("login");
+	`
+	out, ends := script(t, site, prelude+loggedOut, text)
+	out("login")
+	ends() // it does not ask again
 	wantAllTaken(t, page)
 }
 

@@ -108,15 +108,19 @@ func testWhoComesBack(t *testing.T, page map[string]string, back backend, app *s
 	bob.close()
 	user("bob").refused("/events?topic=room/1&topic=prices", http.StatusForbidden, "Last-Event-ID", position)
 
-	expect, _ := script(t, site, `
+	const prelude = `
 		setInterval(() => {}, 1000); // Node would end while the EventSource waits
 		const loadRooms = () => console.log("loads the rooms");
-	`,
-		`const stream = new EventSource("/events");`+take(t, page, "back"))
+	`
+	listeners := take(t, page, "back")
+	expect, _ := script(t, site, prelude, `const stream = new EventSource("/events");`+listeners)
 	expect("loads the rooms")
 	back.wait(1)
 	back.run(`curl -X DELETE 'localhost:2019/sse/connections?user=bob'`)
 	expect("loads the rooms") // again, after it came back
+	gap, _ := script(t, site, prelude, `const stream = new EventSource("/events?last_event_id=nonsense");`+listeners)
+	gap("loads the rooms")
+	gap("loads the rooms") // for the connection and for the gap
 }
 
 func restoreAnswer(app *stub, before http.HandlerFunc) {
