@@ -118,7 +118,7 @@ var allBars = []bar{
 	{"the same over h3", "<= 0.95x", timesFloor("idle", 0.95, "%.1f", "h3", "h3Settled", "h3Written")},
 	{"CPU per connect by an empty Caddy handler's: h1, h1 TLS, h2, h3", "<= 1x", timesFloor("connect", 1, "%.0f µs", "h1", "tls", "h2", "h3")},
 	{"peak resident memory in a broadcast to 10,000 TLS streams by idle", "<= 1.3x", atMost(ours, "peak", "ratioFound", 1.3, "%.2fx")},
-	{"server CPU of an event to one of 19,000 users by one of 100", "<= 1.05x", atMost(ours, "user", "ratio", 1.05, "%.2fx")},
+	{"server CPU of an event to one of 18,000 users by one of 100", "<= 1.05x", atMost(ours, "user", "ratio", 1.05, "%.2fx")},
 	{"5,000 clients reconnect, 100 events missed each: lost", "0", func(l look) (string, bool) {
 		lost := l.total(ours, "storm", "lost")
 		return fmt.Sprintf("%.0f", lost), lost == 0
