@@ -217,8 +217,9 @@ func TestReadiness(t *testing.T) {
 	var balancer sync.WaitGroup
 	said, served := 0, 0
 	balancer.Go(func() {
+		tick := time.Tick(10 * time.Millisecond)
 		for said = get(url); said == http.StatusOK; said = get(url) {
-			time.Sleep(10 * time.Millisecond) // as a balancer does
+			<-tick
 		}
 		served = get(fmt.Sprintf("http://127.0.0.1:%d/ready", s.HTTP))
 	})
