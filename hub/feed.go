@@ -158,6 +158,7 @@ func (h *Hub) addHoles(next uint64) bool {
 	defer h.mu.Unlock()
 	missing := next - min(next, h.history.head+1)
 	if missing > 0 && h.source.Store != nil && h.source.Shared() {
+		// One of the records may have been a command for any connection.
 		h.rightsChanges.add(Filter{})
 	}
 	switch {

@@ -7,7 +7,8 @@ import (
 
 // rightsChanges are the latest changes of rights that this hub has carried out. A client
 // whose request began before one of them may have been authenticated before it, and would
-// keep the old rights. Guarded by Hub.mu.
+// keep the old rights. The history cannot tell: a disconnect is no record in a store that
+// nodes do not share, and a record does not say when this hub came to it. Guarded by Hub.mu.
 type rightsChanges struct {
 	ring []rightsChange
 	n    int // number of changes since the hub began; the last one is at n-1, modulo maxRightsChanges

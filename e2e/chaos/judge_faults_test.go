@@ -50,7 +50,9 @@ func TestHubJudge(t *testing.T) {
 	}{
 		"all events":               {received: append(events(5, 7, 9), rest...), want: verdict{deliveries: 8}},
 		"all events until it left": {last: 8, received: events(5, 7), want: verdict{deliveries: 2}},
+
 		"its last position is past a missing event": {last: 9, received: events(5, 7), want: verdict{deliveries: 2, lost: 1}},
+
 		"no events":                            {want: verdict{lost: 8}},
 		"one is missing":                       {received: append(events(5, 9), rest...), want: verdict{deliveries: 7, lost: 1}},
 		"the last is missing":                  {received: append(events(5, 7, 9), rest[:4]...), want: verdict{deliveries: 7, lost: 1}},
