@@ -103,18 +103,34 @@ func repeat(ctx context.Context, interval time.Duration, f func(n int)) {
 	}
 }
 
+// wait waits for a duration, or until ctx ends.
+func wait(ctx context.Context, duration time.Duration) {
+	timer := time.NewTimer(duration)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // openStreams opens streams of a user until ctx ends. Each lasts for 100 events, and the next
 // continues after its position.
 func openStreams(ctx context.Context, t *testing.T, client *e2e.Client, user string) {
 	position := ""
+	lastOpen := time.Now()
 	for ctx.Err() == nil {
 		stream, err := client.Open(ctx, e2e.Identity{User: user}, position)
 		if err != nil {
-			if ctx.Err() == nil {
-				t.Errorf("%s: %v", user, err)
+			// At a reload Caddy ends the old server, and closes the connections whose request that
+			// server has not read yet. A client tries again, as browsers do.
+			if ctx.Err() == nil && time.Since(lastOpen) > e2e.Patience {
+				t.Errorf("%s: no stream for %s: %v", user, e2e.Patience, err)
+				return
 			}
-			return
+			wait(ctx, 10*time.Millisecond)
+			continue
 		}
+		lastOpen = time.Now()
 		for range 100 {
 			block, err := stream.Next()
 			if err != nil {
