@@ -232,7 +232,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return caddyhttp.Error(statusClientGone, err)
 	}
 	var s *sink
-	h.hub.OnLargeStack(func() { s, err = h.open(w, r, turn) })
+	open := func() { s, err = h.open(w, r, turn) }
+	if r.ProtoMajor == 1 && h.Takeover != "off" {
+		open() // this goroutine ends when the hub takes the connection over
+	} else {
+		h.hub.OnLargeStack(open)
+	}
 	if s != nil {
 		s.serve(r.Context())
 	}
