@@ -75,7 +75,6 @@ func parseEvent(event *hub.Event, body []byte, broadcast bool) (err error) {
 func readBatch(body []byte, broadcast bool) (events []hub.Event, lines []int, err error) {
 	line := 0
 	var yielder netyield.Yielder
-	defer yielder.Close()
 	yielder.Begin()
 	for text := range bytes.Lines(body) {
 		line++

@@ -19,7 +19,7 @@ type turns chan *netyield.Yielder
 func newTurns(n int) turns {
 	t := make(turns, n)
 	for range n {
-		t <- new(netyield.Yielder) // never closed: it lives as long as the process
+		t <- new(netyield.Yielder)
 	}
 	return t
 }

@@ -40,7 +40,6 @@ func (m *Memory) Append(ctx context.Context, entries []Entry) ([]Stored, error) 
 	defer m.appending.RUnlock()
 	stored := make([]Stored, 0, len(entries))
 	var yielder netyield.Yielder
-	defer yielder.Close()
 	yielder.Begin()
 	for len(stored) < len(entries) {
 		var err error

@@ -43,7 +43,6 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	now := time.Now()
 	entries := make([]Entry, len(events))
 	var yielder netyield.Yielder // a batch may take long
-	defer yielder.Close()
 	yielder.Begin()
 	for i := range events {
 		e := &events[i]

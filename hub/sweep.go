@@ -63,7 +63,6 @@ func (s *sweeper) run() {
 	ticking := true
 	b := new(batch)
 	var yielder netyield.Yielder
-	defer yielder.Close()
 	for {
 		select {
 		case <-s.hub.stopped:

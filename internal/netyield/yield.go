@@ -14,7 +14,7 @@ const every = 500 * time.Microsecond
 var Count atomic.Int64
 
 // Yielder gives way in the middle of long work. The zero value is ready. One goroutine at a
-// time uses it. It must be closed.
+// time uses it.
 //
 // The Go scheduler polls the network when a CPU has nothing to run, and otherwise every 10 ms.
 // So a goroutine that only computes, even with runtime.Gosched, delays publishers whose
@@ -22,7 +22,6 @@ var Count atomic.Int64
 // scheduler has to poll.
 type Yielder struct {
 	since time.Time // when the stretch of work began
-	net   network
 }
 
 // Begin begins a stretch of work.
@@ -34,11 +33,8 @@ func (y *Yielder) Step() bool {
 	if time.Since(y.since) < every {
 		return false
 	}
-	y.net.yield()
+	waitForNetwork()
 	Count.Add(1)
 	y.Begin()
 	return true
 }
-
-// Close releases what the Yielder has opened.
-func (y *Yielder) Close() { y.net.close() }

@@ -8,20 +8,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// network waits for an eventfd that it makes readable.
-type network struct {
-	file *os.File // nil before the first yield
+// idle holds the events that no goroutine waits for. They stay open for the next wait: no
+// more goroutines compute at the same time than there are CPUs.
+var idle = make(chan *event, runtime.GOMAXPROCS(0))
+
+// waitForNetwork makes an event readable and waits for it, as others wait for a connection.
+// Any goroutine may call it.
+func waitForNetwork() {
+	var e *event
+	select {
+	case e = <-idle:
+	default:
+		if e = openEvent(); e == nil { // there are no file descriptors left
+			runtime.Gosched()
+			return
+		}
+	}
+	e.wait()
+	select {
+	case idle <- e:
+	default:
+		_ = e.file.Close()
+	}
+}
+
+// event is an eventfd. One goroutine at a time uses it.
+type event struct {
+	file *os.File
 	conn syscall.RawConn
 }
 
-func (n *network) yield() {
-	if n.file == nil && !n.open() {
-		runtime.Gosched()
-		return
+// openEvent returns nil if it fails.
+func openEvent() *event {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil
 	}
+	file := os.NewFile(uintptr(fd), "eventfd")
+	conn, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close()
+		return nil
+	}
+	return &event{file, conn}
+}
+
+// wait raises the event in the first call of the function, and takes it back in the second,
+// which comes when the scheduler has polled the network.
+func (e *event) wait() {
 	count := [8]byte{1} // not zero in either byte order
 	raised := false
-	_ = n.conn.Read(func(fd uintptr) bool { // fails only after close
+	_ = e.conn.Read(func(fd uintptr) bool { // fails only after Close
 		if raised {
 			_, err := unix.Read(int(fd), count[:])
 			return err != unix.EAGAIN
@@ -30,20 +67,4 @@ func (n *network) yield() {
 		_, err := unix.Write(int(fd), count[:])
 		return err != nil
 	})
-}
-
-func (n *network) open() bool {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return false
-	}
-	n.file = os.NewFile(uintptr(fd), "eventfd")
-	n.conn, err = n.file.SyscallConn()
-	return err == nil
-}
-
-func (n *network) close() {
-	if n.file != nil {
-		_ = n.file.Close()
-	}
 }

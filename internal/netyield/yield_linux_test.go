@@ -2,22 +2,24 @@ package netyield
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// Who waits for the network has its turn in a pause, also where there is one CPU
-// and somebody always has something to do.
+// A goroutine that waits for the network runs while another one gives way, even with one CPU
+// and a goroutine that never has nothing to do.
 func TestPauseLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	clientEnd, serverEnd := tcpPair(t)
 	defer clientEnd.Close()
 	defer serverEnd.Close()
-	var n network
-	defer n.close()
 	for range 100 {
 		var heard atomic.Bool
 		done := make(chan struct{})
@@ -29,7 +31,7 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			}
 			heard.Store(true)
 		}()
-		n.yield() // the reader begins to wait
+		waitForNetwork() // the reader begins to wait
 		if _, err := serverEnd.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
@@ -38,10 +40,39 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 			if pauses == 3 {
 				t.Fatalf("after %d pauses what had come by then was not read", pauses)
 			}
-			n.yield()
+			waitForNetwork()
 		}
 		<-done
 	}
+}
+
+// Events are shared: however many goroutines give way, few files stay open.
+func TestFewEventsStayOpen(t *testing.T) {
+	for range 3 {
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(waitForNetwork)
+		}
+		wg.Wait()
+		if n := openEvents(t); n > cap(idle)+1 { // the Go runtime has one, too
+			t.Errorf("open eventfds: got %d, want at most %d", n, cap(idle)+1)
+		}
+	}
+}
+
+// openEvents returns how many eventfds the process has.
+func openEvents(t *testing.T) (n int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if target, err := os.Readlink(file); err == nil && strings.Contains(target, "[eventfd]") {
+			n++
+		}
+	}
+	return n
 }
 
 // arrived waits, without the Go runtime, until there is something to read, or somebody

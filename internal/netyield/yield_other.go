@@ -4,8 +4,5 @@ package netyield
 
 import "runtime"
 
-// network lets other goroutines run, and does not poll the network.
-type network struct{}
-
-func (network) yield() { runtime.Gosched() }
-func (network) close() {}
+// waitForNetwork lets other goroutines run, and does not poll the network.
+func waitForNetwork() { runtime.Gosched() }

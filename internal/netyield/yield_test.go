@@ -10,7 +10,6 @@ import (
 func TestStepGivesWayAfterAStretch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var y Yielder
-		defer y.Close()
 		gaveWay := func(after time.Duration, want bool) {
 			t.Helper()
 			time.Sleep(after)
