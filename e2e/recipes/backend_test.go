@@ -67,6 +67,7 @@ func (b backend) post(call, event string) {
 type connection struct {
 	User, Remote, Protocol string
 	Topics                 []string
+	Lag                    int
 }
 
 // connections returns the open connections of a user, or of everybody if user is empty.
@@ -92,6 +93,20 @@ func (b backend) wait(n int) {
 		list, err := b.connections("")
 		if err == nil && len(list) != n {
 			err = fmt.Errorf("got %d", len(list))
+		}
+		return err
+	})
+}
+
+// waitWritten waits until all events are written to all open connections.
+func (b backend) waitWritten() {
+	b.t.Helper()
+	e2e.Wait(b.t, e2e.Patience, "the events to be written", func() error {
+		list, err := b.connections("")
+		for _, c := range list {
+			if c.Lag > 0 {
+				err = fmt.Errorf("a connection of %q has a lag of %d", c.User, c.Lag)
+			}
 		}
 		return err
 	})

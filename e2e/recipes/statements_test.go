@@ -69,6 +69,7 @@ func TestStatements(t *testing.T) {
 	b.send(`"user":"alice"`, "for alice")
 	b.send(`"topic":"room/2"`, "of another room")
 	b.send(`"topic":"room/1"`, "of the room")
+	b.waitWritten()
 	closed := open("previous=" + replaced.id)
 	// A client that requests topics also gets the events for everybody and for its user.
 	var got []string
