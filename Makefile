@@ -63,7 +63,7 @@ hostile:
 	go test -count=1 -timeout=0 -v ./e2e/hostile -full -results=../RESULTS.md
 
 # Runs the checks that CI runs after the tests.
-check: lint build
+check: lint build site
 
 lint: client/node_modules e2e/browser/node_modules
 	go vet ./...
