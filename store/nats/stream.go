@@ -1,6 +1,7 @@
 package natsstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -22,9 +23,9 @@ const (
 	// largest size. So nodes can still read a burst before it is dropped.
 	moreBytes = 16 << 20
 
-	// lifeKey is a key of the stream's metadata. Its value is a part of the epoch. The
-	// store sets a new value when positions of the same stream stand for other events
-	// than before. An operator who restores a stream from a backup may do so too.
+	// lifeKey is a key of the stream's metadata. Its value is a part of the epoch. Each
+	// stream that the store creates has a random one. The store sets a new value when
+	// positions of the same stream stand for other events than before.
 	lifeKey = "caddy-sse-life"
 )
 
@@ -52,6 +53,7 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 		Duplicates:         hub.KeyLifetime,
 		Replicas:           s.replicas,
 		AllowAtomicPublish: true,
+		Metadata:           map[string]string{lifeKey: rand.Text()},
 	}
 }
 
@@ -174,10 +176,13 @@ func termsOf(c jetstream.StreamConfig) terms {
 	return terms{subject: c.Subjects[0], atomic: c.AllowAtomicPublish, maxSize: int64(max(c.MaxMsgSize, 0))}
 }
 
-// epochOf returns the epoch of a stream. Another stream of the same name has another
-// epoch, since it was created at another time.
+// epochOf returns the epoch of a stream. Another stream of the same name has another epoch,
+// since it has another life. A stream that an operator created has none, but a time of its
+// creation. That time does not tell the lives of a stream apart after a backup was restored:
+// the servers of a cluster then disagree about it.
 func epochOf(c jetstream.StreamConfig, created time.Time) string {
-	sum := sha256.Sum256([]byte(c.Name + "\n" + created.UTC().Format(time.RFC3339Nano) + "\n" + c.Metadata[lifeKey]))
+	life := cmp.Or(c.Metadata[lifeKey], created.UTC().Format(time.RFC3339Nano))
+	sum := sha256.Sum256([]byte(c.Name + "\n" + life))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))
 }
 

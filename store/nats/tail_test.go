@@ -3,6 +3,7 @@ package natsstore
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -460,15 +461,63 @@ func TestEpochIsRestored(t *testing.T) {
 	}
 }
 
+// TestEpochIsOfTheStream: the servers of a cluster disagree about the time at which a restored
+// stream was created, so it counts only for streams that the store did not create.
 func TestEpochIsOfTheStream(t *testing.T) {
 	made := time.Now()
-	c := jetstream.StreamConfig{Name: "S"}
-	epoch := epochOf(c, made)
-	if len(epoch) != 8 || epoch != epochOf(c, made.UTC()) {
-		t.Errorf("epoch, and epoch in another time zone: got %q and %q, want the same 8 characters", epoch, epochOf(c, made.UTC()))
+	stream := func(name string, life string) jetstream.StreamConfig {
+		c := jetstream.StreamConfig{Name: name, Metadata: map[string]string{"other": "x"}}
+		if life != "" {
+			c.Metadata[lifeKey] = life
+		}
+		return c
 	}
-	if epoch == epochOf(c, made.Add(1)) || epoch == epochOf(jetstream.StreamConfig{Name: "T"}, made) {
-		t.Error("epochs of two streams: got one, want two")
+	epoch := epochOf(stream("S", "1"), made)
+	if len(epoch) != 8 {
+		t.Errorf("epoch: got %q, want 8 characters", epoch)
+	}
+	for name, test := range map[string]struct {
+		a, b string
+		same bool
+	}{
+		"a stream, and one that was restored":       {epoch, epochOf(stream("S", "1"), made.Add(1)), true},
+		"a stream, and another life":                {epoch, epochOf(stream("S", "2"), made), false},
+		"a stream, and another name":                {epoch, epochOf(stream("T", "1"), made), false},
+		"without a life, in another time zone":      {epochOf(stream("S", ""), made), epochOf(stream("S", ""), made.UTC()), true},
+		"without a life, and made at another time":  {epochOf(stream("S", ""), made), epochOf(stream("S", ""), made.Add(1)), false},
+		"without a life, and then it was given one": {epochOf(stream("S", ""), made), epoch, false},
+	} {
+		if same := test.a == test.b; same != test.same {
+			t.Errorf("%s: got the epochs %q and %q", name, test.a, test.b)
+		}
+	}
+}
+
+// TestEachStreamHasALife: a stream that the store creates has an epoch of its own, wherever and
+// whenever it was created.
+func TestEachStreamHasALife(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
+	lives := make(map[string]bool)
+	name := newStream()
+	n := startNode(t, name, 1, someOptions, servers.URLs()...)
+	for range 2 {
+		n.upTo(n.publish("a"))
+		found, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lives[found.CachedInfo().Config.Metadata[lifeKey]] = true
+		epoch := n.newest().epoch
+		if err := js.DeleteStream(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		n.await("a new stream", func() bool { return n.newest().epoch != epoch })
+	}
+	if len(lives) != 2 || lives[""] {
+		t.Errorf("lives of two streams: got %q, want two", slices.Collect(maps.Keys(lives)))
 	}
 }
 
