@@ -20,7 +20,9 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 	clientEnd, serverEnd := tcpPair(t)
 	defer clientEnd.Close()
 	defer serverEnd.Close()
-	for range 100 {
+	const rounds = 100
+	late := 0
+	for range rounds {
 		var heard atomic.Bool
 		done := make(chan struct{})
 		go func() {
@@ -38,11 +40,16 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 		arrived(t, clientEnd, &heard)
 		for pauses := 0; !heard.Load(); pauses++ {
 			if pauses == 3 {
-				t.Fatalf("after %d pauses what had come by then was not read", pauses)
+				late++
 			}
 			waitForNetwork()
 		}
 		<-done
+	}
+	// On a busy machine another thread may have polled the network, and may have lost its CPU
+	// before it could say so.
+	if late > rounds/10 {
+		t.Errorf("rounds in which three pauses did not let the reader in: got %d of %d", late, rounds)
 	}
 }
 
