@@ -526,6 +526,30 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// TestNATSUnit: the unit of the NATS server is valid, and has the paths of docs/scaling.md.
+func TestNATSUnit(t *testing.T) {
+	const name = "nats-server.service"
+	unit := string(read(t, "deploy/systemd/"+name))
+	page := string(read(t, "docs/scaling.md"))
+	for line, inPage := range map[string]string{
+		"ExecStart=/usr/local/bin/nats-server --config /etc/nats/nats.conf": "`/etc/nats/nats.conf`",
+		"EnvironmentFile=/etc/caddy/env":                                    "EnvironmentFile=/etc/caddy/env",
+		"StateDirectory=nats":                                               "store_dir: /var/lib/nats",
+	} {
+		if !strings.Contains(unit, "\n"+line+"\n") || !strings.Contains(page, inPage) {
+			t.Errorf("%s in the unit, or %s in the page: not found", line, inPage)
+		}
+	}
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(unit, "/usr/local/bin/nats-server", "/bin/true")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", file).CombinedOutput()
+	if err != nil || strings.Contains(string(out), file) {
+		t.Errorf("systemd-analyze: %v\n%s", err, out)
+	}
+}
+
 // TestVersions: all versions that a release raises are the same.
 func TestVersions(t *testing.T) {
 	var document struct{ Info struct{ Version string } }
