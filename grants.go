@@ -42,9 +42,9 @@ func (h *Handler) grantedTopics(repl *caddy.Replacer) ([]hub.Target, error) {
 // of strings.
 func splitList(list string) (names []string, err error) {
 	list = strings.TrimSpace(list)
-	if strings.HasPrefix(list, "[") {
+	if list != "" && strings.Contains(`[{"`, list[:1]) { // an app that writes JSON may not write an array
 		if err := json.Unmarshal([]byte(list), &names); err != nil {
-			return nil, fmt.Errorf("the value begins with [ but is no JSON array of strings: %w", err)
+			return nil, fmt.Errorf("the value begins with %s but is no JSON array of strings: %w", list[:1], err)
 		}
 		return names, nil
 	}

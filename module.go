@@ -57,8 +57,8 @@ type Handler struct {
 	// app or from a claim of a token, such as {http.reverse_proxy.header.X-SSE-Topics}
 	// behind forward_auth. The list is separated by commas or spaces, or it is a JSON
 	// array of strings. A client is refused with status 403 if the list has a name with
-	// * or more than 1,000 names. PATCH /sse/connections changes the topics of an open
-	// stream. Default: none.
+	// * or more than 1,000 names, or if it begins like JSON but is no such array. PATCH
+	// /sse/connections changes the topics of an open stream. Default: none.
 	Grants string `json:"grants,omitempty"`
 
 	// How long a stream may be silent before a heartbeat is sent. HTTP/3 closes

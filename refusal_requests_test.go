@@ -43,6 +43,7 @@ func listStreamRefusals(t *testing.T, l *refusalList) {
 		{"GET", "/users", []string{"X-User", "alice", "X-Session", long}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Name", long}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "[1]"}},
+		{"GET", "/users", []string{"X-User", "alice", "X-Grants", `"orders"`}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "orders/*"}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", strings.Repeat("t,", 1001)}},
 		{"GET", "/expires", nil},
