@@ -20,7 +20,10 @@ func (h *Handler) grantedTopics(repl *caddy.Replacer) ([]hub.Target, error) {
 	if h.Grants == "" {
 		return nil, nil
 	}
-	list, _ := fillPlaceholders(repl, h.Grants) // an empty placeholder grants nothing
+	list, err := fillPlaceholders(repl, h.Grants)
+	if err != nil {
+		h.logger.Debug("no grants", zap.Error(err)) // err names the placeholder that is empty and grants nothing
+	}
 	names, err := splitList(list)
 	if err != nil {
 		return nil, fmt.Errorf("grants: %w", err)

@@ -49,7 +49,10 @@ func (h *Handler) parseRequest(r *http.Request) (req hub.Request, status int, er
 		return req, http.StatusUnauthorized, errors.New("no authenticated user: put an authentication directive before sse, " +
 			"set `user` to the placeholder that it fills, or enable `anonymous`")
 	}
-	session, _ := fillPlaceholders(repl, h.Session)
+	session, err := fillPlaceholders(repl, h.Session)
+	if err != nil {
+		h.logger.Debug("no session", zap.Error(err))
+	}
 	for _, name := range [...]struct{ of, value string }{{"user", req.User}, {"session", session}} {
 		if len(name.value) > hub.MaxNameLength {
 			return req, http.StatusBadRequest, fmt.Errorf("%s has %d bytes: at most %d are allowed", name.of, len(name.value), hub.MaxNameLength)
@@ -62,7 +65,10 @@ func (h *Handler) parseRequest(r *http.Request) (req hub.Request, status int, er
 		req.Session = hashSession(session)
 	}
 	if h.Expires != "" {
-		expires, _ := fillPlaceholders(repl, h.Expires)
+		expires, err := fillPlaceholders(repl, h.Expires)
+		if err != nil {
+			h.logger.Debug("no expires", zap.Error(err))
+		}
 		if req.Expires, err = parseLoginEnd(expires, time.Now()); err != nil {
 			return req, http.StatusUnauthorized, fmt.Errorf("expires: %w", err)
 		}

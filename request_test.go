@@ -154,6 +154,36 @@ func TestPlaceholdersOfResponseHeaders(t *testing.T) {
 	}
 }
 
+// TestLogSaysWhatIsEmpty: the log at debug level names the empty placeholder of each option that
+// needs a value.
+func TestLogSaysWhatIsEmpty(t *testing.T) {
+	s := start(t, "", "sse /events {\n anonymous\n grants {http.request.header.X-Of-Grants}\n session {http.request.header.X-Of-Session}\n expires {http.request.header.X-Of-Expires}\n}\n"+
+		"sse /without {\n anonymous\n}")
+	values := map[string]string{"X-Of-Grants": "room/1", "X-Of-Session": "s1", "X-Of-Expires": fmt.Sprint(time.Now().Add(time.Hour).Unix())}
+	for option, name := range map[string]string{"grants": "X-Of-Grants", "session": "X-Of-Session", "expires": "X-Of-Expires", "": ""} {
+		t.Run(option, func(t *testing.T) {
+			var headers []string
+			for header, value := range values {
+				if header != name {
+					headers = append(headers, header, value)
+				}
+			}
+			logs.reset()
+			do(t, "HEAD", "http://"+s.http+"/events", "", headers...)
+			do(t, "HEAD", "http://"+s.http+"/without", "")
+			for _, of := range []string{"grants", "session", "expires"} {
+				lines := logs.with(t, "no "+of)
+				if of != option && len(lines) > 0 {
+					t.Errorf("no %s: got %v, want no line", of, lines)
+				}
+				if of == option && (len(lines) != 1 || lines[0]["level"] != "debug" || !strings.Contains(fmt.Sprint(lines[0]["error"]), name)) {
+					t.Errorf("no %s: got %v, want one line at level debug that names %s", of, lines, name)
+				}
+			}
+		})
+	}
+}
+
 // TestLogSaysWhyThereIsNoUser: the log at debug level names the placeholder that is empty.
 func TestLogSaysWhyThereIsNoUser(t *testing.T) {
 	s := start(t, "", "test_auth\nsse /events {\n user {http.auth.user.id}@{http.request.header.X-Tenant}\n}\nsse /guests {\n anonymous\n}")
