@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
 
 // placeholders finds Caddy's placeholders in a config value.
@@ -24,6 +25,19 @@ func fillPlaceholders(repl *caddy.Replacer, template string) (string, error) {
 		return "", err
 	}
 	return s, nil
+}
+
+// warnOfConstants logs the options that have the same value for every client, since they
+// have no placeholder.
+func (h *Handler) warnOfConstants() {
+	for _, option := range [...]struct{ name, value string }{
+		{"user", h.User}, {"session", h.Session}, {"grants", h.Grants}, {"expires", h.Expires},
+	} {
+		if option.value != "" && !placeholders.MatchString(option.value) {
+			h.logger.Warn("an option has the same value for every client: write placeholders in braces, such as {http.reverse_proxy.header.X-SSE-User}",
+				zap.String("option", option.name), zap.String("value", option.value))
+		}
+	}
 }
 
 // canonicalizeHeaders puts the header names in placeholders into the canonical form of

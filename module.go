@@ -151,6 +151,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.settings.RetryMax = max(h.settings.RetryMin, h.settings.RetryMax)
 	}
 	h.logger = ctx.Logger()
+	h.warnOfConstants()
 	app, err := ctx.App("sse")
 	if err != nil {
 		return err

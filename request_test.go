@@ -222,3 +222,35 @@ func TestPreviousOfAnonymousStreams(t *testing.T) {
 		}
 	}
 }
+
+// TestConstantOptions: a warning names each option that has the same value for every client when
+// the config is loaded, and no other.
+func TestConstantOptions(t *testing.T) {
+	for options, want := range map[string]string{
+		"user X-SSE-User":        "user X-SSE-User",
+		"user http.auth.user.id": "user http.auth.user.id",
+		"grants room/1":          "grants room/1",
+		"session X-SSE-Session":  "session X-SSE-Session",
+		"expires X-SSE-Expires":  "expires X-SSE-Expires",
+		"anonymous":              "",
+		"user {header.X-User}\n grants {header.X-Rooms}\n session {cookie.sid}\n expires {http.auth.user.exp}": "",
+		"user {http.auth.user.id}@example.com\n topics news":                                                   "",
+	} {
+		t.Run(options, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(s.site("sse /events {\n " + options + "\n}"))
+			lines := logs.with(t, "an option has the same value for every client: write placeholders in braces, such as {http.reverse_proxy.header.X-SSE-User}")
+			var options []string
+			for _, line := range lines {
+				options = append(options, fmt.Sprint(line["option"], " ", line["value"]))
+				if line["level"] != "warn" || line["logger"] != "http.handlers.sse" {
+					t.Errorf("line: got %v, want a warning of the handler", line)
+				}
+			}
+			if got := strings.Join(options, "; "); got != want {
+				t.Errorf("options that are warned of: got %q, want %q", got, want)
+			}
+		})
+	}
+}
