@@ -30,8 +30,8 @@ func (a *App) warnOfHidden() {
 			host, paths := probeTarget(parents)
 			var fields []zap.Field
 			for _, path := range paths {
-				p := newProbe(h, parents, server, host, path)
-				if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesPath(route) != yes }) {
+				p := newProbe(h, parents, server, http.MethodGet, host, path)
+				if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesTarget(route) != yes }) {
 					return // an earlier handler strips a prefix that is not known here
 				}
 				cause, f := p.follow(server.Routes, 0)
@@ -110,9 +110,9 @@ type probe struct {
 	groups        map[string]bool
 }
 
-func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, host, path string) *probe {
+func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, method, host, path string) *probe {
 	r := &http.Request{
-		Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
+		Method: method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
 		Host: host, URL: &url.URL{Path: path}, RequestURI: path, RemoteAddr: "127.0.0.1:1",
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
@@ -163,8 +163,9 @@ func (p *probe) follow(routes caddyhttp.RouteList, depth int) (cause string, f f
 		}
 		matches := p.matches(route.MatcherSets)
 		if ours {
-			// The probe's path comes from this route. Other matchers are assumed to match.
-			matches = p.matchesPath(route)
+			// The probe's path comes from this route. Matchers of anything but paths and methods
+			// are assumed to match.
+			matches = p.matchesTarget(route)
 		}
 		switch matches {
 		case unknown:
@@ -386,11 +387,15 @@ func (p *probe) matchesOne(matcher any) match {
 	return no
 }
 
-// matchesPath is matches with the path matchers only, for a route with at most one set.
-func (p *probe) matchesPath(route *caddyhttp.Route) match {
+// matchesTarget is matches with the matchers of paths and methods only, for a route with at
+// most one set.
+func (p *probe) matchesTarget(route *caddyhttp.Route) match {
 	for _, matcher := range slices.Concat(route.MatcherSets...) {
-		if _, ok := matcher.(*caddyhttp.MatchPath); ok && p.matchesOne(matcher) != yes {
-			return no
+		switch matcher.(type) {
+		case *caddyhttp.MatchPath, *caddyhttp.MatchMethod:
+			if p.matchesOne(matcher) != yes {
+				return no
+			}
 		}
 	}
 	return yes

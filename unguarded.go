@@ -18,6 +18,9 @@ import (
 // readyPath is the call that needs no protection.
 const readyPath = "/sse/ready"
 
+// apiMethods are the methods of the API. HEAD shows no more than GET.
+var apiMethods = []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete}
+
 // warnOfUnguarded logs each sse_api of this config that anybody can use.
 func (a *App) warnOfUnguarded() {
 	app, err := a.ctx.AppIfConfigured("http")
@@ -35,18 +38,35 @@ func (a *App) warnOfUnguarded() {
 			_, paths := probeTarget(parents)
 			host := probeHost(parents)
 			for _, path := range paths {
-				p := newProbe(h, parents, server, host, path)
-				p.stoppedByAuth, p.request.Method = true, http.MethodPost
-				if _, f := p.follow(server.Routes, 0); f != reaches || p.request.URL.Path == readyPath {
+				var open []string
+				for _, method := range apiMethods {
+					p := newProbe(h, parents, server, method, host, path)
+					p.stoppedByAuth = true
+					if _, f := p.follow(server.Routes, 0); f == reaches && needsGuard(method, p.request.URL.Path) {
+						open = append(open, method)
+					}
+				}
+				if len(open) == 0 {
 					continue
 				}
-				a.logger.Warn("sse_api is open to everybody: anyone who reaches it can publish to all clients and list them; "+
-					"put basic_auth or forward_auth before it, or `respond @outside 403` with a matcher of remote_ip, "+
-					"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path))
+				a.logger.Warn("sse_api is open to everybody: anyone who reaches it can list clients and read events (GET), "+
+					"publish to all clients (POST), or change and end streams (PATCH, DELETE); "+
+					"put basic_auth or forward_auth for all methods before it, or `respond @outside 403` with a matcher of remote_ip, "+
+					"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path), zap.Strings("methods", open))
 				return
 			}
 		})
 	}
+}
+
+// needsGuard reports whether the API may serve such a request and it needs protection.
+func needsGuard(method, path string) bool {
+	for i := range endpoints {
+		if e := &endpoints[i]; e.matches(path) {
+			return e.methods[method] != nil && e.path != readyPath
+		}
+	}
+	return true // the probe's name below a wildcard stands for any call
 }
 
 // isLocal reports whether all known addresses of the server are reachable only from this

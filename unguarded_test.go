@@ -64,6 +64,41 @@ func TestUnguardedAPI(t *testing.T) {
 	}
 }
 
+// TestUnguardedMethods: the warning lists the methods that are open to everybody.
+func TestUnguardedMethods(t *testing.T) {
+	const login, api = " {\n alice " + secretHash + "\n}\n", "sse_api /sse/*\n"
+	for name, test := range map[string]struct{ site, methods string }{
+		"no guard":                    {api, "GET POST PATCH DELETE"},
+		"a guard of POST":             {"@write method POST\nbasic_auth @write" + login + api, "GET PATCH DELETE"},
+		"in a handle_path":            {"handle_path /internal/* {\n@write method POST\nbasic_auth @write" + login + "sse_api\n}", "GET PATCH DELETE"},
+		"a guard of GET":              {"@read method GET\nbasic_auth @read" + login + api, "POST PATCH DELETE"},
+		"a guard of all but GET":      {"@write not method GET\nbasic_auth @write" + login + api, "GET"},
+		"a respond to writes":         {"@write method POST PATCH DELETE\nrespond @write 403\n" + api, "GET"},
+		"guards of all methods":       {"@write method POST PATCH DELETE\nbasic_auth @write" + login + "@read method GET\nbasic_auth @read" + login + api, ""},
+		"a handle of GET":             {"@read method GET\nhandle @read {\n sse_api\n}", "GET"},
+		"a guard of another path":     {"@write {\n method POST\n path /other/*\n}\nbasic_auth @write" + login + api, "GET POST PATCH DELETE"},
+		"a call with another method":  {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/send", ""},
+		"a call with this method":     {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/users", "GET"},
+		"a call below":                {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/connections/*", "PATCH DELETE"},
+		"a guard that may be of POST": {"@write {\n method POST\n header X-Key *\n}\nbasic_auth @write" + login + api, "GET PATCH DELETE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(s.site(test.site))
+			var methods []string
+			for line := range strings.Lines(logs.tail(1 << 20)) {
+				if strings.Contains(line, "sse_api is open to everybody") {
+					methods = append(methods, strings.Join(decode[struct{ Methods []string }](t, line).Methods, " "))
+				}
+			}
+			if got := strings.Join(methods, "; "); got != test.methods {
+				t.Errorf("open methods: got %q, want %q", got, test.methods)
+			}
+		})
+	}
+}
+
 func checkUnguarded(t *testing.T, site, sites, path string) {
 	t.Helper()
 	s := prepare(t, "")
