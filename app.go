@@ -226,7 +226,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.warnOfHidden()
-	a.warnOfUnguarded()
+	a.warnOfAPIs()
 	if running.CompareAndSwap(nil, a) {
 		return a.apply()
 	}

@@ -2,22 +2,18 @@ package caddysse
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 	"go.uber.org/zap"
 )
 
 // A catch-all handle hides a directive sse, and try_files may rewrite its path. Caddy
-// reports neither. So when a config starts, a probe request to each path of sse is followed
-// through the routes. Uncertain results are not reported.
+// reports neither. So when a config starts, a probe request to each path of sse and sse_api is
+// followed through the routes. Uncertain results are not reported.
 
 // warnOfHidden logs the streams of this config that no request can reach.
 func (a *App) warnOfHidden() {
@@ -27,27 +23,81 @@ func (a *App) warnOfHidden() {
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
 		eachHandler(server.Routes, nil, func(h *Handler, parents []*caddyhttp.Route) {
-			host, paths := probeTarget(parents)
-			var fields []zap.Field
-			for _, path := range paths {
-				p := newProbe(h, parents, server, http.MethodGet, host, path)
-				if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesTarget(route) != yes }) {
-					return // an earlier handler strips a prefix that is not known here
-				}
-				cause, f := p.follow(server.Routes, 0)
-				if f == reaches || f == uncertain {
-					return
-				}
-				fields = []zap.Field{zap.String("host", host), zap.String("path", path), zap.String("answered_by", cause)}
-				if to := p.request.URL.Path; to != path {
-					fields = append(fields, zap.String("rewritten_to", to))
-				}
-			}
-			if len(paths) > 0 {
-				h.logger.Warn("no request reaches this stream: put sse into a handle of its own, and the directive that answers or rewrites all paths into another handle", fields...)
+			if advice, fields := whyHidden(server, h, parents, http.MethodGet); advice != "" {
+				h.logger.Warn("no request reaches this stream: "+advice, fields...)
 			}
 		})
 	}
+}
+
+// whyHidden returns what to do if no request with one of the methods can reach the handler,
+// and the fields of the log. The advice is empty if a request may reach it.
+func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, methods ...string) (advice string, fields []zap.Field) {
+	host, paths := probeTarget(parents)
+	for _, path := range paths {
+		for _, method := range methods {
+			p := newProbe(h, parents, server, method, host, path)
+			fields = []zap.Field{zap.String("host", host), zap.String("path", path)}
+			if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesTarget(route) != yes }) {
+				around := p.excludedBy(path)
+				if around == "" {
+					return "", nil // an earlier handler may remove a prefix that is not known here
+				}
+				fields = append(fields, zap.String("around", around))
+				advice = "its path does not match the path of the route around it; handle keeps a prefix of the path, and handle_path removes it"
+				continue
+			}
+			cause, f := p.follow(server.Routes, 0)
+			if f == reaches || f == uncertain {
+				return "", nil
+			}
+			fields = append(fields, zap.String("answered_by", cause))
+			if to := p.request.URL.Path; to != path {
+				fields = append(fields, zap.String("rewritten_to", to))
+			}
+			advice = "put it into a handle of its own, and the directive that answers or rewrites all paths into another handle"
+		}
+	}
+	return advice, fields
+}
+
+// excludedBy returns the paths of a route around the handler that no request to the path
+// of the probe matches. They are empty if there are none, or if it is not certain.
+func (p *probe) excludedBy(path string) (around string) {
+	for _, route := range p.parents {
+		for _, matcher := range slices.Concat(route.MatcherSets...) {
+			m, ok := matcher.(*caddyhttp.MatchPath)
+			if ok && p.matchesOne(m) == no && !overlap(*m, path) && keepPath(route.Handlers) {
+				return strings.Join(*m, " ")
+			}
+		}
+	}
+	return ""
+}
+
+// overlap reports whether a pattern may match another path that the probe stands for.
+func overlap(patterns []string, path string) bool {
+	prefix, wild := strings.CutSuffix(strings.ToLower(path), probeName)
+	return wild && slices.ContainsFunc(patterns, func(pattern string) bool {
+		pattern = strings.TrimSuffix(strings.ToLower(pattern), "*")
+		return strings.ContainsAny(pattern, globs) || strings.HasPrefix(pattern, prefix) || strings.HasPrefix(prefix, pattern)
+	})
+}
+
+// keepPath reports whether none of the handlers, and of the handlers in them, changes the
+// path of a request.
+func keepPath(handlers []caddyhttp.MiddlewareHandler) bool {
+	return !slices.ContainsFunc(handlers, func(handler caddyhttp.MiddlewareHandler) bool {
+		switch h := handler.(type) {
+		case *caddyhttp.Subroute:
+			return slices.ContainsFunc(h.Routes, func(route caddyhttp.Route) bool { return !keepPath(route.Handlers) })
+		case *Handler, *API, *caddyhttp.StaticResponse, *caddyhttp.StaticError, *fileserver.FileServer, *caddyhttp.VarsMiddleware:
+			return false
+		case *reverseproxy.Handler:
+			return len(h.HandleResponse) > 0 && !areTransparent([]caddyhttp.MiddlewareHandler{h})
+		}
+		return !areTransparent([]caddyhttp.MiddlewareHandler{handler})
+	})
 }
 
 // eachHandler calls f for each handler of type H in the routes, with the routes around the
@@ -65,6 +115,13 @@ func eachHandler[H caddyhttp.MiddlewareHandler](routes caddyhttp.RouteList, pare
 		}
 	}
 }
+
+const (
+	// probeName replaces a * at the end of a path: no other route matches it on purpose.
+	probeName = "caddy-sse-probe"
+	// globs are the characters that make a path more than a prefix.
+	globs = `*{%\?[`
+)
 
 // probeTarget returns the host and the paths of requests for a handler inside these routes.
 // The host is empty if it is not certain. There are no paths if they are not certain.
@@ -86,317 +143,15 @@ func probeTarget(parents []*caddyhttp.Route) (host string, paths []string) {
 		}
 	}
 	for _, pattern := range patterns {
-		// A * at the end is replaced by a name that no other route matches on purpose.
 		path, wild := strings.CutSuffix(pattern, "*")
 		if wild {
-			path += "caddy-sse-probe"
+			path += probeName
 		}
 		path = "/" + strings.TrimPrefix(path, "/")
-		if strings.ContainsAny(path, `*{%\?[`) {
+		if strings.ContainsAny(path, globs) {
 			return "", nil
 		}
 		paths = append(paths, path)
 	}
 	return host, paths
-}
-
-// probe is a request that is followed through the routes to a handler.
-type probe struct {
-	handler       caddyhttp.MiddlewareHandler
-	parents       []*caddyhttp.Route // the routes around the handler, the outermost first
-	stoppedByAuth bool               // a handler that may refuse the request stops the probe
-	host          string
-	request       *http.Request
-	groups        map[string]bool
-}
-
-func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, method, host, path string) *probe {
-	r := &http.Request{
-		Method: method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
-		Host: host, URL: &url.URL{Path: path}, RequestURI: path, RemoteAddr: "127.0.0.1:1",
-	}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
-	return &probe{handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
-}
-
-// knows reports whether all placeholders have the same value for the probe as for a real
-// request.
-func (p *probe) knows(values ...string) bool {
-	for _, value := range values {
-		for _, placeholder := range placeholders.FindAllString(value, -1) {
-			if strings.HasPrefix(placeholder, "{http.request.host") && p.host == "" {
-				return false
-			}
-			if !slices.ContainsFunc(knownPlaceholders, func(prefix string) bool { return strings.HasPrefix(placeholder, prefix) }) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-var knownPlaceholders = []string{
-	"{http.request.uri", "{http.request.orig_uri", "{http.request.host", "{http.matchers.file.", "{http.vars.root}", "{http.vars.fs}", "{env.",
-}
-
-// fate is the result of following a probe.
-type fate int
-
-const (
-	uncertain fate = iota
-	goesOn         // the next route or handler gets the request
-	reaches        // the request reaches the handler
-	answered       // another handler answers the request
-)
-
-// follow follows the probe through a list of routes at the given depth of nesting. cause
-// names the handler that answers.
-func (p *probe) follow(routes caddyhttp.RouteList, depth int) (cause string, f fate) {
-	for i := range routes {
-		route := &routes[i]
-		ours := depth < len(p.parents) && route == p.parents[depth]
-		if route.Group != "" && p.groups[route.Group] {
-			if ours {
-				return "another route of its group", answered
-			}
-			continue
-		}
-		matches := p.matches(route.MatcherSets)
-		if ours {
-			// The probe's path comes from this route. Matchers of anything but paths and methods
-			// are assumed to match.
-			matches = p.matchesTarget(route)
-		}
-		switch matches {
-		case unknown:
-			if p.canPass(route.Handlers) && route.Group == "" && !route.Terminal {
-				continue
-			}
-			return "", uncertain
-		case no:
-			continue
-		case refuses:
-			return "try_files", answered
-		}
-		if route.Group != "" {
-			p.groups[route.Group] = true
-		}
-		for _, handler := range route.Handlers {
-			if cause, f := p.followHandler(handler, depth); f != goesOn {
-				return cause, f
-			}
-		}
-		if route.Terminal {
-			return "nothing", answered
-		}
-	}
-	return "nothing", goesOn
-}
-
-// followHandler follows the probe through one handler.
-func (p *probe) followHandler(handler caddyhttp.MiddlewareHandler, depth int) (cause string, f fate) {
-	if handler == p.handler {
-		return "", reaches
-	}
-	switch h := handler.(type) {
-	case *Handler:
-		return "sse", answered
-	case *API:
-		return "sse_api", answered
-	case *caddyhttp.Subroute:
-		return p.follow(h.Routes, depth+1)
-	case *caddyhttp.StaticResponse:
-		if h.StatusCode == "103" {
-			return "", goesOn
-		}
-		return "respond", answered
-	case *caddyhttp.StaticError:
-		return "error", answered
-	case *fileserver.FileServer:
-		if h.PassThru {
-			return "", goesOn
-		}
-		return "file_server", answered
-	case *reverseproxy.Handler:
-		if len(h.HandleResponse) == 0 {
-			return "reverse_proxy", answered
-		}
-	case *rewrite.Rewrite:
-		values := []string{h.URI, h.StripPathPrefix, h.StripPathSuffix}
-		for _, part := range h.URISubstring {
-			values = append(values, part.Find, part.Replace)
-		}
-		for _, part := range h.PathRegexp {
-			values = append(values, part.Find, part.Replace)
-		}
-		if !p.knows(values...) {
-			return "", uncertain
-		}
-		h.Rewrite(p.request, p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer))
-		return "", goesOn
-	case *caddyhttp.VarsMiddleware:
-		return "", p.setVars(*h)
-	}
-	if p.canPass([]caddyhttp.MiddlewareHandler{handler}) {
-		return "", goesOn
-	}
-	return "", uncertain
-}
-
-// setVars sets the variables that say where files are.
-func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
-	for _, name := range []string{"root", "fs"} {
-		value, ok := vars[name].(string)
-		if !ok {
-			continue
-		}
-		if !p.knows(value) {
-			return uncertain
-		}
-		repl := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-		caddyhttp.SetVar(p.request.Context(), name, repl.ReplaceAll(value, ""))
-	}
-	return goesOn
-}
-
-// transparentHandlers are the names of handlers that do not change the path and that pass
-// on a request for a stream.
-var transparentHandlers = []string{
-	"authentication", "encode", "headers", "log_append", "map", "push", "request_body", "sse_cors", "timeouts", "tracing",
-}
-
-// canPass reports whether all of the handlers pass the probe on.
-func (p *probe) canPass(handlers []caddyhttp.MiddlewareHandler) bool {
-	return areTransparent(handlers) && !(p.stoppedByAuth && slices.ContainsFunc(handlers, mayRefuse))
-}
-
-// mayRefuse reports whether the handler passes on only requests of known users.
-func mayRefuse(handler caddyhttp.MiddlewareHandler) bool {
-	switch handler.(type) {
-	case *caddyauth.Authentication, *reverseproxy.Handler:
-		return true
-	}
-	return false
-}
-
-// areTransparent reports whether all of the handlers pass on a request for a stream and do
-// not change its path.
-func areTransparent(handlers []caddyhttp.MiddlewareHandler) bool {
-	for _, handler := range handlers {
-		switch h := handler.(type) {
-		case *reverseproxy.Handler:
-			// forward_auth passes a request on, or answers it.
-			for _, response := range h.HandleResponse {
-				for _, route := range response.Routes {
-					if !areTransparent(route.Handlers) {
-						return false
-					}
-				}
-			}
-			if len(h.HandleResponse) == 0 {
-				return false
-			}
-		case *caddyhttp.VarsMiddleware:
-			if (*h)["root"] != nil || (*h)["fs"] != nil {
-				return false
-			}
-		case caddy.Module:
-			if !slices.Contains(transparentHandlers, h.CaddyModule().ID.Name()) {
-				return false
-			}
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// match is the result of a matcher for the probe.
-type match int
-
-const (
-	unknown match = iota // it may depend on properties that the probe does not have
-	no
-	yes
-	refuses // the matcher makes Caddy answer with an error
-)
-
-// matches returns whether one of the sets matches. No sets match every request.
-func (p *probe) matches(sets caddyhttp.MatcherSets) match {
-	result := no
-	if len(sets) == 0 {
-		return yes
-	}
-	for _, set := range sets {
-		switch m := p.matchesSet(set); {
-		case m == unknown:
-			result = unknown
-		case m != no && result == no:
-			return m
-		}
-	}
-	return result
-}
-
-func (p *probe) matchesSet(set caddyhttp.MatcherSet) match {
-	result := yes
-	for _, matcher := range set {
-		switch m := p.matchesOne(matcher); {
-		case m == no:
-			return no
-		case m == unknown, m == refuses && result == yes:
-			result = m
-		}
-	}
-	return result
-}
-
-func (p *probe) matchesOne(matcher any) match {
-	switch m := matcher.(type) {
-	case *caddyhttp.MatchHost:
-		if p.host == "" {
-			return unknown
-		}
-	case *caddyhttp.MatchNot:
-		switch p.matches(m.MatcherSets) {
-		case yes:
-			return no
-		case no:
-			return yes
-		}
-		return unknown
-	case *caddyhttp.MatchPath:
-		if !p.knows(*m...) {
-			return unknown
-		}
-	case *fileserver.MatchFile:
-		if !p.knows(append([]string{m.Root, m.FileSystem}, m.TryFiles...)...) {
-			return unknown
-		}
-	case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
-	default:
-		return unknown
-	}
-	ok, err := matcher.(caddyhttp.RequestMatcherWithError).MatchWithError(p.request)
-	switch {
-	case err != nil:
-		return refuses
-	case ok:
-		return yes
-	}
-	return no
-}
-
-// matchesTarget is matches with the matchers of paths and methods only, for a route with at
-// most one set.
-func (p *probe) matchesTarget(route *caddyhttp.Route) match {
-	for _, matcher := range slices.Concat(route.MatcherSets...) {
-		switch matcher.(type) {
-		case *caddyhttp.MatchPath, *caddyhttp.MatchMethod:
-			if p.matchesOne(matcher) != yes {
-				return no
-			}
-		}
-	}
-	return yes
 }

@@ -109,6 +109,96 @@ func TestHiddenStreams(t *testing.T) {
 	}
 }
 
+// TestHiddenByPaths: a warning names each stream and each sse_api whose path excludes the path of a
+// route around it, if nothing between the two may change the path.
+func TestHiddenByPaths(t *testing.T) {
+	const sse = "\nsse /events {\n anonymous\n}\n"
+	const proxy = "reverse_proxy 127.0.0.1:1\n"
+	const forward = "forward_auth /events 127.0.0.1:1 {\n uri /auth\n copy_headers X-User\n}\n"
+	for name, test := range map[string]struct{ site, around string }{
+		"in a handle":                       {"handle /api/* {" + sse + "}", "/api/*"},
+		"beside others":                     {"handle /api/* {\nroot /srv\n" + forward + sse + proxy + "}\nhandle {\n respond ok\n}", "/api/*"},
+		"in a route":                        {"route /api/* {" + sse + "}", "/api/*"},
+		"in a handle of two paths":          {"@two path /api/* /v1/*\nhandle @two {" + sse + "}", "/api/* /v1/*"},
+		"in a handle in a handle":           {"handle /api/* {\nhandle /api/v1/* {" + sse + "}\n}", "/api/*"},
+		"in a handle in a handle_path":      {"handle_path /api/* {\nhandle /v1/* {" + sse + "}\n}", "/v1/*"},
+		"all below a path":                  {"handle /api/* {\n sse /events/* {\n anonymous\n}\n}", "/api/*"},
+		"an sse_api":                        {"handle /internal/* {\n sse_api /sse/*\n}", "/internal/*"},
+		"in a handle_path":                  {"handle_path /api/* {" + sse + "}", ""},
+		"an sse_api in a handle_path":       {"handle_path /internal/* {\n sse_api /sse/*\n}", ""},
+		"in a handle with a strip_prefix":   {"handle /api/* {\n uri strip_prefix /api" + sse + "}", ""},
+		"in a handle with a rewrite":        {"handle /api/* {\n rewrite /api/live /events" + sse + "}", ""},
+		"with the prefix":                   {"handle /api/* {\n sse /api/events {\n anonymous\n}\n}", ""},
+		"with the prefix in another case":   {"handle /API/* {\n sse /api/events {\n anonymous\n}\n}", ""},
+		"in a handle of one of two paths":   {"@two path /api/* /events\nhandle @two {" + sse + "}", ""},
+		"in a handle of an unknown path":    {"@some path /{header.X-A}/*\nhandle @some {" + sse + "}", ""},
+		"in a handle of a longer path":      {"handle /events/x {\n sse /events/* {\n anonymous\n}\n}", ""},
+		"in a handle of a suffix":           {"@json path *.json\nhandle @json {\n sse /events/* {\n anonymous\n}\n}", ""},
+		"in a handle of another suffix":     {"@json path *.json\nhandle @json {" + sse + "}", "*.json"},
+		"behind a handler that is unknown":  {"handle /api/* {\nroute {\n test_break" + sse + "}\n}", ""},
+		"before a handler that may rewrite": {"handle /api/* {\n" + sse + "php_fastcgi 127.0.0.1:1\n}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(s.site(test.site))
+			subject := "stream"
+			if strings.Contains(test.site, "sse_api") {
+				subject = "sse_api"
+			}
+			var around []string
+			for line := range strings.Lines(logs.tail(1 << 20)) {
+				if strings.Contains(line, "no request reaches this "+subject+": its path does not match the path of the route around it") {
+					around = append(around, decode[struct{ Around string }](t, line).Around)
+				}
+			}
+			if got := strings.Join(around, "; "); got != test.around {
+				t.Errorf("path around what is warned of: got %q, want %q", got, test.around)
+			}
+		})
+	}
+}
+
+// TestHiddenAPIs: a warning names each sse_api that no request can reach when the config is loaded,
+// and no other.
+func TestHiddenAPIs(t *testing.T) {
+	const api = "\nsse_api /sse/*\n"
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "index.html"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ site, cause string }{
+		"alone":                         {api, ""},
+		"beside a reverse_proxy":        {api + "reverse_proxy 127.0.0.1:1", ""},
+		"a catch-all handle":            {api + "handle {\n file_server\n}", "file_server"},
+		"a catch-all handle of GET":     {api + "@get method GET\nhandle @get {\n file_server\n}", ""},
+		"a handle of its path":          {api + "handle /sse/* {\n respond ok\n}", "respond"},
+		"a handle of one call":          {api + "handle /sse/status {\n respond ok\n}", ""},
+		"behind basic_auth":             {"basic_auth {\n alice " + secretHash + "\n}" + api + "handle {\n file_server\n}", "file_server"},
+		"in a handle_path":              {"handle_path /internal/* {\n sse_api\n}\nhandle {\n respond ok\n}", ""},
+		"in a handle of its own":        {"handle /sse/* {\n sse_api\n}\nhandle {\n respond ok\n}", ""},
+		"try_files":                     {"root " + root + "\ntry_files {path} /index.html" + api + "file_server", "file_server"},
+		"behind what may answer others": {"@outside not remote_ip 10.0.0.0/8\nrespond @outside 403" + api, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t, "")
+			logs.reset()
+			s.mustLoad(s.site(test.site))
+			var causes []string
+			for line := range strings.Lines(logs.tail(1 << 20)) {
+				if strings.Contains(line, "no request reaches this sse_api") {
+					causes = append(causes, decode[struct {
+						By string `json:"answered_by"`
+					}](t, line).By)
+				}
+			}
+			if got := strings.Join(causes, "; "); got != test.cause {
+				t.Errorf("handler that answers in place of the sse_api: got %q, want %q", got, test.cause)
+			}
+		})
+	}
+}
+
 // TestHiddenStreamsOfHosts: a handler of another host hides no stream.
 func TestHiddenStreamsOfHosts(t *testing.T) {
 	for name, test := range map[string]struct {

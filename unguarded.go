@@ -21,41 +21,44 @@ const readyPath = "/sse/ready"
 // apiMethods are the methods of the API. HEAD shows no more than GET.
 var apiMethods = []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete}
 
-// warnOfUnguarded logs each sse_api of this config that anybody can use.
-func (a *App) warnOfUnguarded() {
+// warnOfAPIs logs each sse_api of this config that nobody can reach or that anybody can use.
+func (a *App) warnOfAPIs() {
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
 		return
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
-		if isLocal(server) || asksForCertificate(server) {
-			continue
-		}
 		eachHandler(server.Routes, nil, func(h *API, parents []*caddyhttp.Route) {
-			if slices.ContainsFunc(parents, hasGuard) {
-				return
-			}
-			_, paths := probeTarget(parents)
-			host := probeHost(parents)
-			for _, path := range paths {
-				var open []string
-				for _, method := range apiMethods {
-					p := newProbe(h, parents, server, method, host, path)
-					p.stoppedByAuth = true
-					if _, f := p.follow(server.Routes, 0); f == reaches && needsGuard(method, p.request.URL.Path) {
-						open = append(open, method)
-					}
-				}
-				if len(open) == 0 {
-					continue
-				}
-				a.logger.Warn("sse_api is open to everybody: anyone who reaches it can list clients and read events (GET), "+
-					"publish to all clients (POST), or change and end streams (PATCH, DELETE); "+
-					"put basic_auth or forward_auth for all methods before it, or `respond @outside 403` with a matcher of remote_ip, "+
-					"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path), zap.Strings("methods", open))
-				return
+			if advice, fields := whyHidden(server, h, parents, apiMethods...); advice != "" {
+				a.logger.Warn("no request reaches this sse_api: "+advice, fields...)
+			} else if !isLocal(server) && !asksForCertificate(server) && !slices.ContainsFunc(parents, hasGuard) {
+				a.warnIfUnguarded(server, h, parents)
 			}
 		})
+	}
+}
+
+// warnIfUnguarded logs the first path of the sse_api that anybody can use.
+func (a *App) warnIfUnguarded(server *caddyhttp.Server, h *API, parents []*caddyhttp.Route) {
+	_, paths := probeTarget(parents)
+	host := probeHost(parents)
+	for _, path := range paths {
+		var open []string
+		for _, method := range apiMethods {
+			p := newProbe(h, parents, server, method, host, path)
+			p.stoppedByAuth = true
+			if _, f := p.follow(server.Routes, 0); f == reaches && needsGuard(method, p.request.URL.Path) {
+				open = append(open, method)
+			}
+		}
+		if len(open) == 0 {
+			continue
+		}
+		a.logger.Warn("sse_api is open to everybody: anyone who reaches it can list clients and read events (GET), "+
+			"publish to all clients (POST), or change and end streams (PATCH, DELETE); "+
+			"put basic_auth or forward_auth for all methods before it, or `respond @outside 403` with a matcher of remote_ip, "+
+			"or bind its site to 127.0.0.1", zap.String("host", host), zap.String("path", path), zap.Strings("methods", open))
+		return
 	}
 }
 
