@@ -439,6 +439,7 @@ func TestLogout(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	onPhone.expect("sse.topics", `{"added":["room/3"],"removed":["room/1"]}`)
+	onPhone.expect("sse.topics", `{"added":["room/4"],"removed":[]}`)
 	if event, data := onPhone.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"disconnected"`) {
 		t.Errorf("the phone gets %s %s", event, data)
 	}
