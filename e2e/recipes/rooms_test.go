@@ -44,6 +44,8 @@ func TestRooms(t *testing.T) {
 
 	t.Run("members", func(t *testing.T) { testMembers(t, page, back, user) })
 	back.wait(0)
+	t.Run("any order", func(t *testing.T) { testAnyOrder(t, page, back, user) })
+	back.wait(0)
 	t.Run("who comes back", func(t *testing.T) { testWhoComesBack(t, page, back, app, user, site) })
 	back.wait(0)
 	t.Run("online", func(t *testing.T) { testOnline(t, page, back, app, user, site) })
@@ -81,6 +83,40 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 	back.broadcast("the end")
 	for _, s := range []*stream{alice, bob} {
 		s.expect("", "the end")
+	}
+}
+
+// testAnyOrder: a change of a member that is overtaken by the opposite one leaves the stream as the
+// data of the app say.
+func testAnyOrder(t *testing.T, page map[string]string, back backend, user func(string) visitor) {
+	program := take(t, recipes(t, "auth.md"), "from_python") + take(t, page, "follow") + `
+members, overtaking = set(), []
+def is_member(room, user):
+    return (room, user) in members
+def change(member):
+    (members.add if member else members.discard)(("room/1", "bob"))
+    follow("room/1", "bob")
+send = connections
+def connections(*args, **which):
+    if overtaking:
+        change(overtaking.pop())
+    return send(*args, **which)
+change(not FIRST)
+overtaking.append(not FIRST)
+change(FIRST)
+`
+	for _, added := range []bool{true, false} { // the first change, which the other one overtakes
+		bob := user("bob").open("/events", "bob")
+		code := replace(t, program, "localhost:2019", back.admin, "FIRST", map[bool]string{true: "True", false: "False"}[added])
+		if out, err := exec.Command("/usr/bin/python3", "-c", code).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		list, err := back.connections("bob")
+		if err != nil || len(list) != 1 || slices.Contains(list[0].Topics, "room/1") == added {
+			t.Errorf("connections after add=%t and the opposite: got %v %v, want what the app's data say", added, list, err)
+		}
+		bob.close()
+		back.wait(0)
 	}
 }
 
