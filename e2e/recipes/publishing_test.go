@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -112,6 +113,7 @@ func TestPublishing(t *testing.T) {
 	for name := range languages {
 		code[name] = take(t, page, name)
 	}
+	take(t, page, "outbox") // TestOutbox runs it
 	wantAllTaken(t, page)
 	for name := range languages {
 		t.Run(name, func(t *testing.T) {
@@ -151,6 +153,60 @@ func TestPublishing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOutbox: the loop of the page puts aside an event that is refused, and publishes the events
+// around it in order. It puts none aside while its login is refused.
+func TestOutbox(t *testing.T) {
+	page := recipes(t, "publishing.md")
+	s := e2e.Start(t, e2e.Config{})
+	b := backendOf(t, s)
+	alice := visitorOf(t, s).open("/events", "alice", "X-User", "alice")
+	defer alice.close()
+
+	var requests atomic.Int32
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: b.admin}) }}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) <= 4 { // the batch, and each row if they were sent alone
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+
+	file := filepath.Join(t.TempDir(), "app.db")
+	table := func(statement string) string {
+		t.Helper()
+		const program = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1], timeout=20) as db: print(db.execute(sys.argv[2]).fetchall())"
+		out, err := exec.Command("/usr/bin/python3", "-c", program, file, statement).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", statement, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	const definitions, tries = "def send(rows):", "\npublish("
+	publish, _, ok := strings.Cut(take(t, page, "python"), tries)
+	if !ok {
+		t.Fatalf("python: got no call of publish, want one to leave out")
+	}
+	rows := `for n, user in enumerate(["alice", 7, "alice"]):
+    db.execute("insert into outbox (key, event) values (?, ?)", (f"key-{n}", json.dumps({"user": user, "text": str(n)})))
+`
+	stop := runProgram(t, replace(t, publish+"\n"+take(t, page, "outbox"), "localhost:2019", front.Listener.Addr().String(), `"app.db"`, fmt.Sprintf("%q", file), definitions, rows+definitions))
+	defer stop()
+	alice.expect("", "0")
+	alice.expect("", "2")
+	e2e.Wait(t, e2e.Patience, "the outbox to hold only the refused row", func() error {
+		if got := table("select id, refused from outbox"); !strings.HasPrefix(got, "[(2, ") || !strings.Contains(got, "invalid user 7") {
+			return fmt.Errorf("got %s", got)
+		}
+		return nil
+	})
+	table(`insert into outbox (key, event) values ('later', '{"user":"alice","text":"later"}')`)
+	alice.expect("", "later")
+	table(`update outbox set event = '{"user":"alice","text":"corrected"}', refused = null`)
+	alice.expect("", "corrected")
 }
 
 // answer is one answer of a fake server to a batch.

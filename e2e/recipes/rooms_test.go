@@ -193,7 +193,7 @@ func testOnline(t *testing.T, page map[string]string, back backend, app *stub, u
 
 	text := take(t, page, "online")
 	caddy := newOutage(t, back.admin)
-	stop := keepList(t, strings.ReplaceAll(text, "localhost:2019", caddy.addr()))
+	stop := runProgram(t, strings.ReplaceAll(text, "localhost:2019", caddy.addr()))
 	alice.expect("online", `["alice","carol"]`)
 	carol.expect("online", `["alice","carol"]`)
 	caddy.fail(3) // the program goes on, and publishes again
@@ -219,7 +219,7 @@ func testOnline(t *testing.T, page map[string]string, back backend, app *stub, u
 	if often == text {
 		t.Fatal("the program does not say how often it publishes again")
 	}
-	stop = keepList(t, strings.ReplaceAll(often, "localhost:2019", back.admin))
+	stop = runProgram(t, strings.ReplaceAll(often, "localhost:2019", back.admin))
 	for range 3 {
 		alice.expect("online", `["alice"]`)
 	}
@@ -244,8 +244,8 @@ func testOnline(t *testing.T, page map[string]string, back backend, app *stub, u
 	dave.close()
 }
 
-// keepList runs the program that keeps the list of who is online, until it is stopped.
-func keepList(t *testing.T, program string) (stop func()) {
+// runProgram runs a Python program until it is stopped.
+func runProgram(t *testing.T, program string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command("/usr/bin/python3", "-c", program)
 	var log strings.Builder
