@@ -18,6 +18,11 @@ func TestSymptoms(t *testing.T) {
 	}
 	closedApp := newStub(t)
 	closedApp.Close()
+	app, catchAll := newStub(t), newStub(t)
+	app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Session", "secret")
+	catchAll.answer = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
+	files := t.TempDir()
+	write(t, files, "index.html", "the page")
 	s := e2e.Start(t, e2e.Config{Routes: `
 	sse /user {
 		user {http.reverse_proxy.header.X-SSE-User}
@@ -53,6 +58,33 @@ func TestSymptoms(t *testing.T) {
 	handle_path /internal/* {
 		sse_api
 	}
+	route /through {
+		reverse_proxy ` + app.addr() + `
+		sse {
+			user {http.reverse_proxy.header.X-SSE-User}
+		}
+	}
+	route /catch-all {
+		reverse_proxy ` + catchAll.addr() + ` {
+			@stream header X-SSE-User *
+			handle_response @stream {
+				sse {
+					user {http.reverse_proxy.header.X-SSE-User}
+				}
+			}
+		}
+	}
+	handle /files/* {
+		root ` + files + `
+		try_files {path} /index.html
+		file_server
+	}
+	forward_auth /itself 127.0.0.1:{http.request.local.port} {
+		uri /itself
+	}
+	sse /itself {
+		anonymous
+	}
 	handle /spa/* {
 		respond "<html>" 200
 		sse /spa/events {
@@ -73,6 +105,8 @@ func TestSymptoms(t *testing.T) {
 	}{
 		{"200 and an empty body, for a stream or a publish", "POST", site + "/sse/send", "application/json", event, "", 200, ""},
 		{"200, and `text/html`", "GET", site + "/spa/events", "", "", "", 200, "<html>"},
+		{"200, and `text/html`", "GET", site + "/catch-all", "", "", "", 200, "<html>"},
+		{"204", "GET", site + "/through", "", "", "", 204, ""},
 		{"200, and `event: sse.rejected`", "GET", site + "/full", "", "", "", 200, "event: sse.rejected"},
 		{"401, and the text begins with `no authenticated user`", "GET", site + "/user", "", "", "X-SSE-User: alice", 401, "no authenticated user"},
 		{"401, and the text begins with `expires`", "GET", site + "/expires", "", "", "", 401, "expires"},
@@ -83,6 +117,8 @@ func TestSymptoms(t *testing.T) {
 		{"404 from the API", "POST", admin + "/sse/sends", "application/json", event, "", 404, ""},
 		{"405", "POST", site + "/topics", plain, "x", "", 405, "GET"},
 		{"405", "GET", admin + "/sse/send", "", "", "", 405, ""},
+		{"405 and an empty body, for a publish", "POST", site + "/files/sse/send", "application/json", event, "", 405, ""},
+		{"431, after a second or more", "GET", site + "/itself", "", "", "", 431, ""},
 		{"415", "POST", admin + "/sse/send", plain, event, "", 415, "application/x-ndjson"},
 		{"500, and a handler buffers or cannot flush", "GET", site + "/buffers", "", "", "", 500, ""},
 		{"502 for a stream", "GET", site + "/down", "", "", "", 502, ""},
@@ -110,6 +146,12 @@ func TestSymptoms(t *testing.T) {
 		resp.Body.Close()
 		if resp.StatusCode != test.status || !strings.Contains(string(answer[:n]), test.says) {
 			t.Errorf("%s: response to %s %s: got %s %s, want %d with %q", test.row, test.method, test.url, resp.Status, answer[:n], test.status, test.says)
+		}
+		if strings.Contains(test.row, "an empty body") && n > 0 {
+			t.Errorf("%s: got the body %s, want none", test.row, answer[:n])
+		}
+		if test.status == http.StatusNoContent && resp.Header.Get("X-SSE-Session") == "" {
+			t.Errorf("%s: got no header X-SSE-Session, want that of the app", test.row)
 		}
 		if test.status == http.StatusMethodNotAllowed && resp.Header.Get("Allow") == "" {
 			t.Errorf("%s: got no header Allow, want one", test.url)
