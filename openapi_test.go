@@ -141,6 +141,25 @@ func TestOpenAPIHasAllEndpoints(t *testing.T) {
 	}
 }
 
+// TestOpenAPINamesAreUnique: no two components have the same name, in any case of letters. Code
+// generators make a type of each.
+func TestOpenAPINamesAreUnique(t *testing.T) {
+	d := readOpenAPI(t)
+	seen := make(map[string]string)
+	for kind := range d.at(d.root, "components") {
+		for name := range d.at(d.root, "components", kind) {
+			component := kind + "/" + name
+			if other := seen[strings.ToLower(name)]; other != "" {
+				t.Errorf("%s and %s: got one name, want two", component, other)
+			}
+			seen[strings.ToLower(name)] = component
+		}
+	}
+	if len(seen) < 40 {
+		t.Errorf("components: got %d, want at least 40", len(seen))
+	}
+}
+
 // TestOpenAPIHasAllFieldsOfAnEvent: the document has the fields that the API reads.
 func TestOpenAPIHasAllFieldsOfAnEvent(t *testing.T) {
 	d := readOpenAPI(t)
