@@ -224,6 +224,32 @@ func TestOutbox(t *testing.T) {
 	alice.expect("", "corrected")
 }
 
+// TestPublishingToWhom: a target is a name or a list of names, and * is no wildcard. What is sent to
+// /sse/broadcast reaches everyone.
+func TestPublishingToWhom(t *testing.T) {
+	function, _, ok := strings.Cut(take(t, recipes(t, "publishing.md"), "python"), "\npublish(")
+	if !ok {
+		t.Fatal("got no calls in the code, want some")
+	}
+	s := e2e.Start(t, e2e.Config{})
+	v := visitorOf(t, s)
+	alice, bob := v.open("/events", "alice", "X-User", "alice"), v.open("/events", "bob", "X-User", "bob")
+	publish := func(path, call string) {
+		t.Helper()
+		code := replace(t, function, "/sse/send", path) + "\n" + call
+		if out, err := runPublisher(t, "python", code, fmt.Sprintf("localhost:%d", s.Admin), ""); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	publish("/sse/send", `publish({"user": "*", "text": "for the user *"})`)
+	publish("/sse/send", `publish({"user": ["alice", "bob"], "text": "for two", "ttl": "10m", "slot": "price"})`)
+	publish("/sse/broadcast", `publish({"text": "for all"})`)
+	for _, s := range []*stream{alice, bob} {
+		s.expect("", "for two")
+		s.expect("", "for all")
+	}
+}
+
 // answer is one answer of a fake server to a batch.
 type answer func(w http.ResponseWriter, receipts string)
 
