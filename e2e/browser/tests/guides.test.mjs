@@ -1,6 +1,6 @@
 // Runs the code for browsers in docs/guides. e2e/recipes runs the commands of these pages.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -37,8 +37,10 @@ async function open(recipe, options, prepare = async () => {}) {
   await page.goto(`/recipes/${name}.html`);
 }
 // Only one request is refused. Otherwise the page would load itself again forever.
-const refuse = () =>
-  page.route("**/events*", (route) => route.fulfill({ status: 401 }), { times: 1 });
+const refuse = (status = 401) =>
+  page.route("**/events*", (route) => route.fulfill({ status }), { times: 1 });
+const showLogin = () =>
+  page.route("**/login", (route) => route.fulfill({ contentType: "text/html", body: "log in" }));
 const order = (text) => caddy.send({ user: "alice", type: "order", text: `<li>${text}</li>` });
 const fragment = (text) =>
   caddy.send({
@@ -73,7 +75,7 @@ test("htmx, the extension: after a gap the page is loaded again", async () => {
 });
 
 test("htmx, the extension: the page is loaded again when the login ends", async () => {
-  await open(extension(await caddy.head()), htmx, refuse);
+  await open(extension(await caddy.head()), htmx, () => refuse());
   await loadedAgain();
 });
 
@@ -89,9 +91,7 @@ test("htmx, the client: nothing is lost since the page was rendered, and the end
   await context.close();
   await open(client, { attributes }, async () => {
     await refuse();
-    await page.route("**/login", (route) =>
-      route.fulfill({ contentType: "text/html", body: "log in" }),
-    );
+    await showLogin();
   });
   await page.getByText("log in").waitFor();
 });
@@ -129,7 +129,7 @@ test("Turbo: nothing between rendering and connecting is lost or shown twice", a
 
 for (const [name, head, prepare] of [
   ["after a gap", "no-position", undefined],
-  ["when the login ends", "", refuse],
+  ["when the login ends", "", () => refuse()],
 ]) {
   test(`Turbo: the page is visited again ${name}`, async () => {
     let visits = 0;
@@ -142,6 +142,63 @@ for (const [name, head, prepare] of [
     await until(() => visits > 1, "the page is visited again", 60_000);
   });
 }
+
+test("Turbo: a gap before the page is complete is not missed", async () => {
+  const { language, code } = element("no-position");
+  let visits = 0;
+  const images = [];
+  const opened = open({ language, code: `${code}<img src="/slow.png">` }, turbo, async () => {
+    await page.route("**/slow.png", (route) => void images.push(route));
+    page.on("request", (request) => {
+      if (request.url().endsWith(".html")) visits++;
+    });
+  });
+  await until(() => visits > 1, "the page is visited again", 60_000);
+  for (const image of images) await image.fulfill({ status: 404 });
+  await opened.catch(() => {}); // the visit may interrupt it
+});
+
+test("Turbo: the page stays while the app is away, and is visited afterwards", async () => {
+  let requests = 0;
+  await open(element(""), turbo, async () => {
+    await refuse(502);
+    await page.route("**/guide-*.html", (route) =>
+      ++requests === 2 ? route.fulfill({ status: 502 }) : route.continue(),
+    );
+  });
+  // The page, a request that fails, one that does not, and the visit.
+  await until(() => requests === 4, "the page is visited again", 60_000);
+  await caddy.settled(1);
+  await fragment("back");
+  await listed("back");
+  assert.equal(page.loads, 1);
+});
+
+test("Turbo: a page without the element has no error", async () => {
+  const errors = [];
+  const none = { language: "html", code: "" };
+  const script = `${turbo.script}\ndocument.addEventListener("turbo:load", () => (window.loaded = true));`;
+  await open(none, { script }, async () => page.on("pageerror", (error) => errors.push(error)));
+  await page.waitForFunction(() => window.loaded);
+  assert.deepEqual(errors, []);
+});
+
+test("Turbo, the client: a classic script with defer will do, and a 401 shows the login", async () => {
+  const umd = "../node_modules/@hotwired/turbo/dist/turbo.es2017-umd.js";
+  copyFileSync(new URL(umd, import.meta.url), join(caddy.www, "turbo-umd.js"));
+  const code = '<ul id="orders"></ul><script defer src="/turbo-umd.js"></script>';
+  const client = { script: recipe("turbo", "client").code };
+  await open({ language: "html", code }, client);
+  await caddy.settled(1);
+  await fragment("shipped");
+  await listed("shipped");
+  await context.close();
+  await open({ language: "html", code }, client, async () => {
+    await refuse();
+    await showLogin();
+  });
+  await page.getByText("log in").waitFor();
+});
 
 test("Turbo, the client: shows fragments", async () => {
   const { code } = recipe("turbo", "client");
@@ -196,7 +253,7 @@ test("React: the hook compiles strictly, shows events and the end of the login",
   });
   await page.locator("li", { hasText: "shipped" }).waitFor();
   await context.close();
-  await open(component, {}, refuse);
+  await open(component, {}, () => refuse());
   await page.getByText("Sign in again").waitFor();
   await context.close();
   await open(component, {}, () =>
