@@ -253,8 +253,16 @@ test("React: the hook compiles strictly, shows events and the end of the login",
   });
   await page.locator("li", { hasText: "shipped" }).waitFor();
   await context.close();
-  await open(component, {}, () => refuse());
+  const login = `${component.code.slice(0, component.code.lastIndexOf("function App"))}
+function App() {
+  const { reconnect } = useSSE("/events", { identity: "alice" });
+  return <><button onClick={reconnect}>Log in</button><Notifications user="alice" /></>;
+}`;
+  await open({ language: "tsx", code: login }, {}, () => refuse());
   await page.getByText("Sign in again").waitFor();
+  await page.getByRole("button").click();
+  await page.getByText("Sign in again").waitFor({ state: "detached" });
+  await caddy.settled(1);
   await context.close();
   await open(component, {}, () =>
     page.route("**/events*", (route) => route.fulfill({ status: 403 })),
