@@ -48,6 +48,25 @@ test("all TypeScript recipes compile, strictly", () => {
   }
 });
 
+test("createSSE takes event types, as its text says", () => {
+  const readme = readFileSync(new URL("../../../client/README.md", import.meta.url), "utf8");
+  const [, call] = readme.match(/^In TypeScript .*: `(createSSE<Events>\(.*\))`\.$/m);
+  const check = (call) => {
+    const code = `import { createSSE } from "caddy-sse";
+interface Events { order_update: { orderId: string } }
+export type { Events };
+${call}.on("order_update", ({ data }) => toast(data.orderId));`;
+    const dir = mkdtempSync(join(tmpdir(), "recipes-"));
+    try {
+      return typeCheck(dir, { call: [{ language: "tsx", code }] });
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  };
+  assert.equal(check(call), "");
+  assert.match(check(call.replace("<Events>", "")), /order_update/);
+});
+
 test("Without a bundler: a page imports the copied dist/", async () => {
   const client = new URL("../../../client/", import.meta.url);
   const readme = readFileSync(new URL("README.md", client), "utf8");
