@@ -14,7 +14,7 @@ export function fullJitter(failures: number, minMs: number, maxMs: number): numb
 
 /** A wait for a stream that is gone: random in the upper half of a bound, which grows from 1 to 5 minutes. */
 export function slowJitter(times: number): number {
-  return Math.min(300_000, 60_000 * 2 ** Math.min(times, 3)) * (0.5 + Math.random() / 2);
+  return Math.min(300_000, 60_000 * 2 ** times) * (0.5 + Math.random() / 2);
 }
 
 /** A valid delay for a timer: at least FLOOR, also for NaN, and at most MAX_TIMER. */

@@ -15,13 +15,13 @@ export interface News {
   position?: string | undefined;
   /** The events of one chunk. */
   events?: readonly RawEvent[] | undefined;
-  gap?: Gap;
+  gap?: Gap | undefined;
   topics?: TopicChange;
-  error?: SSEError;
+  error?: SSEError | undefined;
   /** The next report comes within this many milliseconds, or the stream is dead. */
-  silenceMs?: number | undefined;
+  silenceMs?: number;
   /** The tab that has the stream no longer answers. */
-  leaderLost?: boolean;
+  leaderLost?: boolean | undefined;
 }
 
 /** Receives the reports of a stream. It is never called after the stream's `close()`. */
@@ -38,6 +38,9 @@ export interface Resume {
   readonly lastEventId: string;
   readonly connectionId: string | null;
 }
+
+/** A connection without a byte for 2.5 heartbeats is dead. A heartbeat is 15 s until the server says otherwise. */
+export const IDLE_MS = 37_500;
 
 export const IDLE: StreamState = {
   connectionStatus: "idle",

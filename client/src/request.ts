@@ -13,10 +13,8 @@ export function prepare(
   if (previous) target.searchParams.set("previous", previous);
   if (!lastEventId) {
     if (state) target.searchParams.set("state", "1");
-    return target;
-  }
-  // Across origins the header would need a preflight each time; a query does not.
-  if (globalThis.location && location.origin !== url.origin) {
+  } else if (globalThis.location && location.origin !== url.origin) {
+    // Across origins the header would need a preflight each time; a query does not.
     target.searchParams.set("last_event_id", lastEventId);
   } else {
     // [HTML spec 9.2.3] The id is sent as UTF-8. A header value is a string of bytes.

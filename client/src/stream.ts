@@ -1,16 +1,21 @@
 import { delayOf, fullJitter, MAX_TIMER, slowJitter } from "./backoff.js";
 import { parseControl } from "./control.js";
 import { guard, textOf } from "./guard.js";
-import { IDLE, type News, type RawEvent, type Resume, type Sink, type Stream } from "./news.js";
+import {
+  IDLE,
+  IDLE_MS,
+  type News,
+  type RawEvent,
+  type Resume,
+  type Sink,
+  type Stream,
+} from "./news.js";
 import { onPage } from "./page.js";
 import { createParser } from "./parser.js";
 import { prepare } from "./request.js";
 import { chunks, errorOf, isStream, isTransient } from "./response.js";
 import type { SSEError, StreamOptions, StreamState } from "./types.js";
 
-// A connection without a byte for 2.5 heartbeats is dead. A heartbeat is 15 s until the server says otherwise.
-const HEARTBEATS = 2.5;
-const DEFAULT_HEARTBEAT_MS = 15_000;
 const MAX_EVENT = 2 ** 24;
 
 // Some networks hold a stream back. If a stream has no first byte after this time, a poll is sent too.
@@ -36,7 +41,7 @@ export function openStream(
   // State over all attempts.
   let state: StreamState = { ...IDLE, connectionId };
   let serverRetryMs: number | undefined; // from `retry:`
-  let heartbeatMs = DEFAULT_HEARTBEAT_MS;
+  let serverIdleMs = IDLE_MS;
   let failures = 0;
   let absences = 0; // times in a row that the hub or the address was gone
   let wasOpen = connectionId !== null; // the stream has been open before
@@ -61,11 +66,17 @@ export function openStream(
   let lastByteAt = 0;
   let timer: ReturnType<typeof setTimeout> | undefined; // next attempt; during one, its watchdog
 
-  const idleMs = () => options().idleTimeoutMs ?? HEARTBEATS * heartbeatMs;
+  /** Sets the timer. It replaces the one before: the watchdog must not end a wait. */
+  function setTimer(call: () => void, ms: number) {
+    clearTimeout(timer);
+    timer = setTimeout(call, ms);
+  }
+
+  const idleMs = () => options().idleTimeoutMs ?? serverIdleMs;
 
   function setState(change: Partial<StreamState>, error?: SSEError) {
     state = { ...state, ...change };
-    sink(error ? { state, error } : { state });
+    sink({ state, error });
   }
 
   /** Ends the current attempt, if any. It resets the counters if the stream was open for long enough. */
@@ -94,7 +105,6 @@ export function openStream(
    * wait. If `exactly`, the longer of the two.
    */
   function retry(error: SSEError, least = 0, exactly = false) {
-    const now = Date.now();
     endAttempt();
     const { shouldReconnect, backoff: { minMs = 500, maxMs = 30_000 } = {} } = options();
     if (guard(() => shouldReconnect?.(error, failures)) === false) {
@@ -105,21 +115,20 @@ export function openStream(
     const jitter = exactly && !failures ? 0 : fullJitter(failures, serverRetryMs ?? minMs, maxMs);
     const delay = delayOf(exactly ? Math.max(least, jitter) : least + jitter);
     serverSetWait = least > 0;
-    timer = setTimeout(attempt, delay);
+    setTimer(attempt, delay);
     failures++;
     setState(
-      { connectionStatus: "reconnecting", error, attempt: failures, retryAt: now + delay },
+      { connectionStatus: "reconnecting", error, attempt: failures, retryAt: Date.now() + delay },
       error,
     );
   }
 
   /** Retries when no byte arrives for `idleMs()`. Bytes only set `lastByteAt`, so there is one timer per idle period. */
   function watch() {
-    clearTimeout(timer);
     // After the clock is set back, lastByteAt would be in the future.
     lastByteAt = Math.min(lastByteAt, Date.now());
     const left = lastByteAt + idleMs() - Date.now();
-    if (left > 0) timer = setTimeout(watch, Math.min(MAX_TIMER, left));
+    if (left > 0) setTimer(watch, Math.min(MAX_TIMER, left));
     else {
       // An attempt without any byte: the network may have changed.
       streamWorks &&= openedAt > 0;
@@ -220,7 +229,7 @@ export function openStream(
       if (took < IDLE_POLL_MS && lastEventId === before)
         return connectionLost("the poll ended without an event");
       failures = absences = 0;
-      timer = setTimeout(() => void attempt({}, true), POLL_MS - Math.min(POLL_MS, took));
+      setTimer(() => void attempt({}, true), Math.max(0, POLL_MS - took));
     } catch (cause) {
       if (alive() && (chosen || !poll)) connectionLost(cause);
     }
@@ -243,11 +252,7 @@ export function openStream(
     if (age > 1000 && age < CUT_MS && Math.abs(age - cutAge) < age / 10) fallBack();
     cutAge = age || cutAge;
     const message = textOf(cause);
-    retry(
-      typeof cause === "string"
-        ? { type: "network", message }
-        : { type: "network", message, cause },
-    );
+    retry({ type: "network", message, ...(typeof cause !== "string" && { cause }) });
   }
 
   /** Handles the status of a response. True if it is a stream. */
@@ -318,7 +323,7 @@ export function openStream(
       parse(text);
       if (!alive()) return;
       if (!openedAt) setOpen({});
-      flush({ silenceMs: idleMs() });
+      flush({ silenceMs: Math.min(MAX_TIMER, idleMs()) });
     };
   }
 
@@ -344,7 +349,7 @@ export function openStream(
     } = parseControl(data);
     if (event === "sse.connected") {
       if (heartbeat !== undefined) {
-        heartbeatMs = heartbeat || Infinity;
+        serverIdleMs = 2.5 * heartbeat || Infinity;
         watch();
       }
       flush();
@@ -385,7 +390,6 @@ export function openStream(
 
   return {
     reconnect() {
-      endAttempt();
       failures = absences = 0;
       refreshed = returned = false;
       void attempt({ error: null, attempt: 0 });

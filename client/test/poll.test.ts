@@ -69,6 +69,37 @@ test("the client polls from its position if a stream is held back while a poll g
   expect(errors).toEqual([]);
 });
 
+test("polls go on without a pause, however many there were before", async () => {
+  const { got } = await start();
+  await wait(1000);
+  await respond(polls()[0], event(2));
+  await wait(260);
+  // They go on for longer than 2.5 heartbeats.
+  for (let n = 3; n < 63; n++) {
+    await polls()
+      .at(-1)
+      ?.send(connected("c", { heartbeat: 1000 }).replace("e-1", `e-${n - 1}`));
+    await polls().at(-1)?.send(event(n));
+    await polls().at(-1)?.end();
+    await wait(100);
+  }
+  expect(got).toHaveLength(61);
+  expect(errors).toEqual([]);
+});
+
+test("polls leave no timers behind", async () => {
+  await start();
+  await wait(1000);
+  await respond(polls()[0], event(2));
+  await wait(260);
+  const before = vi.getTimerCount();
+  for (let n = 3; n < 8; n++) {
+    await respond(polls().at(-1), event(n));
+    await wait(100);
+  }
+  expect(vi.getTimerCount()).toBe(before);
+});
+
 test("after empty polls the client polls again, and its status stays open", async () => {
   const { sse } = await start();
   const seen = new Set<string>();
