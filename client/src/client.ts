@@ -114,7 +114,7 @@ export function createSSE<E = DefaultEvents>(
     // Cut at twice the limit, so that the cost of cutting is constant per message.
     if (messages.length > 2 * limit()) messages.splice(0, messages.length - limit());
     invalidate();
-    emit(type, message);
+    if (type !== "*") emit(type, message);
     emit("*", message);
   }
 

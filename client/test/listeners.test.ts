@@ -42,6 +42,16 @@ test("a listener finds the message it is called with in the snapshot, and later 
   off();
 });
 
+test("a listener of all types gets an event of the type * once", async () => {
+  const sse = createSSE<Any>(URL_, { fetch: server.fetch });
+  const seen: unknown[] = [];
+  const off = sse.on("*", ({ data }) => seen.push(data));
+  await settle();
+  await server.last.send(connected("c-1"), "event: *\ndata: 2\nid: e-2\n\n");
+  expect(seen).toEqual([2]);
+  off();
+});
+
 test("malformed events are in the snapshot that onError reads", async () => {
   const counts: number[] = [];
   const sse = createSSE<Any>(URL_, {
