@@ -119,7 +119,7 @@ export function createSSE<E = DefaultEvents>(
   }
 
   function sink(news: News, joined: Membership) {
-    const { state: next, position, events, gap } = news;
+    const { state: next, position, gap } = news;
     if (next) {
       if (user !== null && next.user !== null && next.user !== user) {
         clear();
@@ -132,7 +132,7 @@ export function createSSE<E = DefaultEvents>(
       if (next.connectionStatus !== "open" && !lastEventId && !heldNews.length) abandonLoad();
     }
     if (gap) abandonLoad();
-    if (loading && position !== undefined) hold(news, position, events?.length ?? 0);
+    if (loading && position !== undefined) hold(news, position, joined);
     else apply(news, joined);
     if (news.error) report(news.error);
     if (loadDue && options.load && state.connectionStatus === "open" && membership === joined) {
@@ -155,14 +155,12 @@ export function createSSE<E = DefaultEvents>(
     if (topics) guard(() => options.onTopics?.(topics));
   }
 
-  function hold(news: News, position: string, events: number) {
+  function hold(news: News, position: string, joined: Membership) {
     heldNews.push(news);
-    heldEvents += events;
+    heldEvents += news.events?.length ?? 0;
     if (heldEvents <= MAX_HELD) return;
     abandonLoad();
-    lastEventId = position;
-    invalidate();
-    guard(() => options.onGap?.({ reason: "held", id: position }));
+    apply({ position, gap: { reason: "held", id: position } }, joined);
   }
 
   /** Aborts `load` and drops the held events: they are older than the data of the next `load`. */
@@ -179,7 +177,7 @@ export function createSSE<E = DefaultEvents>(
     const mine = new AbortController();
     loading = mine;
     loadDue = false;
-    for (let failures = 0; ; failures++) {
+    for (let failures = 0; mine === loading; failures++) {
       try {
         await options.load?.({ signal: mine.signal });
         break;
@@ -188,7 +186,6 @@ export function createSSE<E = DefaultEvents>(
         report({ type: "load", message: textOf(cause), cause });
         const delay = delayOf(fullJitter(failures, 500, 30_000));
         await new Promise((resolve) => setTimeout(resolve, delay));
-        if (mine !== loading) return;
       }
     }
     if (mine !== loading) return;
@@ -199,7 +196,7 @@ export function createSSE<E = DefaultEvents>(
     for (const one of news) if (membership === joined) apply(one, joined);
   }
 
-  function join(connectionId = state.connectionId) {
+  function join() {
     if (membership || state.connectionStatus === "closed") return;
     const target = resolve(url);
     for (const topic of sorted(topics)) target.searchParams.append("topic", topic);
@@ -210,13 +207,13 @@ export function createSSE<E = DefaultEvents>(
     const key = JSON.stringify([target.href, identity, credentials, slots]);
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
-    const source = sourceOf(share ? `${share} ${key}` : listeners, shared, own);
+    const source = sourceOf(share ? share + key : listeners, shared, own);
     // Set before the join, since the first news can come during it.
     const joined: Membership = { reconnect() {}, leave: () => false };
     membership = joined;
     const mine = source.join(
       (news) => membership === joined && sink(news, joined),
-      { lastEventId, connectionId },
+      { lastEventId, connectionId: state.connectionId },
       options,
     );
     Object.assign(joined, mine);
@@ -267,13 +264,16 @@ export function createSSE<E = DefaultEvents>(
     setTopics(next) {
       const same = JSON.stringify(sorted(topics)) === JSON.stringify(sorted(next));
       topics = next;
-      if (same || !membership) return;
-      // If other clients may use the old connection, in this tab or another, the new one does not replace it.
-      const alone = membership.leave(true) && options.share !== "tabs";
+      if (same) return;
+      const joined = membership;
       membership = undefined;
+      // Other clients may use the old connection, in this tab or another. Then the new one does not replace it.
+      if (!joined?.leave(true) || options.share === "tabs")
+        state = { ...state, connectionId: null };
       // The page has not loaded the data of new topics.
       abandonLoad();
-      join(alone ? state.connectionId : null);
+      if (joined) join();
+      else invalidate();
     },
     reconnect() {
       if (membership) return membership.reconnect();

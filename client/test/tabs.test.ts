@@ -295,3 +295,15 @@ test("a page without access to locks has its own stream", async () => {
   await server.last.send(connected("c-1"), event(2));
   expect(tab.got).toEqual([2]);
 });
+
+test("a client with other topics than before ends no stream that another tab uses", async () => {
+  await openTab();
+  const follower = await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  follower.sse.close();
+  follower.sse.setTopics(["a"]);
+  follower.sse.reconnect();
+  await settle();
+  expect(server.calls).toHaveLength(2);
+  expect(server.last.url.searchParams.has("previous")).toBe(false);
+});

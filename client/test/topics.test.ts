@@ -91,6 +91,19 @@ test("other tabs with the old topics keep their connection", async () => {
   expect(server.last.headers.get("Last-Event-ID")).toBe("e-2");
 });
 
+test("a client that changes its topics while closed ends no stream that others use", async () => {
+  const a = await open();
+  const b = await open();
+  await server.last.send(connected("c-1"), event(2));
+  a.sse.close();
+  a.sse.setTopics(["a"]);
+  a.sse.reconnect();
+  await settle();
+  expect(query()).toBe("?x=1&topic=a");
+  await server.calls[0]?.send(event(3));
+  expect(b.got).toEqual([2, 3]);
+});
+
 test("setTopics before the first listener or while closed sends no request", async () => {
   const sse = createSSE<Any>(URL_, { fetch: server.fetch });
   sse.setTopics(["a"]);
@@ -114,6 +127,18 @@ test("setTopics calls load again, because load does not know the new topics", as
   sse.setTopics(["b"]);
   await settle();
   expect(load).toHaveBeenCalledTimes(1);
+  await server.last.send(connected("c-2"));
+  expect(load).toHaveBeenCalledTimes(2);
+});
+
+test("load runs again if the topics change while the client is closed", async () => {
+  const load = vi.fn();
+  const { sse } = await open({ load, topics: ["a"] });
+  await server.last.send(connected("c-1"));
+  sse.close();
+  sse.setTopics(["b"]);
+  sse.reconnect();
+  await settle();
   await server.last.send(connected("c-2"));
   expect(load).toHaveBeenCalledTimes(2);
 });
