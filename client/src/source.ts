@@ -68,8 +68,9 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   function deliver(member: Member, news: News) {
     const { from = "", position, state, gap } = news;
     if (member.own) return rejoin(member);
-    const lost = member.ahead && state && state.connectionStatus !== "open";
-    if (news.leaderLost || lost) return catchUp(member);
+    if (news.leaderLost || (member.ahead && state && state.connectionStatus !== "open")) {
+      return catchUp(member);
+    }
     if (position === undefined) return member.sink(news);
     // The member needs the state (see `StreamOptions.state`), and the shared stream is past it.
     if (from && !member.position && member.options.state) return catchUp(member);
@@ -110,13 +111,13 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       }
       member.sink(news);
       const { error } = news;
-      const refusal = error?.type === "terminated" && error.reason.startsWith("max_");
-      rejoin(member, refusal ? error.reason : undefined);
+      const isRefusal = error?.type === "terminated" && error.reason.startsWith("max_");
+      rejoin(member, isRefusal && error.reason);
     }
   }
 
   /** Ends the member's own connection once it has reached the others, or if the server refuses it. */
-  function rejoin(member: Member, refusal?: string) {
+  function rejoin(member: Member, refusal?: string | false) {
     const { own, answered } = member;
     const reached = last.position ?? "";
     if (!own || status() !== "open") return;
@@ -125,17 +126,26 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     member.own = undefined;
     member.ahead = !refusal;
     // After a refusal the missed events are not known.
-    const gap: News = refusal ? { gap: { reason: refusal, id: reached } } : {};
-    if (refusal) member.position = reached;
-    member.sink({ state: last.state, position: member.position, ...gap });
+    const gap = refusal ? { reason: refusal, id: reached } : undefined;
+    if (gap) member.position = reached;
+    member.sink({ state: last.state, position: member.position, gap });
   }
 
   // Browsers do not keep a page with a connection or a lock in the back/forward cache. So the stream is closed
   // without a report, and resumes when the page comes back.
   function onPageTransition({ type, persisted }: PageTransitionEvent) {
-    if (isFinal()) return;
-    if (type === "pagehide") stream?.close();
-    else if (persisted) stream = openShared(deliverAll, resumeOf(last), currentOptions);
+    const hides = type === "pagehide";
+    if (isFinal() || !(hides || persisted)) return;
+    // The page may call `reconnect()` before it is shown: the browser first says that it is visible.
+    stream?.close();
+    const resume = {
+      lastEventId: last.position ?? "",
+      connectionId: last.state?.connectionId ?? null,
+    };
+    // Until then the stream is one that stays closed.
+    stream = hides
+      ? { reconnect() {}, close() {} }
+      : openShared(deliverAll, resume, currentOptions);
   }
 
   function leave(member: Member, now = false): boolean {
@@ -149,11 +159,15 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     return !members.size;
   }
 
+  function closeStream() {
+    leavePage();
+    stream?.close();
+    stream = undefined;
+  }
+
   function closeIfEmpty() {
     if (members.size || !stream) return;
-    leavePage();
-    stream.close();
-    stream = undefined;
+    closeStream();
     last = {};
     sources.delete(key);
   }
@@ -163,9 +177,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       const member: Member = { sink, options, position: resume.lastEventId };
       // The only member decides the position of the stream.
       if (!members.size && member.position && compare(member.position, last.position ?? "") !== 0) {
-        leavePage();
-        stream?.close();
-        stream = undefined;
+        closeStream();
       }
       members.add(member);
       if (!stream) {
@@ -186,8 +198,3 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   sources.set(key, source);
   return source;
 }
-
-const resumeOf = ({ position = "", state }: News): Resume => ({
-  lastEventId: position,
-  connectionId: state?.connectionId ?? null,
-});

@@ -106,6 +106,29 @@ describe("wake-up", () => {
     expect(server.last.headers.get("Last-Event-ID")).toBe("e-3");
     off();
   });
+  for (const final of [false, true]) {
+    test(`reconnect() before pageshow leaves one connection, ${final ? "failed" : "open"} before`, async () => {
+      const sse = await start();
+      await server.last.send(connected("c-1"), "data: 1\nid: e-2\n\n");
+      if (final) {
+        server.responses.push(status(403));
+        sse.reconnect();
+        await settle();
+      }
+      fire("pagehide", { persisted: true });
+      // The browser tells that the page is visible before it tells that the page is shown.
+      sse.reconnect();
+      await settle();
+      fire("pageshow", { persisted: true });
+      await settle();
+      expect(server.calls.filter(({ aborted }) => !aborted)).toHaveLength(1);
+      await server.last.send(connected("c-2").replace("e-1", "e-2"), "data: 2\nid: e-3\n\n");
+      expect(sse.getSnapshot().messages.map(({ data }) => data)).toEqual([1, 2]);
+      stop();
+      await wait(10);
+      expect(server.last.aborted).toBe(true);
+    });
+  }
   test("pagehide and pageshow do not restart a failed stream", async () => {
     server.responses.push(status(403));
     await start();
