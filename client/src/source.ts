@@ -59,7 +59,8 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   const isFinal = () => /failed|closed/.test(status());
 
   function deliverAll(news: News) {
-    last = { state: news.state ?? last.state, position: news.position ?? last.position };
+    const { state = last.state, position = last.position, leaderLost } = news;
+    last = { state, position, leaderLost };
     // A sink may make members leave or join. Those get no more of these news, or none yet.
     for (const member of [...members]) if (members.has(member)) deliver(member, news);
   }

@@ -1,4 +1,5 @@
-import { IDLE, type News, type Stream } from "./news.js";
+import { MAX_TIMER } from "./backoff.js";
+import { IDLE, IDLE_MS, type News, type Stream } from "./news.js";
 import type { Open } from "./source.js";
 import type { StreamState } from "./types.js";
 
@@ -17,19 +18,22 @@ export const canShareTabs = (): boolean => Boolean(globalThis.isSecureContext &&
  */
 export const openInTabs =
   (name: string, open: Open): Open =>
-  (sink, resume, options) => {
-    const channel = new BroadcastChannel(name);
+  (sink, { lastEventId: position, connectionId }, options) => {
+    let channel: BroadcastChannel;
+    try {
+      channel = new BroadcastChannel(name);
+    } catch {
+      return open(sink, { lastEventId: position, connectionId }, options); // storage is blocked
+    }
     const leaving = new AbortController(); // aborted when this tab leaves
-    let { lastEventId: position } = resume;
     let state: StreamState = {
       ...IDLE,
       connectionStatus: "connecting",
-      connectionId: resume.connectionId,
+      connectionId,
     };
     let stream: Stream | undefined; // set in the leader
-    let release: (() => void) | undefined;
     // A leader whose page is blocked reports nothing, not even bytes.
-    let silenceMs = Infinity;
+    let silenceMs = IDLE_MS;
     let leaderLost = false;
     let timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -42,7 +46,7 @@ export const openInTabs =
     }
 
     /** Makes this tab the leader for as long as the promise is pending. */
-    function lead(): Promise<void> {
+    function lead(): Promise<unknown> {
       clearTimeout(timer);
       const publish = (news: News) => {
         channel.postMessage(cloneable(news));
@@ -50,20 +54,21 @@ export const openInTabs =
       };
       stream = open(publish, { lastEventId: position, connectionId: state.connectionId }, options);
       return new Promise((resolve) => {
-        release = resolve;
+        leaving.signal.onabort = resolve;
       });
     }
 
+    const isFinal = () => /failed|closed/.test(state.connectionStatus);
     const ask = (ask: Question["ask"]) => channel.postMessage({ ask } satisfies Question);
 
-    /** Restarts the timer for the leader's next report. */
-    function watchLeader() {
+    /** Restarts the timer for the leader's next report. While the leader waits, it reports the next attempt. */
+    function watchLeader(ms = silenceMs + Math.max(0, Number(state.retryAt) - Date.now())) {
       clearTimeout(timer);
-      if (state.connectionStatus !== "open" || silenceMs > MAX_SILENCE) return;
+      if (isFinal() || ms >= MAX_TIMER) return;
       timer = setTimeout(() => {
         leaderLost = true;
         apply({ state: { ...state, connectionStatus: "reconnecting" }, leaderLost });
-      }, silenceMs);
+      }, ms);
     }
 
     channel.onmessage = ({ data }: MessageEvent<News | Question>) => {
@@ -78,7 +83,7 @@ export const openInTabs =
         stream?.reconnect();
       } else if (stream) {
         // A failure that was final for this tab may not be final for the tab that asks.
-        if (/failed|closed/.test(state.connectionStatus)) stream.reconnect();
+        if (isFinal()) stream.reconnect();
         channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
       }
     };
@@ -89,6 +94,7 @@ export const openInTabs =
     });
     ask("state");
     sink({ state });
+    watchLeader(ANSWER_MS);
 
     return {
       reconnect() {
@@ -99,13 +105,13 @@ export const openInTabs =
         clearTimeout(timer);
         leaving.abort();
         stream?.close();
-        release?.();
         channel.close();
       },
     };
   };
 
-const MAX_SILENCE = 2 ** 31 - 1;
+// A leader answers a question at once.
+const ANSWER_MS = 3000;
 
 /** A copy that can be posted: without the causes of errors, which may be any value that user code threw. */
 const cloneable = (news: News): News =>

@@ -23,19 +23,20 @@ async function openTab(options: Partial<SSEOptions> = {}) {
   vi.resetModules();
   const { createSSE } = await import("../src/index.js");
   const gaps: string[] = [];
-  const sse = createSSE<Any>(URL_, {
+  const all = {
     share: "tabs",
     identity: "alice",
     fetch: server.fetch,
     onGap: ({ reason }) => gaps.push(reason),
     ...options,
-  } as SSEOptions);
+  } as SSEOptions;
+  const sse = createSSE<Any>(URL_, all);
   const got: unknown[] = [];
   const statuses: ConnectionStatus[] = [];
   sse.subscribe(() => statuses.push(sse.getSnapshot().connectionStatus));
   const off = sse.on("*", ({ data }) => got.push(data));
   await settle();
-  return { sse, got, gaps, statuses, off, close: sse.close };
+  return { sse, got, gaps, statuses, off, close: sse.close, createSSE, options: all };
 }
 const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
 
@@ -294,6 +295,90 @@ test("a page without access to locks has its own stream", async () => {
   const tab = await openTab();
   await server.last.send(connected("c-1"), event(2));
   expect(tab.got).toEqual([2]);
+});
+
+test("a tab that opens while the leader's page is blocked has its own stream, until the leader answers", async () => {
+  await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  const shared = server.last;
+  browser.block();
+  const late = await openTab();
+  expect(server.calls).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(3500);
+  expect(server.calls).toHaveLength(2);
+  const own = server.last;
+  await own.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(late.got).toEqual([3]);
+  expect(late.sse.getSnapshot()).toMatchObject({ connectionStatus: "open", connectionId: "c-2" });
+  browser.block(false);
+  await shared.send(event(3));
+  await shared.send(event(4));
+  expect(own.aborted).toBe(true);
+  await shared.send(event(5));
+  expect(late.got).toEqual([3, 4, 5]);
+});
+
+test("a component that joins while the leader is silent has a stream, too", async () => {
+  await openTab();
+  const follower = await openTab();
+  await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
+  browser.block();
+  await vi.advanceTimersByTimeAsync(10_100);
+  await server.last.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(follower.got).toEqual([2, 3]);
+  const before = server.calls.length;
+  const got: unknown[] = [];
+  const second = follower.createSSE<Any>(URL_, follower.options);
+  second.on("*", ({ data }) => got.push(data));
+  await settle();
+  expect(server.calls).toHaveLength(before + 1);
+  await server.last.send(connected("c-3").replace("e-1", "e-3"), event(4));
+  expect(got).toEqual([4]);
+});
+
+test("a follower opens its own stream if its leader is silent while it reconnects", async () => {
+  await openTab();
+  const follower = await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  await server.last.cut();
+  expect(follower.sse.getSnapshot().connectionStatus).toBe("reconnecting");
+  browser.block();
+  await vi.advanceTimersByTimeAsync(45_000);
+  // A request of the leader names the connection before.
+  const own = server.calls.findLast(
+    ({ url }) => !url.searchParams.has("previous") && !url.searchParams.has("poll"),
+  );
+  expect(own?.headers.get("Last-Event-ID")).toBe("e-2");
+  await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(follower.got).toEqual([2, 3]);
+});
+
+test("a follower waits for a leader that waits, or that needs no heartbeats", async () => {
+  await openTab();
+  await openTab();
+  await server.last.send(connected("c-1", { heartbeat: 0 }), event(2));
+  await vi.advanceTimersByTimeAsync(3600_000);
+  expect(server.calls).toHaveLength(1);
+  await server.last.send('event: sse.closing\ndata: {"reason":"shutdown","retryMs":300000}\n\n');
+  await vi.advanceTimersByTimeAsync(299_000);
+  expect(server.calls).toHaveLength(1);
+});
+
+test("a page without access to channels has its own stream", async () => {
+  vi.stubGlobal(
+    "BroadcastChannel",
+    class {
+      constructor() {
+        throw new Error("The operation is insecure.");
+      }
+    },
+  );
+  const tab = await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  expect(tab.got).toEqual([2]);
+  tab.close();
+  await settle();
+  expect(server.last.aborted).toBe(true);
 });
 
 test("a client with other topics than before ends no stream that another tab uses", async () => {
