@@ -4,7 +4,7 @@ import { vi } from "vitest";
 export function fakeBrowser(): { names(): string[]; block(on?: boolean): void } {
   const queues = new Map<string, (() => void)[]>();
   const channels = new Map<string, Set<FakeChannel>>();
-  let blocked = false; // leaders send nothing
+  let held: (() => void)[] | undefined; // what leaders send while their pages are blocked
 
   class FakeChannel {
     onmessage?: (event: { data: unknown }) => void;
@@ -12,13 +12,14 @@ export function fakeBrowser(): { names(): string[]; block(on?: boolean): void } 
       channels.set(name, (channels.get(name) ?? new Set()).add(this));
     }
     postMessage(data: unknown) {
-      if (blocked && !(data as { ask?: string }).ask) return;
       const text = JSON.stringify(data);
       for (const other of channels.get(this.name) ?? []) {
         if (other === this) continue;
-        queueMicrotask(() => {
+        const deliver = () => {
           if (channels.get(this.name)?.has(other)) other.onmessage?.({ data: JSON.parse(text) });
-        });
+        };
+        if (held && !(data as { ask?: string }).ask) held.push(deliver);
+        else queueMicrotask(deliver);
       }
     }
     close() {
@@ -53,7 +54,11 @@ export function fakeBrowser(): { names(): string[]; block(on?: boolean): void } 
   return {
     names: () => [...queues.keys()],
     block: (on = true) => {
-      blocked = on;
+      if (on) held ??= [];
+      else {
+        for (const deliver of held ?? []) queueMicrotask(deliver);
+        held = undefined;
+      }
     },
   };
 }

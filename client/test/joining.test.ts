@@ -29,7 +29,7 @@ async function run(
 ) {
   const random = randomFrom(seed);
   vi.spyOn(Math, "random").mockImplementation(random);
-  fakeBrowser();
+  const browser = fakeBrowser();
   const server = historyServer(random);
   const url = `https://example.com/${share}/${kind}/${seed}`;
   let gaps = 0;
@@ -102,11 +102,13 @@ async function run(
       if (disaster < 0.3) await server.restart();
       else if (disaster < 0.6) await server.restore();
       else server.evict();
-    } else await server.deliver();
+    } else if (dice < 0.85 && share === "tabs") browser.block(random() < 0.5);
+    else await server.deliver();
     await vi.advanceTimersByTimeAsync(random() < 0.5 ? 0 : random() * 3000);
     if (wrong) throw new Error(`step ${step}: ${wrong}`);
   }
 
+  browser.block(false);
   for (const client of clients) client.wake();
   for (let i = 0; i < 30; i++) {
     await server.deliver(true);
