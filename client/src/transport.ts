@@ -123,6 +123,11 @@ function overNode(
         );
       });
       req.on("error", reject);
+      // Deno ignores the signal on a connection that it uses again.
+      signal.addEventListener("abort", () => {
+        reject(signal.reason);
+        req.destroy();
+      });
       req.end(body);
     });
   };
