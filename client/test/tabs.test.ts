@@ -366,6 +366,44 @@ test("a follower waits for a leader that waits, or that needs no heartbeats", as
   expect(server.calls).toHaveLength(1);
 });
 
+test("a tab that calls reconnect() before pageshow comes back once", async () => {
+  const page = new EventTarget();
+  vi.stubGlobal("addEventListener", page.addEventListener.bind(page));
+  vi.stubGlobal("removeEventListener", page.removeEventListener.bind(page));
+  const fire = (type: string) =>
+    page.dispatchEvent(Object.assign(new Event(type), { persisted: true }));
+  const { BroadcastChannel } = globalThis;
+  vi.stubGlobal(
+    "BroadcastChannel",
+    class extends BroadcastChannel {
+      #closed = false;
+      override postMessage(data: unknown) {
+        if (this.#closed) throw new Error("InvalidStateError");
+        super.postMessage(data);
+      }
+      override close() {
+        this.#closed = true;
+        super.close();
+      }
+    },
+  );
+  const tab = await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  for (const n of [3, 4]) {
+    fire("pagehide");
+    await settle();
+    const calls = server.calls.length;
+    expect(() => tab.sse.reconnect()).not.toThrow();
+    await settle();
+    expect(server.calls).toHaveLength(calls);
+    fire("pageshow");
+    await settle();
+    expect(server.calls.filter(({ aborted }) => !aborted)).toHaveLength(1);
+    await server.last.send(connected(`c-${n}`).replace("e-1", `e-${n - 1}`), event(n));
+  }
+  expect(tab.got).toEqual([2, 3, 4]);
+});
+
 test("a page without access to channels has its own stream", async () => {
   vi.stubGlobal(
     "BroadcastChannel",
