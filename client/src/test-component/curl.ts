@@ -1,10 +1,12 @@
 /** Quotes a text as one word for a shell. */
 const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** Returns the command that follows a stream. */
-export function curlStream(url: string, position: string): string {
+/** Returns the command that follows a stream. Its URL is absolute. */
+export function curlStream(url: string, topics: readonly string[], position: string): string {
+  const target = new URL(url);
+  for (const topic of topics) target.searchParams.append("topic", topic);
   const from = position && ` \\\n  -H ${quoted(`Last-Event-ID: ${position}`)}`;
-  return `curl -N ${quoted(url)}${from}`;
+  return `curl -N ${quoted(target.href)}${from}`;
 }
 
 /** Returns the command that publishes an event. */

@@ -104,7 +104,7 @@ function Bench({ url, api, options, listening, onListen }: BenchProps): ReactEle
   return (
     <div className="sse-test">
       <div className="sse-side">
-        <Status url={url} sse={sse}>
+        <Status url={url} topics={listening.topics} sse={sse}>
           <ListenForm listening={listening} onListen={onListen} />
         </Status>
         <SendForm

@@ -5,12 +5,13 @@ import { absolute, curlStream } from "./curl.js";
 
 interface Props {
   url: string;
+  topics: readonly string[];
   sse: StreamState & { lastEventId: string } & Pick<SSEClient, "reconnect" | "close">;
   children: ReactNode;
 }
 
 /** The state of the connection, and buttons to change it. */
-export function Status({ url, sse, children }: Props): ReactElement {
+export function Status({ url, topics, sse, children }: Props): ReactElement {
   const { connectionStatus: status, connectionId, user, error, lastEventId } = sse;
   const id = useId();
   return (
@@ -42,7 +43,7 @@ export function Status({ url, sse, children }: Props): ReactElement {
           Disconnect
         </button>
         <CopyButton
-          text={() => curlStream(absolute(url), lastEventId)}
+          text={() => curlStream(absolute(url), topics, lastEventId)}
           label="Copy as curl: the stream"
         >
           Copy as curl

@@ -105,6 +105,11 @@ test("starts from a position, and asks for topics", async () => {
   await click("Connect like this");
   expect(server.last.url.search).toBe("?topic=chat&topic=news");
   expect(server.last.headers.get("Last-Event-ID")).toBe("e-40");
+  const copied: string[] = [];
+  vi.stubGlobal("navigator", { clipboard: { writeText: async (s: string) => copied.push(s) } });
+  await click("Copy as curl");
+  expect(copied[0]).toContain("/events?topic=news&topic=chat'");
+  expect(copied[0]).toContain("Last-Event-ID: e-40");
 });
 
 test("starts with the state, and sends to a slot", async () => {
