@@ -224,9 +224,8 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	if err != nil {
 		return err
 	}
-	// A request may have several encodings, in one header or in several.
-	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Encoding %q: send the body without an encoding", encoding)
+	if err := checkEncoding(r); err != nil {
+		return err
 	}
 	contentType := r.Header.Get("Content-Type")
 	if contentType != typeJSON { // it may have parameters
@@ -261,6 +260,15 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 		if encoder.Encode(receiptOf(r)) != nil {
 			return nil // the client is gone
 		}
+	}
+	return nil
+}
+
+// checkEncoding rejects a body that is compressed.
+func checkEncoding(r *http.Request) error {
+	// A request may have several encodings, in one header or in several.
+	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Encoding %q: send the body without an encoding", encoding)
 	}
 	return nil
 }

@@ -133,14 +133,19 @@ func TestAPIHead(t *testing.T) {
 // TestAPIEncodedBody: a body with a Content-Encoding is refused, and the error names the encoding.
 func TestAPIEncodedBody(t *testing.T) {
 	s := start(t, "", "sse /events")
-	send := func(encoding string) answer {
-		return do(t, "POST", "http://"+s.admin+"/sse/broadcast", `{"text":"x"}`, "Content-Type", "application/json", "Content-Encoding", encoding)
-	}
-	for _, encoding := range []string{"gzip", "br", "identity, gzip"} {
-		checkRefusal(t, send(encoding), 415, `Content-Encoding "`+encoding+`"`)
-	}
-	if a := send("identity"); a.status != 200 {
-		t.Errorf("identity: %d %s", a.status, a.body)
+	for _, call := range []struct{ method, path, body string }{
+		{"POST", "/sse/broadcast", `{"text":"x"}`},
+		{"PATCH", "/sse/connections?all=true", `{"add":["x"]}`},
+	} {
+		send := func(encoding string) answer {
+			return do(t, call.method, "http://"+s.admin+call.path, call.body, "Content-Type", "application/json", "Content-Encoding", encoding)
+		}
+		for _, encoding := range []string{"gzip", "br", "identity, gzip"} {
+			checkRefusal(t, send(encoding), 415, `Content-Encoding "`+encoding+`"`)
+		}
+		if a := send("identity"); a.status != 200 {
+			t.Errorf("%s, identity: %d %s", call.method, a.status, a.body)
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -14,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -234,6 +235,9 @@ func changeFilter(r *http.Request) (hub.Filter, error) {
 }
 
 func readChange(w http.ResponseWriter, r *http.Request, change *hub.TopicChange) error {
+	if err := checkEncoding(r); err != nil {
+		return err
+	}
 	if contentType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); contentType != typeJSON {
 		return apiErrorf(http.StatusUnsupportedMediaType, "unsupported Content-Type %q: use %s", r.Header.Get("Content-Type"), typeJSON)
 	}
@@ -241,19 +245,15 @@ func readChange(w http.ResponseWriter, r *http.Request, change *hub.TopicChange)
 	if err := readBody(w, r, false, 0, body); err != nil {
 		return err
 	}
-	var lists struct {
-		Add    []string `json:"add"`
-		Remove []string `json:"remove"`
+	var lists topicLists
+	err := readObject(body.Bytes(), "change", &lists)
+	if errors.Is(err, errTrailing) {
+		err = errors.New("invalid JSON: there is more text after the object")
 	}
-	decoder := json.NewDecoder(body)
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&lists); err != nil {
-		return apiErrorf(http.StatusBadRequest, "invalid JSON: %s; the body must be {\"add\":[...],\"remove\":[...]}, lists of topics", err)
+	if err != nil {
+		return apiErrorf(http.StatusBadRequest, "%s", err)
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return apiErrorf(http.StatusBadRequest, "invalid JSON: there is more text after the object")
-	}
-	for field, names := range map[string][]string{"add": lists.Add, "remove": lists.Remove} {
+	for field, names := range map[string][]string{"add": lists.add, "remove": lists.remove} {
 		if len(names) > maxChange {
 			return apiErrorf(http.StatusBadRequest, "%s has %d topics: at most %d are allowed in one call", field, len(names), maxChange)
 		}
@@ -263,16 +263,47 @@ func readChange(w http.ResponseWriter, r *http.Request, change *hub.TopicChange)
 			}
 		}
 	}
-	for _, name := range lists.Add {
-		if slices.Contains(lists.Remove, name) {
+	for _, name := range lists.add {
+		if slices.Contains(lists.remove, name) {
 			return apiErrorf(http.StatusBadRequest, "topic %q is in add and in remove: leave it out of one of them", name)
 		}
 	}
-	if len(lists.Add)+len(lists.Remove) == 0 {
+	if len(lists.add)+len(lists.remove) == 0 {
 		return apiErrorf(http.StatusBadRequest, "add and remove are both empty: give at least one topic")
 	}
-	change.Add, change.Remove = lists.Add, lists.Remove
+	change.Add, change.Remove = lists.add, lists.remove
 	return nil
+}
+
+// topicLists are the fields of a change of topics.
+type topicLists struct{ add, remove []string }
+
+func (l *topicLists) set(name string, value jsontext.Value) (err error) {
+	switch name {
+	case "add":
+		l.add, err = readTopics(name, value)
+	case "remove":
+		l.remove, err = readTopics(name, value)
+	default:
+		err = fmt.Errorf("unknown field %q (available: add, remove)", name)
+	}
+	return err
+}
+
+// readTopics reads a list of strings. The value null stands for an empty list.
+func readTopics(field string, value jsontext.Value) (names []string, err error) {
+	var values []jsontext.Value
+	if value.Kind() != jsontext.KindNull && value.Kind() != jsontext.KindBeginArray || json.Unmarshal(value, &values) != nil {
+		return nil, fmt.Errorf("invalid %s %.50s: it must be a list of topics, such as [\"room/1\"]", field, value)
+	}
+	for i, value := range values {
+		name, err := readString("topic", value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: topic %d: %w", field, i+1, err)
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 // userPage is one page of a listing of users, by ascending name.

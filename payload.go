@@ -116,8 +116,28 @@ type eventDecoder struct {
 // silently accepts duplicate fields and wrong letter case.
 var decoders = sync.Pool{New: func() any { return &eventDecoder{Decoder: jsontext.NewDecoder(new(bytes.Buffer))} }}
 
-// read reads the object field by field.
+// read reads the fields of an event.
 func (p *payload) read(body []byte) error {
+	if err := readObject(body, "event", p); err != nil {
+		return err
+	}
+	switch {
+	case p.data && p.text:
+		return errors.New("data and text are both given: give data (any JSON value) or text (a string)")
+	case !p.data && !p.text:
+		return errors.New("the event has no payload: give data (any JSON value) or text (a string)")
+	}
+	return nil
+}
+
+// fieldSetter has the fields of an object.
+type fieldSetter interface {
+	// set reads the value of a field. The value is valid only until set returns.
+	set(name string, value jsontext.Value) error
+}
+
+// readObject reads a JSON object field by field. what names it in errors.
+func readObject(body []byte, what string, to fieldSetter) error {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		return errors.New("invalid JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
 	}
@@ -131,7 +151,7 @@ func (p *payload) read(body []byte) error {
 	if token, err := decoder.ReadToken(); err != nil {
 		return jsonError(err)
 	} else if token.Kind() != jsontext.KindBeginObject {
-		return fmt.Errorf("invalid event: it must be a JSON object (got %s)", kindName(token.Kind()))
+		return fmt.Errorf("invalid %s: it must be a JSON object (got %s)", what, kindName(token.Kind()))
 	}
 	var few [8]string
 	seen := few[:0]
@@ -149,7 +169,7 @@ func (p *payload) read(body []byte) error {
 		if err != nil {
 			return jsonError(err)
 		}
-		if err := p.set(name, value); err != nil {
+		if err := to.set(name, value); err != nil {
 			return err
 		}
 	}
@@ -158,12 +178,6 @@ func (p *payload) read(body []byte) error {
 	}
 	if _, err := decoder.ReadToken(); err != io.EOF {
 		return errTrailing
-	}
-	switch {
-	case p.data && p.text:
-		return errors.New("data and text are both given: give data (any JSON value) or text (a string)")
-	case !p.data && !p.text:
-		return errors.New("the event has no payload: give data (any JSON value) or text (a string)")
 	}
 	return nil
 }
@@ -193,8 +207,7 @@ func jsonError(err error) error {
 	return fmt.Errorf("invalid JSON: %w", err)
 }
 
-// set reads the value of a field into the event. The value is valid only until set
-// returns.
+// set reads the value of a field into the event.
 func (p *payload) set(name string, value jsontext.Value) (err error) {
 	switch name {
 	case "connection", "user", "session", "topic":

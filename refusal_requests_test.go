@@ -124,6 +124,7 @@ func listAPIRefusals(t *testing.T, l *refusalList) {
 		{"PATCH", "/sse/connections/none", `{"add":["news"]}`},
 		{"PATCH", "/sse/connections?user=alice", `{"add":["news"]}`, "text/plain"},
 		{"PATCH", "/sse/connections?user=alice", `{"add":"news"}`},
+		{"PATCH", "/sse/connections?user=alice", `{"topics":["news"]}`},
 		{"PATCH", "/sse/connections?user=alice", `{"add":["news"]}{}`},
 		{"PATCH", "/sse/connections?user=alice", `{}`},
 		{"PATCH", "/sse/connections?user=alice", `{"add":["orders/*"]}`},
