@@ -318,8 +318,9 @@ func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize i
 		limit = max(limit, 6*int64(maxEventSize))
 	}
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return apiErrorf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send smaller events, or fewer in a batch", limit)
+	// The limit may be a lower one, of the directive request_body.
+	if over, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return apiErrorf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send smaller events, or fewer in a batch", over.Limit)
 	}
 	if err != nil {
 		return apiErrorf(http.StatusBadRequest, "reading the body: %s", err)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -146,6 +147,29 @@ func TestAPIEncodedBody(t *testing.T) {
 		if a := send("identity"); a.status != 200 {
 			t.Errorf("%s, identity: %d %s", call.method, a.status, a.body)
 		}
+	}
+}
+
+// TestAPILimitOfTheSite: a body above the limit of request_body is refused, and the error has that limit.
+func TestAPILimitOfTheSite(t *testing.T) {
+	s := start(t, "", "request_body {\n max_size 100\n}\nsse /events\nsse_api /sse/*")
+	for method, path := range map[string]string{"POST": "/sse/broadcast", "PATCH": "/sse/connections?all=true"} {
+		body := strings.NewReader(`{"text":"` + strings.Repeat("x", 100) + `"}`)
+		req, err := http.NewRequest(method, "http://"+s.http+path, io.MultiReader(body)) // without a Content-Length
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := plain.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkRefusal(t, answer{resp.StatusCode, resp.Header, string(text)}, 413, "more than 100 bytes")
 	}
 }
 
