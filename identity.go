@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,21 +59,38 @@ func hashSession(secret string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// refuse answers with an error: through handle_errors if the site has it, else with the
+// refuse answers with an error: through handle_errors if that takes it, else with the
 // reason as plain text.
 func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) error {
-	if handlesErrors(r) {
-		return caddyhttp.Error(status, reason)
+	err := caddyhttp.Error(status, reason)
+	if srv := serverOf(r); hasErrorRoutes(srv) && hasRoute(srv.Errors.Routes, srv.Errors.WithError(r, err)) {
+		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	http.Error(w, reason.Error(), status)
 	return nil
 }
 
-// handlesErrors reports whether the site has handle_errors.
-func handlesErrors(r *http.Request) bool {
+func serverOf(r *http.Request) *caddyhttp.Server {
 	srv, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return srv
+}
+
+// hasErrorRoutes reports whether a site of the server has handle_errors.
+func hasErrorRoutes(srv *caddyhttp.Server) bool {
 	return srv != nil && srv.Errors != nil && len(srv.Errors.Routes) > 0
+}
+
+// hasRoute reports whether a route takes the request. The error routes of other sites, and
+// for other statuses, do not: Caddy would answer without a body.
+func hasRoute(routes caddyhttp.RouteList, r *http.Request) bool {
+	return slices.ContainsFunc(routes, func(route caddyhttp.Route) bool {
+		matches, err := route.MatcherSets.AnyMatchWithError(r)
+		return err != nil || matches && slices.ContainsFunc(route.Handlers, func(h caddyhttp.MiddlewareHandler) bool {
+			sub, ok := h.(*caddyhttp.Subroute)
+			return !ok || hasRoute(sub.Routes, r)
+		})
+	})
 }
 
 // orDefault sets a config value that was left out to its default.

@@ -40,6 +40,29 @@ func TestIdentityRefused(t *testing.T) {
 	}
 }
 
+// TestRefusalOfAnotherErrorRoute: a refusal has its reason if handle_errors is that of another site or
+// for another status.
+func TestRefusalOfAnotherErrorRoute(t *testing.T) {
+	tests := []struct{ name, sites, body string }{
+		{"of another site", "http://other.test:PORT {\n handle_errors {\n respond other\n}\n}\nhttp://:PORT {\n sse /events\n}", "no authenticated user"},
+		{"of this site, too", "http://other.test:PORT {\n handle_errors {\n respond other\n}\n}\nhttp://:PORT {\n sse /events\n handle_errors {\n respond mine\n}\n}", "mine"},
+		{"for another status", "http://:PORT {\n sse /events\n handle_errors 404 5xx {\n respond other\n}\n}", "no authenticated user"},
+		{"for this status", "http://:PORT {\n sse /events\n handle_errors 404 {\n respond other\n}\n handle_errors 4xx {\n respond \"mine {err.message}\"\n}\n}", "mine no auth"},
+		{"for another path", "http://:PORT {\n sse /events\n handle_errors {\n handle /else {\n respond other\n}\n}\n}", "no authenticated user"},
+		{"for another message", "http://:PORT {\n sse /events\n handle_errors {\n @else vars {err.message} nothing\n respond @else other\n}\n}", "no authenticated user"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := prepare(t, "")
+			s.mustLoad(strings.ReplaceAll(test.sites, "PORT", port(s.http)))
+			a := s.refused("/events")
+			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, test.body) {
+				t.Errorf("%d %q, want 401 with %q", a.status, a.body, test.body)
+			}
+		})
+	}
+}
+
 // TestIdentity: a stream has the user of the request.
 func TestIdentity(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

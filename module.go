@@ -355,13 +355,13 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 }
 
 // answerCannotStream answers 500. Its reason is a mistake in the config, so it is
-// logged as an error once: here if the site has handle_errors, else by Caddy.
+// logged as an error once: here if the server has handle_errors, else by Caddy.
 func (h *Handler) answerCannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
 	h.countRefusedStream(http.StatusInternalServerError)
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "Connection"} {
 		w.Header().Del(name)
 	}
-	if handlesErrors(r) {
+	if hasErrorRoutes(serverOf(r)) {
 		h.logger.Error("cannot stream", zap.Error(reason))
 	}
 	return caddyhttp.Error(http.StatusInternalServerError, reason)
