@@ -310,17 +310,24 @@ func TestPromise10HubsAreIslands(t *testing.T) {
 	}
 }
 
-// TestUserMustBeUTF8: a server that writes headers as Latin-1 would give a user that no
+// TestNamesMustBeUTF8: a server that writes headers as Latin-1 would give a user or a session that no
 // publisher can name.
-func TestUserMustBeUTF8(t *testing.T) {
+func TestNamesMustBeUTF8(t *testing.T) {
 	s := start(t, "", "sse /events {\n user {http.request.header.X-User}\n session {http.request.header.X-Session}\n}")
-	a := s.refused("/events", "X-User", "jos\xe9")
-	if a.status != http.StatusForbidden || !strings.Contains(a.body, "user: it must be valid UTF-8") {
-		t.Errorf("%d %s", a.status, a.body)
+	for name, headers := range map[string][]string{
+		"user":    {"X-User", "jos\xe9"},
+		"session": {"X-User", "alice", "X-Session", "jos\xe9"},
+	} {
+		a := s.refused("/events", headers...)
+		if a.status != http.StatusForbidden || !strings.Contains(a.body, name+": it must be valid UTF-8") {
+			t.Errorf("%d %s", a.status, a.body)
+		}
 	}
-	st := s.open("/events", "X-User", "josé", "X-Session", "any bytes: \xff") // only a hash of it is kept
+	st := s.open("/events", "X-User", "josé", "X-Session", "josé's")
 	defer st.close()
-	if r := s.send(`{"user":"josé","text":"x"}`); r.Connections != 1 {
-		t.Errorf("josé has %d connections", r.Connections)
+	for _, target := range []string{`"user":"josé"`, `"session":"josé's"`} {
+		if r := s.send(`{` + target + `,"text":"x"}`); r.Connections != 1 {
+			t.Errorf("%s: %d connections", target, r.Connections)
+		}
 	}
 }

@@ -40,6 +40,7 @@ func listStreamRefusals(t *testing.T, l *refusalList) {
 		{"GET", "/users?" + strings.Repeat("topic=x&", 101), []string{"X-User", "alice"}},
 		{"GET", "/users", []string{"X-User", long}},
 		{"GET", "/users", []string{"X-User", "jos\xe9"}},
+		{"GET", "/users", []string{"X-User", "alice", "X-Session", "jos\xe9"}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Session", long}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Name", long}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "[1]"}},

@@ -57,9 +57,9 @@ func (h *Handler) parseRequest(r *http.Request) (req hub.Request, status int, er
 		if len(name.value) > hub.MaxNameLength {
 			return req, http.StatusBadRequest, fmt.Errorf("%s has %d bytes: at most %d are allowed", name.of, len(name.value), hub.MaxNameLength)
 		}
-	}
-	if !utf8.ValidString(req.User) { // no publisher could name it, and no call could end its streams
-		return req, http.StatusForbidden, errors.New("user: it must be valid UTF-8; an ASCII id is safest, since servers encode headers in different ways")
+		if !utf8.ValidString(name.value) { // no publisher could name it
+			return req, http.StatusForbidden, fmt.Errorf("%s: it must be valid UTF-8; an ASCII id is safest, since servers encode headers in different ways", name.of)
+		}
 	}
 	if session != "" {
 		req.Session = hashSession(session)
