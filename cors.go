@@ -7,7 +7,9 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -109,6 +111,12 @@ func validateOrigin(origin string) error {
 	if strings.Contains(named, "*") {
 		return errors.New("a * must be the whole first label of the host, such as https://*.example.com")
 	}
+	if strings.ContainsFunc(named, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return errors.New("it must be in Punycode, as browsers send it, such as https://xn--bcher-kva.example")
+	}
+	if !isPort(u.Port()) || strings.HasSuffix(u.Host, ":") {
+		return errors.New("the port must be 1 to 65535 and have no leading zero, as browsers send it")
+	}
 	if named != strings.ToLower(named) || u.Port() != "" && u.Port() == defaultPorts[u.Scheme] {
 		return errors.New("it must be lower case and without the default port, as browsers send it")
 	}
@@ -116,6 +124,13 @@ func validateOrigin(origin string) error {
 		return fmt.Errorf("anybody can register a name below %s: give a domain of your own, such as https://*.example.com", domain)
 	}
 	return nil
+}
+
+// isPort reports whether a browser sends the port in this form. The empty port is the
+// default of the scheme.
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0 && port == strconv.FormatUint(n, 10)
 }
 
 var defaultPorts = map[string]string{"http": "80", "https": "443"}

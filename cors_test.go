@@ -135,6 +135,8 @@ func TestCORSValidate(t *testing.T) {
 		"https://*.com": "anybody", "https://*.": "anybody", "https://*": "first label", "https://a.*.example.com": "first label", "https://*a.example.com": "first label",
 		"https://*.*.example.com": "first label", "*.example.com": "a scheme and a host", "https://*.example.com/": "a scheme and a host", "https://*.Example.com": "lower case",
 		"https://*.example.com:443": "default port", "*://a.example.com": "a scheme and a host",
+		"https://bücher.example": "Punycode", "https://*.bücher.example": "Punycode", "https://xn--bcher-kva.example": "",
+		"https://a.example:": "port", "https://a.example:0443": "port", "https://a.example:65536": "port", "https://a.example:8443": "", "http://[::1]:3000": "", "http://[::1]": "",
 		"*": "", "https://a.example http://localhost:3000": "", "https://u@a.example": "a scheme and a host",
 	} {
 		err := (&caddysse.CORS{Origins: strings.Fields(origins)}).Validate()

@@ -87,7 +87,7 @@ func listCaddyfileRefusals(t *testing.T, l *refusalList) {
 		"sse events", "sse {\n hub chat\n}", "sse {\n hartbeat 1s\n}", "sse {\n heartbeat 0s\n}", "sse {\n retry 5s 1s\n}", "sse {\n max_connections none\n}",
 		"sse {\n topics\n}", "sse {\n topics a*\n}", "sse {\n topics " + strings.Repeat("x", 600) + "\n}",
 		"sse_api {\n hub chat\n}", "sse_cors", "sse_cors * * https://a.example", "sse_cors /events a.example", "sse_cors /events https://a.*.example",
-		"sse_cors /events https://A.example", "sse_cors /events https://*.com", "sse_cors /events https://a.example {\n headers X-*\n}",
+		"sse_cors /events https://A.example", "sse_cors /events https://*.com", "sse_cors /events https://bücher.example", "sse_cors /events https://a.example:0443", "sse_cors /events https://a.example {\n headers X-*\n}",
 		"sse_cors /events https://a.example {\n header X-A\n}", "sse_test sse-test", "sse_test /sse-test {\n apy /x\n}",
 	} {
 		_, _, err := adapt("{\n order sse_test before respond\n}\n:80 {\n" + directive + "\n}")
