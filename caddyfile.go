@@ -264,9 +264,8 @@ func (p *TestPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if !d.AllArgs(&p.Path) {
 		return d.ArgErr()
 	}
-	p.Path = strings.TrimSuffix(p.Path, "/")
-	if !strings.HasPrefix(p.Path, "/") {
-		return d.WrapErr(errPagePath(p.Path))
+	if err := p.checkPath(); err != nil {
+		return d.WrapErr(err)
 	}
 	return parseBlock(d, func(option string) error {
 		switch option {

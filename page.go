@@ -49,9 +49,8 @@ func (TestPage) CaddyModule() caddy.ModuleInfo {
 // Provision sets the defaults and prepares the files.
 func (p *TestPage) Provision(caddy.Context) error {
 	orDefault(&p.Stream, "/events")
-	p.Path = strings.TrimSuffix(p.Path, "/")
-	if !strings.HasPrefix(p.Path, "/") {
-		return errPagePath(p.Path)
+	if err := p.checkPath(); err != nil {
+		return err
 	}
 	dist, err := fs.Sub(testpage.Files, "dist")
 	if err != nil {
@@ -65,8 +64,14 @@ func (p *TestPage) Provision(caddy.Context) error {
 	return err
 }
 
-func errPagePath(path string) error {
-	return fmt.Errorf("invalid path %q: it must begin with / and not be / itself, such as /sse-test", path)
+// checkPath removes a slash at the end of the path, and rejects a path that is no plain one:
+// no request would have it.
+func (p *TestPage) checkPath() error {
+	p.Path = strings.TrimSuffix(p.Path, "/")
+	if !strings.HasPrefix(p.Path, "/") || strings.ContainsAny(p.Path, "*?#%{}") {
+		return fmt.Errorf("invalid path %q: it must begin with / and not be / itself, and hold no pattern and no placeholder, such as /sse-test", p.Path)
+	}
+	return nil
 }
 
 // contentPolicy allows the page its own files and requests to its own site.

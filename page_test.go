@@ -1,9 +1,15 @@
 package caddysse_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	caddysse "github.com/ea766355/caddy-sse"
 )
 
 // TestPageListsNoFiles: no spelling of the path lists the files of the page.
@@ -17,6 +23,25 @@ func TestPageListsNoFiles(t *testing.T) {
 		if body := readAll(t, resp); resp.StatusCode == http.StatusOK || strings.Contains(body, "<pre>") {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
+	}
+}
+
+// TestPagePath: the path of the page is a plain one. With a pattern, such as other directives take, no
+// request would get the page.
+func TestPagePath(t *testing.T) {
+	for _, path := range []string{"/sse-test/*", "/*", "/", "sse-test", "/a{http.request.host}", "/a?b", "/a#b", "/%61", ""} {
+		for door, err := range map[string]error{
+			"Provision": (&caddysse.TestPage{Path: path}).Provision(caddy.Context{}),
+			"Caddyfile": new(caddysse.TestPage).UnmarshalCaddyfile(caddyfile.NewTestDispenser(fmt.Sprintf("sse_test %q", path))),
+		} {
+			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("invalid path %q", strings.TrimSuffix(path, "/"))) {
+				t.Errorf("%s of %q: %v", door, path, err)
+			}
+		}
+	}
+	s := start(t, "", "sse_test /a-b_c.d~/é/")
+	if a := do(t, "GET", "http://"+s.http+"/a-b_c.d~/%C3%A9/", ""); a.status != http.StatusOK || !strings.Contains(a.body, "<html") {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 
