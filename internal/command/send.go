@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -99,6 +101,9 @@ func publish(c *call, path string) error {
 	if ndjson && boolFlag(c.Command, "text") {
 		return c.usage("--ndjson and --text exclude each other: use the field \"text\" of a line")
 	}
+	if err := c.checkFlags(); err != nil {
+		return err
+	}
 	fields, err := c.fields(path)
 	if err != nil {
 		return err
@@ -118,6 +123,9 @@ func publish(c *call, path string) error {
 	name := "data"
 	if boolFlag(c.Command, "text") {
 		name = "text"
+		if !utf8.Valid(payload) {
+			return c.usage("the payload is not valid UTF-8: convert it, for example with iconv -t UTF-8")
+		}
 		if payload, err = json.Marshal(string(payload)); err != nil {
 			panic(err) // a string
 		}
@@ -160,6 +168,26 @@ func (r receipt) to() string {
 type field struct {
 	name  string
 	value []byte
+}
+
+// checkFlags rejects values that are not UTF-8. As JSON they would become other values.
+func (c *call) checkFlags() error {
+	for _, name := range slices.Concat(targetFields, valueFields, []string{"key"}) {
+		var values []string
+		switch flag := c.Flags().Lookup(name); {
+		case flag == nil: // broadcast has no targets
+		case slices.Contains(targetFields, name):
+			values = listFlag(c.Command, name)
+		default:
+			values = []string{flag.Value.String()}
+		}
+		for _, value := range values {
+			if !utf8.ValidString(value) {
+				return c.usage("--%s %q is not valid UTF-8", name, value)
+			}
+		}
+	}
+	return nil
 }
 
 // fields returns the fields of an event that the flags give.
