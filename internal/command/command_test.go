@@ -441,6 +441,44 @@ func TestTablesArePrintable(t *testing.T) {
 	}
 }
 
+// The status says why a store cannot be reached, and why it cannot be written.
+func TestStatusOfAStore(t *testing.T) {
+	for store, want := range map[string]string{
+		`{"kind":"disk","connected":true,"writable":true}`:                                  "disk",
+		`{"kind":"nats","connected":false,"writable":false,"problem":"no servers"}`:         "nats: no servers",
+		`{"kind":"nats","connected":false,"writable":false}`:                                "nats: not connected",
+		`{"kind":"disk","connected":true,"writable":false,"problem":"no space\u001b left"}`: `disk, not writable: no space\x1b left`,
+	} {
+		a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+			answerJSON(w, 200, `{"version":"v1","node":"web1-7","hubs":{"default":{"store":`+store+`}}}`)
+		})
+		a.execute(t, nil, "status").check(t, 0, "caddy-sse v1 on web1-7\n\n"+
+			"HUB      CONNECTIONS  USERS  EVENTS  SIZE  HEAD  STORE\n"+
+			"default  0            0      0       0 B   -     "+want+"\n")
+	}
+}
+
+// A name or a text that is not UTF-8 is refused. JSON cannot hold it, so it would be sent as another one.
+func TestTextMustBeUTF8(t *testing.T) {
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 200, `{"id":"e-1-abcd","connections":1}`)
+	})
+	for _, args := range [][]string{
+		{"send", "--user", "jos\xe9", "1"},
+		{"send", "--topic", "a", "--topic", "jos\xe9", "1"},
+		{"send", "--user", "a", "--type", "jos\xe9", "1"},
+		{"broadcast", "--slot", "jos\xe9", "1"},
+		{"broadcast", "--key", "jos\xe9", "1"},
+		{"broadcast", "--key", "jos\xe9", "--ndjson", `{"data":1}`},
+		{"broadcast", "--text", "jos\xe9"},
+	} {
+		a.execute(t, nil, args...).check(t, exitRefused, "", "not valid UTF-8")
+	}
+	if asked, _ := a.requests(); len(asked) > 0 {
+		t.Errorf("asked %q", asked)
+	}
+}
+
 // Connections of several nodes have a column more.
 func TestConnectionsOfNodes(t *testing.T) {
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {

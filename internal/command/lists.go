@@ -54,8 +54,11 @@ func status(c *call) error {
 		if h.Store.Note != "" {
 			store += c.out.paint(yellow, "; "+printable(h.Store.Note))
 		}
-		if !h.Store.Connected {
+		switch {
+		case !h.Store.Connected:
 			store += c.out.paint(red, ": "+orElse(h.Store.Problem, "not connected"))
+		case h.Store.Problem != "":
+			store += c.out.paint(red, ", not writable: "+printable(h.Store.Problem))
 		}
 		rows = append(rows, []string{
 			printable(name), humanize.Comma(int64(h.Connections)), humanize.Comma(int64(h.Users)),
