@@ -164,14 +164,22 @@ func parseQuery(r *http.Request, allowed ...string) (url.Values, error) {
 	if err != nil {
 		return nil, apiErrorf(http.StatusBadRequest, "%s", errQuery)
 	}
-	for name := range query {
+	for name, values := range query {
 		if name != "hub" && !slices.Contains(allowed, name) {
 			return nil, apiErrorf(http.StatusBadRequest, "unknown query parameter %q (available: %s)",
 				name, strings.Join(append([]string{"hub"}, allowed...), ", "))
 		}
+		// A guard before sse_api and the API could each use another of the values.
+		if len(values) > 1 && !slices.Contains(repeatable, name) {
+			return nil, apiErrorf(http.StatusBadRequest, "query parameter %q is given twice: give it once", name)
+		}
 	}
 	return query, nil
 }
+
+// repeatable are the query parameters that may have several values. (GET /sse/why takes one
+// connection and one id, and says so itself.)
+var repeatable = []string{"user", "session", "topic", "type", "connection", "id"}
 
 // requestedHub returns the hub that the request names, or the default hub.
 func requestedHub(r *http.Request) (*pooledHub, error) {

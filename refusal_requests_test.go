@@ -118,6 +118,7 @@ func listAPIRefusals(t *testing.T, l *refusalList) {
 		{"POST", "/sse/broadcast", "{\"data\":1}\n{\"data\":2,\"type\":\"open\"}\n", ndjson},
 		{"POST", "/sse/broadcast", strings.Repeat("{\"data\":1}\n", 1001), ndjson},
 		{"GET", "/sse/connections?limit=all"},
+		{"GET", "/sse/status?hub=chat&hub=default"},
 		{"GET", "/sse/connections?session=secret"},
 		{"DELETE", "/sse/connections"},
 		{"DELETE", "/sse/connections?all=true&user=alice"},
