@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"math"
 	"net"
 	"time"
 
@@ -15,6 +16,7 @@ func setUserTimeout(c *net.TCPConn, d time.Duration) {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		ms := min(d.Milliseconds(), math.MaxInt32) // the kernel takes no more
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(ms))
 	})
 }
