@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	_ "github.com/ea766355/caddy-sse/internal/command" // caddy sse
+	"github.com/ea766355/caddy-sse/internal/runlog"
 )
 
 func init() {
@@ -34,8 +35,7 @@ func (*AdminAPI) Provision(ctx caddy.Context) error { return registerMetrics(ctx
 // for /sse the admin endpoint would redirect it to /sse/.
 func (*AdminAPI) Routes() []caddy.AdminRoute {
 	handler := caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		serveAPI(w, r)
-		return nil
+		return serveAPI(w, r)
 	})
 	return []caddy.AdminRoute{{Pattern: "/sse", Handler: handler}, {Pattern: "/sse/", Handler: handler}}
 }
@@ -84,7 +84,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 		writeJSON(w, failure.Status, failure)
 		return nil
 	}
-	serveAPI(w, r.WithContext(context.WithValue(r.Context(), shutdownKey{}, a.shutdown)))
+	err := serveAPI(w, r.WithContext(context.WithValue(r.Context(), shutdownKey{}, a.shutdown)))
+	if err != nil {
+		return errCannotStream(w, r, runlog.Logger(a), err)
+	}
 	return nil
 }
 

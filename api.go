@@ -53,11 +53,18 @@ func apiErrorf(status int, format string, args ...any) error {
 	return &apiError{Status: status, Message: fmt.Sprintf(format, args...)}
 }
 
-// serveAPI answers a request below /sse/.
-func serveAPI(w http.ResponseWriter, r *http.Request) {
+// errBuffered is the reason why a stream cannot be sent. The header is written, so only
+// the handler that buffers it can still answer something else.
+type errBuffered struct{ error }
+
+// serveAPI answers a request below /sse/. Its error is an errBuffered.
+func serveAPI(w http.ResponseWriter, r *http.Request) error {
 	err := routeAPI(w, r)
 	if err == nil {
-		return
+		return nil
+	}
+	if buffered, ok := errors.AsType[errBuffered](err); ok {
+		return buffered
 	}
 	failure := asAPIError(err)
 	if failure.allow != "" {
@@ -67,6 +74,7 @@ func serveAPI(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 	}
 	writeJSON(w, failure.Status, failure)
+	return nil
 }
 
 func asAPIError(err error) *apiError {

@@ -211,6 +211,28 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 	})
 }
 
+// TestEventsThatCannotBe: behind a handler that buffers the response the status is 500 at once, the log
+// names the handler, and nothing stays in memory.
+func TestEventsThatCannotBe(t *testing.T) {
+	for name, before := range map[string]string{
+		"intercept": "intercept {\n handle_response {\n header X-Seen yes\n}\n}",
+		"templates": "templates {\n mime text/event-stream\n}",
+	} {
+		for _, handled := range []string{"", "\nhandle_errors {\n respond \"{err.status_code} oops\" 500\n}"} {
+			t.Run(name+strings.Join(strings.Fields(handled), " "), func(t *testing.T) {
+				s := start(t, "", before+"\nsse /events\nsse_api /sse/*"+handled)
+				a := do(t, "GET", "http://"+s.http+"/sse/events", "")
+				if a.status != http.StatusInternalServerError || strings.HasPrefix(a.header.Get("Content-Type"), "text/event-stream") || strings.Contains(a.body, "sse.connected") {
+					t.Errorf("%d %v %q", a.status, a.header, a.body)
+				}
+				if n := strings.Count(logs.tail(1<<20), "caddyhttp/"+name+"."); n == 0 {
+					t.Errorf("the log does not name %s", name)
+				}
+			})
+		}
+	}
+}
+
 // TestEventsOfASlowOperator: a client that reads nothing delays nobody.
 func TestEventsOfASlowOperator(t *testing.T) {
 	s := start(t, "sse {\n history_size 64MiB\n}", "sse /events {\n anonymous\n}")

@@ -354,15 +354,21 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 	return h.openSink(w, r, conn), nil
 }
 
-// answerCannotStream answers 500. Its reason is a mistake in the config, so it is
-// logged as an error once: here if the server has handle_errors, else by Caddy.
+// answerCannotStream answers 500, and counts the refused stream.
 func (h *Handler) answerCannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
 	h.countRefusedStream(http.StatusInternalServerError)
-	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "Connection"} {
+	return errCannotStream(w, r, h.logger, reason)
+}
+
+// errCannotStream removes the header of the stream and returns the error of a 500. Its
+// reason is a mistake in the config, so it is logged as an error once: here if the server
+// has handle_errors, else by Caddy.
+func errCannotStream(w http.ResponseWriter, r *http.Request, logger *zap.Logger, reason error) error {
+	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "X-Content-Type-Options", "Connection"} {
 		w.Header().Del(name)
 	}
 	if hasErrorRoutes(serverOf(r)) {
-		h.logger.Error("cannot stream", zap.Error(reason))
+		logger.Error("cannot stream", zap.Error(reason))
 	}
 	return caddyhttp.Error(http.StatusInternalServerError, reason)
 }
