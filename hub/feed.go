@@ -47,6 +47,7 @@ func (f feed) Status(problem error, behind uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	recovered := problem == nil && h.source.problem != nil
+	caughtUp := behind == 0 && h.source.behind > 0
 	switch {
 	case problem == nil:
 		h.source.since = time.Time{}
@@ -56,7 +57,7 @@ func (f feed) Status(problem error, behind uint64) {
 	h.source.problem, h.source.behind = problem, behind
 	opened := problem == nil && behind == 0 && !h.source.open
 	h.source.open = h.source.open || opened
-	if recovered || opened {
+	if recovered || caughtUp || opened {
 		h.notifyChange()
 	}
 }

@@ -192,6 +192,25 @@ func TestPositionFromAnotherNode(t *testing.T) {
 	}
 }
 
+// A client with a position of another epoch waits until the node has received everything, and no
+// longer.
+func TestPositionWhileTheNodeIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		feed{h}.Status(nil, 1)
+		began := time.Now()
+		go func() {
+			time.Sleep(time.Second)
+			feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
+			feed{h}.Status(nil, 0)
+		}()
+		v := connect(t, h, requestOf("alice").at("otherone-7"))
+		want(t, "gap", v.gap, gapEpoch)
+		want(t, "waited", time.Since(began), time.Second)
+	})
+}
+
 // Publishers do not fail while one store in memory replaces another. Each publishes between
 // two switches: the hub remembers only the last few histories, and a publisher that slept
 // for longer cannot know whether its event was stored.
