@@ -97,6 +97,48 @@ func TestPollsLoseNothing(t *testing.T) {
 	})
 }
 
+// The answer to a poll may take as long as any write to a stream. Otherwise a slow client would
+// never get a large event: each of its polls would be cut off.
+func TestPollOfASlowClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		publish(t, h, "x")
+		v, resume := pollThatStalls(t, h)
+		time.Sleep(v.settings.Timeout / 2)
+		want(t, "connections while the answer is written", h.Stats().Connections["h1"], 1)
+		resume()
+		want(t, "reason", v.endReason(t), Polled)
+		want(t, "events", v.client(t).data(), "x")
+		want(t, "aborts", v.aborts, 0)
+
+		v, _ = pollThatStalls(t, h)
+		time.Sleep(v.settings.Timeout)
+		want(t, "reason if the client takes nothing", v.endReason(t), Timeout)
+	})
+}
+
+// An exit does not wait for a slow poll.
+func TestPromise8ExitDuringASlowPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		publish(t, h, "x")
+		v, _ := pollThatStalls(t, h)
+		h.Shutdown()
+		time.Sleep(closeGrace)
+		want(t, "reason", v.endReason(t), Shutdown)
+	})
+}
+
+// pollThatStalls returns a poll with an event in its answer, whose client takes nothing until resume
+// is called.
+func pollThatStalls(t *testing.T, h *Hub) (v *servedConn, resume func()) {
+	w := newTestSink()
+	resume = w.stall()
+	v = serve(t, connect(t, h, polling(requestOf("alice").at(Earliest))), w)
+	synctest.Wait()
+	return v, resume
+}
+
 func TestPollGetsTheReasonOfOtherEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

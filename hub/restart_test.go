@@ -43,7 +43,7 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 		}
 		r.Previous = conns[0].ID() // it has not moved
 		connect(t, h, r)
-		want(t, "reason of the previous connection", conns[0].currentReason(), Replaced)
+		want(t, "reason of the previous connection", h.finish(conns[0], Gone), Replaced)
 		want(t, "ended", h.DisconnectHere(Filter{Users: []string{"user-1"}}), 2)
 		want(t, "users after that", h.Stats().Users, streams/2-1)
 		wantConns(t, h, streams-2)

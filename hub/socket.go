@@ -173,13 +173,13 @@ func (c *Conn) step(b *batch) stepResult {
 	s.unsent = nil
 	c.unpin()
 	if s.isFinal {
-		return c.closeSocket(c.currentReason())
+		return c.closeFinal()
 	}
 	l := c.compose(time.Now(), b)
 	if l.mustClose() {
 		return c.closeSocket(l.reason)
 	}
-	if !b.hasBlocks() {
+	if !b.hasBlocks() && !b.final {
 		c.cursor.Store(l.cursor)
 		return c.resultOf(l)
 	}
@@ -194,7 +194,7 @@ func (c *Conn) step(b *batch) stepResult {
 	case len(s.unsent) > 0:
 		return stepBlocked
 	case s.isFinal:
-		return c.closeSocket(c.currentReason())
+		return c.closeFinal()
 	}
 	return c.resultOf(l)
 }
@@ -252,13 +252,9 @@ func reasonForError(err error) Reason {
 	return Gone
 }
 
-// currentReason returns why c has ended; "": it is open. Any goroutine may call it. The
-// caller must not hold Hub.mu.
-func (c *Conn) currentReason() Reason {
-	c.hub.mu.RLock()
-	defer c.hub.mu.RUnlock()
-	return c.reason
-}
+// closeFinal closes the socket after its last block. c has ended, unless it is a poll that
+// has its answer: then it ends now. The rest is that of closeSocket.
+func (c *Conn) closeFinal() stepResult { return c.closeSocket(c.hub.finish(c, Polled)) }
 
 // closeSocket closes the socket and reports the end of c. Nobody writes to c any more. c
 // has ended for this reason. The result is stepClosed. It must be called once. The caller

@@ -70,6 +70,8 @@ func TestTakenOver(t *testing.T) {
 		"TracedDelivery":                 TestTracedDelivery,
 		"TracedDeliveryIsIncomplete":     TestTracedDeliveryIsIncomplete,
 		"BeginWithTheSameEpoch":          TestBeginWithTheSameEpoch,
+		"PollOfASlowClient":              TestPollOfASlowClient,
+		"ExitDuringASlowPoll":            TestPromise8ExitDuringASlowPoll,
 	}
 	all := []map[string]func(*testing.T){whole, cut, open}
 	for w, groups := range map[writerKind][]map[string]func(*testing.T){bySweeper: all, byBlockingGoroutine: all, overTCP: all[:2], overTLS: all[:1]} {

@@ -79,10 +79,11 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 }
 
 // compose looks up and puts into b everything that is written next: replay, live events,
-// gaps, heartbeats and the end are all decided here. It may end c: a poll that has its
-// answer. If the result says mustClose, the caller writes nothing and closes c. If b has no
-// blocks, it stores l.cursor. Otherwise it writes b, and calls account after the write. It
-// must not call compose again before that, because c already counts as told of a gap.
+// gaps, heartbeats and the end are all decided here. If the result says mustClose, the
+// caller writes nothing and closes c. If b has no blocks, it stores l.cursor. Otherwise it
+// writes b, and calls account after the write. It must not call compose again before that,
+// because c already counts as told of a gap. If b is final, the caller then ends c for
+// l.reason: a poll that has its answer has not ended yet.
 //
 // The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) compose(now time.Time, b *batch) lookup {
@@ -108,7 +109,8 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	}
 	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
 	if c.poll && !l.more && l.reason == "" && (len(b.items) > 0 || c.events.Load() > 0 || silent) {
-		l.reason = c.hub.finish(c, Polled)
+		// It ends after the write, which therefore has Settings.Timeout, and not only closeGrace.
+		l.reason = Polled
 	}
 	switch {
 	case l.more:
