@@ -100,7 +100,9 @@ func (r *Reader) Position() Position { return r.cursor }
 func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	for {
 		more := false
-		r.hub.check(func() bool { more = r.copyNext(); return true })
+		copyNext := func() bool { more = r.copyNext(); return more && len(r.copied) == 0 && r.gap == gapEvicted }
+		for r.hub.check(copyNext) { // holes are one gap
+		}
 		out := Lines{Position: r.cursor}
 		for _, k := range r.copied {
 			if line, ok := r.filter.line(k); ok {
@@ -148,9 +150,9 @@ func (r *Reader) copyNext() (more bool) {
 	if r.cursor.Seq+1 < hi.oldest {
 		r.reportGap(gapEvicted)
 	}
-	size, targets := 0, 0
+	size, targets, holes := 0, 0, 0
 	seq := r.cursor.Seq + 1
-	for ; seq <= hi.head && len(r.copied) < linesAtOnce && size < batchBytes && targets < MaxTargets; seq++ {
+	for ; seq <= hi.head && len(r.copied) < linesAtOnce && size < batchBytes && targets < MaxTargets && holes < holesAtOnce; seq++ {
 		e := hi.entry(seq)
 		command := hi.commands[seq]
 		if e.frame.bytes == nil && len(e.lanes) == 0 && command == nil { // a hole
@@ -159,6 +161,7 @@ func (r *Reader) copyNext() (more bool) {
 			}
 			r.cursor = hi.position(seq)
 			r.gap, r.from = gapEvicted, r.cursor
+			holes++
 			continue
 		}
 		k := copiedEntry{e.frame, e.lanes, hi.position(seq), e.stored, e.expires, command}

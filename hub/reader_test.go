@@ -228,6 +228,29 @@ func TestReaderSeesHolesAndCommands(t *testing.T) {
 }
 
 // A reader gets all pending events, and then the reason of the end.
+// A reader passes a bounded number of holes while it holds the hub's lock. Together they are still
+// one gap.
+func TestPromise12ReaderPassesManyHoles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const holes = 3*holesAtOnce + 10
+		h := newHub(t, Options{MaxEvents: 10 * holes})
+		r, err := h.Read(t.Context(), Earliest, EventFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		feed{h}.Deliver([]Record{recordOf(holes+1, Event{Data: []byte("x"), Targets: []Target{{}}})})
+		h.check(func() bool { return r.copyNext() })
+		want(t, "position after the first look", r.Position().Seq, holesAtOnce)
+		lines, err := r.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "gap", lines.Gap, "evicted")
+		want(t, "lines begin after", lines.From.Seq, holes)
+		want(t, "lines", len(lines.Lines), 1)
+	})
+}
+
 func TestReaderEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for reason, end := range map[Reason]func(*Hub){
