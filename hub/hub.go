@@ -232,9 +232,6 @@ func (h *Hub) Close() error {
 	return err
 }
 
-// endAtOnce is how many connections end while Hub.mu is held once.
-const endAtOnce = 64
-
 // end ends all connections. If forGood, it also refuses new ones, and the first such reason
 // stays: connections then end for that. Any goroutine may call it. The caller must not hold
 // Hub.mu.
@@ -262,10 +259,11 @@ func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
 			}
 		})
 	}
-	for some := range slices.Chunk(conns, endAtOnce) {
+	for len(conns) > 0 {
 		h.mu.Lock()
-		for _, c := range some {
-			h.detach(c, reason)
+		for left := 0; left < subscriptionsAtOnce && len(conns) > 0; conns = conns[1:] {
+			left += len(conns[0].subscriptions)
+			h.detach(conns[0], reason)
 		}
 		h.mu.Unlock()
 	}
