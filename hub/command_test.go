@@ -101,6 +101,40 @@ func TestCommandsAreNoEvents(t *testing.T) {
 	})
 }
 
+// A command that concerned very many connections is evicted in slices, because that holds the hub's
+// lock.
+func TestPromise12EvictionOfAChangeOfManyConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		const conns = 4 * evictAtOnce
+		var lags Pending
+		for range conns {
+			lags = connect(t, h, requestOf("alice"))
+		}
+		if _, err := h.ChangeTopics(t.Context(), TopicChange{Add: []string{"news"}}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, h, "x", topic("news"))
+		h.mu.Lock()
+		h.history.opts.MaxEvents = 1
+		slices := 1
+		for ; !h.history.evict(time.Now()); slices++ {
+			h.mu.Unlock()
+			checkBytes(t, h.history)
+			h.mu.Lock()
+		}
+		h.mu.Unlock()
+		want(t, "slices", slices, 4)
+		want(t, "retained", h.Stats().Events, 1)
+		checkBytes(t, h.history)
+		var w recordingSink
+		lags.catchUp(&w)
+		c := (&client{t: t}).read(w.String())
+		want(t, "events", c.data(), "x")
+		want(t, "control events", c.controlSummary(), "sse.gap evicted")
+	})
+}
+
 // A command does not concern a connection that was opened at its position or later.
 func TestCommandConcernsEarlierConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -185,7 +185,8 @@ func (h *history) position(seq uint64) Position {
 }
 
 // evictAtOnce is about how many records, and lanes that lose an event, evict looks at while
-// Hub.mu is held once.
+// Hub.mu is held once. An event has few lanes, and leaves all of them at once. A command may
+// have one for each connection.
 const evictAtOnce = 250
 
 // evict removes the oldest records until all bounds are met, or until evictAtOnce is
@@ -219,10 +220,14 @@ func (h *history) evictSome(now time.Time) bool {
 		if work >= evictAtOnce {
 			return false
 		}
-		work += 1 + len(e.lanes)
+		lanes := e.lanes
+		if _, command := h.commands[h.oldest]; command {
+			lanes = lanes[max(0, len(lanes)-evictAtOnce):]
+		}
+		work += 1 + len(lanes)
 		// An event whose ttl has passed is not delivered any more: no client misses it.
 		missed := e.expires > now.UnixNano()
-		for _, l := range e.lanes {
+		for _, l := range lanes {
 			if l.seqs = l.seqs[1:]; len(l.seqs) == 0 {
 				l.seqs = nil         // releases the array, with the seqs before this one
 				h.bytes -= l.bytes() // what index charged for the first event
@@ -231,6 +236,9 @@ func (h *history) evictSome(now time.Time) bool {
 				l.evicted = max(l.evicted, h.oldest)
 			}
 			h.removeIfUnused(l)
+		}
+		if e.lanes = e.lanes[:len(e.lanes)-len(lanes)]; len(e.lanes) > 0 {
+			return false
 		}
 		h.pinned.noteEvicted(e.frame)
 		h.freeSlot(e) // before ring.drop, which clears e
