@@ -296,8 +296,8 @@ func (h *history) resume(p Position, subscriptions []subscription) (uint64, gapR
 // since replaces the items of b with the events in (seq, last] that are addressed to the
 // subscriptions, in order and without duplicates, until b is full. Up to the position state
 // it takes only the newest event of each slot. It returns the position up to which it
-// looked: less than last if b is full. If b still has the items of an equal look-up, they
-// stay ([memo]).
+// looked: less than last if b is full, or after skipsAtOnce. If b still has the items of an
+// equal look-up, they stay ([memo]).
 //
 // The caller holds Hub.mu. No other goroutine may use b.
 func (h *history) since(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
@@ -321,6 +321,10 @@ func (h *history) since(subscriptions []subscription, seq, last, state uint64, n
 	return reached
 }
 
+// skipsAtOnce bounds how many events that are over, or replaced, a look-up passes while
+// Hub.mu is held once.
+const skipsAtOnce = 10_000
+
 // search does the work of since, and has the same result. It merges the lanes of the
 // subscriptions: b.heads has the remaining seqs of each lane, and next is the lowest of
 // them. Its cost grows with what it finds, not with what is retained. Only since calls it,
@@ -335,15 +339,19 @@ func (h *history) search(subscriptions []subscription, seq, last, state uint64, 
 			next = min(next, head[0])
 		}
 	}
-	for len(b.heads) > 0 && next <= last {
+	for skips := 0; len(b.heads) > 0 && next <= last && skips < skipsAtOnce; {
 		if e := h.entry(next); e.expires > now.UnixNano() && (next > state || e.slot != 0) {
 			if !b.add(e, next) {
 				return seq
 			}
 		} else {
 			b.skipped = next
+			skips++
 		}
 		seq, next = next, b.advanceHeads(next)
+	}
+	if next <= last { // too many skips
+		return seq
 	}
 	return max(seq, last)
 }

@@ -28,16 +28,20 @@ func BenchmarkLongestHold(b *testing.B) {
 		}
 		return names
 	}
-	fill := func(b *testing.B, h *Hub, n int, target func(i int) Target) {
+	fillWith := func(b *testing.B, h *Hub, n int, event func(i int) Event) {
 		now := time.Now()
 		for from := 0; from < n; from += 1000 {
 			records := make([]Record, min(1000, n-from))
 			for i := range records {
-				e := Event{Data: []byte("x"), At: now, Targets: []Target{target(from + i)}}
+				e := event(from + i)
+				e.At, e.Data = now, []byte("x")
 				records[i] = Record{h.history.head + 1 + uint64(i), now, encodeEvent(&e)}
 			}
 			feed{h}.Deliver(records)
 		}
+	}
+	fill := func(b *testing.B, h *Hub, n int, target func(i int) Target) {
+		fillWith(b, h, n, func(i int) Event { return Event{Targets: []Target{target(i)}} })
 	}
 	roomy := Options{MaxEvents: 2_000_000, MaxBytes: 4 << 30}
 	for _, c := range []struct {
@@ -126,6 +130,50 @@ func BenchmarkLongestHold(b *testing.B) {
 		{"an event for a topic that has 1,000,000", roomy, func(b *testing.B, h *Hub) func(int) {
 			fill(b, h, 1_000_000, func(int) Target { return topic("t") })
 			return func(int) { fill(b, h, 20_000, func(int) Target { return topic("t") }) }
+		}},
+		{"a client that passes 1,000,000 states that were replaced", roomy, func(b *testing.B, h *Hub) func(int) {
+			fillWith(b, h, 1_000_000, func(i int) Event { return Event{Slot: strconv.Itoa(i % 10), Targets: []Target{topic("t")}} })
+			return func(int) {
+				c := connect(b, h, requestOf("", "t").at(Earliest))
+				c.catchUp(&discard{})
+				c.Cancel()
+			}
+		}},
+		{"a reader that passes 1,000,000 holes", roomy, func(b *testing.B, h *Hub) func(int) {
+			h.fillHoles(1_000_000)
+			return func(int) {
+				r, err := h.Read(b.Context(), Earliest, EventFilter{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for r.Position().Seq < 999_999 {
+					if _, err := r.Next(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		}},
+		{"eviction of a change of the topics of 100,000 connections", Options{MaxEvents: 1}, func(b *testing.B, h *Hub) func(int) {
+			for range 100_000 {
+				connect(b, h, requestOf("alice"))
+			}
+			return func(i int) {
+				if _, err := h.ChangeTopics(b.Context(), TopicChange{Filter: Filter{}, Add: []string{strconv.Itoa(i)}}); err != nil {
+					b.Fatal(err)
+				}
+				h.mu.longest()
+				publish(b, h, "x")
+			}
+		}},
+		{"the end of 200 connections with 1,000 topics", Options{}, func(b *testing.B, h *Hub) func(int) {
+			all := names(topics("t/", 1000))
+			return func(int) {
+				for range 200 {
+					connect(b, h, requestOf("", all...))
+				}
+				h.mu.longest()
+				h.EndStreams()
+			}
 		}},
 		{"a new store with 10,000 connections of 10 topics", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {

@@ -110,6 +110,44 @@ func TestReplacedIsNotPending(t *testing.T) {
 	}
 }
 
+// A look-up passes a bounded number of replaced states, because it holds the hub's lock. The client
+// gets the same as if it had passed all of them.
+func TestPromise12ManyReplacedStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const replaced = 2*skipsAtOnce + 10
+		h := newHub(t, Options{MaxEvents: 10 * replaced})
+		fill := func(n int, e Event) {
+			records := make([]Record, n)
+			for i := range records {
+				records[i] = recordOf(h.history.head+1+uint64(i), e)
+			}
+			feed{h}.Deliver(records)
+		}
+		state := requestOf("alice")
+		state.State = true
+		fill(replaced, Event{Targets: []Target{{}}})
+		v := open(t, h, state)
+		synctest.Wait()
+		want(t, "position after an empty state", v.client(t).position, positionAt(h, replaced))
+		want(t, "empty state", v.client(t).data()+v.client(t).controlSummary(), "")
+
+		h = newHub(t, Options{MaxEvents: 10 * replaced})
+		fill(replaced, Event{Data: []byte("old"), Slot: "x", Targets: []Target{{}}})
+		fill(1, Event{Data: []byte("new"), Slot: "x", Targets: []Target{{}}})
+		c := connect(t, h, requestOf("alice").at(Earliest))
+		looks := 0
+		for b, more := new(batch), true; more; looks++ {
+			l := h.lookUp(c.Conn, time.Now(), b)
+			c.cursor.Store(l.cursor)
+			more = l.more
+			want(t, "events found", len(b.items) > 0, !more)
+		}
+		want(t, "look-ups", looks, 3)
+		want(t, "events", read(t, h, requestOf("alice").at(Earliest)).data(), "new")
+		want(t, "state", read(t, h, state).data(), "new")
+	})
+}
+
 // The history may learn the shape of a pattern while a value in a slot is replaced.
 func TestReplacedWhileAShapeIsLearned(t *testing.T) {
 	h := newHub(t, Options{})

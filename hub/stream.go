@@ -107,6 +107,8 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	if n := len(b.items); n > 0 {
 		told = b.items[n-1].seq
 	}
+	// The first block of a state has no position. If nothing follows, it comes now.
+	emptyState := !first && c.stateEnd > told && c.events.Load() == 0
 	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
 	if c.poll && !l.more && l.reason == "" && (len(b.items) > 0 || c.events.Load() > 0 || silent) {
 		// It ends after the write, which therefore has Settings.Timeout, and not only closeGrace.
@@ -123,7 +125,7 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	case l.reason != "":
 		b.after = appendClosing(b.after, l.reason, between(c.settings.RetryMin, c.settings.RetryMax))
 		b.final = true
-	case l.cursor > told && (silent || told < l.earlyHeartbeatSeq):
+	case l.cursor > told && (silent || emptyState || told < l.earlyHeartbeatSeq):
 		b.after = appendID(b.after, Position{c.epoch, l.cursor, l.cursorTag})
 		b.moved = true
 	case silent:
