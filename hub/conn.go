@@ -108,6 +108,7 @@ type Conn struct {
 	abortTimer    *time.Timer
 	graceOver     bool  // closeGrace has passed since it ended
 	pinnedEvent   *byte // key in Hub.pinned of the event that it stalls in; nil: none
+	partial       bool  // the event at cursor is pinned, because a part of it is unsent
 	endedConn     *endedConn
 
 	// Written by Hub.lookUp alone, in the connection's turn, with Hub.mu held for reading.

@@ -75,7 +75,7 @@ func (c *Conn) snapshot() *endedConn {
 	}
 	cursor := c.cursor.Load()
 	f.limit, f.lag = c.history.head, lag(c.history, c.subscriptions, cursor)
-	if c.pinnedEvent != nil {
+	if c.partial {
 		f.partialSeq = cursor
 	}
 	return f

@@ -7,7 +7,7 @@ import (
 )
 
 // pinned knows the events that streams have stalled in: the socket was full in the middle
-// of the event. Such a stream pins the event: it keeps the bytes in memory, even after the
+// of the event, or a [Sink] is writing a large one. Such a stream pins the event: it keeps the bytes in memory, even after the
 // history has evicted the event. The size of the history bounds how many bytes evicted
 // events may take together: beyond it, streams end with the reason [Timeout].
 //
@@ -117,34 +117,48 @@ func (p *pinned) victim() *Conn {
 	return nil
 }
 
-// pin notes that c has stalled in an event ([pinned]), of which a part is unsent. c must
-// not have stalled in another. If evicted events now take too much memory, the waker ends
-// streams. The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
-func (c *Conn) pin(it item) {
+// pin notes that c may stall in an event, or has ([pinned]). c must not have stalled in
+// another. partial: c.cursor counts the event as sent. If evicted events now take too much
+// memory, the waker ends streams. The caller has the turn of c ([Conn.turn]), and calls
+// unpin afterwards. The caller must not hold Hub.mu.
+func (c *Conn) pin(it item, partial bool) {
 	h := c.hub
 	h.lockQueued()
 	retained := c.cursorHistory == h.history && h.history.retains(it)
 	h.pinned.pin(c, it.frame, retained)
+	c.partial = partial
 	crowded := h.pinned.bytes > h.history.opts.MaxBytes
 	h.unlockQueued()
-	c.socket.midEvent = true
 	if crowded {
 		h.signalWaker()
 	}
 }
 
-// unpin notes that c has sent the rest of the event that it had stalled in ([pinned]), or
-// is about to close. It does nothing if there is none. The caller has the turn of c
-// ([Conn.turn]). The caller must not hold Hub.mu.
+// unpin notes that c has sent the event that pin has noted, or is about to close. The
+// caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) unpin() {
+	c.hub.lockQueued()
+	c.hub.pinned.unpin(c)
+	c.partial = false
+	c.hub.unlockQueued()
+}
+
+// pinUnsent pins the event that the socket was full in the middle of. The rest is that of
+// pin.
+func (c *Conn) pinUnsent(it item) {
+	c.pin(it, true)
+	c.socket.midEvent = true
+}
+
+// unpinUnsent notes that c has sent the rest of the event that pinUnsent has pinned, or is
+// about to close. It does nothing if there is none. The rest is that of unpin.
+func (c *Conn) unpinUnsent() {
 	if !c.socket.midEvent {
 		return
 	}
 	c.socket.midEvent = false
 	c.slowest.Add(int64(time.Since(c.written))) // the write of the event began then
-	c.hub.lockQueued()
-	c.hub.pinned.unpin(c)
-	c.hub.unlockQueued()
+	c.unpin()
 }
 
 // releaseEvicted ends one stream that pins an evicted event ([pinned]), if such events take
@@ -152,18 +166,25 @@ func (c *Conn) unpin() {
 // aborts the stream's write at once, and so does not wait for closeGrace. Only the waker
 // calls it. The caller must not hold Hub.mu.
 func (h *Hub) releaseEvicted() bool {
+	aborter, ended := h.endVictim()
+	if aborter != nil {
+		aborter.Abort()
+	}
+	return ended
+}
+
+// endVictim does the work of releaseEvicted, but for the abort of the write that it
+// returns; nil: there is none. Only releaseEvicted calls it. The caller must not hold Hub.mu.
+func (h *Hub) endVictim() (write Aborter, ended bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pinned.bytes <= h.history.opts.MaxBytes {
-		return false
+		return nil, false
 	}
 	c := h.pinned.victim()
 	if c == nil {
-		return false
+		return nil, false
 	}
 	h.detach(c, Timeout)
-	if c.aborter != nil {
-		c.aborter.Abort() // does not block, so the lock may be held
-	}
-	return true
+	return c.aborter, true
 }

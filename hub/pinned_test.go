@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -62,8 +63,7 @@ func TestReplacedEventIsPinned(t *testing.T) {
 	b := new(batch)
 	h.lookUp(p.Conn, time.Now(), b)
 	set("2")
-	p.socket = new(socket)
-	p.pin(b.items[0])
+	p.pin(b.items[0], true)
 	if pinnedBytes() == 0 {
 		t.Error("counted bytes of the replaced event: got 0, want more")
 	}
@@ -71,5 +71,57 @@ func TestReplacedEventIsPinned(t *testing.T) {
 	if n := pinnedBytes(); n != 0 {
 		t.Errorf("counted bytes after the stall: got %d, want 0", n)
 	}
-	p.socket = nil
+}
+
+// The same bound holds for streams that the hub does not take over, as over HTTP/2: their write is
+// stuck in the event.
+func TestPromise12StalledSinksHoldOneHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const streams, size, bound = 24, 900 << 10, 4 << 20
+		h := newHub(t, Options{MaxBytes: bound})
+		other := open(t, h, requestOf("other"))
+		var stalled []*servedConn
+		for i := range streams {
+			v := open(t, h, requestOf(fmt.Sprint(i)))
+			synctest.Wait()
+			v.stall()
+			stalled = append(stalled, v)
+			publish(t, h, strings.Repeat("x", size), user(fmt.Sprint(i)))
+			synctest.Wait()
+		}
+		h.mu.RLock()
+		pinned := h.pinned.bytes
+		h.mu.RUnlock()
+		if pinned > bound || pinned == 0 {
+			t.Errorf("bytes of evicted events in memory: got %d, want some, at most %d", pinned, bound)
+		}
+		n := int(h.Stats().Closed["timeout"])
+		if n < streams-2*bound/size || n > streams-bound/size {
+			t.Errorf("ended streams: got %d of %d, want %d to %d", n, streams, streams-2*bound/size, streams-bound/size)
+		}
+		for i, v := range stalled[:n] { // the oldest events
+			want(t, fmt.Sprint("reason of ", i), v.endReason(t), Timeout)
+		}
+		h.EndStreams()
+		time.Sleep(closeGrace)
+		synctest.Wait()
+		want(t, "pinned events", len(h.pinned.events)+h.pinned.evicted.Len(), 0)
+		want(t, "reason of the other", other.endReason(t), HubClosed)
+	})
+}
+
+// A stream that is in the middle of a write has not got the event, and has got those before it.
+func TestWhyOfAStreamInALargeWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		v := open(t, h, requestOf("alice"))
+		first := publish(t, h, "first").Position
+		synctest.Wait()
+		v.stall()
+		large := publish(t, h, strings.Repeat("x", 2*batchBytes)).Position
+		synctest.Wait()
+		want(t, "pinned events", len(h.pinned.events), 1)
+		want(t, "fate of the event before", why(h, first, "alice").Connections[0].Fate, FateDelivered)
+		want(t, "fate of the large event", why(h, large, "alice").Connections[0].Fate, FatePending)
+	})
 }

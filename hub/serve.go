@@ -135,7 +135,7 @@ func (c *Conn) catchUp(w Sink) Reason {
 			return l.reason
 		}
 		if b.hasBlocks() {
-			n, err := b.writeTo(w)
+			n, err := c.writeBatch(w, b)
 			if err == nil && !l.more {
 				err = w.Flush()
 			}
@@ -153,8 +153,20 @@ func (c *Conn) catchUp(w Sink) Reason {
 		if !l.more {
 			return l.reason
 		}
+		b.resetItems() // the pause may be long, and the history may evict them meanwhile
 		pacer.pause(c, time.Since(now))
 	}
+}
+
+// writeBatch writes b. While it writes a large event it pins it ([pinned]), because w may
+// block. It returns how many bytes w took. The caller has the turn of c ([Conn.turn]). The
+// caller must not hold Hub.mu.
+func (c *Conn) writeBatch(w Sink, b *batch) (int, error) {
+	if b.size > batchBytes {
+		c.pin(b.items[0], false)
+		defer c.unpin()
+	}
+	return b.writeTo(w)
 }
 
 // setAborter sets what is aborted if c ends while a write is stuck; nil: nothing. Only the

@@ -171,7 +171,7 @@ func (c *Conn) step(b *batch) stepResult {
 		}
 	}
 	s.unsent = nil
-	c.unpin()
+	c.unpinUnsent()
 	if s.isFinal {
 		return c.closeFinal()
 	}
@@ -226,7 +226,7 @@ func (c *Conn) advance(b *batch, l lookup, p []byte, n, from, to int) {
 			if n < at+size {
 				s.unsent = it.frame.bytes[n-at:]
 				c.account(b, l, i+1, false)
-				c.pin(it)
+				c.pinUnsent(it)
 				return
 			}
 			at += size
@@ -264,7 +264,7 @@ func (c *Conn) closeSocket(reason Reason) stepResult {
 	if c.socket.midEvent {
 		c.cursor.Add(^uint64(0)) // minus 1: the client has only a part of that event
 	}
-	c.unpin()
+	c.unpinUnsent()
 	c.hub.departures.forget(c)
 	c.socket.close()
 	c.socket = nil
