@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -36,9 +37,13 @@ const (
 	MaxKeyLength  = 128  // bytes of an idempotency key
 	MaxNameLength = 512  // bytes of the name of a user, a connection, a session or a topic
 
-	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes: the length of a
-	// chunk must fit into eight hex digits.
+	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes. See maxBlock too.
 	MaxEventSizeLimit = 1 << 30
+
+	// maxBlock bounds the bytes of the lines of an event, as clients are sent them: entry.room
+	// is an int32, and the length of a chunk must fit into eight hex digits. An event of
+	// many short lines takes up to eight times its size.
+	maxBlock = math.MaxInt32 - 1<<20
 )
 
 // ReservedPrefix begins the event types that only the hub sends. Publish refuses them.
@@ -109,6 +114,8 @@ func (e *Event) validate(maxSize int) error {
 		return fmt.Errorf("%w: it has no target", ErrInvalid)
 	case len(e.Targets) > MaxTargets:
 		return fmt.Errorf("%w: it has %d targets, at most %d are allowed", ErrInvalid, len(e.Targets), MaxTargets)
+	case len(e.Data) > maxBlock/8 && linesSize(e.Data) > maxBlock:
+		return fmt.Errorf("%w: the lines of the payload take %d bytes on a stream, at most %d are allowed", ErrTooLarge, linesSize(e.Data), maxBlock)
 	case len(e.Type)+len(e.Data) > maxSize:
 		return fmt.Errorf("%w: type and payload are %d bytes, at most %d are allowed", ErrTooLarge, len(e.Type)+len(e.Data), maxSize)
 	}
@@ -189,8 +196,7 @@ func encode(r Record, epoch string, now time.Time) encoded {
 // appendBlock makes e.buf: headroom, and the block up to its seq. It leaves room for the
 // rest, which frame adds. It must be called once.
 func (e *encoded) appendBlock(name string, data []byte, epoch string) {
-	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
-	buf := makeBuffer(headroom + len("event: \n") + len(name) + len(data) + lines*len("data: \n") +
+	buf := makeBuffer(headroom + len("event: \n") + len(name) + linesSize(data) +
 		len("id: --\n\n\r\n") + len(epoch) + 20 + len(e.tag))[:headroom]
 	if name != "" {
 		buf = append(buf, "event: "...)
@@ -201,6 +207,12 @@ func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	buf = append(buf, "id: "...)
 	buf = append(buf, epoch...)
 	e.buf = append(buf, '-')
+}
+
+// linesSize returns a bound on the bytes of the data lines of a payload.
+func linesSize(data []byte) int {
+	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
+	return len(data) + lines*len("data: \n")
 }
 
 // frame completes the block with its seq and tag, and puts the chunk around it. It runs

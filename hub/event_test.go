@@ -204,3 +204,16 @@ func TestPositionRoundTrip(t *testing.T) {
 		seen[p.Epoch] = true
 	}
 }
+
+// An event of many short lines takes more bytes on a stream than it has. Neither the length of its
+// chunk nor its size in the history overflows.
+func TestEventOfManyLinesIsTooLarge(t *testing.T) {
+	lines := bytes.Repeat([]byte{'\n'}, maxBlock/8+1)
+	e := Event{Data: lines, Targets: []Target{{}}}
+	err := e.validate(MaxEventSizeLimit)
+	wantErr(t, err, ErrTooLarge)
+	e.Data = lines[:len(lines)-8]
+	if err := e.validate(MaxEventSizeLimit); err != nil {
+		t.Errorf("a smaller one: %v", err)
+	}
+}
