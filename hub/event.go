@@ -40,7 +40,7 @@ const (
 	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes. See maxBlock too.
 	MaxEventSizeLimit = 1 << 30
 
-	// maxBlock bounds the bytes of the lines of an event, as clients are sent them: entry.room
+	// maxBlock bounds the bytes of the type and the lines of an event, as clients are sent them: entry.room
 	// is an int32, and the length of a chunk must fit into eight hex digits. An event of
 	// many short lines takes up to eight times its size.
 	maxBlock = math.MaxInt32 - 1<<20
@@ -114,8 +114,8 @@ func (e *Event) validate(maxSize int) error {
 		return fmt.Errorf("%w: it has no target", ErrInvalid)
 	case len(e.Targets) > MaxTargets:
 		return fmt.Errorf("%w: it has %d targets, at most %d are allowed", ErrInvalid, len(e.Targets), MaxTargets)
-	case len(e.Data) > maxBlock/8 && linesSize(e.Data) > maxBlock:
-		return fmt.Errorf("%w: the lines of the payload take %d bytes on a stream, at most %d are allowed", ErrTooLarge, linesSize(e.Data), maxBlock)
+	case len(e.Type)+len(e.Data) > maxBlock/8 && len(e.Type)+linesSize(e.Data) > maxBlock:
+		return fmt.Errorf("%w: type and lines of the payload take %d bytes on a stream, at most %d are allowed", ErrTooLarge, len(e.Type)+linesSize(e.Data), maxBlock)
 	case len(e.Type)+len(e.Data) > maxSize:
 		return fmt.Errorf("%w: type and payload are %d bytes, at most %d are allowed", ErrTooLarge, len(e.Type)+len(e.Data), maxSize)
 	}

@@ -212,7 +212,9 @@ func TestEventOfManyLinesIsTooLarge(t *testing.T) {
 	e := Event{Data: lines, Targets: []Target{{}}}
 	err := e.validate(MaxEventSizeLimit)
 	wantErr(t, err, ErrTooLarge)
-	e.Data = lines[:len(lines)-8]
+	e.Type, e.Data = "a type of 16 byte", lines[:len(lines)-3]
+	wantErr(t, e.validate(MaxEventSizeLimit), ErrTooLarge)
+	e.Type = ""
 	if err := e.validate(MaxEventSizeLimit); err != nil {
 		t.Errorf("a smaller one: %v", err)
 	}
