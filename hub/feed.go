@@ -15,15 +15,21 @@ type feed struct{ h *Hub }
 // before Begin returns, and the position is zero: the hub has nothing of it. Otherwise the
 // history continues, and Begin returns the last position that the hub has. Records that the
 // hub lacks and that come before oldest, the first one that the store has, are lost. They
-// become holes ([history]). Only the feed's goroutine calls it, without Hub.mu.
+// become holes ([history]). If a store that nodes share begins another epoch, it may have
+// lost a command that this node has not received: then all connections end. Only the feed's
+// goroutine calls it, without Hub.mu.
 func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	h := f.h
 	h.mu.Lock()
-	h.source.begun = true
 	goesOn := epoch == h.history.epoch
+	lost := !goesOn && h.source.begun && h.source.Shared()
+	h.source.begun = true
 	if goesOn {
 		have = h.history.position(h.history.head)
 	} else {
+		if lost {
+			h.rightsChanges.add(Filter{})
+		}
 		h.endedHistories = append(h.endedHistories[max(0, len(h.endedHistories)-maxEndedHistories):], h.history.position(h.history.head))
 		h.source.open = false
 		h.restart(epoch, oldest)
@@ -32,6 +38,9 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	h.moveConns()
 	if goesOn {
 		h.fillHoles(oldest)
+	}
+	if lost {
+		h.execute(new(Command), oldest)
 	}
 	return have
 }

@@ -109,6 +109,40 @@ func TestMissedCommands(t *testing.T) {
 	}
 }
 
+// A shared store that lost its history, or was created again, may have lost a command that another
+// node has answered, and that this node never received. So the node ends its connections.
+func TestPromise11CommandsOfAHistoryThatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		mallory := open(t, h, requestOf("mallory", "room"))
+		began := time.Now()
+		time.Sleep(time.Second)
+		feed{h}.Status(errAway, 0)
+		feed{h}.Begin(NewEpoch(), 1)
+		feed{h}.Deliver([]Record{recordOf(1, Event{Data: []byte("secret"), Targets: []Target{topic("room")}})})
+		feed{h}.Status(nil, 0)
+		synctest.Wait()
+		want(t, "events", mallory.client(t).data(), "")
+		want(t, "reason", mallory.endReason(t), Lifetime)
+
+		r := requestOf("mallory", "room")
+		r.Began = began
+		_, err := h.Connect(t.Context(), r)
+		want(t, "a request from before", fmt.Sprint(err), "connection refused: lifetime")
+		c := read(t, h, requestOf("alice", "room").at(mallory.client(t).position))
+		want(t, "events after a reconnect", c.data(), "secret")
+		want(t, "control events after a reconnect", c.controlSummary(), "sse.gap epoch")
+
+		// The first history of a store is another one by the will of the operator.
+		alice := open(t, h, requestOf("alice"))
+		synctest.Wait()
+		useStore(t, h, newScriptedStore())
+		synctest.Wait()
+		want(t, "control events after a change of the store", alice.client(t).controlSummary(), "sse.gap epoch")
+	})
+}
+
 // Who listens is told of a hole at once, though nothing follows it.
 func TestHoleIsToldAtOnce(t *testing.T) {
 	for name, lose := range map[string]func(h *Hub){

@@ -219,6 +219,9 @@ func (m *rightsModel) switchStore() {
 				h.rights[right] = 0
 				m.learned = m.learned || right.Kind == pattern
 			}
+			if next.shared { // the store may have lost a command
+				m.end(h, Lifetime)
+			}
 		}
 		for i := range keptRecords {
 			keptRecords[i].replaced = false
