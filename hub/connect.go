@@ -139,9 +139,11 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	return ctx.Err()
 }
 
-// isWhole reports whether the history has everything that is stored, as far as this node
-// knows. The caller holds Hub.mu.
-func (h *Hub) isWhole() bool { return h.source.problem == nil && h.source.behind == 0 }
+// isWhole reports whether the history is open and has everything that is stored, as far as
+// this node knows. The caller holds Hub.mu.
+func (h *Hub) isWhole() bool {
+	return h.source.open && h.source.problem == nil && h.source.behind == 0
+}
 
 // admit decides whether Connect admits the request; nil: it does. It counts nothing: the
 // caller then calls attach, under the same lock, so that nobody else gets the place. The

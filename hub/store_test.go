@@ -192,6 +192,17 @@ func TestPositionFromAnotherNode(t *testing.T) {
 	}
 }
 
+// A history that a store begins again is not open until the store says so.
+func TestConnectBeforeANewHistoryIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		feed{h}.Begin(NewEpoch(), 1) // the last status was that nothing is missing
+		_, err := h.Connect(t.Context(), requestOf("alice"))
+		want(t, "result of Connect", fmt.Sprint(err), "connection refused: starting")
+	})
+}
+
 // A client with a position of another epoch waits until the node has received everything, and no
 // longer.
 func TestPositionWhileTheNodeIsBehind(t *testing.T) {
