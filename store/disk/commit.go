@@ -162,7 +162,7 @@ func (r *request) answer(err error) {
 }
 
 // write commits the records of the group. In the same transaction it drops events
-// that the hub no longer retains: at least minDrop of them, or any number if idle.
+// that the hub no longer retains: if isWorthDropping, or any number if idle.
 func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 	after := s.file.span
 	after.next += uint64(len(g.records))
@@ -176,8 +176,8 @@ func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 					return err
 				}
 			}
-			if idle || s.surplus() >= minDrop {
-				if err := s.drop(tx, &after); err != nil {
+			if idle || s.isWorthDropping() {
+				if err := s.drop(tx, &after, len(g.records)); err != nil {
 					return err
 				}
 			}

@@ -17,7 +17,7 @@ import (
 
 const (
 	minDrop   = 1024    // least events that a busy commit drops, so that whole pages become free
-	maxDrop   = 4096    // most events that a commit drops
+	maxDrop   = 4096    // most events that a small commit drops
 	maxChunks = 16      // most chunks of keys that a commit drops
 	loadBatch = 1000    // most events that are read at once
 	loadSize  = 4 << 20 // bytes after which a read of events ends
@@ -145,6 +145,13 @@ func (s *Store) surplus() uint64 {
 	return min(max(s.oldest, s.file.span.oldest), s.file.span.next) - s.file.span.oldest
 }
 
+// isWorthDropping reports whether there are enough events to drop for a busy commit. There
+// are if they are as many as the retained ones: those are few when events are large.
+func (s *Store) isWorthDropping() bool {
+	n := s.surplus()
+	return n >= minDrop || n > s.file.span.next-s.file.span.oldest-n
+}
+
 // dropWhileIdle drops all events that are not retained, in transactions of bounded size.
 // It is called when nobody publishes.
 func (s *Store) dropWhileIdle(feed hub.Feed) {
@@ -160,17 +167,18 @@ func (s *Store) dropWhileIdle(feed hub.Feed) {
 }
 
 // drop deletes the oldest events: those that the hub no longer retains, and those that
-// are too old; at most maxDrop. Keys that are still remembered move to a chunk.
-func (s *Store) drop(tx *bbolt.Tx, after *span) error {
-	n := s.surplus()
+// are too old; at most maxDrop, or twice the added events if that is more, so that the file
+// does not grow. Keys that are still remembered move to a chunk.
+func (s *Store) drop(tx *bbolt.Tx, after *span, added int) error {
+	n, most := s.surplus(), max(maxDrop, 2*uint64(added))
 	s.mu.Lock()
 	cutoff := ageCutoff(s.opts)
 	s.mu.Unlock()
 	cursor, keys := tx.Bucket(bucketEvents).Cursor(), tx.Bucket(bucketKeys)
 	first := encodeSeq(after.oldest)
 	now := time.Now()
-	chunk := make([]byte, 0, min(n, maxDrop)*uint64(chunkEntry)+crc32.Size)
-	for i := uint64(0); i < maxDrop && after.oldest < s.file.span.next; i++ {
+	chunk := make([]byte, 0, min(n, most)*uint64(chunkEntry)+crc32.Size)
+	for i := uint64(0); i < most && after.oldest < s.file.span.next; i++ {
 		seq := encodeSeq(after.oldest)
 		key, value := cursor.Seek(seq[:])
 		r, sum, err := decodeRecord(seq[:], value)
