@@ -35,7 +35,7 @@ func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 			return
 		case <-s.wake:
 		case <-timer.C:
-			s.dropWhileIdle(feed)
+			s.dropWhileIdle(ctx, feed)
 		}
 		if s.ensureUsable(ctx, feed) {
 			for g := s.takeGroup(); g != nil && s.commit(g, feed); g = s.takeGroup() {

@@ -79,3 +79,46 @@ func TestBusyFileDoesNotGrow(t *testing.T) {
 		})
 	}
 }
+
+// A request that arrives, or the end of the store, does not wait until all surplus events are
+// dropped.
+func TestIdleDropStops(t *testing.T) {
+	const n = 3 * maxDrop
+	for name, stopped := range map[string]struct {
+		ended, request bool
+		most           uint64
+	}{
+		"nobody waits":    {false, false, n},
+		"a request waits": {false, true, maxDrop},
+		"the store ends":  {true, false, maxDrop},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := mustOpen(t, filepath.Join(t.TempDir(), "history.db"))
+			defer s.Close()
+			stop := tailBounded(s, 2*n)
+			if _, err := s.Append(t.Context(), entries("surplus", n, 0)); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			select {
+			case <-s.wake:
+			default:
+			}
+			s.Retain(hub.Options{MaxEvents: 1}, n+1)
+			if stopped.request {
+				if err := s.enqueue(s.encode(entries("waits", 1, 0))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if stopped.ended {
+				cancel()
+			}
+			s.dropWhileIdle(ctx, &history{})
+			if dropped := s.file.span.oldest - 1; dropped > stopped.most || stopped.most == n && dropped < n {
+				t.Errorf("dropped events: got %d of %d, want %d", dropped, n, stopped.most)
+			}
+		})
+	}
+}

@@ -153,9 +153,9 @@ func (s *Store) isWorthDropping() bool {
 }
 
 // dropWhileIdle drops all events that are not retained, in transactions of bounded size.
-// It is called when nobody publishes.
-func (s *Store) dropWhileIdle(feed hub.Feed) {
-	for s.loaded && s.failed.IsZero() {
+// It is called when nobody publishes. It ends early if a request waits, or if ctx ends.
+func (s *Store) dropWhileIdle(ctx context.Context, feed hub.Feed) {
+	for s.loaded && s.failed.IsZero() && len(s.wake) == 0 && ctx.Err() == nil {
 		before, nothing := s.file.span, &group{first: s.file.span.next}
 		if err := s.write(nothing, true, feed); err != nil {
 			s.fail(nothing, err, feed)
