@@ -384,3 +384,69 @@ func TestFaultIsAnError(t *testing.T) {
 		})
 	}
 }
+
+// Another history is in the place of the file. Until it is loaded, the hub still has the history
+// before, and may say what it retains of that at any time.
+func TestOtherHistoryIsNotDroppedBeforeItIsLoaded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	other := path + ".other"
+	s := mustOpen(t, other)
+	_, stop := tail(s)
+	const n = 2 * minDrop
+	if _, err := s.Append(t.Context(), entries("other", n, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	s, err := open(path, quick(lockTimeout, 50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := hub.Options{MaxEvents: 10 * n}
+	s.Retain(opts, 1)
+	h, stop := tail(s)
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Append(t.Context(), entries("refused", 1, 0)); !errors.Is(err, hub.ErrNotStored) {
+		t.Errorf("error of a publish: got %v, want ErrNotStored", err)
+	}
+	for resolved := false; !resolved; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		if resolved = s.oldest == 0; resolved {
+			s.oldest = 10 * n // as by Retain
+		}
+		s.mu.Unlock()
+	}
+	h.await(t, false)
+	h.await(t, true)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if want := (span{1, n + 1}); s.file.span != want {
+		t.Errorf("records of the other history: got %v, want %v", s.file.span, want)
+	}
+}
+
+// A probe of the disk that is slow says nothing about the history, which is not loaded yet.
+func TestSlowProbeDoesNotOpenTheHistory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	cfg := quick(lockTimeout, 10*time.Millisecond)
+	cfg.slow = time.Nanosecond
+	s, err := open(path, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil { // so it cannot be loaded at first
+		t.Fatal(err)
+	}
+	h, stop := tail(s)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if h.early {
+		t.Error("the history before Begin: got open, want not open")
+	}
+}

@@ -27,6 +27,7 @@ type history struct {
 	records []hub.Record
 	open    chan struct{}
 	opened  bool
+	early   bool       // opened before Begin
 	status  chan error // calls of Status after the history was open
 }
 
@@ -47,7 +48,7 @@ func (h *history) Status(problem error, behind uint64) {
 		}
 	}
 	if problem == nil && behind == 0 && !h.opened {
-		h.opened = true
+		h.opened, h.early = true, h.epoch == ""
 		close(h.open)
 	}
 }
