@@ -301,6 +301,23 @@ func TestDamagedFilesAreKept(t *testing.T) {
 	}
 }
 
+// The path of the history may be a symbolic link. The note names the damaged file, which is beside
+// the file that the link named.
+func TestNoteOfALinkedFile(t *testing.T) {
+	path, link := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "link.db")
+	damage(t, path)
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, link)
+	if names := quarantined(path); len(names) != 1 || !strings.Contains(s.Note(), names[0]) {
+		t.Errorf("note: got %q, want one with the name in %v", s.Note(), names)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLaterFormatIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	sample(t, path)

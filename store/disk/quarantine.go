@@ -39,8 +39,12 @@ func quarantine(path string, damage error, log *zap.Logger) error {
 	return errors.Join(errQuarantined, syncDir(filepath.Dir(path)))
 }
 
-// quarantined lists the quarantined files of a history, oldest first.
+// quarantined lists the quarantined files of a history, oldest first. They are beside the
+// file that path names, also if path is a symbolic link.
 func quarantined(path string) (names []string) {
+	if named, err := filepath.EvalSymlinks(path); err == nil {
+		path = named
+	}
 	entries, _ := os.ReadDir(filepath.Dir(path)) // sorted by name, so by time
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), filepath.Base(path)+".damaged-") {
