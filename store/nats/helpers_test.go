@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,7 +30,7 @@ var someOptions = hub.Options{MaxEvents: 100_000, MaxAge: time.Hour, MaxBytes: 6
 
 func openStore(t testing.TB, stream string, replicas int, urls ...string) *store {
 	t.Helper()
-	s, err := open(config{servers: strings.Join(urls, ","), stream: stream, replicas: replicas, hub: "test"})
+	s, err := open(config{servers: urls, stream: stream, replicas: replicas, hub: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,14 +99,15 @@ func (s *Store) Provision(caddy.Context) error {
 
 // Validate returns an error for options that can never work.
 func (s *Store) Validate() error {
-	for _, raw := range s.URLs {
+	for i, raw := range s.URLs {
 		u, err := url.Parse(raw)
 		if err != nil {
 			// Without the URL, which may have a password.
 			return errors.New("a NATS URL cannot be parsed: percent-encode all characters of its password but letters and digits")
 		}
 		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Host == "" {
-			return fmt.Errorf("%q is not the URL of a NATS server (example: nats://127.0.0.1:4222)", u.Redacted())
+			// Without the URL: what is no URL may have a password anywhere.
+			return fmt.Errorf("URL %d is not the URL of a NATS server (its scheme must be nats, tls, ws or wss; example: nats://127.0.0.1:4222)", i+1)
 		}
 	}
 	if s.Stream != "" && !streamName.MatchString(s.Stream) {
@@ -160,7 +161,7 @@ func (s *Store) Open(hubName string) (hub.Store, error) {
 		}
 	}
 	return open(config{
-		servers:  strings.Join(s.URLs, ","),
+		servers:  s.URLs,
 		stream:   s.stream(hubName),
 		replicas: s.Replicas,
 		hub:      hubName,

@@ -90,6 +90,8 @@ func TestValidate(t *testing.T) {
 	for want, s := range map[string]Store{
 		"":                              {URLs: []string{"nats://me:{env.NATS_PASSWORD}@a:4222", "tls://b"}},
 		"is not the URL":                {URLs: []string{"http://me:secret@a"}},
+		"not the URL of":                {URLs: []string{"http://secret@a:4222"}},
+		"the URL of a NATS":             {URLs: []string{"me:secret@a:4222"}},
 		"cannot be parsed":              {URLs: []string{"nats://me:sec%ret@a"}},
 		"1 to 200":                      {Stream: "a.b"},
 		"replicas must be":              {Replicas: 7},
@@ -108,6 +110,18 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%+v: got no error, want %q", s, want)
 		}
 	}
+}
+
+// TestPasswordWithAComma: a comma in a password does not end the URL.
+func TestPasswordWithAComma(t *testing.T) {
+	servers := natstest.New(t, 1, `authorization { user: me, password: "sec,ret" }`)
+	servers.Start(0)
+	opened, err := (&Store{URLs: []string{strings.Replace(servers.URLs()[0], "//", "//me:sec,ret@", 1)}, Stream: newStream(), Replicas: 1}).Open("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := tailNode(t, opened.(*store), someOptions, hub.Position{})
+	n.upTo(n.publish("a"))
 }
 
 // certificate creates a self-signed certificate for 127.0.0.1. It returns the files of the certificate

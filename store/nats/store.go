@@ -17,7 +17,7 @@ import (
 
 // config is the configuration of a store.
 type config struct {
-	servers  string // URLs, separated by commas
+	servers  []string // URLs
 	stream   string
 	replicas int
 	hub      string
@@ -104,6 +104,8 @@ func open(c config) (*store, error) {
 		logged:   make(map[string]bool),
 	}
 	options := append([]nats.Option{
+		// Not as the URL of nats.Connect, which would split a password at its commas.
+		func(o *nats.Options) error { o.Servers = c.servers; return nil },
 		nats.Name("caddy-sse hub " + c.hub),
 		nats.RetryOnFailedConnect(true),
 		nats.IgnoreAuthErrorAbort(),
@@ -122,7 +124,7 @@ func open(c config) (*store, error) {
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.reportProblem(fmt.Errorf("%w: %w", errAway, err)) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.noteRefusal(err) }),
 	}, c.options...)
-	conn, err := nats.Connect(c.servers, options...)
+	conn, err := nats.Connect("", options...)
 	if err != nil {
 		return nil, fmt.Errorf("NATS: %w", err)
 	}
