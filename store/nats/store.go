@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ type store struct {
 	closing  chan struct{} // closed by Close
 	closed   sync.Once
 
-	mu          sync.Mutex
+	mu          sync.Mutex  // not held during calls of conn, which may wait for the network
 	opts        hub.Options // zero until Retain
 	known       *stream     // nil: the state of the stream is not known
 	distrusted  bool        // known was found to be wrong
@@ -289,11 +290,21 @@ var (
 	errSilent = errors.New("NATS did not answer in time")
 )
 
+// away returns errAway, with the reason if the client knows one. It tells nobody when a
+// server that it has connected to again cannot be used.
+func (s *store) away() error {
+	if err := s.conn.LastError(); err != nil {
+		return fmt.Errorf("%w: %w", errAway, err)
+	}
+	return errAway
+}
+
 // unavailable returns the reason why the stream is not known, as far as there is one.
 func (s *store) unavailable() error {
+	connected := s.conn.IsConnected() // it waits while the client connects: mu must not be held
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	connected, away := s.conn.IsConnected(), errors.Is(s.lastProblem, errAway)
+	away := errors.Is(s.lastProblem, errAway)
 	switch {
 	case s.lastProblem != nil && connected != away:
 		return s.lastProblem
@@ -329,10 +340,14 @@ func (s *store) cause(err error) error {
 	return err
 }
 
-// reportProblem records and logs why the store does not work. Each text is logged once.
+// numbers are what differs in errors of the same kind, such as ports and times.
+var numbers = regexp.MustCompile(`[0-9]+`)
+
+// reportProblem records and logs why the store does not work. It logs errors that differ only
+// in numbers once.
 func (s *store) reportProblem(err error) {
 	err = s.cause(err)
-	text := err.Error()
+	text := numbers.ReplaceAllString(err.Error(), "0")
 	s.mu.Lock()
 	known := s.logged[text]
 	if err != errAway || !errors.Is(s.lastProblem, errAway) { // the last one may say more

@@ -61,7 +61,7 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 // the history.
 func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	if !s.conn.IsConnected() {
-		return nil, errAway
+		return nil, s.away()
 	}
 	asking, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()

@@ -1,0 +1,142 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// fakeServer accepts the first connection as a NATS server does, and closes it after that. It then
+// calls fail for every connection. It returns the URL, and a channel of those connections.
+func fakeServer(t *testing.T, fail func(conn net.Conn)) (url string, failed chan struct{}) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed = make(chan struct{}, 100)
+	var running sync.WaitGroup
+	running.Go(func() {
+		for i := 0; ; i++ {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if i > 0 {
+				failed <- struct{}{}
+				running.Go(func() {
+					fail(conn)
+					_ = conn.Close()
+				})
+				continue
+			}
+			_, _ = io.WriteString(conn, "INFO {\"max_payload\":1048576,\"headers\":true}\r\n")
+			_, _ = conn.Read(make([]byte, 1000)) // CONNECT
+			_, _ = io.WriteString(conn, "PONG\r\n")
+			_, _ = conn.Read(make([]byte, 1000))
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		running.Wait()
+	})
+	return "nats://" + listener.Addr().String(), failed
+}
+
+func await(t *testing.T, n int, events <-chan struct{}) {
+	t.Helper()
+	timeout, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for range n {
+		select {
+		case <-events:
+		case <-timeout.Done():
+			t.Fatal("timed out waiting for attempts to connect")
+		}
+	}
+}
+
+// TestRepeatedProblemsAreLoggedOnce: errors of the network differ in ports and times. They are the
+// same problem.
+func TestRepeatedProblemsAreLoggedOnce(t *testing.T) {
+	url, failed := fakeServer(t, func(conn net.Conn) {
+		_, _ = io.WriteString(conn, "INFO {\"max_payload\":1048576}\r\n")
+		_, _ = conn.Read(make([]byte, 1000))
+		_ = conn.(*net.TCPConn).SetLinger(0) // the client sees a reset
+	})
+	n := startNode(t, newStream(), 1, someOptions, url)
+	await(t, 6, failed)
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	resets := 0
+	for problem := range n.logged {
+		if strings.Contains(problem, "reset by peer") {
+			resets++
+		}
+	}
+	if resets < 1 || resets > 2 {
+		t.Errorf("logged resets after 6 attempts: got %d, want 1 of a read, 1 of a write, or both: %v", resets, n.logged)
+	}
+}
+
+// TestReasonOfAFailedReconnect: if a server that is back cannot be used, the status says why.
+func TestReasonOfAFailedReconnect(t *testing.T) {
+	url, _ := fakeServer(t, func(conn net.Conn) {
+		_, _ = io.WriteString(conn, "INFO {\"max_payload\":1048576,\"tls_required\":true}\r\nno TLS\r\n")
+		_, _ = conn.Read(make([]byte, 1000))
+	})
+	n := startNode(t, newStream(), 1, someOptions, url)
+	n.await("the reason", func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), "tls") })
+}
+
+// TestSilentServerDoesNotBlock: while the client of NATS waits for a server, it holds a lock. The
+// hub calls Retain and Writable under its own lock, so they must not wait for that.
+func TestSilentServerDoesNotBlock(t *testing.T) {
+	url, failed := fakeServer(t, func(net.Conn) { <-t.Context().Done() })
+	n := startNode(t, newStream(), 1, someOptions, url)
+	n.await("the loss of NATS", func() bool { return n.problem != nil })
+	stop := make(chan struct{})
+	var calling sync.WaitGroup
+	var longest time.Duration
+	calling.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			if _, err := n.Append(ctx, []hub.Entry{entry("a", "")}); !errors.Is(err, hub.ErrNotStored) {
+				t.Errorf("error of Append: got %v, want ErrNotStored", err)
+			}
+			cancel()
+		}
+	})
+	calling.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			began := time.Now()
+			n.Retain(hub.Options{MaxEvents: 1000 + i}, 1)
+			_, _ = n.Writable()
+			longest = max(longest, time.Since(began))
+		}
+	})
+	await(t, 4, failed)
+	close(stop)
+	calling.Wait()
+	if longest > requestTimeout/4 {
+		t.Errorf("longest call of Retain and Writable: got %v, want no wait", longest)
+	}
+}
