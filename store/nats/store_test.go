@@ -3,6 +3,7 @@ package natsstore
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -135,13 +136,15 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 		if c.config.Subjects == nil {
 			c.config.Subjects = []string{c.config.Name}
 		}
-		if _, err := js.CreateStream(t.Context(), c.config); err != nil {
+		c.config.MaxMsgs, c.config.MaxAge, c.config.Duplicates = 10, time.Minute, time.Second
+		found, err := js.CreateStream(t.Context(), c.config)
+		if err != nil {
 			t.Fatal(err)
 		}
 		n := startNode(t, c.config.Name, 1, someOptions, servers.URLs()...)
 		servers.Eventually("no refusal", func(context.Context) bool { return !errors.Is(n.unavailable(), errAway) })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		_, err := n.Append(ctx, []hub.Entry{entry("a", "")})
+		_, err = n.Append(ctx, []hub.Entry{entry("a", "")})
 		cancel()
 		if !errors.Is(err, hub.ErrNotStored) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "nats stream edit "+c.config.Name) {
 			t.Errorf("%+v: got error %v, want %q and the command to edit the stream", c.config, err, c.want)
@@ -151,6 +154,15 @@ func TestStreamThatCannotKeepAHistoryIsRefused(t *testing.T) {
 			t.Errorf("%+v: got open %v and problem %v, want not open and %q", c.config, n.open, n.problem, c.want)
 		}
 		n.mu.Unlock()
+		// It may be a stream of another program.
+		before := found.CachedInfo().Config
+		info, err := found.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(info.Config, before) {
+			t.Errorf("config of the refused stream: got %+v, want it unchanged: %+v", info.Config, before)
+		}
 	}
 }
 

@@ -57,8 +57,8 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 	}
 }
 
-// find looks the stream up, raises limits that are too low, and checks that it can keep
-// the history.
+// find looks the stream up, checks that it can keep the history, and raises limits that are
+// too low.
 func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	if !s.conn.IsConnected() {
 		return nil, s.away()
@@ -72,7 +72,9 @@ func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	}
 	s.setSkew(asked.Add(time.Since(asked) / 2).Sub(found.CachedInfo().TimeStamp))
 	raised, changes := s.raiseLimits(found.CachedInfo().Config)
-	err = nil
+	if err := checkConfig(raised); err != nil {
+		return found, err // it may be a stream of another program: it is not changed
+	}
 	if changes != "" {
 		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 		defer cancel()
