@@ -310,6 +310,7 @@ func (p *publication) findDuplicates(ctx context.Context, known *stream) error {
 		case code(err) == codeRollup:
 			rest = append(rest, m)
 		default:
+			p.uncertain = p.uncertain || code(err) == codeInProcess
 			return err
 		}
 	}
@@ -359,13 +360,14 @@ func (p *publication) answer(m *message, known *stream, seq uint64, duplicate bo
 }
 
 // noteUncertain records that a failed attempt may have stored something, unless the error
-// rules that out. If the error means that the stream was changed, it wakes the tail.
+// rules that out. An earlier Append may be storing the same key still: then that is not known
+// either. If the error means that the stream was changed, noteUncertain wakes the tail.
 func (p *publication) noteUncertain(err error) {
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, errNotOurs),
 		code(err) == jetstream.JSErrCodeStreamMessageExceedsMaximum, code(err) == codeAtomicDisabled:
 		p.wake()
-	case code(err) != 0 && code(err) != codeStoreFailed:
+	case code(err) != 0 && code(err) != codeStoreFailed && code(err) != codeInProcess:
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrMaxPayload):
 	default:
 		p.uncertain = true

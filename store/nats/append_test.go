@@ -79,6 +79,7 @@ func TestUncertainErrors(t *testing.T) {
 		nats.ErrConnectionClosed: true,
 		&jetstream.APIError{ErrorCode: 10077, Description: "no space left on device"}: true,
 		&jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamNotFound}:             false,
+		&jetstream.APIError{ErrorCode: codeInProcess}:                                 true,
 		jetstream.ErrNoStreamResponse:                                                 false,
 		nats.ErrReconnectBufExceeded:                                                  false,
 		fmt.Errorf("%w: s", errNotOurs):                                               false,
@@ -88,6 +89,58 @@ func TestUncertainErrors(t *testing.T) {
 		if p.uncertain != uncertain {
 			t.Errorf("uncertain after %v: got %v, want %v", err, p.uncertain, uncertain)
 		}
+	}
+}
+
+// TestRepeatWithoutAQuorum: the answer to a publish is uncertain. Publishing the same again is
+// uncertain too as long as the server has not stored the first one. That is stored in the end.
+func TestRepeatWithoutAQuorum(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 3)
+	stream := newStream()
+	startNode(t, stream, 3, someOptions, servers.URLs()...).publish("first")
+	servers.AwaitReplicas(stream)
+	leader := servers.AwaitLeader(stream)
+	n := startNode(t, stream, 3, someOptions, servers.URLs()[leader])
+	n.upTo(n.publish("second"))
+	for i := range 3 {
+		if i != leader {
+			servers.Kill(i)
+		}
+	}
+	one, batch := []hub.Entry{entry("a", "a")}, []hub.Entry{entry("b", "b"), entry("c", "c")}
+	refused := 0
+	for range 3 {
+		for _, events := range [][]hub.Entry{one, batch} {
+			ctx, cancel := context.WithTimeout(t.Context(), attemptTimeout+attemptTimeout/2)
+			_, err := n.Append(ctx, events)
+			cancel()
+			if err != nil && strings.Contains(err.Error(), "in process") {
+				refused++
+				if !errors.Is(err, hub.ErrUncertain) {
+					t.Errorf("error of Append of a key that is in process: got %v, want ErrUncertain", err)
+				}
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("refusals of a key in process: got none, want some")
+	}
+	for i := range 3 {
+		if i != leader {
+			servers.Start(i)
+		}
+	}
+	for _, events := range [][]hub.Entry{one, batch} {
+		servers.Eventually("the events are not stored", func(context.Context) bool {
+			_, err := n.Append(t.Context(), events)
+			return err == nil
+		})
+	}
+	got := n.upTo(n.publish("last")).texts()
+	slices.Sort(got)
+	if want := []string{"a", "b", "c", "first", "last", "second"}; !slices.Equal(got, want) {
+		t.Errorf("stored events: got %q, want %q", got, want)
 	}
 }
 
