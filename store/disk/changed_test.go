@@ -414,11 +414,11 @@ func TestOtherHistoryIsNotDroppedBeforeItIsLoaded(t *testing.T) {
 		t.Errorf("error of a publish: got %v, want ErrNotStored", err)
 	}
 	for resolved := false; !resolved; time.Sleep(time.Millisecond) {
-		s.mu.Lock()
+		s.retainMu.Lock()
 		if resolved = s.oldest == 0; resolved {
 			s.oldest = 10 * n // as by Retain
 		}
-		s.mu.Unlock()
+		s.retainMu.Unlock()
 	}
 	h.await(t, false)
 	h.await(t, true)

@@ -44,15 +44,16 @@ func (s *Store) refuseAll(err error, feed hub.Feed) {
 	err = fmt.Errorf("%s: %w", s.path, err)
 	feed.Status(err, 0)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.refuseErr == nil || s.refuseErr.Error() != err.Error() {
-		s.log().Error("cannot use the history file: publishes are refused until it can be used again", zap.Error(err))
-	}
+	isNew := s.refuseErr == nil || s.refuseErr.Error() != err.Error()
 	s.refuseErr = err
 	for _, r := range s.queue {
 		r.answer(s.refusal(r, err))
 	}
 	s.queue = nil
+	s.mu.Unlock()
+	if isNew {
+		s.log().Error("cannot use the history file: publishes are refused until it can be used again", zap.Error(err))
+	}
 }
 
 // ensureUsable reports whether the file can be used. If it failed before, ensureUsable
@@ -119,9 +120,9 @@ func (s *Store) resolve(feed hub.Feed) bool {
 	g := s.uncertain
 	s.file, s.uncertain = f, nil
 	s.loaded = false // it may have another history
-	s.mu.Lock()
+	s.retainMu.Lock()
 	s.oldest = 0 // it was a seq of the history before; the hub calls Retain again
-	s.mu.Unlock()
+	s.retainMu.Unlock()
 	if stored {
 		s.finish(g, feed)
 	} else {

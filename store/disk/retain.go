@@ -65,9 +65,7 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 
 // oldestRetained returns the oldest seq within the hub's bounds, MaxEvents and MaxAge.
 func (s *Store) oldestRetained() (uint64, error) {
-	s.mu.Lock()
-	opts := s.opts
-	s.mu.Unlock()
+	opts, _ := s.retained()
 	oldest := s.file.span.oldest
 	if n := uint64(opts.MaxEvents); n > 0 && s.file.span.next-oldest > n {
 		oldest = s.file.span.next - n
@@ -140,9 +138,8 @@ func ageCutoff(opts hub.Options) time.Time {
 
 // surplus returns the number of events in the file that the hub no longer retains.
 func (s *Store) surplus() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return min(max(s.oldest, s.file.span.oldest), s.file.span.next) - s.file.span.oldest
+	_, oldest := s.retained()
+	return min(max(oldest, s.file.span.oldest), s.file.span.next) - s.file.span.oldest
 }
 
 // isWorthDropping reports whether there are enough events to drop for a busy commit. There
@@ -171,9 +168,8 @@ func (s *Store) dropWhileIdle(ctx context.Context, feed hub.Feed) {
 // does not grow. Keys that are still remembered move to a chunk.
 func (s *Store) drop(tx *bbolt.Tx, after *span, added int) error {
 	n, most := s.surplus(), max(maxDrop, 2*uint64(added))
-	s.mu.Lock()
-	cutoff := ageCutoff(s.opts)
-	s.mu.Unlock()
+	opts, _ := s.retained()
+	cutoff := ageCutoff(opts)
 	cursor, keys := tx.Bucket(bucketEvents).Cursor(), tx.Bucket(bucketKeys)
 	first := encodeSeq(after.oldest)
 	now := time.Now()

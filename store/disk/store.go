@@ -33,14 +33,17 @@ type Store struct {
 	uncertain *group    // may or may not be stored; nil: no such group
 	failed    time.Time // when the file could not be used; zero: it can be used
 
-	// Guarded by mu, which is never held during calls of the file or the feed.
+	// Guarded by mu, which is never held during calls of the file, the feed or the log.
 	mu        sync.Mutex
 	note      string // for the operator
 	queue     []*request
 	inFlight  *group // being committed, or uncertain
 	refuseErr error  // why requests are refused; nil: they are accepted
-	opts      hub.Options
-	oldest    uint64 // oldest seq that the hub retains
+
+	// Guarded by retainMu, which is held only to read or set them: the hub, locked, waits for it.
+	retainMu sync.Mutex
+	opts     hub.Options
+	oldest   uint64 // oldest seq that the hub retains
 }
 
 // Open opens the history file at path, or creates it. Its error names the path and
@@ -199,9 +202,16 @@ func (s *Store) abandon(r *request, err error) {
 
 // Retain implements hub.Store.
 func (s *Store) Retain(opts hub.Options, oldest uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.retainMu.Lock()
+	defer s.retainMu.Unlock()
 	s.opts, s.oldest = opts, oldest
+}
+
+// retained returns the arguments of the last call of Retain.
+func (s *Store) retained() (opts hub.Options, oldest uint64) {
+	s.retainMu.Lock()
+	defer s.retainMu.Unlock()
+	return s.opts, s.oldest
 }
 
 // Note returns a message for the operator, or "".

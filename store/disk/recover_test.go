@@ -1,0 +1,77 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/ea766355/caddy-sse/hub"
+)
+
+// stuckWriter is a log whose disk does not answer.
+type stuckWriter struct {
+	writing chan struct{} // one slot
+	release chan struct{}
+}
+
+func (w *stuckWriter) Write(p []byte) (int, error) {
+	select {
+	case w.writing <- struct{}{}:
+	default:
+	}
+	<-w.release
+	return len(p), nil
+}
+
+// The log may be on the disk that fails. While it does not answer, neither the hub, which calls
+// Retain and Note, nor a publisher that gives up waits for it.
+func TestStuckLogBlocksNobody(t *testing.T) {
+	log := &stuckWriter{make(chan struct{}, 1), make(chan struct{})}
+	path := filepath.Join(t.TempDir(), "history.db")
+	cfg := quick(lockTimeout, 10*time.Millisecond)
+	cfg.log = func() *zap.Logger {
+		return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.InfoLevel))
+	}
+	s, err := open(path, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := tail(s)
+	defer func() {
+		close(log.release)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := s.Append(ctx, entries("waiting", 1, 0))
+		waiting <- err
+	}()
+	<-log.writing
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Retain(hub.Options{MaxEvents: 1}, 1)
+		_ = s.Note()
+		cancel()
+		if err := <-waiting; !errors.Is(err, hub.ErrNotStored) && !errors.Is(err, hub.ErrUncertain) {
+			t.Errorf("error of Append: got %v, want ErrNotStored or ErrUncertain", err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("Retain, Note and Append: got no answer while the log is stuck, want one")
+	}
+}
