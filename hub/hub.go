@@ -93,6 +93,7 @@ type Hub struct {
 
 	stats  stats
 	traces traces
+	doubts doubts
 
 	// Memory for [Hub.Why]. These have locks of their own, which are locked after mu.
 	began        time.Time

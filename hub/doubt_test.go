@@ -1,0 +1,57 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The answer to a publish is uncertain. If the same is published again and that is not stored, the
+// first one may still have been: this is uncertain too.
+func TestRepeatOfAnUncertainPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		synctest.Wait()
+		feed{h}.Begin("one", 1)
+		feed{h}.Status(nil, 0)
+		publish := func(result error, keys ...string) error {
+			t.Helper()
+			var events []Event
+			for _, key := range keys {
+				events = append(events, Event{Key: key, Targets: []Target{{}}})
+			}
+			published := make(chan error, 1)
+			go func() {
+				_, err := h.Publish(t.Context(), events...)
+				published <- err
+			}()
+			s.results <- func() ([]Stored, error) { return nil, fmt.Errorf("%w: as scripted", result) }
+			return <-published
+		}
+		check := func(err error, uncertain bool, keys ...string) {
+			t.Helper()
+			u, is := errors.AsType[*Uncertain](err)
+			if is != uncertain || errors.Is(err, ErrNotStored) == uncertain || is && !slices.Equal(u.Keys, keys) {
+				t.Errorf("error of Publish: got %v, want uncertain %t with the keys %q", err, uncertain, keys)
+			}
+		}
+		check(publish(ErrNotStored, "k"), false)
+		check(publish(ErrUncertain, "a", "k"), true, "a", "k")
+		check(publish(ErrNotStored, "k"), true, "k")
+		check(publish(ErrNotStored, "b", "a"), true, "b", "a")
+		check(publish(ErrNotStored, "other"), false)
+		check(publish(ErrNotStored, ""), false)
+		time.Sleep(KeyLifetime - time.Second)
+		check(publish(ErrUncertain, "late"), true, "late")
+		check(publish(ErrNotStored, "k"), true, "k")
+		time.Sleep(KeyLifetime - time.Second)
+		check(publish(ErrNotStored, "late"), true, "late")
+		time.Sleep(2 * KeyLifetime)
+		check(publish(ErrNotStored, "late"), false)
+		check(publish(ErrNotStored, "k"), false)
+	})
+}
