@@ -54,11 +54,10 @@ var errNoBatches = errors.New("the NATS servers do not support atomic batches: u
 
 // Append implements hub.Store.
 func (s *store) Append(ctx context.Context, entries []hub.Entry) ([]hub.Stored, error) {
-	s.inFlight.RLock()
-	defer s.inFlight.RUnlock()
-	if s.isClosing() {
+	if !s.begin() {
 		return nil, fmt.Errorf("%w: %w", hub.ErrNotStored, errClosed)
 	}
+	defer s.inFlight.Done()
 	p := publication{store: s, stored: make([]hub.Stored, len(entries)), at: make([]int, len(entries))}
 	first := make(map[string]int, len(entries)) // by key
 	for i := range entries {

@@ -300,3 +300,50 @@ func TestLeaderIsKilled(t *testing.T) {
 	}
 	t.Logf("%d acknowledged events over %d kills; a publish took up to %v", total/2, kills, slices.Max(longest[:]))
 }
+
+// TestAppendWhileClosing: Close waits for an Append whose answer is missing. An Append that begins
+// meanwhile is refused at once, so that the hub can give it to the next store.
+func TestAppendWhileClosing(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	proxy := natstest.NewProxy(t, servers.URLs()[0])
+	n := &node{store: openStore(t, newStream(), 1, proxy.URL()), t: t, changed: make(chan struct{})}
+	n.Retain(someOptions, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	var tail sync.WaitGroup
+	tail.Go(func() { n.Tail(ctx, n) })
+	n.publish("first")
+	stop()
+	tail.Wait()
+	proxy.Mute()
+	slow, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if _, err := n.Append(slow, []hub.Entry{entry("a", "")}); !errors.Is(err, hub.ErrUncertain) {
+			t.Errorf("error of Append without an answer: got %v, want ErrUncertain", err)
+		}
+	})
+	time.Sleep(attemptTimeout + retryWait) // the first attempt is over
+	running.Go(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	<-n.closing
+	refused := make(chan error, 1)
+	go func() {
+		time.Sleep(retryWait) // Close waits by now
+		_, err := n.Append(t.Context(), []hub.Entry{entry("b", "")})
+		refused <- err
+	}()
+	select {
+	case err := <-refused:
+		if !errors.Is(err, hub.ErrNotStored) {
+			t.Errorf("error of Append during Close: got %v, want ErrNotStored", err)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("Append during Close: got no answer, want a refusal at once")
+	}
+	cancel()
+	running.Wait()
+}

@@ -36,8 +36,8 @@ type store struct {
 	wakeups  chan struct{} // one slot: the tail must look at the stream
 	batching chan struct{} // a slot for each batch that may be in flight
 
-	inFlight sync.RWMutex  // read-locked by each Append
-	closing  chan struct{} // closed by Close
+	inFlight sync.WaitGroup // counts calls of Append; none begins after closing
+	closing  chan struct{}  // closed by Close, with mu held
 	closed   sync.Once
 
 	mu          sync.Mutex  // not held during calls of conn, which may wait for the network
@@ -153,12 +153,27 @@ func (*store) Shared() bool { return true }
 
 // Close implements hub.Store.
 func (s *store) Close() error {
-	s.closed.Do(func() { close(s.closing) })
-	s.inFlight.Lock()
-	defer s.inFlight.Unlock()
+	s.closed.Do(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(s.closing)
+	})
+	s.inFlight.Wait()
 	s.leave()
 	s.conn.Close()
 	return nil
+}
+
+// begin counts a call of Append, unless the store is closing. Append then calls
+// s.inFlight.Done.
+func (s *store) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosing() {
+		return false
+	}
+	s.inFlight.Add(1)
+	return true
 }
 
 func (s *store) isClosing() bool {
