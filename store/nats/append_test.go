@@ -308,6 +308,7 @@ func TestAppendWhileClosing(t *testing.T) {
 	servers := natstest.Start(t, 1)
 	proxy := natstest.NewProxy(t, servers.URLs()[0])
 	n := &node{store: openStore(t, newStream(), 1, proxy.URL()), t: t, changed: make(chan struct{})}
+	other := startNode(t, n.config.stream, 1, someOptions, servers.URLs()...)
 	n.Retain(someOptions, 0)
 	ctx, stop := context.WithCancel(t.Context())
 	var tail sync.WaitGroup
@@ -323,27 +324,28 @@ func TestAppendWhileClosing(t *testing.T) {
 			t.Errorf("error of Append without an answer: got %v, want ErrUncertain", err)
 		}
 	})
-	time.Sleep(attemptTimeout + retryWait) // the first attempt is over
+	other.await("the event", func() bool { return slices.Contains(other.newest().texts(), "a") })
 	running.Go(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	<-n.closing
-	refused := make(chan error, 1)
+	refused := make(chan struct{})
 	go func() {
-		time.Sleep(retryWait) // Close waits by now
-		_, err := n.Append(t.Context(), []hub.Entry{entry("b", "")})
-		refused <- err
+		defer close(refused)
+		for range 100 {
+			if _, err := n.Append(t.Context(), []hub.Entry{entry("b", "")}); !errors.Is(err, hub.ErrNotStored) {
+				t.Errorf("error of Append during Close: got %v, want ErrNotStored", err)
+			}
+		}
 	}()
 	select {
-	case err := <-refused:
-		if !errors.Is(err, hub.ErrNotStored) {
-			t.Errorf("error of Append during Close: got %v, want ErrNotStored", err)
-		}
+	case <-refused:
 	case <-time.After(2 * time.Second):
 		t.Error("Append during Close: got no answer, want a refusal at once")
 	}
 	cancel()
 	running.Wait()
+	<-refused
 }
