@@ -218,7 +218,31 @@ func TestPositionWhileTheNodeIsBehind(t *testing.T) {
 		}()
 		v := connect(t, h, requestOf("alice").at("otherone-7"))
 		want(t, "gap", v.gap, gapEpoch)
-		want(t, "waited", time.Since(began), time.Second)
+		if waited := time.Since(began); waited < time.Second || waited > time.Second+maxArrivalPause {
+			t.Errorf("waited: got %v, want 1s and at most %v more", waited, maxArrivalPause)
+		}
+	})
+}
+
+// Clients that wait for the node to catch up cost publishers nothing: a change of the history
+// wakes none of them.
+func TestPromise12ClientsThatWaitAreNotWoken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		feed{h}.Status(nil, 1)
+		var connecting sync.WaitGroup
+		for range 100 {
+			connecting.Go(func() {
+				_, err := h.Connect(t.Context(), requestOf("alice").at("otherone-7"))
+				if _, refused := errors.AsType[*Refusal](err); !refused {
+					t.Errorf("Connect: got %v, want a refusal", err)
+				}
+			})
+		}
+		synctest.Wait()
+		want(t, "goroutines that a change wakes", h.waiters.Load(), 0)
+		connecting.Wait()
 	})
 }
 
