@@ -60,9 +60,9 @@ func TestStackOfAStreamStaysSmall(t *testing.T) {
 		publish(t, h, text)
 		eventually(t, text, arrived("data: "+text))
 	}
-	if grown := (stackMemory() - before) / streams; grown > 3<<10 {
-		t.Errorf("the stack of a stream has grown by %d bytes", grown)
-	}
+	// If a stream wrote itself, its stack would grow by 14 KB, and stay so without a collection. On
+	// a busy machine many goroutines are lent at once, but they end.
+	eventually(t, "the stacks are small", func() bool { return (stackMemory()-before)/streams <= 3<<10 })
 	h.EndOf([]*Settings{defaultSettings}, Lifetime)
 	for range streams {
 		want(t, "reason", <-ended, Lifetime)
