@@ -101,8 +101,8 @@ func TestCommandsAreNoEvents(t *testing.T) {
 	})
 }
 
-// A command that concerned very many connections is evicted in slices, because that holds the hub's
-// lock.
+// A command that concerned very many connections is evicted in slices, because eviction holds the
+// hub's lock.
 func TestPromise12EvictionOfAChangeOfManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

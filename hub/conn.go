@@ -107,8 +107,8 @@ type Conn struct {
 	aborter       Aborter
 	abortTimer    *time.Timer
 	graceOver     bool  // closeGrace has passed since it ended
-	pinnedEvent   *byte // key in Hub.pinned of the event that it stalls in; nil: none
-	partial       bool  // the event at cursor is pinned, because a part of it is unsent
+	pinnedEvent   *byte // key in Hub.pinned of the event that it pins; nil: none
+	partial       bool  // the pinned event is the one at cursor, and a part of it is unsent
 	endedConn     *endedConn
 
 	// Written by Hub.lookUp alone, in the connection's turn, with Hub.mu held for reading.

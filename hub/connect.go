@@ -113,8 +113,8 @@ func (h *Hub) lockLearned(topics []Target) {
 // it returns a [*Refusal]: the client tries again, here or on another node, and misses
 // nothing. It returns the error of ctx if ctx ends.
 //
-// It asks again and again, and is not woken as [Hub.await] is: any client may wait here, and
-// each record would wake all of them while Hub.mu is held.
+// It polls, and is not woken as [Hub.await] is: very many clients may wait here, and each
+// record would wake all of them while Hub.mu is held.
 //
 // Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) awaitPosition(ctx context.Context, position string) error {
@@ -156,8 +156,8 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	return nil
 }
 
-// maxArrivalPause is the longest pause between two questions of awaitPosition. 10,000 clients
-// that wait take a fifth of a CPU.
+// maxArrivalPause is the longest pause between two looks of awaitPosition. With it, 10,000
+// waiting clients take a fifth of a CPU.
 const maxArrivalPause = 100 * time.Millisecond
 
 // isWhole reports whether the history is open and has everything that is stored, as far as

@@ -97,7 +97,7 @@
 //	Hub.muQueue            connections that begin, end or stall queue here for mu
 //	Hub.mu                 history, lanes, subscriptions, and the fields of Conn that say so
 //	sweeper.mu, borrowedStacks.mu, endedConns.mu, repeats.mu, labelCounts.mu,
-//	departures.mu, traces.mu
+//	departures.mu, traces.mu, uncertainKeys.mu
 //
 // Hub.mu is never held during a write to a client, nor for work that grows with the
 // number of connections, topics, targets or records: such work is cut into slices
@@ -124,8 +124,10 @@
 //   - Feed's goroutine: the one that the store calls its [Feed] on.
 //   - Ended: a connection with a reason. The hub does not count it any more, but its writer
 //     may still write what is pending. See [Hub.detach].
-//   - Stalled in an event: the socket was full in the middle of it. Pinned: an event that
-//     a stream has stalled in. See [pinned].
+//   - Stalled in an event: the socket was full in the middle of it, or the write of a large
+//     one has not returned. Pinned: an event that a stream may have stalled in. See [pinned].
+//   - Uncertain: an event that may or may not have been stored. See [Uncertain] and
+//     [uncertainKeys].
 //   - Early heartbeat: a position that clients are sent before their heartbeat is due, so
 //     that the history does not evict the position that they have. See [Hub].
 //

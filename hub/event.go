@@ -37,12 +37,13 @@ const (
 	MaxKeyLength  = 128  // bytes of an idempotency key
 	MaxNameLength = 512  // bytes of the name of a user, a connection, a session or a topic
 
-	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes. See maxBlock too.
+	// MaxEventSizeLimit is the largest Options.MaxEventSize, in bytes. The size on a stream
+	// has a bound too: maxBlock.
 	MaxEventSizeLimit = 1 << 30
 
-	// maxBlock bounds the bytes of the type and the lines of an event, as clients are sent them: entry.room
-	// is an int32, and the length of a chunk must fit into eight hex digits. An event of
-	// many short lines takes up to eight times its size.
+	// maxBlock is how many bytes the type and the data lines of an event may take on a
+	// stream: entry.room is an int32, and the length of a chunk must fit into eight hex
+	// digits. An event of many short lines takes up to eight times its size.
 	maxBlock = math.MaxInt32 - 1<<20
 )
 
@@ -209,7 +210,7 @@ func (e *encoded) appendBlock(name string, data []byte, epoch string) {
 	e.buf = append(buf, '-')
 }
 
-// linesSize returns a bound on the bytes of the data lines of a payload.
+// linesSize returns how many bytes the data lines of a payload take on a stream at most.
 func linesSize(data []byte) int {
 	lines := 1 + bytes.Count(data, []byte{'\n'}) + bytes.Count(data, []byte{'\r'}) - bytes.Count(data, []byte("\r\n"))
 	return len(data) + lines*len("data: \n")

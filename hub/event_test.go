@@ -205,17 +205,16 @@ func TestPositionRoundTrip(t *testing.T) {
 	}
 }
 
-// An event of many short lines takes more bytes on a stream than it has. Neither the length of its
-// chunk nor its size in the history overflows.
+// An event of many short lines takes more bytes on a stream than it has. It is refused before the
+// length of its chunk, or its size in the history, overflows.
 func TestEventOfManyLinesIsTooLarge(t *testing.T) {
 	lines := bytes.Repeat([]byte{'\n'}, maxBlock/8+1)
 	e := Event{Data: lines, Targets: []Target{{}}}
-	err := e.validate(MaxEventSizeLimit)
-	wantErr(t, err, ErrTooLarge)
+	wantErr(t, e.validate(MaxEventSizeLimit), ErrTooLarge)
 	e.Type, e.Data = "a type of 16 byte", lines[:len(lines)-3]
 	wantErr(t, e.validate(MaxEventSizeLimit), ErrTooLarge)
 	e.Type = ""
 	if err := e.validate(MaxEventSizeLimit); err != nil {
-		t.Errorf("a smaller one: %v", err)
+		t.Errorf("error of an event at the limit: got %v, want none", err)
 	}
 }

@@ -16,18 +16,18 @@ type feed struct{ h *Hub }
 // history continues, and Begin returns the last position that the hub has. Records that the
 // hub lacks and that come before oldest, the first one that the store has, are lost. They
 // become holes ([history]). If a store that nodes share begins another epoch, it may have
-// lost a command that this node has not received: then all connections end. Only the feed's
+// lost a command that this node has not received. Then all connections end. Only the feed's
 // goroutine calls it, without Hub.mu.
 func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	h := f.h
 	h.mu.Lock()
 	goesOn := epoch == h.history.epoch
-	lost := !goesOn && h.source.begun && h.source.Shared()
+	mayLackCommand := !goesOn && h.source.begun && h.source.Shared()
 	h.source.begun = true
 	if goesOn {
 		have = h.history.position(h.history.head)
 	} else {
-		if lost {
+		if mayLackCommand {
 			h.rightsChanges.add(Filter{})
 		}
 		h.endedHistories = append(h.endedHistories[max(0, len(h.endedHistories)-maxEndedHistories):], h.history.position(h.history.head))
@@ -39,8 +39,8 @@ func (f feed) Begin(epoch string, oldest uint64) (have Position) {
 	if goesOn {
 		h.fillHoles(oldest)
 	}
-	if lost {
-		h.execute(new(Command), oldest)
+	if mayLackCommand {
+		h.execute(new(Command), oldest) // it chooses all connections
 	}
 	return have
 }
@@ -141,7 +141,8 @@ func (h *Hub) deliver(records []encoded) {
 	}
 }
 
-// holesAtOnce is how many holes are appended while Hub.mu is held once.
+// holesAtOnce is how many holes are appended, or passed by a [Reader], while Hub.mu is held
+// once.
 const holesAtOnce = 1000
 
 // fillHoles appends a hole ([history]) for each position before next that the store does

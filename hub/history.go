@@ -184,9 +184,9 @@ func (h *history) position(seq uint64) Position {
 	return p
 }
 
-// evictAtOnce is about how many records, and lanes that lose an event, evict looks at while
-// Hub.mu is held once. An event has few lanes, and leaves all of them at once. A command may
-// have one for each connection.
+// evictAtOnce is about how many records, and lanes that they leave, evict looks at while
+// Hub.mu is held once. An event is in few lanes, and leaves all of them at once. A command
+// may be in a lane of each connection, and leaves them in slices.
 const evictAtOnce = 250
 
 // evict removes the oldest records until all bounds are met, or until evictAtOnce is
@@ -203,7 +203,7 @@ func (h *history) evict(now time.Time) bool {
 // evictSome does the work of evict, and has the same result. Only evict calls it. The
 // caller holds Hub.mu for writing.
 func (h *history) evictSome(now time.Time) bool {
-	for work := 0; h.oldest <= h.head; { // work counts records, and the lanes that they are in
+	for work := 0; h.oldest <= h.head; { // work counts records, and the lanes that they leave
 		e := h.entry(h.oldest)
 		n := h.head - h.oldest + 1
 		var bound Bound
@@ -220,8 +220,8 @@ func (h *history) evictSome(now time.Time) bool {
 		if work >= evictAtOnce {
 			return false
 		}
-		lanes := e.lanes
-		if _, command := h.commands[h.oldest]; command {
+		lanes := e.lanes // those that the record leaves now
+		if _, isCommand := h.commands[h.oldest]; isCommand {
 			lanes = lanes[max(0, len(lanes)-evictAtOnce):]
 		}
 		work += 1 + len(lanes)
@@ -296,8 +296,8 @@ func (h *history) resume(p Position, subscriptions []subscription) (uint64, gapR
 // since replaces the items of b with the events in (seq, last] that are addressed to the
 // subscriptions, in order and without duplicates, until b is full. Up to the position state
 // it takes only the newest event of each slot. It returns the position up to which it
-// looked: less than last if b is full, or after skipsAtOnce. If b still has the items of an
-// equal look-up, they stay ([memo]).
+// looked: less than last if b is full, or if skipsAtOnce is reached. If b still has the
+// items of an equal look-up, they stay ([memo]).
 //
 // The caller holds Hub.mu. No other goroutine may use b.
 func (h *history) since(subscriptions []subscription, seq, last, state uint64, now time.Time, b *batch) (reached uint64) {
@@ -321,8 +321,8 @@ func (h *history) since(subscriptions []subscription, seq, last, state uint64, n
 	return reached
 }
 
-// skipsAtOnce bounds how many events that are over, or replaced, a look-up passes while
-// Hub.mu is held once.
+// skipsAtOnce is how many expired or replaced events a look-up passes while Hub.mu is held
+// once.
 const skipsAtOnce = 10_000
 
 // search does the work of since, and has the same result. It merges the lanes of the
@@ -350,7 +350,7 @@ func (h *history) search(subscriptions []subscription, seq, last, state uint64, 
 		}
 		seq, next = next, b.advanceHeads(next)
 	}
-	if next <= last { // too many skips
+	if next <= last { // skipsAtOnce is reached
 		return seq
 	}
 	return max(seq, last)

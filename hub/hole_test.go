@@ -109,8 +109,8 @@ func TestMissedCommands(t *testing.T) {
 	}
 }
 
-// A shared store that lost its history, or was created again, may have lost a command that another
-// node has answered, and that this node never received. So the node ends its connections.
+// A node ends its connections when its shared store begins another history. With the one before, a
+// command may be lost that another node has acknowledged and that this node has never received.
 func TestPromise11CommandsOfAHistoryThatEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newScriptedStore()
@@ -134,7 +134,7 @@ func TestPromise11CommandsOfAHistoryThatEnded(t *testing.T) {
 		want(t, "events after a reconnect", c.data(), "secret")
 		want(t, "control events after a reconnect", c.controlSummary(), "sse.gap epoch")
 
-		// The first history of a store is another one by the will of the operator.
+		// The operator has chosen another store: its first history ends no connection.
 		alice := open(t, h, requestOf("alice"))
 		synctest.Wait()
 		useStore(t, h, newScriptedStore())

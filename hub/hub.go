@@ -91,9 +91,9 @@ type Hub struct {
 	waiters atomic.Int64 // number of goroutines that wait for changed
 	replays atomic.Int64 // number of connections that are sent more than one batch
 
-	stats  stats
-	traces traces
-	doubts doubts
+	stats         stats
+	traces        traces
+	uncertainKeys uncertainKeys
 
 	// Memory for [Hub.Why]. These have locks of their own, which are locked after mu.
 	began        time.Time
@@ -262,8 +262,8 @@ func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
 	}
 	for len(conns) > 0 {
 		h.mu.Lock()
-		for left := 0; left < subscriptionsAtOnce && len(conns) > 0; conns = conns[1:] {
-			left += len(conns[0].subscriptions)
+		for removed := 0; removed < subscriptionsAtOnce && len(conns) > 0; conns = conns[1:] {
+			removed += len(conns[0].subscriptions)
 			h.detach(conns[0], reason)
 		}
 		h.mu.Unlock()

@@ -6,10 +6,11 @@ import (
 	"unsafe"
 )
 
-// pinned knows the events that streams have stalled in: the socket was full in the middle
-// of the event, or a [Sink] is writing a large one. Such a stream pins the event: it keeps the bytes in memory, even after the
-// history has evicted the event. The size of the history bounds how many bytes evicted
-// events may take together: beyond it, streams end with the reason [Timeout].
+// pinned knows the events that streams have stalled in, or may have: the socket was full in
+// the middle of the event, or a [Sink] is writing a large one. Such a stream pins the event:
+// it keeps the bytes in memory, even after the history has evicted the event. The size of
+// the history bounds how many bytes evicted events may take together: beyond it, streams end
+// with the reason [Timeout].
 //
 // The caller of each method holds Hub.mu for writing.
 type pinned struct {
@@ -18,15 +19,15 @@ type pinned struct {
 	bytes   int64                  // of evicted
 }
 
-// pinnedEvent is an event that at least one stream has stalled in.
+// pinnedEvent is an event that at least one stream pins.
 type pinnedEvent struct {
 	key   *byte // in pinned.events
 	bytes int64
 	place *list.Element      // in pinned.evicted; nil: the history still has it
-	conns map[*Conn]struct{} // that have stalled in it
+	conns map[*Conn]struct{} // that pin it
 }
 
-// pin notes that c has stalled in an event. c must not have pinned one already. retained:
+// pin notes that c pins an event. c must not have pinned another one. retained:
 // the history still has the event. An event that is already known was counted when the
 // history evicted it. The caller holds Hub.mu for writing.
 func (p *pinned) pin(c *Conn, f frame, retained bool) {
@@ -46,7 +47,7 @@ func (p *pinned) pin(c *Conn, f frame, retained bool) {
 	c.pinnedEvent = key
 }
 
-// unpin notes that c does not stall any more. It does nothing if c has pinned no event. The
+// unpin notes that c pins its event no longer. It does nothing if c has pinned none. The
 // caller holds Hub.mu for writing.
 func (p *pinned) unpin(c *Conn) {
 	e := p.events[c.pinnedEvent]
@@ -58,8 +59,8 @@ func (p *pinned) unpin(c *Conn) {
 	c.pinnedEvent = nil
 }
 
-// forgetIfUnused forgets an event that no stream stalls in any more. The caller holds
-// Hub.mu for writing.
+// forgetIfUnused forgets an event that no stream pins any more. The caller holds Hub.mu for
+// writing.
 func (p *pinned) forgetIfUnused(e *pinnedEvent) {
 	if len(e.conns) > 0 {
 		return
@@ -72,8 +73,7 @@ func (p *pinned) forgetIfUnused(e *pinnedEvent) {
 }
 
 // noteEvicted notes that the history has evicted an event, or replaced it by a newer one of
-// its slot. It counts the event if a stream has stalled in it. The caller holds Hub.mu for
-// writing.
+// its slot. It counts the event if a stream pins it. The caller holds Hub.mu for writing.
 func (p *pinned) noteEvicted(f frame) {
 	if len(p.events) == 0 {
 		return
@@ -100,7 +100,7 @@ func (p *pinned) count(e *pinnedEvent) {
 	p.bytes += e.bytes
 }
 
-// victim returns an open connection that stalls in the event that was evicted first, and
+// victim returns an open connection that pins the event that was evicted first, and
 // unpins it; nil: there is none. The caller ends the connection. The caller holds Hub.mu
 // for writing.
 func (p *pinned) victim() *Conn {
@@ -117,10 +117,10 @@ func (p *pinned) victim() *Conn {
 	return nil
 }
 
-// pin notes that c may stall in an event, or has ([pinned]). c must not have stalled in
-// another. partial: c.cursor counts the event as sent. If evicted events now take too much
-// memory, the waker ends streams. The caller has the turn of c ([Conn.turn]), and calls
-// unpin afterwards. The caller must not hold Hub.mu.
+// pin notes that c has stalled in an event, or may stall in it now ([pinned]). c must not
+// have pinned another one. partial: c.cursor already counts the event as sent. If evicted
+// events now take too much memory, the waker ends streams. The caller has the turn of c
+// ([Conn.turn]), and calls unpin after the event is written. The caller must not hold Hub.mu.
 func (c *Conn) pin(it item, partial bool) {
 	h := c.hub
 	h.lockQueued()
@@ -134,8 +134,8 @@ func (c *Conn) pin(it item, partial bool) {
 	}
 }
 
-// unpin notes that c has sent the event that pin has noted, or is about to close. The
-// caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
+// unpin notes that c has sent the event that it has pinned, or is about to close. The caller
+// has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) unpin() {
 	c.hub.lockQueued()
 	c.hub.pinned.unpin(c)
@@ -143,15 +143,17 @@ func (c *Conn) unpin() {
 	c.hub.unlockQueued()
 }
 
-// pinUnsent pins the event that the socket was full in the middle of. The rest is that of
-// pin.
+// pinUnsent pins the event that the socket was full in the middle of: c.cursor counts it,
+// but a part of it is unsent. The caller has the turn of c ([Conn.turn]). The caller must not
+// hold Hub.mu.
 func (c *Conn) pinUnsent(it item) {
 	c.pin(it, true)
 	c.socket.midEvent = true
 }
 
 // unpinUnsent notes that c has sent the rest of the event that pinUnsent has pinned, or is
-// about to close. It does nothing if there is none. The rest is that of unpin.
+// about to close. It does nothing if there is no such event. The caller has the turn of c
+// ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) unpinUnsent() {
 	if !c.socket.midEvent {
 		return
@@ -173,9 +175,10 @@ func (h *Hub) releaseEvicted() bool {
 	return ended
 }
 
-// endVictim does the work of releaseEvicted, but for the abort of the write that it
-// returns; nil: there is none. Only releaseEvicted calls it. The caller must not hold Hub.mu.
-func (h *Hub) endVictim() (write Aborter, ended bool) {
+// endVictim does the work of releaseEvicted, except that it returns the stream's aborter
+// instead of calling it; nil: there is none. Only releaseEvicted calls it. The caller must
+// not hold Hub.mu.
+func (h *Hub) endVictim() (aborter Aborter, ended bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pinned.bytes <= h.history.opts.MaxBytes {

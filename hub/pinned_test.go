@@ -73,8 +73,8 @@ func TestReplacedEventIsPinned(t *testing.T) {
 	}
 }
 
-// The same bound holds for streams that the hub does not take over, as over HTTP/2: their write is
-// stuck in the event.
+// The same bound holds for streams that the hub does not take over, such as those over HTTP/2. Their
+// write is stuck in the event.
 func TestPromise12StalledSinksHoldOneHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const streams, size, bound = 24, 900 << 10, 4 << 20
@@ -110,7 +110,7 @@ func TestPromise12StalledSinksHoldOneHistory(t *testing.T) {
 	})
 }
 
-// A stream that is in the middle of a write has not got the event, and has got those before it.
+// While a stream writes a large event, that event is pending, and those before it are delivered.
 func TestWhyOfAStreamInALargeWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

@@ -98,10 +98,10 @@ func (h *Hub) storeEntries(ctx context.Context, entries []Entry) ([]Stored, erro
 	defer cancel()
 	stored, err := h.appendAndWait(ctx, entries)
 	if errors.Is(err, ErrNotStored) {
-		err = h.doubts.judge(entries, err, time.Now())
+		err = h.uncertainKeys.reclassify(entries, err, time.Now())
 	}
 	if errors.Is(err, ErrUncertain) {
-		h.doubts.add(entries, time.Now())
+		h.uncertainKeys.add(entries, time.Now())
 		keys := make([]string, len(entries))
 		for i, e := range entries {
 			keys[i] = e.Key

@@ -99,9 +99,10 @@ func (r *Reader) Position() Position { return r.cursor }
 // has the position up to which it looked.
 func (r *Reader) Next(ctx context.Context) (Lines, error) {
 	for {
-		more := false
-		copyNext := func() bool { more = r.copyNext(); return more && len(r.copied) == 0 && r.gap == gapEvicted }
-		for r.hub.check(copyNext) { // holes are one gap
+		more, onlyHoles := false, true
+		for onlyHoles { // holes that follow each other are one gap
+			r.hub.check(func() bool { more = r.copyNext(); return true })
+			onlyHoles = more && len(r.copied) == 0 && r.gap == gapEvicted
 		}
 		out := Lines{Position: r.cursor}
 		for _, k := range r.copied {
@@ -139,7 +140,8 @@ const linesAtOnce = 256
 // copyNext appends the next entries to r.copied, and reports whether there are more. It
 // moves the cursor behind them. It copies no more than a batch of a connection has, because
 // the caller holds the copies while a slow client takes them. It stops before a hole
-// ([history]), which is a gap of its own. It changes only r. The caller holds Hub.mu.
+// ([history]), which is a gap of its own, and after holesAtOnce holes. It changes only r. The
+// caller holds Hub.mu.
 func (r *Reader) copyNext() (more bool) {
 	hi := r.hub.history
 	r.ended = r.hub.endReason

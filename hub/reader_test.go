@@ -227,7 +227,6 @@ func TestReaderSeesHolesAndCommands(t *testing.T) {
 	})
 }
 
-// A reader gets all pending events, and then the reason of the end.
 // A reader passes a bounded number of holes while it holds the hub's lock. Together they are still
 // one gap.
 func TestPromise12ReaderPassesManyHoles(t *testing.T) {
@@ -246,11 +245,12 @@ func TestPromise12ReaderPassesManyHoles(t *testing.T) {
 			t.Fatal(err)
 		}
 		want(t, "gap", lines.Gap, "evicted")
-		want(t, "lines begin after", lines.From.Seq, holes)
+		want(t, "position before the lines", lines.From.Seq, holes)
 		want(t, "lines", len(lines.Lines), 1)
 	})
 }
 
+// A reader gets all pending events, and then the reason of the end.
 func TestReaderEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for reason, end := range map[Reason]func(*Hub){

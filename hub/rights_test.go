@@ -111,7 +111,7 @@ func TestReplacedIsNotPending(t *testing.T) {
 }
 
 // A look-up passes a bounded number of replaced states, because it holds the hub's lock. The client
-// gets the same as if it had passed all of them.
+// gets the same as from one look-up that passes all of them.
 func TestPromise12ManyReplacedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const replaced = 2*skipsAtOnce + 10

@@ -153,12 +153,12 @@ func (c *Conn) catchUp(w Sink) Reason {
 		if !l.more {
 			return l.reason
 		}
-		b.resetItems() // the pause may be long, and the history may evict them meanwhile
+		b.resetItems() // the history may evict them during the pause, which may be long
 		pacer.pause(c, time.Since(now))
 	}
 }
 
-// writeBatch writes b. While it writes a large event it pins it ([pinned]), because w may
+// writeBatch writes b. It pins a large event while it writes it ([pinned]), because w may
 // block. It returns how many bytes w took. The caller has the turn of c ([Conn.turn]). The
 // caller must not hold Hub.mu.
 func (c *Conn) writeBatch(w Sink, b *batch) (int, error) {

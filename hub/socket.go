@@ -252,8 +252,10 @@ func reasonForError(err error) Reason {
 	return Gone
 }
 
-// closeFinal closes the socket after its last block. c has ended, unless it is a poll that
-// has its answer: then it ends now. The rest is that of closeSocket.
+// closeFinal closes the socket after its last block. If c is a poll that has its answer, it
+// has not ended yet, and ends here with the reason [Polled]. The result is stepClosed. It
+// must be called once. The caller has the turn of c ([Conn.turn]). The caller must not hold
+// Hub.mu.
 func (c *Conn) closeFinal() stepResult { return c.closeSocket(c.hub.finish(c, Polled)) }
 
 // closeSocket closes the socket and reports the end of c. Nobody writes to c any more. c

@@ -60,8 +60,8 @@ func TestStackOfAStreamStaysSmall(t *testing.T) {
 		publish(t, h, text)
 		eventually(t, text, arrived("data: "+text))
 	}
-	// If a stream wrote itself, its stack would grow by 14 KB, and stay so without a collection. On
-	// a busy machine many goroutines are lent at once, but they end.
+	// If a stream wrote on its own goroutine, its stack would grow by 14 KB, and would shrink only
+	// in a garbage collection. On a busy machine, many goroutines are borrowed at once, but they end.
 	eventually(t, "the stacks are small", func() bool { return (stackMemory()-before)/streams <= 3<<10 })
 	h.EndOf([]*Settings{defaultSettings}, Lifetime)
 	for range streams {

@@ -197,14 +197,14 @@ func TestConnectBeforeANewHistoryIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newScriptedStore()
 		useStore(t, h, s)
-		feed{h}.Begin(NewEpoch(), 1) // the last status was that nothing is missing
+		feed{h}.Begin(NewEpoch(), 1) // the last status of the history before has no missing records
 		_, err := h.Connect(t.Context(), requestOf("alice"))
 		want(t, "result of Connect", fmt.Sprint(err), "connection refused: starting")
 	})
 }
 
-// A client with a position of another epoch waits until the node has received everything, and no
-// longer.
+// A client with a position of another epoch waits until the node has received everything, and then
+// connects at once.
 func TestPositionWhileTheNodeIsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newScriptedStore()
@@ -224,8 +224,8 @@ func TestPositionWhileTheNodeIsBehind(t *testing.T) {
 	})
 }
 
-// Clients that wait for the node to catch up cost publishers nothing: a change of the history
-// wakes none of them.
+// Clients that wait for the node to catch up cost publishers nothing, because a change of the
+// history wakes none of them.
 func TestPromise12ClientsThatWaitAreNotWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newScriptedStore()

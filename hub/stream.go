@@ -82,8 +82,8 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 // gaps, heartbeats and the end are all decided here. If the result says mustClose, the
 // caller writes nothing and closes c. If b has no blocks, it stores l.cursor. Otherwise it
 // writes b, and calls account after the write. It must not call compose again before that,
-// because c already counts as told of a gap. If b is final, the caller then ends c for
-// l.reason: a poll that has its answer has not ended yet.
+// because c already counts as told of a gap. If b is final, the caller then ends c with
+// l.reason, because a poll that has its answer has not ended yet.
 //
 // The caller has the turn of c ([Conn.turn]). The caller must not hold Hub.mu.
 func (c *Conn) compose(now time.Time, b *batch) lookup {
@@ -107,11 +107,12 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	if n := len(b.items); n > 0 {
 		told = b.items[n-1].seq
 	}
-	// The first block of a state has no position. If nothing follows, it comes now.
+	// The first block of a state has no position (firstPosition). If the state turns out to be
+	// empty, the position is sent now.
 	emptyState := !first && c.stateEnd > told && c.events.Load() == 0
 	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
 	if c.poll && !l.more && l.reason == "" && (len(b.items) > 0 || c.events.Load() > 0 || silent) {
-		// It ends after the write, which therefore has Settings.Timeout, and not only closeGrace.
+		// c ends after the write: so the write may take Settings.Timeout, and not only closeGrace.
 		l.reason = Polled
 	}
 	switch {

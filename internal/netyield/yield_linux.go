@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// idle holds the events that no goroutine waits for. They stay open for the next wait: no
-// more goroutines compute at the same time than there are CPUs.
-var idle = make(chan *event, runtime.GOMAXPROCS(0))
+// idle holds the eventfds that no goroutine waits for. They stay open for the next wait. At
+// most one for each CPU is needed, because no more goroutines compute at the same time.
+var idle = make(chan *eventFD, runtime.GOMAXPROCS(0))
 
-// waitForNetwork makes an event readable and waits for it, as others wait for a connection.
-// Any goroutine may call it.
+// waitForNetwork makes an eventfd readable, and waits for it as a goroutine waits for a
+// connection. Any goroutine may call it.
 func waitForNetwork() {
-	var e *event
+	var e *eventFD
 	select {
 	case e = <-idle:
 	default:
-		if e = openEvent(); e == nil { // there are no file descriptors left
+		if e = openEventFD(); e == nil { // no file descriptor is left
 			runtime.Gosched()
 			return
 		}
@@ -32,14 +32,14 @@ func waitForNetwork() {
 	}
 }
 
-// event is an eventfd. One goroutine at a time uses it.
-type event struct {
+// eventFD is an eventfd of Linux. One goroutine at a time uses it.
+type eventFD struct {
 	file *os.File
 	conn syscall.RawConn
 }
 
-// openEvent returns nil if it fails.
-func openEvent() *event {
+// openEventFD returns nil if it fails. Any goroutine may call it.
+func openEventFD() *eventFD {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil
@@ -50,12 +50,12 @@ func openEvent() *event {
 		_ = file.Close()
 		return nil
 	}
-	return &event{file, conn}
+	return &eventFD{file, conn}
 }
 
-// wait raises the event in the first call of the function, and takes it back in the second,
-// which comes when the scheduler has polled the network.
-func (e *event) wait() {
+// wait returns when the scheduler has polled the network. The first call of the function
+// makes the eventfd readable. The second call comes after the poll, and reads it.
+func (e *eventFD) wait() {
 	count := [8]byte{1} // not zero in either byte order
 	raised := false
 	_ = e.conn.Read(func(fd uintptr) bool { // fails only after Close

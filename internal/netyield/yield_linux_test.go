@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A goroutine that waits for the network runs while another one gives way, even with one CPU
-// and a goroutine that never has nothing to do.
+// A goroutine that waits for the network runs while another one gives way, even if there is one
+// CPU and a goroutine always has something to do.
 func TestPauseLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	clientEnd, serverEnd := tcpPair(t)
@@ -46,29 +46,29 @@ func TestPauseLetsTheNetworkIn(t *testing.T) {
 		}
 		<-done
 	}
-	// On a busy machine another thread may have polled the network, and may have lost its CPU
-	// before it could say so.
+	// On a busy machine, another thread may have polled the network, and may have lost its CPU
+	// before it woke the reader.
 	if late > rounds/10 {
-		t.Errorf("rounds in which three pauses did not let the reader in: got %d of %d", late, rounds)
+		t.Errorf("rounds in which three pauses did not let the reader in: got %d of %d, want at most %d", late, rounds, rounds/10)
 	}
 }
 
-// Events are shared: however many goroutines give way, few files stay open.
-func TestFewEventsStayOpen(t *testing.T) {
+// At most one eventfd for each CPU stays open, however many goroutines have given way.
+func TestFewEventFDsStayOpen(t *testing.T) {
 	for range 3 {
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(waitForNetwork)
 		}
 		wg.Wait()
-		if n := openEvents(t); n > cap(idle)+1 { // the Go runtime has one, too
+		if n := countEventFDs(t); n > cap(idle)+1 { // the Go runtime has one, too
 			t.Errorf("open eventfds: got %d, want at most %d", n, cap(idle)+1)
 		}
 	}
 }
 
-// openEvents returns how many eventfds the process has.
-func openEvents(t *testing.T) (n int) {
+// countEventFDs returns how many eventfds the process has.
+func countEventFDs(t *testing.T) (n int) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/self/fd/*")
 	if err != nil {

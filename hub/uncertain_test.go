@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The answer to a publish is uncertain. If the same is published again and that is not stored, the
-// first one may still have been: this is uncertain too.
+// A publish is uncertain if it was not stored, but an earlier publish with the same key was uncertain:
+// the first event may still have been stored.
 func TestRepeatOfAnUncertainPublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHub(t, Options{}), newScriptedStore()
