@@ -385,8 +385,8 @@ func TestFaultIsAnError(t *testing.T) {
 	}
 }
 
-// Another history is in the place of the file. Until it is loaded, the hub still has the history
-// before, and may say what it retains of that at any time.
+// After another history was put in the place of the file, the store drops nothing of it before it is
+// loaded. Until then the hub has the history before, and may call Retain for that at any time.
 func TestOtherHistoryIsNotDroppedBeforeItIsLoaded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	other := path + ".other"
@@ -430,7 +430,7 @@ func TestOtherHistoryIsNotDroppedBeforeItIsLoaded(t *testing.T) {
 	}
 }
 
-// A probe of the disk that is slow says nothing about the history, which is not loaded yet.
+// A slow probe of the disk does not open the history before it is loaded.
 func TestSlowProbeDoesNotOpenTheHistory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history.db")
 	cfg := quick(lockTimeout, 10*time.Millisecond)
@@ -439,7 +439,7 @@ func TestSlowProbeDoesNotOpenTheHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(path); err != nil { // so it cannot be loaded at first
+	if err := os.Remove(path); err != nil { // then it cannot be loaded at first
 		t.Fatal(err)
 	}
 	h, stop := tail(s)
@@ -447,6 +447,6 @@ func TestSlowProbeDoesNotOpenTheHistory(t *testing.T) {
 		t.Error(err)
 	}
 	if h.early {
-		t.Error("the history before Begin: got open, want not open")
+		t.Error("history before Begin: got open, want not open")
 	}
 }

@@ -163,7 +163,8 @@ func (r *request) answer(err error) {
 
 // write commits the records of the group. In the same transaction it drops events
 // that the hub no longer retains: if isWorthDropping, or any number if idle. It drops none
-// before the feed has the history of this file: what the hub retains may be of another one.
+// before the feed has the history of this file, because Retain may have been called for
+// another history.
 func (s *Store) write(g *group, idle bool, feed hub.Feed) error {
 	after := s.file.span
 	after.next += uint64(len(g.records))
@@ -213,7 +214,7 @@ func (s *Store) watchCommit(feed hub.Feed, commit func() error) error {
 	err := commit()
 	if !timer.Stop() {
 		<-reported                  // only one goroutine at a time may call feed
-		if err == nil && s.loaded { // else the history would open before the feed has it
+		if err == nil && s.loaded { // otherwise the history would open before the feed has it
 			feed.Status(nil, 0)
 		}
 	}

@@ -301,8 +301,8 @@ func TestDamagedFilesAreKept(t *testing.T) {
 	}
 }
 
-// The path of the history may be a symbolic link. The note names the damaged file, which is beside
-// the file that the link named.
+// If the path of the history is a symbolic link, the note names the damaged file, which is beside the
+// file that the link names.
 func TestNoteOfALinkedFile(t *testing.T) {
 	path, link := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "link.db")
 	damage(t, path)

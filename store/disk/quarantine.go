@@ -39,8 +39,8 @@ func quarantine(path string, damage error, log *zap.Logger) error {
 	return errors.Join(errQuarantined, syncDir(filepath.Dir(path)))
 }
 
-// quarantined lists the quarantined files of a history, oldest first. They are beside the
-// file that path names, also if path is a symbolic link.
+// quarantined lists the quarantined files of a history, oldest first. If path is a symbolic
+// link, they are beside the file that it names.
 func quarantined(path string) (names []string) {
 	if named, err := filepath.EvalSymlinks(path); err == nil {
 		path = named

@@ -29,8 +29,8 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The log may be on the disk that fails. While it does not answer, neither the hub, which calls
-// Retain and Note, nor a publisher that gives up waits for it.
+// While the log does not answer, calls of Retain and Note return, and so does an Append that is
+// abandoned. The log may be on the disk that fails.
 func TestStuckLogBlocksNobody(t *testing.T) {
 	log := &stuckWriter{make(chan struct{}, 1), make(chan struct{})}
 	path := filepath.Join(t.TempDir(), "history.db")

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	minDrop   = 1024    // least events that a busy commit drops, so that whole pages become free
-	maxDrop   = 4096    // most events that a small commit drops
+	minDrop   = 1024    // least events that a busy commit drops, so that whole pages become free; see isWorthDropping
+	maxDrop   = 4096    // most events that a commit drops, unless it adds many
 	maxChunks = 16      // most chunks of keys that a commit drops
 	loadBatch = 1000    // most events that are read at once
 	loadSize  = 4 << 20 // bytes after which a read of events ends
@@ -65,7 +65,7 @@ func (s *Store) load(ctx context.Context, feed hub.Feed) error {
 
 // oldestRetained returns the oldest seq within the hub's bounds, MaxEvents and MaxAge.
 func (s *Store) oldestRetained() (uint64, error) {
-	opts, _ := s.retained()
+	opts, _ := s.retainArgs()
 	oldest := s.file.span.oldest
 	if n := uint64(opts.MaxEvents); n > 0 && s.file.span.next-oldest > n {
 		oldest = s.file.span.next - n
@@ -138,19 +138,19 @@ func ageCutoff(opts hub.Options) time.Time {
 
 // surplus returns the number of events in the file that the hub no longer retains.
 func (s *Store) surplus() uint64 {
-	_, oldest := s.retained()
+	_, oldest := s.retainArgs()
 	return min(max(oldest, s.file.span.oldest), s.file.span.next) - s.file.span.oldest
 }
 
-// isWorthDropping reports whether there are enough events to drop for a busy commit. There
-// are if they are as many as the retained ones: those are few when events are large.
+// isWorthDropping reports whether a busy commit has enough events to drop: minDrop, or more
+// than are retained, which are few when events are large.
 func (s *Store) isWorthDropping() bool {
 	n := s.surplus()
 	return n >= minDrop || n > s.file.span.next-s.file.span.oldest-n
 }
 
 // dropWhileIdle drops all events that are not retained, in transactions of bounded size.
-// It is called when nobody publishes. It ends early if a request waits, or if ctx ends.
+// It is called when nobody publishes. It returns early if a request waits, or if ctx ends.
 func (s *Store) dropWhileIdle(ctx context.Context, feed hub.Feed) {
 	for s.loaded && s.failed.IsZero() && len(s.wake) == 0 && ctx.Err() == nil {
 		before, nothing := s.file.span, &group{first: s.file.span.next}
@@ -168,7 +168,7 @@ func (s *Store) dropWhileIdle(ctx context.Context, feed hub.Feed) {
 // does not grow. Keys that are still remembered move to a chunk.
 func (s *Store) drop(tx *bbolt.Tx, after *span, added int) error {
 	n, most := s.surplus(), max(maxDrop, 2*uint64(added))
-	opts, _ := s.retained()
+	opts, _ := s.retainArgs()
 	cutoff := ageCutoff(opts)
 	cursor, keys := tx.Bucket(bucketEvents).Cursor(), tx.Bucket(bucketKeys)
 	first := encodeSeq(after.oldest)

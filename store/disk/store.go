@@ -40,7 +40,8 @@ type Store struct {
 	inFlight  *group // being committed, or uncertain
 	refuseErr error  // why requests are refused; nil: they are accepted
 
-	// Guarded by retainMu, which is held only to read or set them: the hub, locked, waits for it.
+	// Guarded by retainMu, which is held only to read or set them: Retain waits for it while
+	// the hub is locked.
 	retainMu sync.Mutex
 	opts     hub.Options
 	oldest   uint64 // oldest seq that the hub retains
@@ -207,8 +208,8 @@ func (s *Store) Retain(opts hub.Options, oldest uint64) {
 	s.opts, s.oldest = opts, oldest
 }
 
-// retained returns the arguments of the last call of Retain.
-func (s *Store) retained() (opts hub.Options, oldest uint64) {
+// retainArgs returns the arguments of the last call of Retain. Any goroutine may call it.
+func (s *Store) retainArgs() (opts hub.Options, oldest uint64) {
 	s.retainMu.Lock()
 	defer s.retainMu.Unlock()
 	return s.opts, s.oldest

@@ -359,8 +359,9 @@ func (p *publication) answer(m *message, known *stream, seq uint64, duplicate bo
 }
 
 // noteUncertain records that a failed attempt may have stored something, unless the error
-// rules that out. An earlier Append may be storing the same key still: then that is not known
-// either. If the error means that the stream was changed, noteUncertain wakes the tail.
+// rules that out. An error that the key is in process does not: an earlier Append may still
+// store the event. If the error means that the stream was changed, noteUncertain wakes the
+// tail.
 func (p *publication) noteUncertain(err error) {
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, errNotOurs),

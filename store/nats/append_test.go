@@ -92,8 +92,8 @@ func TestUncertainErrors(t *testing.T) {
 	}
 }
 
-// TestRepeatWithoutAQuorum: the answer to a publish is uncertain. Publishing the same again is
-// uncertain too as long as the server has not stored the first one. That is stored in the end.
+// TestRepeatWithoutAQuorum: without a quorum, a publish is uncertain, and so is a publish that repeats
+// it, until the server has stored the first one. Each event is stored once in the end.
 func TestRepeatWithoutAQuorum(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 3)

@@ -13,8 +13,8 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// fakeServer accepts the first connection as a NATS server does, and closes it after that. It then
-// calls fail for every connection. It returns the URL, and a channel of those connections.
+// fakeServer accepts the first connection as a NATS server does, and then closes it. It calls fail for
+// each later connection. It returns the URL, and a channel that gets a value for each of these.
 func fakeServer(t *testing.T, fail func(conn net.Conn)) (url string, failed chan struct{}) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -51,21 +51,22 @@ func fakeServer(t *testing.T, fail func(conn net.Conn)) (url string, failed chan
 	return "nats://" + listener.Addr().String(), failed
 }
 
-func await(t *testing.T, n int, events <-chan struct{}) {
+// awaitAttempts waits for n values of the channel of fakeServer.
+func awaitAttempts(t *testing.T, n int, failed <-chan struct{}) {
 	t.Helper()
 	timeout, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for range n {
 		select {
-		case <-events:
+		case <-failed:
 		case <-timeout.Done():
 			t.Fatal("timed out waiting for attempts to connect")
 		}
 	}
 }
 
-// TestRepeatedProblemsAreLoggedOnce: errors of the network differ in ports and times. They are the
-// same problem.
+// TestRepeatedProblemsAreLoggedOnce: errors of the network that differ only in ports and times are
+// logged once.
 func TestRepeatedProblemsAreLoggedOnce(t *testing.T) {
 	url, failed := fakeServer(t, func(conn net.Conn) {
 		_, _ = io.WriteString(conn, "INFO {\"max_payload\":1048576}\r\n")
@@ -73,7 +74,7 @@ func TestRepeatedProblemsAreLoggedOnce(t *testing.T) {
 		_ = conn.(*net.TCPConn).SetLinger(0) // the client sees a reset
 	})
 	n := startNode(t, newStream(), 1, someOptions, url)
-	await(t, 6, failed)
+	awaitAttempts(t, 6, failed)
 	n.store.mu.Lock()
 	defer n.store.mu.Unlock()
 	resets := 0
@@ -97,8 +98,8 @@ func TestReasonOfAFailedReconnect(t *testing.T) {
 	n.await("the reason", func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), "tls") })
 }
 
-// TestSilentServerDoesNotBlock: while the client of NATS waits for a server, it holds a lock. The
-// hub calls Retain and Writable under its own lock, so they must not wait for that.
+// TestSilentServerDoesNotBlock: Retain and Writable return at once while the client of NATS waits for a
+// server, and holds its lock. The hub holds its own lock while it calls Retain.
 func TestSilentServerDoesNotBlock(t *testing.T) {
 	url, failed := fakeServer(t, func(net.Conn) { <-t.Context().Done() })
 	n := startNode(t, newStream(), 1, someOptions, url)
@@ -133,10 +134,10 @@ func TestSilentServerDoesNotBlock(t *testing.T) {
 			longest = max(longest, time.Since(began))
 		}
 	})
-	await(t, 4, failed)
+	awaitAttempts(t, 4, failed)
 	close(stop)
 	calling.Wait()
 	if longest > requestTimeout/4 {
-		t.Errorf("longest call of Retain and Writable: got %v, want no wait", longest)
+		t.Errorf("longest call of Retain and Writable: got %v, want at most %v", longest, requestTimeout/4)
 	}
 }

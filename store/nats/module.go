@@ -106,7 +106,7 @@ func (s *Store) Validate() error {
 			return errors.New("a NATS URL cannot be parsed: percent-encode all characters of its password but letters and digits")
 		}
 		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Host == "" {
-			// Without the URL: what is no URL may have a password anywhere.
+			// Without the URL: a text that is no URL may have a password anywhere.
 			return fmt.Errorf("URL %d is not the URL of a NATS server (its scheme must be nats, tls, ws or wss; example: nats://127.0.0.1:4222)", i+1)
 		}
 	}

@@ -105,7 +105,7 @@ func open(c config) (*store, error) {
 		logged:   make(map[string]bool),
 	}
 	options := append([]nats.Option{
-		// Not as the URL of nats.Connect, which would split a password at its commas.
+		// nats.Connect would split its URL at commas, which a password may have.
 		func(o *nats.Options) error { o.Servers = c.servers; return nil },
 		nats.Name("caddy-sse hub " + c.hub),
 		nats.RetryOnFailedConnect(true),
@@ -164,8 +164,8 @@ func (s *store) Close() error {
 	return nil
 }
 
-// begin counts a call of Append, unless the store is closing. Append then calls
-// s.inFlight.Done.
+// begin counts a call of Append, and returns true. Append then calls s.inFlight.Done. If the
+// store is closing, begin returns false.
 func (s *store) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,18 +305,20 @@ var (
 	errSilent = errors.New("NATS did not answer in time")
 )
 
-// away returns errAway, with the reason if the client knows one. It tells nobody when a
-// server that it has connected to again cannot be used.
-func (s *store) away() error {
+// awayError returns errAway, with the last error of the client if there is one. The client
+// calls no handler when it reconnects to a server that it cannot use. The caller must not
+// hold s.mu.
+func (s *store) awayError() error {
 	if err := s.conn.LastError(); err != nil {
 		return fmt.Errorf("%w: %w", errAway, err)
 	}
 	return errAway
 }
 
-// unavailable returns the reason why the stream is not known, as far as there is one.
+// unavailable returns the reason why the stream is not known, as far as there is one. The
+// caller must not hold s.mu.
 func (s *store) unavailable() error {
-	connected := s.conn.IsConnected() // it waits while the client connects: mu must not be held
+	connected := s.conn.IsConnected() // it may wait while the client connects, so before mu.Lock
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	away := errors.Is(s.lastProblem, errAway)
@@ -355,11 +357,11 @@ func (s *store) cause(err error) error {
 	return err
 }
 
-// numbers are what differs in errors of the same kind, such as ports and times.
+// numbers matches the parts in which errors of the same kind differ, such as ports and times.
 var numbers = regexp.MustCompile(`[0-9]+`)
 
-// reportProblem records and logs why the store does not work. It logs errors that differ only
-// in numbers once.
+// reportProblem records and logs why the store does not work. Of errors that differ only in
+// numbers, it logs the first.
 func (s *store) reportProblem(err error) {
 	err = s.cause(err)
 	text := numbers.ReplaceAllString(err.Error(), "0")

@@ -24,7 +24,7 @@ const (
 	moreBytes = 16 << 20
 
 	// lifeKey is a key of the stream's metadata. Its value is a part of the epoch. Each
-	// stream that the store creates has a random one. The store sets a new value when
+	// stream that the store creates has a random value. The store sets a new value when
 	// positions of the same stream stand for other events than before.
 	lifeKey = "caddy-sse-life"
 )
@@ -61,7 +61,7 @@ func (s *store) streamConfig() jetstream.StreamConfig {
 // too low.
 func (s *store) find(ctx context.Context) (jetstream.Stream, error) {
 	if !s.conn.IsConnected() {
-		return nil, s.away()
+		return nil, s.awayError()
 	}
 	asking, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
@@ -179,9 +179,9 @@ func termsOf(c jetstream.StreamConfig) terms {
 }
 
 // epochOf returns the epoch of a stream. Another stream of the same name has another epoch,
-// since it has another life. A stream that an operator created has none, but a time of its
-// creation. That time does not tell the lives of a stream apart after a backup was restored:
-// the servers of a cluster then disagree about it.
+// because it has another value of lifeKey. A stream that an operator created has no such
+// value, and the time of its creation is used. That time alone would not do, because the
+// servers of a cluster disagree about it after a backup is restored.
 func epochOf(c jetstream.StreamConfig, created time.Time) string {
 	life := cmp.Or(c.Metadata[lifeKey], created.UTC().Format(time.RFC3339Nano))
 	sum := sha256.Sum256([]byte(c.Name + "\n" + life))

@@ -461,8 +461,8 @@ func TestEpochIsRestored(t *testing.T) {
 	}
 }
 
-// TestEpochIsOfTheStream: the servers of a cluster disagree about the time at which a restored
-// stream was created, so it counts only for streams that the store did not create.
+// TestEpochIsOfTheStream: the time of creation is a part of the epoch only if the store did not create
+// the stream, because the servers of a cluster disagree about that time after a restore.
 func TestEpochIsOfTheStream(t *testing.T) {
 	made := time.Now()
 	stream := func(name string, life string) jetstream.StreamConfig {
@@ -488,13 +488,12 @@ func TestEpochIsOfTheStream(t *testing.T) {
 		"without a life, and then it was given one": {epochOf(stream("S", ""), made), epoch, false},
 	} {
 		if same := test.a == test.b; same != test.same {
-			t.Errorf("%s: got the epochs %q and %q", name, test.a, test.b)
+			t.Errorf("%s: got the epochs %q and %q, want equal epochs: %t", name, test.a, test.b, test.same)
 		}
 	}
 }
 
-// TestEachStreamHasALife: a stream that the store creates has an epoch of its own, wherever and
-// whenever it was created.
+// TestEachStreamHasALife: each stream that the store creates has a value of lifeKey of its own.
 func TestEachStreamHasALife(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Start(t, 1)
