@@ -86,7 +86,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 	}
 	err := serveAPI(w, r.WithContext(context.WithValue(r.Context(), shutdownKey{}, a.shutdown)))
 	if err != nil {
-		return errCannotStream(w, r, runlog.Logger(a), err)
+		return abandonStream(w, r, runlog.Logger(a), err)
 	}
 	return nil
 }

@@ -53,17 +53,18 @@ func apiErrorf(status int, format string, args ...any) error {
 	return &apiError{Status: status, Message: fmt.Sprintf(format, args...)}
 }
 
-// errBuffered is the reason why a stream cannot be sent. The header is written, so only
-// the handler that buffers it can still answer something else.
-type errBuffered struct{ error }
+// bufferedError says which handler buffers a stream, which therefore cannot be sent. The
+// header is already written. So only that handler can still answer something else.
+type bufferedError struct{ error }
 
-// serveAPI answers a request below /sse/. Its error is an errBuffered.
+// serveAPI answers a request below /sse/. It returns an error only if it is a
+// [bufferedError].
 func serveAPI(w http.ResponseWriter, r *http.Request) error {
 	err := routeAPI(w, r)
 	if err == nil {
 		return nil
 	}
-	if buffered, ok := errors.AsType[errBuffered](err); ok {
+	if buffered, ok := errors.AsType[bufferedError](err); ok {
 		return buffered
 	}
 	failure := asAPIError(err)
@@ -177,7 +178,7 @@ func parseQuery(r *http.Request, allowed ...string) (url.Values, error) {
 			return nil, apiErrorf(http.StatusBadRequest, "unknown query parameter %q (available: %s)",
 				name, strings.Join(append([]string{"hub"}, allowed...), ", "))
 		}
-		// A guard before sse_api and the API could each use another of the values.
+		// A guard before sse_api might read another of the values than the API.
 		if len(values) > 1 && !slices.Contains(repeatable, name) {
 			return nil, apiErrorf(http.StatusBadRequest, "query parameter %q is given twice: give it once", name)
 		}
@@ -185,8 +186,8 @@ func parseQuery(r *http.Request, allowed ...string) (url.Values, error) {
 	return query, nil
 }
 
-// repeatable are the query parameters that may have several values. (GET /sse/why takes one
-// connection and one id, and says so itself.)
+// repeatable are the query parameters that may have several values. GET /sse/why takes only
+// one connection and one id, which it checks itself.
 var repeatable = []string{"user", "session", "topic", "type", "connection", "id"}
 
 // requestedHub returns the hub that the request names, or the default hub.
@@ -280,7 +281,7 @@ func tryPublish(w http.ResponseWriter, r *http.Request, broadcast bool) error {
 	return nil
 }
 
-// checkEncoding rejects a body that is compressed.
+// checkEncoding returns an error if the body has an encoding, such as gzip.
 func checkEncoding(r *http.Request) error {
 	// A request may have several encodings, in one header or in several.
 	if encoding := strings.Join(r.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -334,9 +335,9 @@ func readBody(w http.ResponseWriter, r *http.Request, batch bool, maxEventSize i
 		limit = max(limit, 6*int64(maxEventSize))
 	}
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
-	// The limit may be a lower one, of the directive request_body.
-	if over, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return apiErrorf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send smaller events, or fewer in a batch", over.Limit)
+	// The directive request_body may set a lower limit.
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return apiErrorf(http.StatusRequestEntityTooLarge, "the body has more than %d bytes: send smaller events, or fewer in a batch", tooLarge.Limit)
 	}
 	if err != nil {
 		return apiErrorf(http.StatusBadRequest, "reading the body: %s", err)

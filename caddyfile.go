@@ -264,7 +264,7 @@ func (p *TestPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if !d.AllArgs(&p.Path) {
 		return d.ArgErr()
 	}
-	if err := p.checkPath(); err != nil {
+	if err := p.normalizePath(); err != nil {
 		return d.WrapErr(err)
 	}
 	return parseBlock(d, func(option string) error {

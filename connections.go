@@ -278,6 +278,7 @@ func readChange(w http.ResponseWriter, r *http.Request, change *hub.TopicChange)
 // topicLists are the fields of a change of topics.
 type topicLists struct{ add, remove []string }
 
+// set implements fieldSetter.
 func (l *topicLists) set(name string, value jsontext.Value) (err error) {
 	switch name {
 	case "add":

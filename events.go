@@ -68,7 +68,7 @@ func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	setWatchHeader(w)
 	w.WriteHeader(http.StatusOK)
 	if name := bufferingType(w); name != "" {
-		return errBuffered{fmt.Errorf("%s of a handler before the API buffers the response: keep that handler away from /sse/events", name)}
+		return bufferedError{fmt.Errorf("%s of a handler before the API buffers the response: keep that handler away from /sse/events", name)}
 	}
 	watch := &watch{
 		sink: newSink(w, r, watchTimeout), reader: reader, payloads: query.Get("data") == "true",

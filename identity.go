@@ -28,7 +28,7 @@ func fillPlaceholders(repl *caddy.Replacer, template string) (string, error) {
 	return s, nil
 }
 
-// warnOfConstants logs the options that have the same value for every client, since they
+// warnOfConstants logs the options that have the same value for every client, because they
 // have no placeholder.
 func (h *Handler) warnOfConstants() {
 	for _, option := range [...]struct{ name, value string }{
@@ -59,8 +59,8 @@ func hashSession(secret string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// refuse answers with an error: through handle_errors if that takes it, else with the
-// reason as plain text.
+// refuse answers with an error: through handle_errors if one of its routes takes the error,
+// else with the reason as plain text.
 func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) error {
 	err := caddyhttp.Error(status, reason)
 	if srv := serverOf(r); hasErrorRoutes(srv) && hasRoute(srv.Errors.Routes, srv.Errors.WithError(r, err)) {
@@ -71,6 +71,7 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, reason error) er
 	return nil
 }
 
+// serverOf returns the server that has received the request; nil: it is not known.
 func serverOf(r *http.Request) *caddyhttp.Server {
 	srv, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return srv
@@ -81,8 +82,8 @@ func hasErrorRoutes(srv *caddyhttp.Server) bool {
 	return srv != nil && srv.Errors != nil && len(srv.Errors.Routes) > 0
 }
 
-// hasRoute reports whether a route takes the request. The error routes of other sites, and
-// for other statuses, do not: Caddy would answer without a body.
+// hasRoute reports whether one of the routes takes the request. If no error route does,
+// because all are of other sites or for other statuses, Caddy answers without a body.
 func hasRoute(routes caddyhttp.RouteList, r *http.Request) bool {
 	return slices.ContainsFunc(routes, func(route caddyhttp.Route) bool {
 		matches, err := route.MatcherSets.AnyMatchWithError(r)

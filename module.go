@@ -235,7 +235,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	var s *sink
 	open := func() { s, err = h.open(w, r, turn) }
 	if r.ProtoMajor == 1 && h.Takeover != "off" {
-		open() // this goroutine ends when the hub takes the connection over
+		open() // its stack may grow, because this goroutine ends when the hub takes the connection over
 	} else {
 		h.hub.OnLargeStack(open)
 	}
@@ -357,13 +357,13 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 // answerCannotStream answers 500, and counts the refused stream.
 func (h *Handler) answerCannotStream(w http.ResponseWriter, r *http.Request, reason error) error {
 	h.countRefusedStream(http.StatusInternalServerError)
-	return errCannotStream(w, r, h.logger, reason)
+	return abandonStream(w, r, h.logger, reason)
 }
 
-// errCannotStream removes the header of the stream and returns the error of a 500. Its
-// reason is a mistake in the config, so it is logged as an error once: here if the server
-// has handle_errors, else by Caddy.
-func errCannotStream(w http.ResponseWriter, r *http.Request, logger *zap.Logger, reason error) error {
+// abandonStream removes the header of a stream that cannot be sent, and returns the error of
+// a 500. The reason is a mistake in the config, so it is logged as an error once: here if
+// the server has handle_errors, else by Caddy.
+func abandonStream(w http.ResponseWriter, r *http.Request, logger *zap.Logger, reason error) error {
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", "X-Content-Type-Options", "Connection"} {
 		w.Header().Del(name)
 	}

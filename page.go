@@ -49,7 +49,7 @@ func (TestPage) CaddyModule() caddy.ModuleInfo {
 // Provision sets the defaults and prepares the files.
 func (p *TestPage) Provision(caddy.Context) error {
 	orDefault(&p.Stream, "/events")
-	if err := p.checkPath(); err != nil {
+	if err := p.normalizePath(); err != nil {
 		return err
 	}
 	dist, err := fs.Sub(testpage.Files, "dist")
@@ -64,12 +64,13 @@ func (p *TestPage) Provision(caddy.Context) error {
 	return err
 }
 
-// checkPath removes a slash at the end of the path, and rejects a path that is no plain one:
-// no request would have it.
-func (p *TestPage) checkPath() error {
+// normalizePath removes the slash at the end of the path. It returns an error if no request
+// would have the path.
+func (p *TestPage) normalizePath() error {
 	p.Path = strings.TrimSuffix(p.Path, "/")
-	if !strings.HasPrefix(p.Path, "/") || strings.ContainsAny(p.Path, "*?#%{}") {
-		return fmt.Errorf("invalid path %q: it must begin with / and not be / itself, and hold no pattern and no placeholder, such as /sse-test", p.Path)
+	const special = "*?#%{}" // in patterns, placeholders and URLs
+	if !strings.HasPrefix(p.Path, "/") || strings.ContainsAny(p.Path, special) {
+		return fmt.Errorf("invalid path %q: it must begin with /, must not be / itself, and must not contain any of %s; for example /sse-test", p.Path, special)
 	}
 	return nil
 }

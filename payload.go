@@ -130,13 +130,13 @@ func (p *payload) read(body []byte) error {
 	return nil
 }
 
-// fieldSetter has the fields of an object.
+// fieldSetter stores the fields of a JSON object.
 type fieldSetter interface {
 	// set reads the value of a field. The value is valid only until set returns.
 	set(name string, value jsontext.Value) error
 }
 
-// readObject reads a JSON object field by field. what names it in errors.
+// readObject reads a JSON object field by field. what names the object in errors, such as event.
 func readObject(body []byte, what string, to fieldSetter) error {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		return errors.New("invalid JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")
@@ -207,7 +207,7 @@ func jsonError(err error) error {
 	return fmt.Errorf("invalid JSON: %w", err)
 }
 
-// set reads the value of a field into the event.
+// set implements fieldSetter: it reads the value of a field into the event.
 func (p *payload) set(name string, value jsontext.Value) (err error) {
 	switch name {
 	case "connection", "user", "session", "topic":

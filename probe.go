@@ -19,9 +19,9 @@ type probe struct {
 	handler       caddyhttp.MiddlewareHandler
 	parents       []*caddyhttp.Route // the routes around the handler, the outermost first
 	stoppedByAuth bool               // a handler that may refuse the request stops the probe
-	host          string
+	host          string             // empty: it is not certain
 	request       *http.Request
-	groups        map[string]bool
+	groups        map[string]bool // groups that have a route that the probe has taken
 }
 
 func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, method, host, path string) *probe {
@@ -33,9 +33,9 @@ func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server 
 	return &probe{handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
 }
 
-// knows reports whether all placeholders have the same value for the probe as for a real
+// canResolve reports whether all placeholders have the same value for the probe as for a real
 // request.
-func (p *probe) knows(values ...string) bool {
+func (p *probe) canResolve(values ...string) bool {
 	for _, value := range values {
 		for _, placeholder := range placeholders.FindAllString(value, -1) {
 			if strings.HasPrefix(placeholder, "{http.request.host") && p.host == "" {
@@ -143,7 +143,7 @@ func (p *probe) followHandler(handler caddyhttp.MiddlewareHandler, depth int) (c
 		for _, part := range h.PathRegexp {
 			values = append(values, part.Find, part.Replace)
 		}
-		if !p.knows(values...) {
+		if !p.canResolve(values...) {
 			return "", uncertain
 		}
 		h.Rewrite(p.request, p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer))
@@ -164,7 +164,7 @@ func (p *probe) setVars(vars caddyhttp.VarsMiddleware) fate {
 		if !ok {
 			continue
 		}
-		if !p.knows(value) {
+		if !p.canResolve(value) {
 			return uncertain
 		}
 		repl := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -181,11 +181,11 @@ var transparentHandlers = []string{
 
 // canPass reports whether all of the handlers pass the probe on.
 func (p *probe) canPass(handlers []caddyhttp.MiddlewareHandler) bool {
-	return areTransparent(handlers) && !(p.stoppedByAuth && slices.ContainsFunc(handlers, mayRefuse))
+	return areTransparent(handlers) && !(p.stoppedByAuth && slices.ContainsFunc(handlers, canRefuse))
 }
 
-// mayRefuse reports whether the handler passes on only requests of known users.
-func mayRefuse(handler caddyhttp.MiddlewareHandler) bool {
+// canRefuse reports whether the handler passes on only requests of known users.
+func canRefuse(handler caddyhttp.MiddlewareHandler) bool {
 	switch handler.(type) {
 	case *caddyauth.Authentication, *reverseproxy.Handler:
 		return true
@@ -280,11 +280,11 @@ func (p *probe) matchesOne(matcher any) match {
 		}
 		return unknown
 	case *caddyhttp.MatchPath:
-		if !p.knows(*m...) {
+		if !p.canResolve(*m...) {
 			return unknown
 		}
 	case *fileserver.MatchFile:
-		if !p.knows(append([]string{m.Root, m.FileSystem}, m.TryFiles...)...) {
+		if !p.canResolve(append([]string{m.Root, m.FileSystem}, m.TryFiles...)...) {
 			return unknown
 		}
 	case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:

@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// A catch-all handle hides a directive sse, and try_files may rewrite its path. Caddy
-// reports neither. So when a config starts, a probe request to each path of sse and sse_api is
-// followed through the routes. Uncertain results are not reported.
+// A catch-all handle hides a directive sse or sse_api, and try_files may rewrite its path.
+// Caddy reports neither. So when a config starts, a probe request to each path of sse and
+// sse_api is followed through the routes. Uncertain results are not reported.
 
 // warnOfHidden logs the streams of this config that no request can reach.
 func (a *App) warnOfHidden() {
@@ -30,8 +30,8 @@ func (a *App) warnOfHidden() {
 	}
 }
 
-// whyHidden returns what to do if no request with one of the methods can reach the handler,
-// and the fields of the log. The advice is empty if a request may reach it.
+// whyHidden returns the advice to log if no request with one of the methods can reach the
+// handler, and the fields of the log line. The advice is empty if a request may reach it.
 func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, methods ...string) (advice string, fields []zap.Field) {
 	host, paths := probeTarget(parents)
 	for _, path := range paths {
@@ -39,7 +39,7 @@ func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents 
 			p := newProbe(h, parents, server, method, host, path)
 			fields = []zap.Field{zap.String("host", host), zap.String("path", path)}
 			if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesTarget(route) != yes }) {
-				around := p.excludedBy(path)
+				around := p.findExclusion(path)
 				if around == "" {
 					return "", nil // an earlier handler may remove a prefix that is not known here
 				}
@@ -61,13 +61,13 @@ func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents 
 	return advice, fields
 }
 
-// excludedBy returns the paths of a route around the handler that no request to the path
-// of the probe matches. They are empty if there are none, or if it is not certain.
-func (p *probe) excludedBy(path string) (around string) {
+// findExclusion returns the path patterns of a route around the handler that exclude the
+// path of the probe. The result is empty if no route certainly excludes the path.
+func (p *probe) findExclusion(path string) (around string) {
 	for _, route := range p.parents {
 		for _, matcher := range slices.Concat(route.MatcherSets...) {
 			m, ok := matcher.(*caddyhttp.MatchPath)
-			if ok && p.matchesOne(m) == no && !overlap(*m, path) && keepPath(route.Handlers) {
+			if ok && p.matchesOne(m) == no && !canOverlap(*m, path) && !canChangePath(route.Handlers) {
 				return strings.Join(*m, " ")
 			}
 		}
@@ -75,8 +75,8 @@ func (p *probe) excludedBy(path string) (around string) {
 	return ""
 }
 
-// overlap reports whether a pattern may match another path that the probe stands for.
-func overlap(patterns []string, path string) bool {
+// canOverlap reports whether a pattern may match another path that the probe stands for.
+func canOverlap(patterns []string, path string) bool {
 	prefix, wild := strings.CutSuffix(strings.ToLower(path), probeName)
 	return wild && slices.ContainsFunc(patterns, func(pattern string) bool {
 		pattern = strings.TrimSuffix(strings.ToLower(pattern), "*")
@@ -84,13 +84,13 @@ func overlap(patterns []string, path string) bool {
 	})
 }
 
-// keepPath reports whether none of the handlers, and of the handlers in them, changes the
-// path of a request.
-func keepPath(handlers []caddyhttp.MiddlewareHandler) bool {
-	return !slices.ContainsFunc(handlers, func(handler caddyhttp.MiddlewareHandler) bool {
+// canChangePath reports whether one of the handlers, or of the handlers in them, may change
+// the path of a request.
+func canChangePath(handlers []caddyhttp.MiddlewareHandler) bool {
+	return slices.ContainsFunc(handlers, func(handler caddyhttp.MiddlewareHandler) bool {
 		switch h := handler.(type) {
 		case *caddyhttp.Subroute:
-			return slices.ContainsFunc(h.Routes, func(route caddyhttp.Route) bool { return !keepPath(route.Handlers) })
+			return slices.ContainsFunc(h.Routes, func(route caddyhttp.Route) bool { return canChangePath(route.Handlers) })
 		case *Handler, *API, *caddyhttp.StaticResponse, *caddyhttp.StaticError, *fileserver.FileServer, *caddyhttp.VarsMiddleware:
 			return false
 		case *reverseproxy.Handler:
@@ -117,7 +117,7 @@ func eachHandler[H caddyhttp.MiddlewareHandler](routes caddyhttp.RouteList, pare
 }
 
 const (
-	// probeName replaces a * at the end of a path: no other route matches it on purpose.
+	// probeName replaces a * at the end of a path. No other route matches it on purpose.
 	probeName = "caddy-sse-probe"
 	// globs are the characters that make a path more than a prefix.
 	globs = `*{%\?[`

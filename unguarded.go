@@ -21,7 +21,8 @@ const readyPath = "/sse/ready"
 // apiMethods are the methods of the API. HEAD shows no more than GET.
 var apiMethods = []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete}
 
-// warnOfAPIs logs each sse_api of this config that nobody can reach or that anybody can use.
+// warnOfAPIs logs each sse_api of this config that no request can reach, and each one that
+// anybody can use.
 func (a *App) warnOfAPIs() {
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
@@ -38,7 +39,7 @@ func (a *App) warnOfAPIs() {
 	}
 }
 
-// warnIfUnguarded logs the first path of the sse_api that anybody can use.
+// warnIfUnguarded logs the first path of the sse_api that anybody can use, with the methods.
 func (a *App) warnIfUnguarded(server *caddyhttp.Server, h *API, parents []*caddyhttp.Route) {
 	_, paths := probeTarget(parents)
 	host := probeHost(parents)
@@ -62,7 +63,8 @@ func (a *App) warnIfUnguarded(server *caddyhttp.Server, h *API, parents []*caddy
 	}
 }
 
-// needsGuard reports whether the API may serve such a request and it needs protection.
+// needsGuard reports whether the API serves requests with this method and path, and they
+// need protection.
 func needsGuard(method, path string) bool {
 	for i := range endpoints {
 		if e := &endpoints[i]; e.matches(path) {
