@@ -152,12 +152,12 @@ func TestAPIEncodedBody(t *testing.T) {
 			checkRefusal(t, send(encoding), 415, `Content-Encoding "`+encoding+`"`)
 		}
 		if a := send("identity"); a.status != 200 {
-			t.Errorf("%s, identity: %d %s", call.method, a.status, a.body)
+			t.Errorf("%s with the encoding identity: got %d %s, want 200", call.method, a.status, a.body)
 		}
 	}
 }
 
-// TestAPILimitOfTheSite: a body above the limit of request_body is refused, and the error has that limit.
+// TestAPILimitOfTheSite: the refusal of a body above the limit of request_body has that limit.
 func TestAPILimitOfTheSite(t *testing.T) {
 	s := start(t, "", "request_body {\n max_size 100\n}\nsse /events\nsse_api /sse/*")
 	for method, path := range map[string]string{"POST": "/sse/broadcast", "PATCH": "/sse/connections?all=true"} {

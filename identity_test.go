@@ -31,7 +31,7 @@ func TestIdentityRefused(t *testing.T) {
 			s := start(t, "", test.site)
 			a := s.refused("/events", test.headers...)
 			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, test.body) {
-				t.Errorf("%d %q, want 401 with %q", a.status, a.body, test.body)
+				t.Errorf("answer: got %d %q, want 401 with %q", a.status, a.body, test.body)
 			}
 			if n := s.status("default").Connections; n != 0 {
 				t.Errorf("%d connections", n)
@@ -40,7 +40,7 @@ func TestIdentityRefused(t *testing.T) {
 	}
 }
 
-// TestRefusalOfAnotherErrorRoute: a refusal has its reason if handle_errors is that of another site or
+// TestRefusalOfAnotherErrorRoute: a refusal has its reason if every handle_errors is of another site or
 // for another status.
 func TestRefusalOfAnotherErrorRoute(t *testing.T) {
 	tests := []struct{ name, sites, body string }{
@@ -57,7 +57,7 @@ func TestRefusalOfAnotherErrorRoute(t *testing.T) {
 			s.mustLoad(strings.ReplaceAll(test.sites, "PORT", port(s.http)))
 			a := s.refused("/events")
 			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, test.body) {
-				t.Errorf("%d %q, want 401 with %q", a.status, a.body, test.body)
+				t.Errorf("answer: got %d %q, want 401 with %q", a.status, a.body, test.body)
 			}
 		})
 	}
@@ -320,14 +320,14 @@ func TestNamesMustBeUTF8(t *testing.T) {
 	} {
 		a := s.refused("/events", headers...)
 		if a.status != http.StatusForbidden || !strings.Contains(a.body, name+": it must be valid UTF-8") {
-			t.Errorf("%d %s", a.status, a.body)
+			t.Errorf("answer: got %d %s, want 403 that names the %s", a.status, a.body, name)
 		}
 	}
 	st := s.open("/events", "X-User", "josé", "X-Session", "josé's")
 	defer st.close()
 	for _, target := range []string{`"user":"josé"`, `"session":"josé's"`} {
 		if r := s.send(`{` + target + `,"text":"x"}`); r.Connections != 1 {
-			t.Errorf("%s: %d connections", target, r.Connections)
+			t.Errorf("connections with %s: got %d, want 1", target, r.Connections)
 		}
 	}
 }

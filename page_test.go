@@ -26,8 +26,7 @@ func TestPageListsNoFiles(t *testing.T) {
 	}
 }
 
-// TestPagePath: the path of the page is a plain one. With a pattern, such as other directives take, no
-// request would get the page.
+// TestPagePath: a path that no request has, such as a pattern, is refused, and other paths serve the page.
 func TestPagePath(t *testing.T) {
 	for _, path := range []string{"/sse-test/*", "/*", "/", "sse-test", "/a{http.request.host}", "/a?b", "/a#b", "/%61", ""} {
 		for door, err := range map[string]error{
@@ -35,7 +34,7 @@ func TestPagePath(t *testing.T) {
 			"Caddyfile": new(caddysse.TestPage).UnmarshalCaddyfile(caddyfile.NewTestDispenser(fmt.Sprintf("sse_test %q", path))),
 		} {
 			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("invalid path %q", strings.TrimSuffix(path, "/"))) {
-				t.Errorf("%s of %q: %v", door, path, err)
+				t.Errorf("%s of %q: got %v, want an error that names the path", door, path, err)
 			}
 		}
 	}

@@ -109,8 +109,8 @@ func TestHiddenStreams(t *testing.T) {
 	}
 }
 
-// TestHiddenByPaths: a warning names each stream and each sse_api whose path excludes the path of a
-// route around it, if nothing between the two may change the path.
+// TestHiddenByPaths: a warning names each stream and each sse_api whose path a route around it excludes,
+// if nothing between the two may change the path.
 func TestHiddenByPaths(t *testing.T) {
 	const sse = "\nsse /events {\n anonymous\n}\n"
 	const proxy = "reverse_proxy 127.0.0.1:1\n"
@@ -153,7 +153,7 @@ func TestHiddenByPaths(t *testing.T) {
 				}
 			}
 			if got := strings.Join(around, "; "); got != test.around {
-				t.Errorf("path around what is warned of: got %q, want %q", got, test.around)
+				t.Errorf("path of the route around it: got %q, want %q", got, test.around)
 			}
 		})
 	}

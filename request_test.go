@@ -154,8 +154,8 @@ func TestPlaceholdersOfResponseHeaders(t *testing.T) {
 	}
 }
 
-// TestLogSaysWhatIsEmpty: the log at debug level names the empty placeholder of each option that
-// needs a value.
+// TestLogSaysWhatIsEmpty: the log at level debug names the empty placeholder of grants, session and
+// expires.
 func TestLogSaysWhatIsEmpty(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n grants {http.request.header.X-Of-Grants}\n session {http.request.header.X-Of-Session}\n expires {http.request.header.X-Of-Expires}\n}\n"+
 		"sse /without {\n anonymous\n}")
@@ -249,7 +249,7 @@ func TestConstantOptions(t *testing.T) {
 				}
 			}
 			if got := strings.Join(options, "; "); got != want {
-				t.Errorf("options that are warned of: got %q, want %q", got, want)
+				t.Errorf("options with a warning: got %q, want %q", got, want)
 			}
 		})
 	}

@@ -39,7 +39,7 @@ func TestUserTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err != nil || got != want {
-			t.Errorf("%s: %d ms, %v; want %d", d, got, err, want)
+			t.Errorf("timeout of the kernel for %s: got %d ms, %v; want %d ms", d, got, err, want)
 		}
 	}
 }

@@ -121,8 +121,8 @@ func openStreams(ctx context.Context, t *testing.T, client *e2e.Client, user str
 	for ctx.Err() == nil {
 		stream, err := client.Open(ctx, e2e.Identity{User: user}, position)
 		if err != nil {
-			// At a reload Caddy ends the old server, and closes the connections whose request that
-			// server has not read yet. A client tries again, as browsers do.
+			// At a reload, Caddy ends the old server. It closes connections whose request that server
+			// has not read yet. A client tries again, as browsers do.
 			if ctx.Err() == nil && time.Since(lastOpen) > e2e.Patience {
 				t.Errorf("%s: no stream for %s: %v", user, e2e.Patience, err)
 				return

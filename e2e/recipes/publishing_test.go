@@ -81,8 +81,7 @@ func (w *unreliableProxy) count() int {
 }
 
 // publisher returns a command that runs the code of the page in a language, with an address and a
-// type of events. Its folder has the receipts that curl got in an earlier run. It is killed after
-// longestRun.
+// type of events. Its folder has receipts, as if curl had run before. It is killed after longestRun.
 func publisher(t *testing.T, name, code, addr, event string) *exec.Cmd {
 	t.Helper()
 	language := languages[name]
@@ -170,8 +169,8 @@ func TestPublishing(t *testing.T) {
 	}
 }
 
-// TestOutbox: the loop of the page puts aside an event that is refused, and publishes the events
-// around it in order. It puts none aside while its login is refused.
+// TestOutbox: the loop of the page marks an event that is refused, and publishes the events around it
+// in order. It marks none while its login is refused.
 func TestOutbox(t *testing.T) {
 	page := recipes(t, "publishing.md")
 	s := e2e.Start(t, e2e.Config{})
@@ -203,7 +202,7 @@ func TestOutbox(t *testing.T) {
 	const definitions, tries = "def send(rows):", "\npublish("
 	publish, _, ok := strings.Cut(take(t, page, "python"), tries)
 	if !ok {
-		t.Fatalf("python: got no call of publish, want one to leave out")
+		t.Fatal("python: got no call of publish, want some")
 	}
 	rows := `for n, user in enumerate(["alice", 7, "alice"]):
     db.execute("insert into outbox (key, event) values (?, ?)", (f"key-{n}", json.dumps({"user": user, "text": str(n)})))
@@ -224,12 +223,12 @@ func TestOutbox(t *testing.T) {
 	alice.expect("", "corrected")
 }
 
-// TestPublishingToWhom: a target is a name or a list of names, and * is no wildcard. What is sent to
-// /sse/broadcast reaches everyone.
+// TestPublishingToWhom: a target is a name or a list of names, * is no wildcard, and an event that is sent
+// to /sse/broadcast reaches everyone.
 func TestPublishingToWhom(t *testing.T) {
 	function, _, ok := strings.Cut(take(t, recipes(t, "publishing.md"), "python"), "\npublish(")
 	if !ok {
-		t.Fatal("got no calls in the code, want some")
+		t.Fatal("python: got no call of publish, want some")
 	}
 	s := e2e.Start(t, e2e.Config{})
 	v := visitorOf(t, s)
@@ -333,9 +332,8 @@ func TestPublishingFaults(t *testing.T) {
 	}
 }
 
-// TestPublishingWithALogin: the code of each language publishes through a route with sse_api. It
-// needs another address in one place, and the change of the table, which sends the name and the
-// password.
+// TestPublishingWithALogin: with another address in one place and the change of the table, the code of
+// each language publishes through an sse_api that has a login.
 func TestPublishingWithALogin(t *testing.T) {
 	page := recipes(t, "publishing.md")
 	text, err := os.ReadFile("../../docs/publishing.md")

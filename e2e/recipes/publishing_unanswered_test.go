@@ -19,8 +19,8 @@ var shortTimeouts = strings.NewReplacer(
 	"timeout(12_000)", "timeout(1_000)", "ofSeconds(12)", "ofSeconds(1)", "--max-time 12", "--max-time 1",
 )
 
-// TestPublishingWithoutAnAnswer: the code of each language ends with an error if no answer comes. It
-// says what has failed, and shows no status and no earlier receipts.
+// TestPublishingWithoutAnAnswer: if no answer comes, the code of each language ends with an error that
+// says what has failed, and shows neither a status nor earlier receipts.
 func TestPublishingWithoutAnAnswer(t *testing.T) {
 	page := recipes(t, "publishing.md")
 	code := make(map[string]string)
@@ -30,12 +30,12 @@ func TestPublishingWithoutAnAnswer(t *testing.T) {
 			t.Fatalf("%s: got no timeout of 12 s, want one", name)
 		}
 	}
-	hungUp := newHangUp(t)
+	closing := newClosingServer(t)
 	for _, test := range []struct{ fault, scheme, addr string }{
 		{"no server", "http", fmt.Sprintf("127.0.0.1:%d", e2e.FreePort(t))},
 		{"a name that is not found", "http", "nothing.invalid:80"},
-		{"a host that drops packets", "http", deaf(t)},
-		{"an end in the TLS handshake", "https", hungUp.addr},
+		{"a host that drops packets", "http", listenDeaf(t)},
+		{"an end in the TLS handshake", "https", closing.addr},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			t.Parallel()
@@ -58,14 +58,14 @@ func TestPublishingWithoutAnAnswer(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() {
-		if n, want := hungUp.count(), 6*len(languages); n < want {
+		if n, want := closing.count(), 6*len(languages); n < want {
 			t.Errorf("connections that ended in the handshake: got %d, want at least %d", n, want)
 		}
 	})
 }
 
-// deaf returns an address that answers no packet: its queue of connections is full.
-func deaf(t *testing.T) (addr string) {
+// listenDeaf returns an address that answers no packet, because its queue of connections is full.
+func listenDeaf(t *testing.T) (addr string) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
@@ -92,19 +92,19 @@ func deaf(t *testing.T) (addr string) {
 	return addr
 }
 
-// hangUp is a server that closes each connection when it has read the first bytes.
-type hangUp struct {
+// closingServer closes each connection when it has read the first bytes.
+type closingServer struct {
 	addr  string
 	mu    sync.Mutex
 	conns int
 }
 
-func newHangUp(t *testing.T) *hangUp {
+func newClosingServer(t *testing.T) *closingServer {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hangUp{addr: listener.Addr().String()}
+	s := &closingServer{addr: listener.Addr().String()}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -112,9 +112,9 @@ func newHangUp(t *testing.T) *hangUp {
 			if err != nil {
 				return
 			}
-			h.mu.Lock()
-			h.conns++
-			h.mu.Unlock()
+			s.mu.Lock()
+			s.conns++
+			s.mu.Unlock()
 			_, _ = conn.Read(make([]byte, 1<<14))
 			_ = conn.Close()
 		}
@@ -123,22 +123,22 @@ func newHangUp(t *testing.T) *hangUp {
 		_ = listener.Close()
 		running.Wait()
 	})
-	return h
+	return s
 }
 
-func (h *hangUp) count() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.conns
+func (s *closingServer) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns
 }
 
-// TestPublishingFiles: curl publishes each line of a file that is not blank, also the last one without
-// an end. A file without events is an error.
+// TestPublishingFiles: curl publishes each line of a file that is not blank, also a last line without a
+// line break. A file without events is an error.
 func TestPublishingFiles(t *testing.T) {
 	code := take(t, recipes(t, "publishing.md"), "curl")
 	lines := regexp.MustCompile(`(?s)^cat > events.ndjson <<END\n.*?\nEND\n`)
 	if !lines.MatchString(code) {
-		t.Fatalf("got no events, want some:\n%s", code)
+		t.Fatalf("curl: got no events in the code, want some:\n%s", code)
 	}
 	code = strings.Replace(code, "--retry 5", "--retry 0", 1)
 	s := e2e.Start(t, e2e.Config{})
@@ -148,7 +148,7 @@ func TestPublishingFiles(t *testing.T) {
 		file, text, addr string
 		published        bool
 	}{
-		{"the last line has no end", `{"user":"bob","data":1}\n{"user":"bob","data":2}`, admin, true},
+		{"the last line has no line break", `{"user":"bob","data":1}\n{"user":"bob","data":2}`, admin, true},
 		{"blank lines", `\n{"user":"bob","data":1}\r\n \r\n\n{"user":"bob","data":2}\n\n`, admin, true},
 		{"empty", "", admin, false},
 		{"empty, where no route is", "", nowhere, false},

@@ -86,8 +86,8 @@ func testMembers(t *testing.T, page map[string]string, back backend, user func(s
 	}
 }
 
-// testAnyOrder: a change of a member that is overtaken by the opposite one leaves the stream as the
-// data of the app say.
+// testAnyOrder: a stream has the room that the app's data give it, also if a change of a member is
+// overtaken by the opposite change.
 func testAnyOrder(t *testing.T, page map[string]string, back backend, user func(string) visitor) {
 	program := take(t, recipes(t, "auth.md"), "from_python") + take(t, page, "follow") + `
 members, overtaking = set(), []
@@ -113,7 +113,7 @@ change(FIRST)
 		}
 		list, err := back.connections("bob")
 		if err != nil || len(list) != 1 || slices.Contains(list[0].Topics, "room/1") == added {
-			t.Errorf("connections after add=%t and the opposite: got %v %v, want what the app's data say", added, list, err)
+			t.Errorf("connections after add=%t and the opposite: got %v %v, want those of the app's data", added, list, err)
 		}
 		bob.close()
 		back.wait(0)
