@@ -137,13 +137,14 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   function onPageTransition({ type, persisted }: PageTransitionEvent) {
     const hides = type === "pagehide";
     if (isFinal() || !(hides || persisted)) return;
-    // The page may call `reconnect()` before it is shown: the browser first says that it is visible.
+    // The browser says that a page is visible before it says that the page is shown. In between the page may call
+    // `reconnect()`.
     stream?.close();
     const resume = {
       lastEventId: last.position ?? "",
       connectionId: last.state?.connectionId ?? null,
     };
-    // Until then the stream is one that stays closed.
+    // While the page is hidden, the stream is one that does nothing.
     stream = hides
       ? { reconnect() {}, close() {} }
       : openShared(deliverAll, resume, currentOptions);

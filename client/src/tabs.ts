@@ -61,7 +61,7 @@ export const openInTabs =
     const isFinal = () => /failed|closed/.test(state.connectionStatus);
     const ask = (ask: Question["ask"]) => channel.postMessage({ ask } satisfies Question);
 
-    /** Restarts the timer for the leader's next report. While the leader waits, it reports the next attempt. */
+    /** Restarts the timer for the leader's next report. A leader that waits reports again at its next attempt. */
     function watchLeader(ms = silenceMs + Math.max(0, Number(state.retryAt) - Date.now())) {
       clearTimeout(timer);
       if (isFinal() || ms >= MAX_TIMER) return;
@@ -110,7 +110,7 @@ export const openInTabs =
     };
   };
 
-// A leader answers a question at once.
+// A leader that has not answered a question by then is blocked.
 const ANSWER_MS = 3000;
 
 /** A copy that can be posted: without the causes of errors, which may be any value that user code threw. */
