@@ -103,13 +103,13 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 		c.hub.stats.gaps[gap].Add(1)
 		c.sentPosition = l.from
 	}
-	told := c.sentPosition
+	sent := c.sentPosition
 	if n := len(b.items); n > 0 {
-		told = b.items[n-1].seq
+		sent = b.items[n-1].seq
 	}
 	// The first block of a state has no position (firstPosition). If the state turns out to be
 	// empty, the position is sent now.
-	emptyState := !first && c.stateEnd > told && c.events.Load() == 0
+	emptyState := !first && c.stateEnd > sent && c.events.Load() == 0
 	silent := len(b.before)+len(b.items) == 0 && now.Sub(c.written) >= c.settings.Heartbeat
 	if c.poll && !l.more && l.reason == "" && (len(b.items) > 0 || c.events.Load() > 0 || silent) {
 		// c ends after the write: so the write may take Settings.Timeout, and not only closeGrace.
@@ -118,7 +118,7 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	switch {
 	case l.more:
 	case l.reason == Polled:
-		if l.cursor > told {
+		if l.cursor > sent {
 			b.after = appendID(b.after, Position{c.epoch, l.cursor, l.cursorTag})
 			b.moved = true
 		}
@@ -126,7 +126,7 @@ func (c *Conn) compose(now time.Time, b *batch) lookup {
 	case l.reason != "":
 		b.after = appendClosing(b.after, l.reason, between(c.settings.RetryMin, c.settings.RetryMax))
 		b.final = true
-	case l.cursor > told && (silent || emptyState || told < l.earlyHeartbeatSeq):
+	case l.cursor > sent && (silent || emptyState || sent < l.earlyHeartbeatSeq):
 		b.after = appendID(b.after, Position{c.epoch, l.cursor, l.cursorTag})
 		b.moved = true
 	case silent:
