@@ -211,9 +211,9 @@ func TestEventsEndsWithItsServer(t *testing.T) {
 	})
 }
 
-// TestEventsThatCannotBe: behind a handler that buffers the response, the status is 500 at once, and the
-// log names the handler.
-func TestEventsThatCannotBe(t *testing.T) {
+// TestEventsBehindABufferingHandler: behind a handler that buffers the response, the status is 500 at
+// once, and the log names the handler.
+func TestEventsBehindABufferingHandler(t *testing.T) {
 	for name, before := range map[string]string{
 		"intercept": "intercept {\n handle_response {\n header X-Seen yes\n}\n}",
 		"templates": "templates {\n mime text/event-stream\n}",

@@ -26,7 +26,7 @@ func TestPageListsNoFiles(t *testing.T) {
 	}
 }
 
-// TestPagePath: a path that no request has, such as a pattern, is refused, and other paths serve the page.
+// TestPagePath: a path that no request has, such as a pattern, is refused. Other paths serve the page.
 func TestPagePath(t *testing.T) {
 	for _, path := range []string{"/sse-test/*", "/*", "/", "sse-test", "/a{http.request.host}", "/a?b", "/a#b", "/%61", ""} {
 		for door, err := range map[string]error{

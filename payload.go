@@ -136,7 +136,8 @@ type fieldSetter interface {
 	set(name string, value jsontext.Value) error
 }
 
-// readObject reads a JSON object field by field. what names the object in errors, such as event.
+// readObject reads a JSON object field by field. what names the object in errors, such as
+// event.
 func readObject(body []byte, what string, to fieldSetter) error {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		return errors.New("invalid JSON: it begins with a byte order mark (U+FEFF); send UTF-8 without it")

@@ -22,7 +22,7 @@ var unlisted = map[string]string{
 	" of a handler before sse cannot flush: keep that handler away from the path of sse":         "needs a handler of another module; see TestStreamThatCannotBe",
 	" of a handler before sse buffers the response: keep that handler away from the path of sse": "the same",
 	" of a handler before the API cannot flush: keep that handler away from /sse/events":         "the same",
-	" of a handler before the API buffers the response: keep that handler away from /sse/events": "needs a handler that buffers; see TestEventsThatCannotBe",
+	" of a handler before the API buffers the response: keep that handler away from /sse/events": "needs a handler that buffers; see TestEventsBehindABufferingHandler",
 	" is no store: it does not implement caddysse.StoreModule":                                   "needs another module",
 	"reading the body: ":         "needs a client that leaves in the middle of a body",
 	"the hub is closed":          "no client sees it",

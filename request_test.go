@@ -154,9 +154,9 @@ func TestPlaceholdersOfResponseHeaders(t *testing.T) {
 	}
 }
 
-// TestLogSaysWhatIsEmpty: the log at level debug names the empty placeholder of grants, session and
-// expires.
-func TestLogSaysWhatIsEmpty(t *testing.T) {
+// TestLogNamesEmptyPlaceholders: the log at level debug names the empty placeholder of grants, session
+// and expires.
+func TestLogNamesEmptyPlaceholders(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n grants {http.request.header.X-Of-Grants}\n session {http.request.header.X-Of-Session}\n expires {http.request.header.X-Of-Expires}\n}\n"+
 		"sse /without {\n anonymous\n}")
 	values := map[string]string{"X-Of-Grants": "room/1", "X-Of-Session": "s1", "X-Of-Expires": fmt.Sprint(time.Now().Add(time.Hour).Unix())}

@@ -223,9 +223,9 @@ func TestOutbox(t *testing.T) {
 	alice.expect("", "corrected")
 }
 
-// TestPublishingToWhom: a target is a name or a list of names, * is no wildcard, and an event that is sent
-// to /sse/broadcast reaches everyone.
-func TestPublishingToWhom(t *testing.T) {
+// TestPublishingTargets: a target is a name or a list of names, * is no wildcard, and an event that is
+// sent to /sse/broadcast reaches everyone.
+func TestPublishingTargets(t *testing.T) {
 	function, _, ok := strings.Cut(take(t, recipes(t, "publishing.md"), "python"), "\npublish(")
 	if !ok {
 		t.Fatal("python: got no call of publish, want some")

@@ -458,7 +458,7 @@ func TestStatusOfAStore(t *testing.T) {
 	}
 }
 
-// A name or a text that is not UTF-8 is refused. JSON cannot hold it, so it would be sent as another one.
+// A name or a text that is not UTF-8 is refused, because as JSON it would be another one.
 func TestTextMustBeUTF8(t *testing.T) {
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, 200, `{"id":"e-1-abcd","connections":1}`)

@@ -183,7 +183,7 @@ func (c *call) checkFlags() error {
 		}
 		for _, value := range values {
 			if !utf8.ValidString(value) {
-				return c.usage("--%s %q is not valid UTF-8", name, value)
+				return c.usage("--%s %q is not valid UTF-8: convert it, for example with iconv -t UTF-8", name, value)
 			}
 		}
 	}
