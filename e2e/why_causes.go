@@ -22,6 +22,7 @@ func (w *WhyTest) delivered(user string) (id string) {
 func (w *WhyTest) reconnectedWithPosition(user string) (id string) {
 	from := w.send("nobody", "")
 	id = w.send(user, "")
+	w.await("", id) // else it is delivered live
 	w.read(w.open("", user, nil, from), id)
 	return id
 }
@@ -67,7 +68,9 @@ func (w *WhyTest) reconnectedWithoutPosition(user string) (id string) {
 
 func (w *WhyTest) reconnectedPastIt(user string) (id string) {
 	id = w.send(user, "")
-	w.open("", user, nil, w.send("nobody", ""))
+	past := w.send("nobody", "")
+	w.await("", past)
+	w.open("", user, nil, past)
 	return id
 }
 

@@ -116,7 +116,9 @@ func run(t *testing.T, a attack) string {
 	}
 	most := reading{before.files + few, before.goroutines + few, before.heap + a.size*23/20 + slack}
 	var after reading
-	e2e.Wait(t, e2e.Patience, "nothing to be left of the attack", func() error {
+	// The kernel has many requests of the attack that the server has yet to read. On a busy machine
+	// that takes long.
+	e2e.Wait(t, 6*e2e.Patience, "nothing to be left of the attack", func() error {
 		after = read(s)
 		if n := s.Status().Connections; n != innocents {
 			return fmt.Errorf("%d streams are open, and not %d", n, innocents)
