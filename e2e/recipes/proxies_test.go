@@ -60,6 +60,9 @@ pid nginx.pid;
 			if _, body := v.answer("/"); body != "/ from the app" {
 				t.Errorf("another path of the site: got %q, want %q", body, "/ from the app")
 			}
+			if _, body := v.answer("/ready"); body != "{\"ready\":true}\n" {
+				t.Errorf("/ready: got %q, want that the node is ready", body)
+			}
 			other := v
 			other.from = "127.0.0.3"
 			streams := []*stream{v.open("/events", "alice"), v.open("/events", "alice"), other.open("/events", "alice")}
