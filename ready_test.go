@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,6 +117,34 @@ func TestStatusSaysWhetherTheStoreCanBeWritten(t *testing.T) {
 	unwritable.Store(nil)
 	feed.Status(nil, 0)
 	check("in the end", map[string]any{"connected": true, "writable": true})
+}
+
+// TestStatusBeforeTheHistoryIsOpen: the status says how far the history is read, and listings have
+// no rows, as docs/reference/api.md says.
+func TestStatusBeforeTheHistoryIsOpen(t *testing.T) {
+	s := start(t, "sse {\n store test\n}", "sse /events")
+	feed := <-testStores.Load().feed
+	check := func(when, head, oldest string, events int, store map[string]any) {
+		t.Helper()
+		got := decode[struct{ Hubs map[string]hubStatus }](t, s.api("GET", "/sse/status", "").body).Hubs["default"]
+		if got.Head != head || got.Oldest != oldest || got.Events != events {
+			t.Errorf("%s: head, oldest and events: got %q, %q and %d, want %q, %q and %d", when, got.Head, got.Oldest, got.Events, head, oldest, events)
+		}
+		for field, want := range store {
+			if got.Store[field] != want {
+				t.Errorf("%s: %s: got %v, want %v", when, field, got.Store[field], want)
+			}
+		}
+		for path, want := range map[string]string{"connections": `{"count":0,"connections":[]}`, "users": `{"users":[]}`} {
+			if a := s.api("GET", "/sse/"+path, ""); a.status != http.StatusOK || strings.TrimSpace(a.body) != want {
+				t.Errorf("%s: %s: got %d %s, want 200 %s", when, path, a.status, a.body, want)
+			}
+		}
+	}
+	check("before the store answers", "", "", 0, map[string]any{"connected": false, "writable": false, "lag": 0.0, "problem": "the store is opening"})
+	feed.Begin("abcdefgh", 5)
+	feed.Status(nil, 7)
+	check("while the history is read", "abcdefgh-4", "abcdefgh-5", 0, map[string]any{"connected": true, "writable": true, "lag": 7.0, "problem": nil})
 }
 
 // TestReady: a balancer gets the state of the hubs at both endpoints.
