@@ -190,6 +190,20 @@ func TestMonitoring(t *testing.T) {
 			return err
 		})
 	})
+	t.Run("the log without the requests to the admin endpoint", func(t *testing.T) {
+		s := e2e.Start(t, e2e.Config{})
+		config, err := os.ReadFile(s.ConfigFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if options, _ := splitGlobals(t, take(t, page, "quiet")); !strings.Contains(string(config), strings.TrimSpace(options)) {
+			t.Errorf("config of the server: got %s\nwant in it %s", config, options)
+		}
+		backendOf(t, s).broadcast("for the log")
+		if log := s.Tail(); log == "" || strings.Contains(log, "admin.api") {
+			t.Errorf("log: got %s\nwant lines, and none of admin.api", log)
+		}
+	})
 	wantAllTaken(t, page)
 }
 
