@@ -22,7 +22,7 @@ func TestRunbooks(t *testing.T) {
 	backendOf(t, s).send(`"user":"alice"`, "hello")
 	id := alice.id()
 
-	shell := terminal(t, s, left, "3kq9x2mf-1042-x7d2", id, "https://example.com", site, "--max-time 5", "--max-time 2")
+	shell := terminal(t, s, left, "3kq9x2mf-1042-x7d2", id, "https://example.com", site, "--max-time 8", "--max-time 2")
 	run := func(name, want string) string {
 		t.Helper()
 		out, err := shell(name).Output()
