@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
-	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 func init() {
@@ -247,38 +246,35 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 
 // open checks the request, connects to the hub and begins the stream. It returns a
 // sink if the handler's goroutine must write the rest of the stream, and nil if the
-// request is answered or its connection is taken over. It gives the turn back.
-func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *netyield.Yielder) (*sink, error) {
-	req, status, err := h.parseInTurn(r, turn)
+// request is answered or its connection is taken over. It gives the turn back before it
+// answers.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn) (*sink, error) {
+	defer turn.giveBack()
+	req, status, err := h.parseRequest(r)
+	learnTracerProvider(r.Context())
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		h.countRefusedStream(http.StatusMethodNotAllowed)
-		return nil, refuse(w, r, http.StatusMethodNotAllowed, errNotGET)
+		status, err = http.StatusMethodNotAllowed, errNotGET
 	}
-	learnTracerProvider(r.Context())
 	if err != nil {
+		turn.giveBack()
 		h.countRefusedStream(status)
 		return nil, refuse(w, r, status, err)
 	}
 	setStreamHeader(w.Header())
 	if r.Method == http.MethodHead {
+		turn.giveBack()
 		w.WriteHeader(http.StatusOK)
 		return nil, nil
 	}
 	if name := typeWithoutFlush(w); name != "" {
 		return nil, h.answerCannotStream(w, r, errCannotFlush(name))
 	}
-	conn, err := h.connect(w, r, req)
+	conn, err := h.connect(w, r, req, turn)
 	if conn.Conn == nil {
 		return nil, err
 	}
 	return h.startStream(w, r, conn, req)
-}
-
-// parseInTurn parses the request and gives the turn back.
-func (h *Handler) parseInTurn(r *http.Request, turn *netyield.Yielder) (req hub.Request, status int, err error) {
-	defer beginTurns.giveBack(turn)
-	return h.parseRequest(r)
 }
 
 var errNotGET = errors.New("method not allowed: use GET")
@@ -294,10 +290,12 @@ func setStreamHeader(header http.Header) {
 	header.Set("X-Accel-Buffering", "no")
 }
 
-// connect asks the hub for a connection. If the hub refuses, connect answers with the
-// block that says so, and returns no connection.
-func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Request) (hub.Pending, error) {
+// connect asks the hub for a connection, and gives the turn back. If the hub refuses, connect
+// answers with the block that says so, and returns no connection.
+func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Request, turn *turn) (hub.Pending, error) {
+	req.Suspend = func(wait func() error) error { return turn.suspend(r.Context(), wait) }
 	conn, err := h.hub.Connect(r.Context(), req)
+	turn.giveBack()
 	if err == nil {
 		return conn, nil
 	}

@@ -3,9 +3,11 @@ package caddysse_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	caddysse "github.com/ea766355/caddy-sse"
@@ -75,5 +77,77 @@ func TestBeginningStreamsTakeTurns(t *testing.T) {
 	})
 	if n := len(caddysse.BeginTurns); n != runtime.GOMAXPROCS(0) {
 		t.Errorf("%d turns are free in the end, want %d", n, runtime.GOMAXPROCS(0))
+	}
+}
+
+// TestNoTurnIsHeldForAClient: a request gives its turn back before it answers, whatever the answer
+// is. Otherwise a few clients that read nothing would keep all others out.
+func TestNoTurnIsHeldForAClient(t *testing.T) {
+	s := start(t, "", "test_writer slow\nsse /events {\n anonymous\n max_connections 1\n}\nsse /private")
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer cancel()
+	send := func(method, path string) {
+		clients.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, method, "http://"+s.http+path, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if resp, err := plain.Do(req); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{
+		{"POST", "/events", 405},
+		{"HEAD", "/events", 200},
+		{"GET", "/private", 401},
+		{"GET", "/events?topic=other", 403},
+		{"GET", "/events", 200}, // a stream
+		{"GET", "/events", 200}, // one too many
+	} {
+		send(c.method, c.path)
+		eventually(t, "the answer", func() bool { return strings.Contains(stacks(), "slowWriter).WriteHeader(") })
+		if free, all := len(caddysse.BeginTurns), cap(caddysse.BeginTurns); free != all {
+			t.Errorf("%s %s: %d of %d turns are free while the answer is written", c.method, c.path, free, all)
+		}
+		if status := <-slowHeaders; status != c.status {
+			t.Errorf("%s %s: answered %d, want %d", c.method, c.path, status, c.status)
+		}
+	}
+}
+
+// TestNoTurnIsHeldForTheHistory: clients that wait for the history hold no turn, and take one
+// when the history is there.
+func TestNoTurnIsHeldForTheHistory(t *testing.T) {
+	s := start(t, "sse {\n store test\n}", "sse /events {\n anonymous\n}")
+	const clients = 10
+	var opened sync.WaitGroup
+	for range clients {
+		opened.Go(func() {
+			resp, err := plain.Get("http://" + s.http + "/events")
+			if err != nil || resp.StatusCode != http.StatusOK {
+				t.Errorf("got %v, %v", resp, err)
+				return
+			}
+			resp.Body.Close()
+		})
+	}
+	eventually(t, "all clients to wait", func() bool { return strings.Count(stacks(), ".pollHistory(") == clients })
+	if free, all := len(caddysse.BeginTurns), cap(caddysse.BeginTurns); free != all {
+		t.Errorf("%d of %d turns are free while clients wait for the history", free, all)
+	}
+	feed := <-testStores.Load().feed
+	feed.Begin("abcdefgh", 1)
+	feed.Status(nil, 0)
+	opened.Wait()
+	if free, all := len(caddysse.BeginTurns), cap(caddysse.BeginTurns); free != all {
+		t.Errorf("%d of %d turns are free in the end", free, all)
 	}
 }

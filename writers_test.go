@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,6 +53,22 @@ type (
 
 func (w *seemingly) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
 
+// slowWriter stands for a client that reads nothing: the header is written when the test receives
+// from slowHeaders.
+type slowWriter struct {
+	http.ResponseWriter
+	once sync.Once
+}
+
+var slowHeaders = make(chan int)
+
+func (w *slowWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *slowWriter) WriteHeader(status int) {
+	w.once.Do(func() { slowHeaders <- status })
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // idleWriters records the idle timeout of the response before and after each request was handled.
 var idleWriters = make(chan [2]string, 10)
 
@@ -67,6 +84,8 @@ func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		w = httpsnoop.Wrap(w, httpsnoop.Hooks{Write: func(write httpsnoop.WriteFunc) httpsnoop.WriteFunc {
 			return encode.Censor(writer{w, write}).Write
 		}})
+	case "slow":
+		w = &slowWriter{ResponseWriter: w}
 	case "idle":
 		_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
 		idle.Ctrl = http.NewResponseController(counting{w})

@@ -37,6 +37,11 @@ type Request struct {
 	// changed since then, the client is turned away with the reason [Lifetime], and comes
 	// back at once. Zero: the rights are those of now.
 	Began time.Time
+
+	// Suspend, if set, calls wait and returns its error. Connect calls it at most once, when
+	// it has to wait for the history, which may take seconds. So the caller can let others go
+	// ahead meanwhile. If Suspend returns an error, then there is no connection.
+	Suspend func(wait func() error) error
 }
 
 // Refusal is the error of [Hub.Connect] when the client should come back later.
@@ -53,7 +58,7 @@ func (r *Refusal) Error() string { return "connection refused: " + string(r.Reas
 // connection. Otherwise the caller must call one of the methods that [Pending] names. Any
 // goroutine may call it.
 func (h *Hub) Connect(ctx context.Context, r Request) (Pending, error) {
-	if err := h.awaitPosition(ctx, r.Position); err != nil {
+	if err := h.awaitPosition(ctx, r.Position, r.Suspend); err != nil {
 		if refusal, ok := errors.AsType[*Refusal](err); ok {
 			h.refuse(r, refusal.Reason)
 		}
@@ -111,13 +116,10 @@ func (h *Hub) lockLearned(topics []Target) {
 // position. It waits at most startTimeout. It returns nil also if the position does not
 // arrive in time: then the client gets a gap. But if the history is known to be incomplete,
 // it returns a [*Refusal]: the client tries again, here or on another node, and misses
-// nothing. It returns the error of ctx if ctx ends.
-//
-// It polls, and is not woken as [Hub.await] is: very many clients may wait here, and each
-// record would wake all of them while Hub.mu is held.
+// nothing. It returns the error of ctx if ctx ends. For suspend see [Request.Suspend].
 //
 // Any goroutine may call it. The caller must not hold Hub.mu.
-func (h *Hub) awaitPosition(ctx context.Context, position string) error {
+func (h *Hub) awaitPosition(ctx context.Context, position string, suspend func(wait func() error) error) error {
 	p, given := ParsePosition(position)
 	arrived := func() bool {
 		switch {
@@ -132,9 +134,19 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 		}
 		return p.Seq <= h.history.head
 	}
-	if h.check(arrived) { // almost always: then no timer is needed
+	switch {
+	case h.check(arrived): // almost always
 		return nil
+	case suspend != nil:
+		return suspend(func() error { return h.pollHistory(ctx, arrived) })
 	}
+	return h.pollHistory(ctx, arrived)
+}
+
+// pollHistory does the waiting of awaitPosition. It looks now and then, and is not woken as
+// [Hub.await] is: very many clients may wait here, and each record would wake all of them
+// while Hub.mu is held.
+func (h *Hub) pollHistory(ctx context.Context, arrived func() bool) error {
 	end, pause := time.Now().Add(startTimeout), 5*time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -156,7 +168,7 @@ func (h *Hub) awaitPosition(ctx context.Context, position string) error {
 	return nil
 }
 
-// maxArrivalPause is the longest pause between two looks of awaitPosition. With it, 10,000
+// maxArrivalPause is the longest pause between two looks of pollHistory. With it, 10,000
 // waiting clients take a fifth of a CPU.
 const maxArrivalPause = 100 * time.Millisecond
 

@@ -64,7 +64,7 @@ type copiedEntry struct {
 // waits like [Hub.Connect], and has the same errors. If something was lost since position,
 // the first [Reader.Next] reports the gap. Any goroutine may call it.
 func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*Reader, error) {
-	if err := h.awaitPosition(ctx, position); err != nil {
+	if err := h.awaitPosition(ctx, position, nil); err != nil {
 		return nil, err
 	}
 	r := &Reader{hub: h, filter: filter}
