@@ -240,19 +240,21 @@ func TestTakeOverWhileHubCloses(t *testing.T) {
 
 // Connect calls Suspend only if it has to wait. An error of Suspend leaves no connection.
 func TestSuspend(t *testing.T) {
-	h, f := feedHub(t, Options{})
-	gone := errors.New("gone")
-	r := requestOf("alice")
-	r.Suspend = func(func() error) error { return gone }
-	if _, err := h.Connect(t.Context(), r); err != gone {
-		t.Errorf("error of Connect before the history is open: got %v, want that of Suspend", err)
-	}
-	want(t, "connections", h.countSubscribers(Target{}), 0)
-	f.Begin("abcdefgh", 1)
-	f.Status(nil, 0)
-	p, err := h.Connect(t.Context(), r)
-	if err != nil {
-		t.Fatalf("Connect to an open history: %v", err)
-	}
-	p.Cancel()
+	synctest.Test(t, func(t *testing.T) {
+		h, f := feedHub(t, Options{})
+		gone := errors.New("gone")
+		r := requestOf("alice")
+		r.Suspend = func(func() error) error { return gone }
+		if _, err := h.Connect(t.Context(), r); err != gone {
+			t.Errorf("error of Connect before the history is open: got %v, want that of Suspend", err)
+		}
+		want(t, "connections", h.countSubscribers(Target{}), 0)
+		f.Begin("abcdefgh", 1)
+		f.Status(nil, 0)
+		p, err := h.Connect(t.Context(), r)
+		if err != nil {
+			t.Fatalf("Connect to an open history: %v", err)
+		}
+		p.Cancel()
+	})
 }
