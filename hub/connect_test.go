@@ -242,18 +242,19 @@ func TestTakeOverWhileHubCloses(t *testing.T) {
 func TestSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, f := feedHub(t, Options{})
+		f.Begin("abcdefgh", 1)
+		f.Status(nil, 1)
 		gone := errors.New("gone")
 		r := requestOf("alice")
 		r.Suspend = func(func() error) error { return gone }
 		if _, err := h.Connect(t.Context(), r); err != gone {
-			t.Errorf("error of Connect before the history is open: got %v, want that of Suspend", err)
+			t.Errorf("error of Connect before the history is whole: got %v, want that of Suspend", err)
 		}
 		want(t, "connections", h.countSubscribers(Target{}), 0)
-		f.Begin("abcdefgh", 1)
 		f.Status(nil, 0)
 		p, err := h.Connect(t.Context(), r)
 		if err != nil {
-			t.Fatalf("Connect to an open history: %v", err)
+			t.Fatalf("Connect to a whole history: %v", err)
 		}
 		p.Cancel()
 	})
