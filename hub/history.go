@@ -240,7 +240,7 @@ func (h *history) evictSome(now time.Time) bool {
 		if e.lanes = e.lanes[:len(e.lanes)-len(lanes)]; len(e.lanes) > 0 {
 			return false
 		}
-		h.pinned.noteEvicted(e.frame)
+		h.pinned.noteEvicted(unsafe.SliceData(e.frame.bytes))
 		h.freeSlot(e) // before ring.drop, which clears e
 		delete(h.commands, h.oldest)
 		h.bytes -= e.cost

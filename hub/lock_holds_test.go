@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -181,6 +182,21 @@ func BenchmarkLongestHold(b *testing.B) {
 			}
 			return func(int) { feed{h}.Begin(NewEpoch(), 1) }
 		}},
+		{"a new store with 10,000 streams that have stalled in different events", roomy, func(b *testing.B, h *Hub) func(int) {
+			for range 10_000 {
+				connect(b, h, requestOf("alice"))
+			}
+			return func(int) { feed{h}.Begin(NewEpoch(), 1) }
+		}},
+		{"evicted events that 10,000 streams have stalled in, which have ended", roomy, func(b *testing.B, h *Hub) func(int) {
+			return func(int) {
+				h.mu.Lock()
+				h.history.opts.MaxBytes = -1
+				h.mu.Unlock()
+				for h.releaseEvicted() {
+				}
+			}
+		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			h := newHub(b, c.opts)
@@ -196,6 +212,30 @@ func BenchmarkLongestHold(b *testing.B) {
 						connect(b, h, requestOf("", names(topics("t/", 100))...))
 					}
 					fill(b, h, 4_000, func(i int) Target { return topic(fmt.Sprint("t/", i%100)) })
+				}
+				if strings.Contains(c.name, "stalled in") {
+					if i > 0 {
+						h.Close()
+						h = newHub(b, c.opts)
+						run = c.prepare(b, h)
+					}
+					if strings.HasSuffix(c.name, "ended") {
+						for range 10_000 {
+							connect(b, h, requestOf("alice"))
+						}
+					}
+					for i, p := range h.Connections(Filter{}) {
+						fill(b, h, 1, func(int) Target { return topic("t") })
+						p.pin(item{frame: h.history.entry(h.history.head).frame, seq: uint64(i + 1)}, false)
+					}
+					if strings.HasSuffix(c.name, "ended") {
+						h.mu.Lock()
+						for key := range h.pinned.events {
+							h.pinned.noteEvicted(key)
+						}
+						h.mu.Unlock()
+						h.EndStreams()
+					}
 				}
 				h.mu.longest()
 				run(i)

@@ -73,23 +73,14 @@ func (p *pinned) forgetIfUnused(e *pinnedEvent) {
 }
 
 // noteEvicted notes that the history has evicted an event, or replaced it by a newer one of
-// its slot. It counts the event if a stream pins it. The caller holds Hub.mu for writing.
-func (p *pinned) noteEvicted(f frame) {
+// its slot, or that the history has ended. It counts the event if a stream pins it. key is
+// the address of its bytes, or nil. The caller holds Hub.mu for writing.
+func (p *pinned) noteEvicted(key *byte) {
 	if len(p.events) == 0 {
 		return
 	}
-	if e := p.events[unsafe.SliceData(f.bytes)]; e != nil && e.place == nil {
+	if e := p.events[key]; e != nil && e.place == nil {
 		p.count(e)
-	}
-}
-
-// noteAllEvicted notes that the history has ended with all its events. The caller holds
-// Hub.mu for writing.
-func (p *pinned) noteAllEvicted() {
-	for _, e := range p.events {
-		if e.place == nil {
-			p.count(e)
-		}
 	}
 }
 
@@ -100,18 +91,16 @@ func (p *pinned) count(e *pinnedEvent) {
 	p.bytes += e.bytes
 }
 
-// victim returns an open connection that pins the event that was evicted first, and
-// unpins it; nil: there is none. The caller ends the connection. The caller holds Hub.mu
-// for writing.
+// victim returns a connection that pins the event that was evicted first, and unpins it;
+// nil: there is none. The caller ends the connection, which may have ended already. The
+// caller holds Hub.mu for writing.
 func (p *pinned) victim() *Conn {
-	for first := p.evicted.Front(); first != nil; first = p.evicted.Front() {
+	if first := p.evicted.Front(); first != nil {
 		e := first.Value.(*pinnedEvent)
-		for c := range e.conns {
+		for c := range e.conns { // at least one
 			delete(e.conns, c)
 			p.forgetIfUnused(e)
-			if c.reason == "" {
-				return c
-			}
+			return c
 		}
 	}
 	return nil
@@ -164,29 +153,33 @@ func (c *Conn) unpinUnsent() {
 }
 
 // releaseEvicted ends one stream that pins an evicted event ([pinned]), if such events take
-// more memory than the history may. It returns true if it ended one: then call it again. It
-// aborts the stream's write at once, and so does not wait for closeGrace. Only the waker
-// calls it. The caller must not hold Hub.mu.
+// more memory than the history may. It returns true if it found one: then call it again. It
+// aborts the stream's write at once, and so does not wait for closeGrace. A stream that has
+// ended already keeps its closeGrace, and counts no longer. Only the waker calls it. The
+// caller must not hold Hub.mu.
 func (h *Hub) releaseEvicted() bool {
-	aborter, ended := h.endVictim()
+	aborter, found := h.endVictim()
 	if aborter != nil {
 		aborter.Abort()
 	}
-	return ended
+	return found
 }
 
 // endVictim does the work of releaseEvicted, except that it returns the stream's aborter
 // instead of calling it; nil: there is none. Only releaseEvicted calls it. The caller must
 // not hold Hub.mu.
-func (h *Hub) endVictim() (aborter Aborter, ended bool) {
+func (h *Hub) endVictim() (aborter Aborter, found bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pinned.bytes <= h.history.opts.MaxBytes {
 		return nil, false
 	}
 	c := h.pinned.victim()
-	if c == nil {
+	switch {
+	case c == nil:
 		return nil, false
+	case c.reason != "":
+		return nil, true
 	}
 	h.detach(c, Timeout)
 	return c.aborter, true

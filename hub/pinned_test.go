@@ -125,3 +125,50 @@ func TestWhyOfAStreamInALargeWrite(t *testing.T) {
 		want(t, "fate of the large event", why(h, large, "alice").Connections[0].Fate, FatePending)
 	})
 }
+
+// When the history ends, the events of it that streams have stalled in are counted, and the bound
+// holds for them.
+func TestPinnedEventOfAnEndedHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxBytes: 1000})
+		p := connect(t, h, requestOf("alice"))
+		defer p.Cancel()
+		publish(t, h, strings.Repeat("x", 2000)) // the newest event is retained whatever its size
+		b := new(batch)
+		h.lookUp(p.Conn, time.Now(), b)
+		p.pin(b.items[0], true)
+		synctest.Wait()
+		want(t, "ended streams while the event is retained", h.Stats().Closed["timeout"], 0)
+		feed{h}.Begin(NewEpoch(), 1)
+		synctest.Wait()
+		want(t, "ended streams after the end of the history", h.Stats().Closed["timeout"], 1)
+	})
+}
+
+// However many streams have stalled and ended, the lock is held for one of them at a time.
+func TestEndedStreamsAreUnpinnedOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const streams = 10
+		h := newHub(t, Options{MaxEvents: 1})
+		for range streams {
+			p := connect(t, h, requestOf("alice"))
+			defer p.Cancel()
+			publish(t, h, "x")
+			b := new(batch)
+			h.lookUp(p.Conn, time.Now(), b)
+			p.pin(b.items[0], true)
+		}
+		publish(t, h, "x") // evicts the last of the events
+		h.EndStreams()
+		synctest.Wait() // the waker has nothing to do
+		h.mu.Lock()
+		h.history.opts.MaxBytes = -1
+		h.mu.Unlock()
+		for left := streams; left > 0; left-- {
+			want(t, "pinned events", len(h.pinned.events), left)
+			want(t, "found another", h.releaseEvicted(), true)
+		}
+		want(t, "found one in the end", h.releaseEvicted(), false)
+		want(t, "reason", h.Stats().Closed["hub_closed"], streams)
+	})
+}

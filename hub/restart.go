@@ -7,7 +7,6 @@ import "runtime"
 // continue with their cursors. Only the feed's goroutine calls it. The caller holds Hub.mu
 // for writing.
 func (h *Hub) restart(epoch string, oldest uint64) {
-	h.pinned.noteAllEvicted()
 	h.oldHistory = h.history
 	h.history = newHistory(h.oldHistory.opts, epoch, oldest, &h.pinned)
 	h.earlyHeartbeatSeq, h.earlyHeartbeatBytes = h.history.head, 0
@@ -41,10 +40,12 @@ func (h *Hub) moveSomeConns() bool {
 		n := len(h.oldHistory.all.subscribers)
 		if n == 0 {
 			h.oldHistory = nil
+			h.signalWaker() // the events that they pin are evicted now
 			return false
 		}
 		c := h.oldHistory.all.subscribers[n-1].Conn
 		moved += len(c.subscriptions)
+		h.pinned.noteEvicted(c.pinnedEvent)
 		c.unsubscribeAll()
 		c.subscribeAll(h.history)
 		c.wake()

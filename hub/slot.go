@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+	"unsafe"
 )
 
 // slotOf returns a hash of the event's slot and of its targets in any order; 0: the event
@@ -46,7 +47,7 @@ func (h *history) fillSlot(slot uint64) {
 // its place in lanes: look-ups leave it out, because it has expired. The caller holds
 // Hub.mu for writing.
 func (h *history) dropContent(e *entry) {
-	h.pinned.noteEvicted(e.frame)
+	h.pinned.noteEvicted(unsafe.SliceData(e.frame.bytes))
 	h.charge(e, -e.frameBytes())
 	e.frame, e.expires = frame{}, math.MinInt64
 }
