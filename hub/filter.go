@@ -115,7 +115,14 @@ func (h *Hub) DisconnectHere(f Filter) int {
 // lanes, so its cost grows with what the filter matches, not with all connections.
 // Connections that begin or end meanwhile may be there or not. Any goroutine may call it.
 // The caller must not hold Hub.mu.
-func (h *Hub) matching(f Filter) []*Conn {
+func (h *Hub) matching(f Filter) (conns []*Conn) {
+	h.inOneHistory(func() { conns = h.matchingOnce(f) })
+	return conns
+}
+
+// matchingOnce does the work of matching. If a new history begins meanwhile, it may miss
+// connections that move. Only matching calls it. The caller must not hold Hub.mu.
+func (h *Hub) matchingOnce(f Filter) (conns []*Conn) {
 	var lists [][]laneSize
 	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {
 		if len(names) == 0 {
@@ -143,7 +150,6 @@ func (h *Hub) matching(f Filter) []*Conn {
 			})
 		}
 	}
-	var conns []*Conn
 	for c, n := range fits {
 		if n == len(lists) {
 			conns = append(conns, c)

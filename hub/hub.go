@@ -248,18 +248,9 @@ func (h *Hub) end(reason Reason, forGood bool) {
 }
 
 // detachAll ends all connections that match. One that is admitted meanwhile may stay. match
-// runs without the lock, and may be called twice with one connection. Any goroutine may
-// call it. The caller must not hold Hub.mu.
+// runs without the lock. Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) detachAll(reason Reason, match func(*Conn) bool) {
-	lanes, _ := h.lanesWithSubscribers([]Target{{}})
-	var conns []*Conn
-	for _, all := range lanes {
-		h.eachSubscriber(all.lane, nil, func(c *Conn) {
-			if match(c) {
-				conns = append(conns, c)
-			}
-		})
-	}
+	conns := slices.DeleteFunc(h.matching(Filter{}), func(c *Conn) bool { return !match(c) })
 	for len(conns) > 0 {
 		h.mu.Lock()
 		for removed := 0; removed < subscriptionsAtOnce && len(conns) > 0; conns = conns[1:] {

@@ -53,6 +53,18 @@ func (h *Hub) moveSomeConns() bool {
 	return true
 }
 
+// inOneHistory calls f, again and again until no new history has begun during the call. f
+// looks for connections in the lanes that there are when it begins ([Hub.lanesOf]), and
+// would miss those that move to lanes of a later history. Any goroutine may call it. The
+// caller must not hold Hub.mu.
+func (h *Hub) inOneHistory(f func()) {
+	var current *history
+	for !h.check(func() bool { return h.history == current }) {
+		h.check(func() bool { current = h.history; return true })
+		f()
+	}
+}
+
 // lanesOf returns the lanes of a target in the old history and in the new one. Either may
 // be nil. A caller must go through them in this order: so it misses no connection that
 // moves meanwhile. The caller holds Hub.mu.

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -70,4 +71,41 @@ func TestRestartMovesSomeAtATime(t *testing.T) {
 		l = h.lookUp(conns[0], time.Now(), b)
 		want(t, "after", l.gap, gapEpoch)
 	})
+}
+
+// A call that ends connections misses none of them, also if a new history begins during the call.
+func TestEndWhileAHistoryBegins(t *testing.T) {
+	const streams = 300
+	for name, end := range map[string]func(*Hub){
+		"Disconnect": func(h *Hub) { h.DisconnectHere(Filter{Users: []string{"alice"}}) },
+		"EndStreams": (*Hub).EndStreams,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHub(t, Options{})
+			for range 100 {
+				for range streams {
+					connect(t, h, requestOf("alice"))
+				}
+				ended := make(chan struct{})
+				var beginning sync.WaitGroup
+				beginning.Go(func() {
+					for f := (feed{h}); ; {
+						f.Begin(NewEpoch(), 1)
+						f.Status(nil, 0)
+						select {
+						case <-ended:
+							return
+						default:
+						}
+					}
+				})
+				end(h)
+				close(ended)
+				beginning.Wait()
+				if n := len(h.Connections(Filter{})); n > 0 {
+					t.Fatalf("open connections: got %d, want 0", n)
+				}
+			}
+		})
+	}
 }
