@@ -39,16 +39,18 @@ func (f taskFunc) perform() { f() }
 var maxIdleStacks = 4 * runtime.GOMAXPROCS(0)
 
 // OnLargeStack runs f on another goroutine and waits for it, so that the stack of the
-// caller does not grow. If f panics, OnLargeStack panics.
+// caller does not grow. If f panics, OnLargeStack panics. If f calls runtime.Goexit, the
+// goroutine of the caller ends too.
 func (h *Hub) OnLargeStack(f func()) { h.stacks.run(taskFunc(f)) }
 
 func (s *borrowedStacks) run(t task) {
 	b := s.borrow()
 	b.tasks <- t
 	failure, alive := <-b.done
-	if alive { // otherwise the task has called runtime.Goexit
-		s.giveBack(b)
+	if !alive { // the task has called runtime.Goexit
+		runtime.Goexit()
 	}
+	s.giveBack(b)
 	if failure != nil {
 		panic(failure)
 	}

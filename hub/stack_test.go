@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"strings"
@@ -120,8 +121,53 @@ func TestOnLargeStackPanics(t *testing.T) {
 	if !strings.HasPrefix(got, "oh no\n\n") || !strings.Contains(got, "TestOnLargeStackPanics") {
 		t.Errorf("the panic was %q: want its value and its stack", got)
 	}
-	want(t, "the end of the goroutine", panicOf(runtime.Goexit), nil)
-	want(t, "idle", len(h.stacks.idle), 0)
+	want(t, "idle", len(h.stacks.idle), 1)
 	want(t, "the next", panicOf(func() {}), nil)
 	want(t, "idle after the next", len(h.stacks.idle), 1)
+}
+
+// exitingSink ends its goroutine in a write.
+type exitingSink struct {
+	*testSink
+	exits bool
+}
+
+func (w *exitingSink) Write(p []byte) (int, error) {
+	if w.exits {
+		runtime.Goexit()
+	}
+	return w.testSink.Write(p)
+}
+
+// A handler may end its goroutine with runtime.Goexit. On a borrowed goroutine, this ends the
+// goroutine of the borrower too, as it would without a loan. The stream ends, and is counted.
+func TestGoexitOnALargeStack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, openFirst := range []bool{false, true} {
+			h := newHub(t, Options{})
+			p := connect(t, h, requestOf("alice"))
+			w := &exitingSink{newTestSink(), !openFirst}
+			ended, returned := make(chan struct{}), false
+			go func() {
+				defer close(ended)
+				var opened Stream
+				h.OnLargeStack(func() { opened = p.Open(w) })
+				w.exits = true
+				opened.Serve(context.Background())
+				returned = true
+			}()
+			synctest.Wait()
+			publish(t, h, "x")
+			synctest.Wait()
+			select {
+			case <-ended:
+			default:
+				t.Fatal("the goroutine of the stream: got still running, want ended")
+			}
+			want(t, "Serve has returned", returned, false)
+			want(t, "closed", h.Stats().Closed["gone"], 1)
+			want(t, "open", h.Stats().Connections["h1"], 0)
+			want(t, "idle after Goexit", len(h.stacks.idle), 0)
+		}
+	})
 }
