@@ -188,6 +188,8 @@ func (h *Hub) admit(r Request) *Refusal {
 	switch {
 	case h.endReason != "":
 		return &Refusal{h.endReason, between(r.RetryMin, r.RetryMax)}
+	case !h.source.open: // another history has begun since awaitPosition
+		return &Refusal{Starting, between(time.Second, 5*time.Second)}
 	case h.rightsChanges.concern(r):
 		return &Refusal{Lifetime, between(100*time.Millisecond, 500*time.Millisecond)}
 	case r.Full, over(r.MaxConnections, h.countSubscribers(Target{})):

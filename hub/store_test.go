@@ -203,6 +203,24 @@ func TestConnectBeforeANewHistoryIsOpen(t *testing.T) {
 	})
 }
 
+// A history begins after a client has waited for the one before it, and before the client is
+// admitted. The history is still being read: the client would be sent the rest of it as new.
+func TestHistoryBeginsDuringConnect(t *testing.T) {
+	h, s := newHub(t, Options{}), newScriptedStore()
+	useStore(t, h, s)
+	feed{h}.Deliver([]Record{recordOf(1, Event{Targets: []Target{{}}})})
+	h.learning.Lock() // Connect waits here with its pattern
+	result := make(chan error, 1)
+	go func() {
+		_, err := h.Connect(t.Context(), requestOf("alice", "a/*"))
+		result <- err
+	}()
+	eventually(t, "Connect learns the pattern", func() bool { return strings.Contains(stacks(), ").learnShape(") })
+	feed{h}.Begin(NewEpoch(), 1)
+	h.learning.Unlock()
+	want(t, "result", fmt.Sprint(<-result), "connection refused: starting")
+}
+
 // A client with a position of another epoch waits until the node has received everything, and then
 // connects at once.
 func TestPositionWhileTheNodeIsBehind(t *testing.T) {
