@@ -102,7 +102,7 @@ func (r *Reader) Next(ctx context.Context) (Lines, error) {
 		more, onlyHoles := false, true
 		for onlyHoles { // holes that follow each other are one gap
 			r.hub.check(func() bool { more = r.copyNext(); return true })
-			onlyHoles = more && len(r.copied) == 0 && r.gap == gapEvicted
+			onlyHoles = more && len(r.copied) == 0 && r.gap != noGap
 		}
 		out := Lines{Position: r.cursor}
 		for _, k := range r.copied {
@@ -162,7 +162,9 @@ func (r *Reader) copyNext() (more bool) {
 				break // first the lines before the hole
 			}
 			r.cursor = hi.position(seq)
-			r.gap, r.from = gapEvicted, r.cursor
+			if r.from = r.cursor; r.gap == noGap {
+				r.gap = gapEvicted
+			}
 			holes++
 			continue
 		}

@@ -196,6 +196,20 @@ func TestReaderGetsGaps(t *testing.T) {
 	})
 }
 
+// The reason of a gap stays when a hole follows it.
+func TestReaderGetsAGapBeforeAHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, n := newSharedLog().join(t, Options{})
+		if _, err := n.Append(t.Context(), []Entry{{Data: []byte("hello")}}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, h, "2")
+		want(t, "everything", follow(t, h, Earliest, EventFilter{}), "!evicted 2")
+		want(t, "another epoch", follow(t, h, "aaaaaaaa-4", EventFilter{}), "!epoch 2")
+		want(t, "an invalid position", follow(t, h, "nonsense", EventFilter{}), "!invalid 2")
+	})
+}
+
 // A reader gets one gap for a hole, in its place, and gets commands.
 func TestReaderSeesHolesAndCommands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
