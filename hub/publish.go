@@ -141,15 +141,16 @@ func (h *Hub) appendAndWait(ctx context.Context, entries []Entry) (stored []Stor
 			return nil, err
 		}
 	}
-	var lost bool
-	if h.await(ctx, func() bool {
-		lost = slices.ContainsFunc(stored, h.isLost)
-		return lost || h.isInHistory(stored)
-	}) != nil {
-		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
-	}
-	if lost {
+	var lost, arrived bool
+	_ = h.await(ctx, func() bool { // an error means that neither is the case yet
+		lost, arrived = slices.ContainsFunc(stored, h.isLost), h.isInHistory(stored)
+		return lost || arrived || h.source.stopped
+	})
+	switch {
+	case lost:
 		return nil, fmt.Errorf("%w: the store accepted it, but the history was reset before this node received it", ErrUncertain)
+	case !arrived:
+		return nil, fmt.Errorf("%w: it was accepted, but this node has not received it yet", ErrUncertain)
 	}
 	return stored, nil
 }

@@ -119,6 +119,7 @@ type source struct {
 	problem error     // why the store cannot be reached; nil: it can
 	since   time.Time // when the problem began
 	behind  uint64
+	stopped bool // the hub is closed: the store delivers nothing any more
 }
 
 // retain tells the store what the hub retains. It does nothing before Use. As long as the
@@ -167,6 +168,9 @@ func (h *Hub) replaceStore(next Store) error {
 	if next != nil {
 		h.source = source{Store: next, open: h.source.open, problem: errOpening, since: time.Now()}
 		h.source.retain(h.history)
+	} else {
+		h.source.stopped = true
+		h.notifyChange()
 	}
 	h.mu.Unlock()
 	if before == nil {

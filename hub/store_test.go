@@ -146,6 +146,28 @@ func TestPublishWhileTheStoreIsReplaced(t *testing.T) {
 	})
 }
 
+// A publisher that waits for its event to arrive does not wait longer than the hub lives: an exit
+// would wait for the publisher.
+func TestPublishEndsWithTheHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHub(t, Options{}), newScriptedStore()
+		useStore(t, h, s)
+		published := make(chan error, 1)
+		go func() {
+			_, err := h.Publish(t.Context(), Event{Key: "k", Targets: []Target{{}}})
+			published <- err
+		}()
+		s.stored(Position{Epoch: h.Stats().Head.Epoch, Seq: 1})
+		synctest.Wait() // the event is stored, and does not arrive
+		began := time.Now()
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+		wantErr(t, <-published, ErrUncertain)
+		want(t, "waited after Close", time.Since(began), 0)
+	})
+}
+
 // A position that this node has not received is a gap only if the node has received everything.
 func TestPositionFromAnotherNode(t *testing.T) {
 	away := errors.New("the server is away")
