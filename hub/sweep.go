@@ -61,7 +61,6 @@ func (s *sweeper) run() {
 	tick := time.NewTimer(wheelTick)
 	defer tick.Stop()
 	ticking := true
-	b := new(batch)
 	var yielder netyield.Yielder
 	for {
 		select {
@@ -82,6 +81,7 @@ func (s *sweeper) run() {
 		if len(s.sweep) > 0 {
 			s.began.Store(time.Now().UnixNano())
 		}
+		b := batches.Get().(*batch)
 		yielder.Begin()
 		for _, c := range s.sweep {
 			c.takeTurn()
@@ -90,7 +90,7 @@ func (s *sweeper) run() {
 		}
 		s.began.Store(0)
 		clear(s.sweep)
-		b.reset()
+		b.release()
 		if s.wheel.n > 0 && !ticking {
 			tick.Reset(time.Until(s.wheel.next()))
 			ticking = true
