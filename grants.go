@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -46,12 +47,23 @@ func (h *Handler) grantedTopics(repl *caddy.Replacer) ([]hub.Target, error) {
 func splitList(list string) (names []string, err error) {
 	list = strings.TrimSpace(list)
 	if list != "" && strings.Contains(`[{"`, list[:1]) { // an app that writes JSON may not write an array
-		if err := json.Unmarshal([]byte(list), &names); err != nil {
-			return nil, fmt.Errorf("the value begins with %s but is no JSON array of strings: %w", list[:1], err)
-		}
-		return names, nil
+		return decodeList(list)
 	}
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }), nil
+}
+
+// decodeList decodes a JSON array of strings. In place of what is no text, encoding/json puts
+// U+FFFD, so that several names would become one: such an array is rejected.
+func decodeList(list string) (names []string, err error) {
+	if err := json.Unmarshal([]byte(list), &names); err != nil {
+		return nil, fmt.Errorf("the value begins with %s but is no JSON array of strings: %w", list[:1], err)
+	}
+	for i, name := range names {
+		if strings.ContainsRune(name, utf8.RuneError) {
+			return nil, fmt.Errorf("topic %d is not valid UTF-8, has half of a surrogate pair, or has U+FFFD, which stands for a lost character", i+1)
+		}
+	}
+	return names, nil
 }
 
 // isListLike reports whether the value of a placeholder looks like more than one name.

@@ -17,7 +17,9 @@ const grantsSite = `test_auth
 // TestGrants: the app decides which topics a client may receive.
 func TestGrants(t *testing.T) {
 	s := start(t, "", grantsSite)
-	for _, list := range []string{"room/1,room/2", "room/1 room/2", " room/1 , room/2,", `["room/1","room/2"]`, "room/2\troom/1 room/1"} {
+	for _, list := range []string{
+		"room/1,room/2", "room/1 room/2", " room/1 , room/2,", `["room/1","room/2"]`, `["room/1","\u0072oom/2"]`, "room/2\troom/1 room/1",
+	} {
 		t.Run(list, func(t *testing.T) {
 			s := s.in(t)
 			st := s.open("/events", "X-User", "alice", "X-Rooms", list)
@@ -66,6 +68,10 @@ func TestGrantsRefused(t *testing.T) {
 		"too many":           {strings.Repeat("a,", 1000) + "b", "1001 topics: at most 1000"},
 		"too long":           {strings.Repeat("a", 513), "at most 512"},
 		"markup is not said": {`["<b>*"]`, "topic 1: it must be"},
+		"null":               {`["room/1",null]`, "topic 2: it must not be empty"},
+		"no UTF-8":           {"room/1,room/\xff", "topic 2: it must be valid UTF-8"},
+		"no UTF-8 in JSON":   {"[\"room/\xff\"]", "topic 1 is not valid UTF-8"},
+		"half of a pair":     {`["room/1","room/\ud800"]`, "topic 2 is not valid UTF-8, has half of a surrogate pair"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := s.in(t).refused("/events", "X-User", "alice", "X-Rooms", test.list)
