@@ -3,6 +3,8 @@ package caddysse
 import (
 	"bytes"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -30,5 +32,29 @@ func TestNamesAreReadTogether(t *testing.T) {
 	})
 	if allocs > 50 {
 		t.Errorf("an event for %d users takes %v allocations to read", hub.MaxTargets, allocs)
+	}
+}
+
+// The names in the query of a stream are compared with the parameters once: a client may send
+// thousands of names.
+func TestNamesInAQueryAreReadOnce(t *testing.T) {
+	const names = 1000
+	query := url.Values{}
+	for i := range names {
+		query.Set(fmt.Sprint("a", i), "")
+	}
+	r := &http.Request{URL: &url.URL{RawQuery: query.Encode()}}
+	parse := testing.AllocsPerRun(10, func() {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			t.Fatal(err)
+		}
+	})
+	allocs := testing.AllocsPerRun(10, func() {
+		if _, err := streamQuery(r); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got := (allocs - parse) / names; got > 2 {
+		t.Errorf("a name takes %v allocations to compare, want at most 2", got)
 	}
 }

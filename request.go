@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +92,15 @@ func (h *Handler) parseRequest(r *http.Request) (req hub.Request, status int, er
 // itself.
 var streamParameters = []string{"topic", "last_event_id", "lastEventId", "lastEventID", "previous", "poll", "state"}
 
+// misspellings maps what [normalizeName] makes of a parameter's name to that name.
+var misspellings = func() map[string]string {
+	m := make(map[string]string)
+	for _, parameter := range slices.Backward(streamParameters) { // the first of several wins
+		m[normalizeName(parameter)] = parameter
+	}
+	return m
+}()
+
 var errQuery = errors.New("invalid query string: percent-encode names and values, and separate parameters with &, not with ;")
 
 // streamQuery parses the query and rejects misspelt parameters. Without this check a
@@ -103,18 +113,11 @@ func streamQuery(r *http.Request) (url.Values, error) {
 	if err != nil {
 		return nil, errQuery
 	}
-names:
 	for name := range query {
-		meant := ""
-		for _, parameter := range streamParameters {
-			if name == parameter {
-				continue names
-			}
-			if meant == "" && normalizeName(name) == normalizeName(parameter) {
-				meant = parameter
-			}
+		if slices.Contains(streamParameters, name) {
+			continue
 		}
-		if meant != "" {
+		if meant, ok := misspellings[normalizeName(name)]; ok {
 			return nil, fmt.Errorf("unknown query parameter%s: did you mean %s?", quoteIfHarmless(name), meant)
 		}
 	}
