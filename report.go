@@ -100,18 +100,32 @@ func fieldsOf(hubName string, conn *hub.Conn) []zap.Field {
 func (r *reporter) add(rep report) {
 	r.queue = append(r.queue, rep)
 	if r.runDone == nil {
-		r.runDone = make(chan struct{})
-		go r.run(r.runDone)
+		r.start()
 	}
 }
 
-// run emits the queued reports and returns when the queue is empty.
+// start starts the goroutine that emits the reports. mu is held.
+func (r *reporter) start() {
+	r.runDone = make(chan struct{})
+	go r.run(r.runDone)
+}
+
+// run emits the queued reports and returns when the queue is empty. A handler may end the
+// goroutine with runtime.Goexit: then another one emits the rest.
 func (r *reporter) run(busy chan struct{}) {
-	defer close(busy)
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.runDone = nil
+		if len(r.queue) > 0 {
+			r.start()
+		}
+		close(busy)
+	}()
 	for {
 		r.mu.Lock()
 		if len(r.queue) == 0 {
-			r.queue, r.runDone, r.overflowing = nil, nil, false
+			r.queue, r.overflowing = nil, false
 			r.mu.Unlock()
 			return
 		}

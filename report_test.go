@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -182,6 +183,24 @@ func TestReportsSurviveAPanic(t *testing.T) {
 		t.Errorf("%d streams were reported open", len(opened))
 	}
 	logs.reset()
+}
+
+// TestReportsSurviveAGoexit: a handler that ends its goroutine does not end the reports.
+func TestReportsSurviveAGoexit(t *testing.T) {
+	s := start(t, handleEvents, anonymousSite)
+	handleWith(t, func(name string) {
+		if name == "sse_connected" {
+			runtime.Goexit()
+		}
+	})
+	since := reported()
+	for range 3 {
+		s.open("/events").close()
+	}
+	eventually(t, "the end of each to be reported", func() bool {
+		_, closed := since()
+		return len(closed) == 3
+	})
 }
 
 // TestReportsAreBounded: if handlers are too slow, both reports of a stream are left out.
