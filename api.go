@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -177,6 +178,10 @@ func parseQuery(r *http.Request, allowed ...string) (url.Values, error) {
 		if name != "hub" && !slices.Contains(allowed, name) {
 			return nil, apiErrorf(http.StatusBadRequest, "unknown query parameter %q (available: %s)",
 				name, strings.Join(append([]string{"hub"}, allowed...), ", "))
+		}
+		if slices.ContainsFunc(values, func(value string) bool { return !utf8.ValidString(value) }) {
+			// In a request to other nodes it would become U+FFFD, which may be another's name.
+			return nil, apiErrorf(http.StatusBadRequest, "query parameter %q is not valid UTF-8: percent-encode its value in UTF-8", name)
 		}
 		// A guard before sse_api might read another of the values than the API.
 		if len(values) > 1 && !slices.Contains(repeatable, name) {

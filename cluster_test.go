@@ -79,6 +79,21 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	}
 }
 
+// TestNodesTakeNamesApart: a name that is not UTF-8 is refused. In the request to another node
+// it would become U+FFFD, which is the name of somebody else.
+func TestNodesTakeNamesApart(t *testing.T) {
+	here, there := openHub(t), openHub(t)
+	connectTo(t, there, hub.Identity{User: "\ufffd"})
+	call := clusterOf(t, here, neighbour{there, 1 << 20})
+	for _, method := range []string{http.MethodGet, http.MethodDelete, http.MethodPatch} {
+		var failure apiError
+		call(method, "/sse/connections?hub=cluster&user=%ff", http.StatusBadRequest, &failure)
+	}
+	if n := len(there.Connections(hub.Filter{})); n != 1 {
+		t.Errorf("%d connections are open, want 1", n)
+	}
+}
+
 // TestUsersOfAllNodes: each user is listed once, over all pages.
 func TestUsersOfAllNodes(t *testing.T) {
 	here, there := openHub(t), openHub(t)

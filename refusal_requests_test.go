@@ -45,6 +45,8 @@ func listStreamRefusals(t *testing.T, l *refusalList) {
 		{"GET", "/users", []string{"X-User", "alice", "X-Name", long}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "[1]"}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", `"orders"`}},
+		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "[\"jos\xe9\"]"}},
+		{"GET", "/users", []string{"X-User", "alice", "X-Grants", `["\ud800"]`}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", "orders/*"}},
 		{"GET", "/users", []string{"X-User", "alice", "X-Grants", strings.Repeat("t,", 1001)}},
 		{"GET", "/expires", nil},

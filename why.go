@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/ea766355/caddy-sse/hub"
 )
@@ -123,8 +122,6 @@ func parseSubject(query url.Values) (who subject, filter hub.Filter, err error) 
 		return who, filter, apiErrorf(http.StatusBadRequest, "%s is empty: give a name", who.kind)
 	case len(who.name) > hub.MaxNameLength:
 		return who, filter, apiErrorf(http.StatusBadRequest, "%s has %d bytes: at most %d are allowed", who.kind, len(who.name), hub.MaxNameLength)
-	case !utf8.ValidString(who.name):
-		return who, filter, apiErrorf(http.StatusBadRequest, "%s must be valid UTF-8", who.kind)
 	}
 	filter, err = parseFilter(url.Values{who.kind: {who.name}})
 	if who.kind == "connection" {
