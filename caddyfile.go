@@ -311,15 +311,12 @@ func parseBlock(d *caddyfile.Dispenser, option func(string) error) error {
 	return nil
 }
 
-// parseStore parses the config of a store module. The store memory is no module.
+// parseStore parses the config of a store module.
 func parseStore(d *caddyfile.Dispenser, to *json.RawMessage) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
 	kind := d.Val()
-	if kind == "memory" {
-		return nil
-	}
 	if _, err := caddy.GetModule("sse.stores." + kind); err != nil {
 		return d.Errf("unknown store %q (available: %s)%s", kind, strings.Join(storeKinds(), ", "), storeRemedies[kind])
 	}
@@ -332,8 +329,7 @@ func parseStore(d *caddyfile.Dispenser, to *json.RawMessage) error {
 }
 
 // storeKinds lists the kinds of stores in this build of Caddy.
-func storeKinds() []string {
-	kinds := []string{"memory"}
+func storeKinds() (kinds []string) {
 	for _, module := range caddy.GetModules("sse.stores") {
 		kinds = append(kinds, module.ID.Name())
 	}

@@ -7,11 +7,16 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/ea766355/caddy-sse/hub"
 	"github.com/ea766355/caddy-sse/internal/runlog"
 	_ "github.com/ea766355/caddy-sse/store/disk" // the store module that comes with the app
 )
+
+func init() {
+	caddy.RegisterModule(memory{})
+}
 
 // StoreModule is implemented by the Caddy modules in the namespace sse.stores. Such a
 // module opens the stores that keep the histories of hubs.
@@ -54,9 +59,28 @@ type WriteChecker interface {
 // memory is the store module of a hub without a configured store.
 type memory struct{}
 
-func (memory) Identity(string) string { return "memory" }
+// CaddyModule returns the Caddy module information.
+func (memory) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sse.stores.memory",
+		New: func() caddy.Module { return new(memory) },
+	}
+}
+
+func (memory) Identity(hubName string) string { return "memory of " + hubName }
 
 func (memory) Open(string) (hub.Store, error) { return hub.NewMemory(), nil }
+
+// UnmarshalCaddyfile reads the option:
+//
+//	store memory
+func (memory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
 
 // pooledHub is a hub in the pool.
 type pooledHub struct {
@@ -141,7 +165,7 @@ func (a *App) storeModule(name string) StoreModule {
 // describeStore describes the hub's configured store before it is opened.
 func (a *App) describeStore(name string) storeInfo {
 	module := a.storeModule(name)
-	info := storeInfo{identity: module.Identity(name), kind: "memory"}
+	info := storeInfo{identity: module.Identity(name)}
 	if m, ok := module.(caddy.Module); ok {
 		info.kind = m.CaddyModule().ID.Name()
 	}
