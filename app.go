@@ -132,12 +132,14 @@ func errHubName(name string) error {
 
 func (c *HubConfig) validate() error {
 	for name, n := range map[string]int64{
-		"history": int64(c.History), "history_age": int64(c.HistoryAge),
-		"history_size": c.HistorySize, "max_event_size": int64(c.MaxEventSize),
+		"history": int64(c.History), "history_size": c.HistorySize, "max_event_size": int64(c.MaxEventSize),
 	} {
 		if n < 0 {
 			return fmt.Errorf("%s is %d: it must not be negative; leave it out for the default", name, n)
 		}
+	}
+	if err := validateDuration("history_age", time.Duration(c.HistoryAge)); err != nil {
+		return err
 	}
 	size, limit := int64(c.MaxEventSize), c.HistorySize
 	orDefault(&size, hub.DefaultMaxEventSize)

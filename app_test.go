@@ -292,15 +292,17 @@ func TestPromise7FailedReloadChangesNothing(t *testing.T) {
 // TestAppValidate: faults of a config in JSON are refused.
 func TestAppValidate(t *testing.T) {
 	for config, wrong := range map[string]string{
-		`{"hubs":{"Default":{}}}`:                      "1 to 32 of a-z",
-		`{"hubs":{"":{}}}`:                             "1 to 32 of a-z",
-		`{"hubs":{"x":{"history":-1}}}`:                "history is -1: it must not be negative",
-		`{"hubs":{"x":{"history_age":-1}}}`:            "history_age is -1: it must not be negative",
-		`{"hubs":{"x":{"max_event_size":-1}}}`:         "max_event_size is -1: it must not be negative",
-		`{"hubs":{"x":{"history_size":100}}}`:          "more than history_size",
-		`{"hubs":{"x":{"store":{"kind":"nonsense"}}}}`: "sse.stores.nonsense",
-		`{"hubs":{"x":{"histroy":1}}}`:                 "unknown field",
-		`{"hubs":{"x":null,"a-b_0":{"history":1}}}`:    "",
+		`{"hubs":{"Default":{}}}`:                                                    "1 to 32 of a-z",
+		`{"hubs":{"":{}}}`:                                                           "1 to 32 of a-z",
+		`{"hubs":{"x":{"history":-1}}}`:                                              "history is -1: it must not be negative",
+		`{"hubs":{"x":{"history_age":-1}}}`:                                          "history_age is -1ns: it must not be negative",
+		`{"hubs":{"x":{"history_age":86400}}}`:                                       "history_age is 86.4µs: it must be at least 1ms; a number in JSON counts nanoseconds",
+		`{"hubs":{"x":{"max_event_size":-1}}}`:                                       "max_event_size is -1: it must not be negative",
+		`{"hubs":{"x":{"history_size":100}}}`:                                        "more than history_size",
+		`{"hubs":{"x":{"store":{"kind":"nonsense"}}}}`:                               "sse.stores.nonsense",
+		`{"hubs":{"x":{"store":{"kind":"memory"}},"y":{"store":{"kind":"memory"}}}}`: "",
+		`{"hubs":{"x":{"histroy":1}}}`:                                               "unknown field",
+		`{"hubs":{"x":null,"a-b_0":{"history":1}}}`:                                  "",
 		`{}`: "",
 	} {
 		if err := validate(t, `{"admin":{"disabled":true},"apps":{"sse":`+config+`}}`); !mentions(err, wrong) {

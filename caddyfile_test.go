@@ -104,7 +104,7 @@ func TestCaddyfileGlobal(t *testing.T) {
 		{"sse chat", `{"hubs":{"chat":{}}}`},
 		{"sse {\n history 5000\n}", `{"hubs":{"default":{"history":5000}}}`},
 		{"sse {\n history 10000 24h\n history_size 64MiB\n max_event_size 1MiB\n store memory\n}", `{"hubs":{"default":
-			{"history":10000,"history_age":86400000000000,"history_size":67108864,"max_event_size":1048576}}}`},
+			{"history":10000,"history_age":86400000000000,"history_size":67108864,"max_event_size":1048576,"store":{"kind":"memory"}}}}`},
 		{"sse {\n history 1 1d\n}\nsse a-b_0 {\n max_event_size 5kb\n}\nsse chat", `{"hubs":{"default":{"history":1,"history_age":86400000000000},
 			"a-b_0":{"max_event_size":5000},"chat":{}}}`},
 	}
@@ -157,6 +157,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{global("history lots"), `"lots": it must be a positive integer`},
 		{global("history 0"), `"0": it must be a positive integer`},
 		{global("history 1 0s"), `"0s": it must be more than 0`},
+		{global("history 1 999us"), `"999us": it must be at least 1ms`},
 		{global("history 1 soon"), `"soon": it must be a duration`},
 		{global("history 1 1h 2h"), "Caddyfile:3"},
 		{global("history_size lots"), `invalid size "lots"`},
@@ -188,6 +189,8 @@ func TestCaddyfileContradictions(t *testing.T) {
 		"retry 5s 1s":                        "above the upper bound",
 		"heartbeat 0":                        "must be more than 0",
 		"connection_timeout 0":               "must be more than 0",
+		"max_lifetime 3600ns":                "must be at least 1ms",
+		"retry 0 15ns":                       "must be at least 1ms",
 		"topics a*":                          "whole segment",
 		`topics ""`:                          "must not be empty",
 		"topics " + strings.Repeat("x", 513): "has 513 bytes: at most 512 are allowed",

@@ -46,6 +46,9 @@ func parseDurationOrZero(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	if err != nil || parsed < 0 {
 		return d.Errf("invalid duration %q: it must be a duration such as 15s or 24h", d.Val())
 	}
+	if parsed > 0 && parsed < minDuration {
+		return d.Errf("invalid duration %q: it must be at least %s", d.Val(), minDuration)
+	}
 	*to = caddy.Duration(parsed)
 	return nil
 }

@@ -174,14 +174,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // Validate rejects values that are out of range or contradict each other.
 func (h *Handler) Validate() error {
 	s := h.settings
-	for name, d := range map[string]time.Duration{"heartbeat": s.Heartbeat, "connection_timeout": s.Timeout} {
-		if d <= 0 {
-			return fmt.Errorf("%s is %s: it must be more than 0", name, d)
-		}
-	}
-	for name, d := range map[string]time.Duration{"max_lifetime": s.MaxLifetime, "retry": s.RetryMin} {
-		if d < 0 {
-			return fmt.Errorf("%s is %s: it must not be negative", name, d)
+	for name, d := range map[string]time.Duration{
+		"heartbeat": s.Heartbeat, "connection_timeout": s.Timeout, "max_lifetime": s.MaxLifetime,
+		"retry_min": s.RetryMin, "retry_max": s.RetryMax,
+	} {
+		if err := validateDuration(name, d); err != nil {
+			return err
 		}
 	}
 	if err := validateRetry(s.RetryMin, s.RetryMax); err != nil {
@@ -202,6 +200,20 @@ func (h *Handler) Validate() error {
 		if err := validateTopic(topic); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// minDuration is the shortest duration of an option, other than 0. A number in JSON counts
+// nanoseconds, so 15 in place of "15s" would make heartbeats that keep a CPU busy.
+const minDuration = time.Millisecond
+
+func validateDuration(name string, d time.Duration) error {
+	switch {
+	case d < 0:
+		return fmt.Errorf("%s is %s: it must not be negative; leave it out for the default", name, d)
+	case d > 0 && d < minDuration:
+		return fmt.Errorf("%s is %s: it must be at least %s; a number in JSON counts nanoseconds, so write a string such as \"15s\"", name, d, minDuration)
 	}
 	return nil
 }
