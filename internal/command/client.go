@@ -29,6 +29,7 @@ type client struct {
 	hub     string // empty: the default hub
 	timeout time.Duration
 	reached bool // Caddy has answered
+	ended   int  // connections that were ended by requests that were refused with 503
 
 	// onWait is called once, when a request waits for a Caddy that has never answered.
 	onWait func(error)
@@ -152,6 +153,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	over := time.Now().Add(c.timeout)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		answer, err := c.try(ctx, method, path, query, contentType, body)
+		if failure, ok := errors.AsType[*refusal](err); ok && failure.Disconnected != nil {
+			c.ended += *failure.Disconnected
+		}
 		refused := !c.reached && isDialError(err)
 		if err == nil || !c.canRetry(err) || refused && method != http.MethodPost {
 			return answer, err

@@ -150,6 +150,32 @@ func TestSendIsRepeated(t *testing.T) {
 	}
 }
 
+// A disconnect that is refused with 503 has ended connections of this node. They count when the
+// request is repeated.
+func TestDisconnectCountsAllRequests(t *testing.T) {
+	const refused = `{"error":"the disconnect could not be stored","stored":"no","disconnected":2}`
+	a := newAPI(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		switch {
+		case n < 2 || strings.Contains(r.URL.RawQuery, "eve"):
+			answerJSON(w, 503, refused)
+		case strings.HasSuffix(r.URL.Path, "/c-1"):
+			answerJSON(w, 404, `{"error":"no open connection has the id \"c-1\""}`)
+		default:
+			answerJSON(w, 200, `{"disconnected":1,"missing":["n2"]}`)
+		}
+	})
+	again := func(args ...string) result {
+		a.mu.Lock()
+		a.asked = nil
+		a.mu.Unlock()
+		return a.execute(t, nil, append([]string{"disconnect"}, args...)...)
+	}
+	again("--user", "alice").check(t, 0, "5 connections ended\n")
+	again("--user", "alice", "--json").check(t, 0, `{"disconnected":5,"missing":["n2"]}`+"\n")
+	again("c-1").check(t, 0, "4 connections ended\n")
+	again("--user", "eve", "--timeout", "1ms").check(t, exitUnreachable, "", "could not be stored", "2 connections ended so far")
+}
+
 // When the time is over, the error says how to go on; what is refused is not repeated.
 func TestSendGivesUp(t *testing.T) {
 	status := 503

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -258,15 +260,25 @@ func disconnect(c *call) error {
 		q.Set("all", "true")
 	}
 	var answer struct {
-		Disconnected int
-		Missing      []string
+		Disconnected int      `json:"disconnected"`
+		Missing      []string `json:"missing,omitempty"`
 	}
 	text, err := c.client.get(c.Context(), http.MethodDelete, path, q, &answer)
-	if isNothing(err) {
+	before := c.client.ended // by requests that were repeated
+	if isNothing(err) && before == 0 {
 		return fail(exitNothing, "nothing matched: %w; `caddy sse connections` lists the open ones", err)
 	}
-	if err != nil {
+	if err != nil && !isNothing(err) {
+		if before > 0 {
+			err = fmt.Errorf("%w; %s ended so far", err, count(before, "connection", "connections"))
+		}
 		return err
+	}
+	if answer.Disconnected += before; before > 0 {
+		if text, err = json.Marshal(answer); err != nil {
+			panic(err) // a number and strings
+		}
+		text = append(text, '\n')
 	}
 	c.warnMissing(answer.Missing, "their connections end when they read the command in the history")
 	if c.json {
