@@ -71,8 +71,21 @@ func (a *API) Provision(ctx caddy.Context) error {
 // crossOrigin prevents that a page of another origin publishes with a visitor's login.
 var crossOrigin = http.NewCrossOriginProtection()
 
+// isUnsafeEarly reports whether the request changes something and came as early data (0-RTT).
+// An attacker can send a copy of early data again, also from another address. A client sends
+// the request again after the TLS handshake when it is answered with 425. [RFC 8470 3, 5.2]
+func isUnsafeEarly(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete && r.Method != http.MethodGet && r.Method != http.MethodHead
+}
+
 // ServeHTTP answers an API request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if isUnsafeEarly(r) {
+		writeJSON(w, http.StatusTooEarly, &apiError{
+			Message: "the request came before the TLS handshake was complete, as early data (0-RTT), which others can send again: send it after the handshake",
+		})
+		return nil
+	}
 	if err := crossOrigin.Check(r); err != nil {
 		failure := &apiError{
 			Status:  http.StatusForbidden,

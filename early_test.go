@@ -1,0 +1,40 @@
+package caddysse
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// TestEarlyData: sse_api executes no request that changes something before the TLS handshake is
+// complete. An attacker can send a copy of such a request again.
+func TestEarlyData(t *testing.T) {
+	hubs.LoadOrStore("early", &pooledHub{Hub: openHub(t)})
+	defer func() {
+		if _, err := hubs.Delete("early"); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, test := range []struct {
+		method, path string
+		complete     bool
+		status       int
+	}{
+		{http.MethodDelete, "/sse/connections?user=alice", false, http.StatusTooEarly},
+		{http.MethodPatch, "/sse/connections?user=alice", false, http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", false, http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", true, http.StatusUnsupportedMediaType},
+		{http.MethodGet, "/sse/connections", false, http.StatusOK},
+		{http.MethodHead, "/sse/connections", false, http.StatusOK},
+	} {
+		r := httptest.NewRequest(test.method, "https://localhost"+test.path, nil)
+		q := r.URL.Query()
+		q.Set("hub", "early")
+		r.URL.RawQuery = q.Encode()
+		r.TLS.HandshakeComplete = test.complete
+		w := httptest.NewRecorder()
+		if err := new(API).ServeHTTP(w, r, nil); err != nil || w.Code != test.status {
+			t.Errorf("%s %s, handshake complete %t: got %d %v, want %d", test.method, test.path, test.complete, w.Code, err, test.status)
+		}
+	}
+}
