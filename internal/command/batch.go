@@ -50,14 +50,14 @@ func publishLines(c *call, path string, in io.Reader, fields []field) error {
 		events, err := b.read()
 		if len(events.lines) > 0 {
 			if err := c.publishBatch(path, events, progress); err != nil {
-				return b.withProgress(progress, err)
+				return b.withProgress(progress, c.client.reached, err)
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return b.withProgress(progress, err)
+			return b.withProgress(progress, c.client.reached, err)
 		}
 	}
 	progress.end()
@@ -183,17 +183,20 @@ func (b *batcher) complete(line []byte) ([]byte, error) {
 }
 
 // withProgress adds to an error how many events were published before it, and how to
-// repeat the command.
-func (b *batcher) withProgress(p *progress, err error) error {
-	if p.events == 0 {
-		return err
+// repeat the command. Events that Caddy has received without an answer may be stored.
+func (b *batcher) withProgress(p *progress, reached bool, err error) error {
+	failure, isExit := errors.AsType[*exitError](err)
+	switch {
+	case p.events > 0:
+		err = fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes: then these are not published twice",
+			err, count(p.events, "event was", "events were"), b.key)
+	case isExit && failure.code == exitUnreachable && reached:
+		err = fmt.Errorf("%w; repeat the command with --key %s within two minutes: then no event is published twice", err, b.key)
 	}
-	full := fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes: then these are not published twice",
-		err, count(p.events, "event was", "events were"), b.key)
-	if failure, ok := errors.AsType[*exitError](err); ok {
-		return &exitError{failure.code, full}
+	if isExit {
+		return &exitError{failure.code, err}
 	}
-	return full
+	return err
 }
 
 var linePrefix = regexp.MustCompile(`^line (\d+): `)

@@ -292,6 +292,20 @@ func TestBatches(t *testing.T) {
 		check(t, exitRefused, "", "line 2 is longer than 8388608 bytes", "before it 1 event was published")
 }
 
+// When nobody knows whether the first batch is stored, the error says how to send it again
+// without storing it twice.
+func TestBatchTellsItsKey(t *testing.T) {
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 503, `{"error":"the store has not answered","stored":"unknown"}`)
+	})
+	r := a.execute(t, strings.NewReader(`{"data":1}`), "broadcast", "--ndjson", "-", "--timeout", "1ms")
+	r.check(t, exitUnreachable, "", "stored: unknown", "repeat the command with --key ")
+	_, bodies := a.requests()
+	if _, key, _ := strings.Cut(r.err, "--key "); !strings.Contains(bodies[0], `"key":"`+strings.Fields(key)[0]+`-1"`) {
+		t.Errorf("sent %s, and the errors say %s", bodies[0], r.err)
+	}
+}
+
 // An event does not wait for the line after it, nor for a blank one.
 func TestBatchDoesNotWait(t *testing.T) {
 	arrived := make(chan string)
