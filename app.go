@@ -209,7 +209,10 @@ func (a *App) handleLateStream(name string) {
 	if !a.stopped.Load() {
 		return
 	}
-	if a.failed.Load() {
+	switch {
+	case caddy.Exiting(): // the server waits for the stream
+		a.endRouteStreams(hub.Shutdown)
+	case a.failed.Load():
 		a.endRouteStreams(hub.Lifetime)
 	}
 	if next := running.Load(); next == nil || next == a || next.served[name] == nil {

@@ -435,19 +435,33 @@ func TestStoresOfAConfigThatFails(t *testing.T) {
 	}
 }
 
-// TestPromise8ServerOfAnEarlierConfig: the shutdown hook of a server may run late, when the
-// process is about to end and the next config still serves. It ends the streams that its server
-// may wait for, and no others.
+// TestPromise8ServerOfAnEarlierConfig: the process exits during a reload, when the next config
+// serves already. Caddy then waits for the servers of all earlier configs. Their streams end, also
+// one that comes late, and no others.
 func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
-	s := start(t, "", bothWays(""))
+	const site = "test_hold\n"
+	s := start(t, "", site+bothWays(""))
+	first := s.open("/kept")
+	s.mustLoad(s.site(site + bothWays("max_connections 100")))
 	early := s.open("/kept")
+	lateStream := make(chan *stream)
+	go func() { lateStream <- openWith(t, plain, "http://"+s.http+"/kept", "X-Hold", "yes") }()
+	hold := <-holding
 	late := caddysse.OnServerShutdown()
-	s.mustLoad(s.site(bothWays("")))
+	s.mustLoad(s.site(site + bothWays("")))
 	st := s.open("/kept")
 	caddysse.Exit(t)
 	late()
-	if blocks := early.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
-		t.Errorf("it ended with %+v", blocks)
+	for name, st := range map[string]*stream{"config before": early, "first config": first} {
+		if blocks := st.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
+			t.Errorf("the stream of the %s ended with %+v", name, blocks)
+		}
+	}
+	close(hold)
+	came := <-lateStream
+	blocks := append([]block{came.connected}, came.ended()...)
+	if last := blocks[len(blocks)-1]; last.event != "sse.closing" || !strings.Contains(last.data, `"reason":"shutdown"`) {
+		t.Errorf("the late stream ended with %+v", blocks)
 	}
 	s.send(`{"text":"on we go"}`)
 	st.expect("on we go")

@@ -32,14 +32,14 @@ const reportTimeout = 2 * time.Second
 // exits, it ends all streams, also those that earlier configs opened: the server would wait
 // for them forever. On a reload streams go on.
 //
-// A server runs this concurrently with its shutdown, so it may run late, when the process
-// exits after this config has stopped. Then it ends only the streams of this config, which
-// the server may wait for. The config in force decides about all others.
+// The process may exit during a reload, when this config has stopped already. Then Caddy
+// waits for the servers of all earlier configs before it stops the config in force, so this
+// ends the streams of all of them. The config in force decides about its own.
 func (a *App) onServerShutdown() {
 	switch {
 	case !caddy.Exiting():
 	case a.isSuperseded():
-		a.endRouteStreams(hub.Shutdown)
+		a.endEarlierStreams()
 	default:
 		shutdownHubs()
 	}
@@ -53,6 +53,18 @@ func (a *App) onServersStopped(context.Context) error {
 		return nil
 	}
 	return closeHubsAtExit()
+}
+
+// endEarlierStreams ends the streams that routes of the config in force have not opened.
+func (a *App) endEarlierStreams() {
+	next := running.Load()
+	for name, h := range openHubs() {
+		if next == nil || next == a {
+			h.EndOthers(nil, hub.Shutdown)
+		} else {
+			h.EndOthers(next.served[name], hub.Shutdown)
+		}
+	}
 }
 
 // shutdownHubs ends all streams of all hubs.

@@ -205,6 +205,12 @@ func (h *Hub) EndOf(settings []*Settings, reason Reason) {
 	h.detachAll(reason, func(c *Conn) bool { return slices.Contains(settings, c.settings) })
 }
 
+// EndOthers ends the connections that were not opened with one of the settings, for the
+// reason. New connections are admitted. Any goroutine may call it.
+func (h *Hub) EndOthers(settings []*Settings, reason Reason) {
+	h.detachAll(reason, func(c *Conn) bool { return !slices.Contains(settings, c.settings) })
+}
+
 // Close ends the connections that are still open, the store and the hub, and waits for all
 // goroutines that the hub has started. The reason of the connections is [HubClosed], or
 // [Shutdown] after [Hub.Shutdown]. It returns the error of closing the store. A second call
