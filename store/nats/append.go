@@ -32,6 +32,7 @@ const (
 	codeInProcess         jetstream.ErrorCode = 10158 // a message with the same key is being stored
 	codeRollup            jetstream.ErrorCode = 10111
 	codeStoreFailed       jetstream.ErrorCode = 10077 // on this server; other servers may have stored it
+	codeSequenceMismatch  jetstream.ErrorCode = 10063 // on the leader, whose copy of the stream differs; the message is committed
 )
 
 // Headers of an atomic batch. [NATS ADR-50]
@@ -367,7 +368,7 @@ func (p *publication) noteUncertain(err error) {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, errNotOurs),
 		code(err) == jetstream.JSErrCodeStreamMessageExceedsMaximum, code(err) == codeAtomicDisabled:
 		p.wake()
-	case code(err) != 0 && code(err) != codeStoreFailed && code(err) != codeInProcess:
+	case code(err) != 0 && code(err) != codeStoreFailed && code(err) != codeSequenceMismatch && code(err) != codeInProcess:
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrMaxPayload):
 	default:
 		p.uncertain = true

@@ -80,6 +80,7 @@ func TestUncertainErrors(t *testing.T) {
 		&jetstream.APIError{ErrorCode: 10077, Description: "no space left on device"}: true,
 		&jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamNotFound}:             false,
 		&jetstream.APIError{ErrorCode: codeInProcess}:                                 true,
+		&jetstream.APIError{ErrorCode: codeSequenceMismatch}:                          true,
 		jetstream.ErrNoStreamResponse:                                                 false,
 		nats.ErrReconnectBufExceeded:                                                  false,
 		fmt.Errorf("%w: s", errNotOurs):                                               false,
