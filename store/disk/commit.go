@@ -44,7 +44,7 @@ func (s *Store) Tail(ctx context.Context, feed hub.Feed) {
 		if s.failed.IsZero() {
 			timer.Reset(idleAfter)
 		} else {
-			timer.Reset(s.retry)
+			timer.Reset(s.retryWait())
 		}
 	}
 }

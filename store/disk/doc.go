@@ -12,6 +12,8 @@
 //	        stamp  -> written by each commit with events: seq of the next event, seq
 //	                  of the oldest event whose key was remembered, time of storing,
 //	                  nanoseconds since boot, name of the boot, sum
+//	        probe  -> without meaning; only there if a process ended while it tried
+//	                  a disk that had failed
 //	events  seq    -> time of storing, hub.KeySum, data, sum (covers seq too)
 //	keys    seq    -> seq, time and hub.KeySum of events that were dropped together
 //	                  and whose keys are still remembered, sum; filed under the

@@ -21,6 +21,7 @@ var (
 	keyEpoch  = []byte("epoch")
 	keySpan   = []byte("span")
 	keyStamp  = []byte("stamp")
+	keyProbe  = []byte("probe")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

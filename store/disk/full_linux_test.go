@@ -8,10 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -29,25 +32,36 @@ func ownMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr = attr
 }
 
-// Publishes are refused while the file system is full. They succeed when it has space again.
-func TestFullDiskRefusesAndResumes(t *testing.T) {
-	if !inChild(t, ownMounts) {
-		return
-	}
-	dir := t.TempDir()
+// fullDisk mounts a file system of 4 MB at dir. Most of it is taken by the file that it returns.
+func fullDisk(t *testing.T, dir string) (filler string) {
+	t.Helper()
 	if err := errors.Join(
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"),
 	); err != nil {
 		t.Fatalf("this test mounts a small file system, which needs root or user namespaces: %v", err)
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	filler := filepath.Join(dir, "filler")
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	filler = filepath.Join(dir, "filler")
 	if err := os.WriteFile(filler, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return filler
+}
+
+// Publishes are refused while the file system is full. They succeed when it has space again. Between
+// the two, no status and no line of the log says that the file can be used.
+func TestFullDiskRefusesAndResumes(t *testing.T) {
+	if !inChild(t, ownMounts) {
+		return
+	}
+	dir := t.TempDir()
+	filler := fullDisk(t, dir)
 	path := filepath.Join(dir, "history.db")
-	s, err := open(path, quick(lockTimeout, 20*time.Millisecond))
+	core, logged := observer.New(zap.InfoLevel)
+	cfg := quick(lockTimeout, 20*time.Millisecond)
+	cfg.log = func() *zap.Logger { return zap.New(core) }
+	s, err := open(path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +85,22 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	if !errors.Is(err, hub.ErrNotStored) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) {
 		t.Errorf("error of Append on a full disk: got %v, want ErrNotStored with ENOSPC and the path", err)
 	}
-	h.await(t, false)
+	for range 10 { // each try of the file is reported
+		select {
+		case problem := <-h.status:
+			if problem == nil {
+				t.Error("status on a full disk: got usable, want a problem")
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("status on a full disk: got none, want more")
+		}
+		if err := publish("while full"); !errors.Is(err, hub.ErrNotStored) {
+			t.Errorf("error of Append on a full disk: got %v, want ErrNotStored", err)
+		}
+	}
+	if logged.Len() != 1 {
+		t.Errorf("lines of the log on a full disk: got %d, want 1: %v", logged.Len(), logged.All())
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +120,59 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 		t.Error(err)
 	}
 	check(t, path, answered)
+}
+
+// A file that fails is not read again and again: reading it takes a small part of the time.
+func TestFullDiskIsSeldomRead(t *testing.T) {
+	if !inChild(t, ownMounts) {
+		return
+	}
+	dir := t.TempDir()
+	fullDisk(t, dir)
+	const reading = 20 * time.Millisecond // at least
+	var full atomic.Bool
+	opened := make(chan time.Time, 4)
+	cfg := quick(lockTimeout, time.Millisecond)
+	cfg.uptime = func() (string, time.Duration) { // opening the file calls it
+		if full.Load() {
+			select {
+			case opened <- time.Now():
+			default:
+			}
+			time.Sleep(reading)
+		}
+		return testUptime()
+	}
+	s, err := open(filepath.Join(dir, "history.db"), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, stop := tail(s)
+	for i := 0; err == nil; i++ {
+		_, err = s.Append(t.Context(), entries(fmt.Sprint("e", i), 1, 10_000))
+	}
+	h.await(t, false)
+	full.Store(true)
+	await := func() (at time.Time) {
+		select {
+		case at = <-opened:
+		case <-time.After(20 * time.Second):
+			t.Fatal("tries to open the file: got no more, want more")
+		}
+		return at
+	}
+	await() // the wait before it was for an opening of the time before
+	last := await()
+	for range 2 {
+		next := await()
+		if wait := next.Sub(last); wait < retryFactor*reading {
+			t.Errorf("time between two tries: got %v, want at least %v", wait, retryFactor*reading)
+		}
+		last = next
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A history in a read-only directory cannot be opened.

@@ -13,8 +13,18 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// retryAfter is the wait before a file that failed is tried again.
-const retryAfter = time.Second
+const (
+	// retryAfter is the wait before a file that failed is tried again.
+	retryAfter = time.Second
+
+	// retryFactor bounds how much of the time a file is read while its disk fails: the wait is
+	// at least this many times as long as opening the file took.
+	retryFactor = 10
+
+	// probeSize is how many bytes a file must take before it can be used again. A commit
+	// that adds nothing can succeed on a full disk.
+	probeSize = 64 << 10
+)
 
 // fail handles a failed commit. It refuses all publishes from now on, and tries to find
 // out whether the group is in the file.
@@ -56,17 +66,19 @@ func (s *Store) refuseAll(err error, feed hub.Feed) {
 	}
 }
 
+// retryWait returns the wait before a file that failed is tried again.
+func (s *Store) retryWait() time.Duration { return max(s.retry, retryFactor*s.opening) }
+
 // ensureUsable reports whether the file can be used. If it failed before, ensureUsable
-// opens it again, at most once per retry interval. It also loads a file that was opened.
+// opens it again, at most once per retryWait. It also loads a file that was opened.
 func (s *Store) ensureUsable(ctx context.Context, feed hub.Feed) bool {
 	failed := !s.failed.IsZero()
 	if failed {
-		if time.Since(s.failed) < s.retry || !s.resolve(feed) {
+		if time.Since(s.failed) < s.retryWait() || !s.resolve(feed) {
 			return false
 		}
-		probe := &group{first: s.file.span.next}
-		if err := s.write(probe, false, feed); err != nil {
-			s.fail(probe, err, feed)
+		if err := s.watchCommit(feed, s.file.probe); err != nil {
+			s.fail(&group{first: s.file.span.next}, err, feed)
 			return false
 		}
 		s.resume() // before the feed is told, so that the next publish succeeds
@@ -103,11 +115,13 @@ func (s *Store) resolve(feed hub.Feed) bool {
 		return true
 	}
 	_ = s.file.close() // its state in memory may differ from the file
+	began := time.Now()
 	f, err := openFile(s.path, s.settings)
 	if err != nil {
 		s.refuseAll(err, feed)
 		return false
 	}
+	s.opening = time.Since(began)
 	s.updateNote()
 	stored, err := f.contains(s.uncertain, s.file.epoch)
 	if err != nil {
@@ -129,6 +143,15 @@ func (s *Store) resolve(feed hub.Feed) bool {
 		s.reject(g)
 	}
 	return true
+}
+
+// probe stores probeSize bytes, and deletes them.
+func (f *file) probe() error {
+	err := f.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put(keyProbe, make([]byte, probeSize)) })
+	if err == nil {
+		err = f.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Delete(keyProbe) })
+	}
+	return err
 }
 
 // contains reports whether the file has all records of the group.

@@ -29,9 +29,10 @@ type Store struct {
 
 	// Owned by the goroutine that runs Tail, and by Close after it.
 	file      *file
-	loaded    bool      // the feed has the history of this file
-	uncertain *group    // may or may not be stored; nil: no such group
-	failed    time.Time // when the file could not be used; zero: it can be used
+	loaded    bool          // the feed has the history of this file
+	uncertain *group        // may or may not be stored; nil: no such group
+	failed    time.Time     // when the file could not be used; zero: it can be used
+	opening   time.Duration // how long it took to open the file again; zero: it never failed
 
 	// Guarded by mu, which is never held during calls of the file, the feed or the log.
 	mu        sync.Mutex
