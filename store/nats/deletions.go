@@ -12,7 +12,8 @@ import (
 type deletions struct {
 	first   uint64   // first message that exists
 	deleted []uint64 // deleted messages between first and last, in order
-	last    uint64   // last message that exists
+	last    uint64   // last message that exists; 0: there is none
+	end     uint64   // last seq that was given to a message
 }
 
 // refresh asks the leader of the stream.
@@ -23,7 +24,7 @@ func (g *deletions) refresh(ctx context.Context, found *stream) error {
 	if err != nil {
 		return fmt.Errorf("reading the state of stream %s: %w", found.CachedInfo().Config.Name, err)
 	}
-	g.first, g.deleted, g.last = info.State.FirstSeq, info.State.Deleted, info.State.LastSeq
+	g.first, g.deleted, g.last, g.end = info.State.FirstSeq, info.State.Deleted, info.State.LastSeq, info.State.LastSeq
 	slices.Sort(g.deleted)
 	for i := len(g.deleted) - 1; i >= 0 && g.deleted[i] == g.last; i-- {
 		g.last--

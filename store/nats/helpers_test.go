@@ -92,6 +92,12 @@ func (n *node) Begin(epoch string, oldest uint64) (have hub.Position) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if goesOn := n.newest(); goesOn.epoch == epoch && len(n.histories) > 0 {
+		l := &n.histories[len(n.histories)-1]
+		l.head = max(l.head, oldest-1)
+		n.notify()
+		return hub.Position{Epoch: epoch, Seq: l.head}
+	}
 	head := oldest - 1
 	if n.end.Epoch == epoch {
 		have, head = n.end, max(head, n.end.Seq)

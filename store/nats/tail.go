@@ -182,9 +182,21 @@ func (t *tail) setTarget(ctx context.Context) error {
 	}
 	t.target = t.deletions.last
 	if t.target <= t.last.seq {
+		t.passDeleted()
 		t.status(0)
 	}
 	return nil
+}
+
+// passDeleted tells the feed that the last messages of the stream were deleted before they
+// were delivered. No message after them may come for a long time.
+func (t *tail) passDeleted() {
+	if t.deletions.last > t.last.seq || t.deletions.end <= t.last.seq {
+		return
+	}
+	t.last = mark{seq: t.deletions.end}
+	t.feed.Begin(t.epoch, t.last.seq+1)
+	t.setDelivered(t.last)
 }
 
 // beginEpoch starts an epoch of the history. If the hub has a part of this epoch, the tail
@@ -227,6 +239,7 @@ func (t *tail) status(behind uint64) {
 		behind = max(behind, t.target-t.last.seq)
 	} else if t.target > 0 {
 		t.target, behind = 0, 0 // complete, up to the target
+		t.passDeleted()
 	}
 	t.behind = behind
 	t.feed.Status(nil, behind)

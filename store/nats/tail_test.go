@@ -374,6 +374,50 @@ func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestLastMessagesAreDeleted: the last messages of the stream are deleted while a node is cut off, or
+// before it starts. The node passes them, though no message comes after them. So it knows the
+// positions that clients of other nodes have, and can tell its own clients of the gap.
+func TestLastMessagesAreDeleted(t *testing.T) {
+	servers := natstest.Start(t, 1)
+	js, done := servers.JetStream()
+	defer done()
+	proxy := natstest.NewProxy(t, servers.URLs()[0])
+	other := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	n := startNode(t, other.config.stream, 1, someOptions, proxy.URL())
+	n.upTo(other.publish(numbered("before ", 5)...))
+	proxy.Cut()
+	n.await("the loss of NATS", func() bool { return n.problem != nil })
+	last := other.publish(numbered("meanwhile ", 5)...)
+	found, err := js.Stream(t.Context(), n.config.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := last.Seq - 2; seq <= last.Seq; seq++ {
+		if err := found.DeleteMsg(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proxy.Mend()
+	if got := len(n.upTo(last).records); got != 7 {
+		t.Errorf("delivered messages with 3 of 10 deleted: got %d, want 7", got)
+	}
+	if got := len(startNode(t, n.config.stream, 1, someOptions, servers.URLs()...).upTo(last).records); got != 7 {
+		t.Errorf("delivered messages to a node that starts, with 3 of 10 deleted: got %d, want 7", got)
+	}
+
+	proxy.Cut()
+	n.await("the loss of NATS", func() bool { return n.problem != nil })
+	last = other.publish(numbered("purged ", 5)...)
+	if err := found.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Mend()
+	n.upTo(last)
+	if after := n.upTo(n.publish("after")); after.at(last.Seq+1) != "after" || len(n.histories) != 1 {
+		t.Errorf("record after a purge: got %q in %d histories, want the next one in 1", after.at(last.Seq+1), len(n.histories))
+	}
+}
+
 // TestForeignMessages: messages of other programs are records like all others. The hub decides
 // what they mean.
 func TestForeignMessages(t *testing.T) {
