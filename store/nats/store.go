@@ -263,10 +263,7 @@ func (s *store) lastDelivered() mark {
 // the hub's last one, or ends before it. A message that was deleted there is no error.
 func (s *store) verifyDelivered(ctx context.Context, known *stream) error {
 	last := s.lastDelivered()
-	if last.tag == (hub.Tag{}) {
-		return nil
-	}
-	m, err := known.GetMsg(ctx, last.seq)
+	m, err := known.GetMsg(ctx, max(last.seq, 1)) // also if there is nothing to compare: the server may not allow it
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		info, err := known.Info(ctx)
 		if err == nil && info.State.LastSeq < last.seq {
@@ -274,7 +271,7 @@ func (s *store) verifyDelivered(ctx context.Context, known *stream) error {
 		}
 		return err
 	}
-	if err == nil && hub.TagOf(m.Data) != last.tag {
+	if err == nil && last.tag != (hub.Tag{}) && hub.TagOf(m.Data) != last.tag {
 		err = errReused
 	}
 	return err
@@ -346,25 +343,27 @@ func (s *store) noteRefusal(err error) {
 	s.reportProblem(err)
 }
 
-// cause returns why a request had no answer: the server's last refusal if err is a timeout
-// and the refusal is recent, else err.
+// cause returns why a request or a consumer had no answer: the server's last refusal if err
+// is a timeout and the refusal is recent, else err.
 func (s *store) cause(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if errors.Is(err, context.DeadlineExceeded) && s.denied != nil && time.Since(s.deniedAt) < hub.PublishTimeout {
+	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrNoHeartbeat)
+	if timeout && s.denied != nil && time.Since(s.deniedAt) < hub.PublishTimeout {
 		return s.denied
 	}
 	return err
 }
 
-// numbers matches the parts in which errors of the same kind differ, such as ports and times.
-var numbers = regexp.MustCompile(`[0-9]+`)
+// varying matches the parts in which errors of the same kind differ: ports, times, and the
+// random names at the end of subjects.
+var varying = regexp.MustCompile(`[0-9]+|[A-Za-z0-9]{8,}"`)
 
 // reportProblem records and logs why the store does not work. Of errors that differ only in
-// numbers, it logs the first.
+// varying parts, it logs the first.
 func (s *store) reportProblem(err error) {
 	err = s.cause(err)
-	text := numbers.ReplaceAllString(err.Error(), "0")
+	text := varying.ReplaceAllString(err.Error(), "0")
 	s.mu.Lock()
 	known := s.logged[text]
 	if err != errAway || !errors.Is(s.lastProblem, errAway) { // the last one may say more

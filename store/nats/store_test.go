@@ -3,6 +3,7 @@ package natsstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -378,6 +379,38 @@ func TestRefusalsHaveTheReason(t *testing.T) {
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong") {
 			t.Errorf("%s: got error %v of Append, want %q", user, err, want)
+		}
+	}
+}
+
+// TestMissingPermissionsAreReported: a node may not read the stream, or compare it with its history. The
+// status says so from the start, and not only when the node connects again. The log says it once.
+func TestMissingPermissionsAreReported(t *testing.T) {
+	denied := map[string]string{"reader": "$JS.API.CONSUMER.MSG.NEXT", "comparer": "$JS.API.STREAM.MSG.GET"}
+	users := ""
+	for user, subject := range denied {
+		users += fmt.Sprintf("{ user: %s, password: p, permissions { publish { deny: %q } } }\n", user, subject+".>")
+	}
+	servers := natstest.New(t, 1, "accounts { A { jetstream { max_file: 1GB, max_mem: 1MB }, users: [\n"+users+"] } }")
+	servers.Start(0)
+	for user, subject := range denied {
+		n := startNode(t, newStream(), 1, someOptions, strings.Replace(servers.URLs()[0], "//", "//"+user+":p@", 1))
+		for range 3 { // tries
+			n.await(subject, func() bool { return n.problem != nil && strings.Contains(n.problem.Error(), subject) })
+			n.mu.Lock()
+			n.problem = nil
+			n.mu.Unlock()
+		}
+		n.store.mu.Lock()
+		logged := 0
+		for problem := range n.logged {
+			if strings.Contains(problem, subject) {
+				logged++
+			}
+		}
+		n.store.mu.Unlock()
+		if logged != 1 {
+			t.Errorf("%s: got %d lines of the log after 3 tries, want 1: %v", user, logged, n.logged)
 		}
 	}
 }

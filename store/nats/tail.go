@@ -65,13 +65,14 @@ func (s *store) Tail(ctx context.Context, feed hub.Feed) {
 			return
 		}
 		t.setKnown(nil) // until locate has found that the stream has the same epoch
+		t.silent = errors.Is(err, jetstream.ErrNoHeartbeat)
 		switch {
 		case errors.Is(err, errOtherEpoch), errors.Is(err, errChanged):
 			t.feed.Status(err, t.behind)
 			continue
 		case errors.Is(err, errCreated), errors.Is(err, jetstream.ErrNoHeartbeat), errors.Is(err, errSkipped):
 			// This is normal when servers start and stop, so it is not logged.
-			t.feed.Status(err, t.behind)
+			t.feed.Status(s.cause(err), t.behind)
 		default:
 			s.reportProblem(err)
 			t.feed.Status(s.unavailable(), t.behind)
@@ -96,6 +97,7 @@ type tail struct {
 	target      uint64    // seq up to which the hub needs the messages before the history is complete; 0: it is
 	absentSince time.Time // zero: the stream exists
 	shortSince  time.Time // since when the stream has ended before last; zero: it does not
+	silent      bool      // the consumer before got nothing from the server
 
 	// State of the current consumer.
 	found     *stream
@@ -130,7 +132,9 @@ func (t *tail) follow(ctx context.Context) error {
 	if err := t.setTarget(ctx); err != nil {
 		return err
 	}
-	t.reportWorking(t.epoch, t.found.CachedInfo().State.LastSeq)
+	if !t.silent {
+		t.reportWorking(t.epoch, t.found.CachedInfo().State.LastSeq)
+	}
 	t.setKnown(t.found)
 	return t.read(ctx, consumer)
 }
