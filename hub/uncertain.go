@@ -12,23 +12,37 @@ import (
 // call add and reclassify.
 //
 // It remembers a key for [KeyLifetime] at least, and for twice that at most. So it drops old
-// keys without a list of them.
+// keys without a list of them. When there are too many keys, it takes each key for
+// uncertain.
 type uncertainKeys struct {
 	mu            sync.Mutex
 	began         time.Time // when recent was begun
-	recent, older map[KeySum]struct{}
+	recent, older uncertainGeneration
 }
+
+// uncertainGeneration has the keys of one [KeyLifetime].
+type uncertainGeneration struct {
+	keys map[KeySum]struct{}
+	full bool // it lacks keys, because there were more than maxUncertainKeys
+}
+
+// maxUncertainKeys is how many keys a generation has at most. They take about 8 MB.
+const maxUncertainKeys = 1 << 18
 
 // add remembers the keys of the entries.
 func (u *uncertainKeys) add(entries []Entry, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.dropOld(now)
-	if u.recent == nil {
-		u.recent = make(map[KeySum]struct{})
+	if u.recent.keys == nil {
+		u.recent.keys = make(map[KeySum]struct{})
 	}
 	for _, e := range entries {
-		u.recent[SumKey(e.Key)] = struct{}{}
+		if len(u.recent.keys) >= maxUncertainKeys {
+			u.recent.full = true
+			return
+		}
+		u.recent.keys[SumKey(e.Key)] = struct{}{}
 	}
 }
 
@@ -48,14 +62,16 @@ func (u *uncertainKeys) reclassify(entries []Entry, err error, now time.Time) er
 func (u *uncertainKeys) hasAny(entries []Entry, now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.dropOld(now); len(u.recent)+len(u.older) == 0 {
+	u.dropOld(now)
+	isFull := u.recent.full || u.older.full
+	if !isFull && len(u.recent.keys)+len(u.older.keys) == 0 {
 		return false
 	}
 	for _, e := range entries {
 		sum := SumKey(e.Key)
-		_, recent := u.recent[sum]
-		_, older := u.older[sum]
-		if e.Key != "" && (recent || older) {
+		_, recent := u.recent.keys[sum]
+		_, older := u.older.keys[sum]
+		if e.Key != "" && (isFull || recent || older) {
 			return true
 		}
 	}
@@ -68,8 +84,8 @@ func (u *uncertainKeys) dropOld(now time.Time) {
 	if age < KeyLifetime {
 		return
 	}
-	u.began, u.older, u.recent = now, u.recent, nil
+	u.began, u.older, u.recent = now, u.recent, uncertainGeneration{}
 	if age >= 2*KeyLifetime {
-		u.older = nil
+		u.older = uncertainGeneration{}
 	}
 }

@@ -55,3 +55,38 @@ func TestRepeatOfAnUncertainPublish(t *testing.T) {
 		check(publish(ErrNotStored, "k"), false)
 	})
 }
+
+// However many publishes are uncertain, their keys take bounded memory. A key that is not remembered
+// for that reason counts as uncertain, for as long as it would have been remembered.
+func TestUncertainKeysAreBounded(t *testing.T) {
+	var u uncertainKeys
+	now := time.Now()
+	const batch = 1000
+	for i := 0; i < maxUncertainKeys+batch; i += batch {
+		entries := make([]Entry, batch)
+		for j := range entries {
+			entries[j].Key = fmt.Sprint(i + j)
+		}
+		u.add(entries, now)
+	}
+	if n := len(u.recent.keys) + len(u.older.keys); n > maxUncertainKeys {
+		t.Errorf("remembered keys: got %d, want at most %d", n, maxUncertainKeys)
+	}
+	last := []Entry{{Key: fmt.Sprint(maxUncertainKeys + batch/2)}}
+	for _, c := range []struct {
+		after     time.Duration
+		entries   []Entry
+		uncertain bool
+	}{
+		{0, last, true},
+		{0, []Entry{{}}, false}, // without a key
+		{KeyLifetime - time.Second, last, true},
+		{KeyLifetime + time.Second, last, true}, // a second generation begins here
+		{2*KeyLifetime + time.Second, last, false},
+	} {
+		err := u.reclassify(c.entries, ErrNotStored, now.Add(c.after))
+		if errors.Is(err, ErrUncertain) != c.uncertain {
+			t.Errorf("after %v, key %q: got %v, want uncertain %v", c.after, c.entries[0].Key, err, c.uncertain)
+		}
+	}
+}
