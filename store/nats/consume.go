@@ -37,8 +37,8 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 		return err
 	}
 	defer consuming.Stop()
-	found := t.found
-	running.Go(func() { t.watch(ctx, found, fail) })
+	found, reconnects := t.found, t.reconnects
+	running.Go(func() { t.watch(ctx, found, reconnects, fail) })
 
 	targeting := time.NewTicker(targetEvery)
 	defer targeting.Stop()
@@ -71,17 +71,24 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 
 // watch checks the stream every checkEvery, and on each wakeup. It calls fail if the
 // consumer must end.
-func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
+//
+// A message can be lost on its way: on a connection that ends, even if the client has
+// connected to another server already, or between two servers. The consumer sends it once.
+// The next message would show that it is missing, but may not come for a long time.
+func (t *tail) watch(ctx context.Context, known *stream, reconnects uint64, fail func(error)) {
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
+	var before struct{ delivered, end uint64 } // at the last tick
 	for {
+		ticked := false
 		select {
 		case <-ticker.C:
+			ticked = true
 		case <-t.wakeups:
 		case <-ctx.Done():
 			return
 		}
-		if !t.conn.IsConnected() {
+		if !t.conn.IsConnected() || t.conn.Stats().Reconnects != reconnects {
 			fail(errLost)
 			return
 		}
@@ -109,6 +116,11 @@ func (t *tail) watch(ctx context.Context, known *stream, fail func(error)) {
 		case termsOf(info.Config) != known.terms:
 			fail(errChanged)
 			return
+		case ticked && last.seq < before.end && last.seq == before.delivered:
+			fail(errSkipped)
+			return
+		case ticked:
+			before.delivered, before.end = last.seq, info.State.LastSeq
 		}
 	}
 }

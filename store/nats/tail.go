@@ -98,6 +98,7 @@ type tail struct {
 	absentSince time.Time // zero: the stream exists
 	shortSince  time.Time // since when the stream has ended before last; zero: it does not
 	silent      bool      // the consumer before got nothing from the server
+	reconnects  uint64    // of conn, when follow began
 
 	// State of the current consumer.
 	found     *stream
@@ -106,6 +107,7 @@ type tail struct {
 
 // follow finds the stream and reads it until an error or a change of the stream.
 func (t *tail) follow(ctx context.Context) error {
+	t.reconnects = t.conn.Stats().Reconnects
 	if err := t.locate(ctx); err != nil {
 		return err
 	}

@@ -374,6 +374,43 @@ func TestMessagesAreDeletedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestMessageIsLostOnTheWay: a message to a node is lost, and none comes after it. The node gets it again:
+// at once if it has connected to another server, else when it looks at the stream.
+func TestMessageIsLostOnTheWay(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	other := startNode(t, newStream(), 1, someOptions, servers.URLs()...)
+	proxies := []*natstest.Proxy{natstest.NewProxy(t, servers.URLs()[0]), natstest.NewProxy(t, servers.URLs()[0])}
+	n := startNode(t, other.config.stream, 1, someOptions, proxies[0].URL(), proxies[1].URL())
+	n.upTo(other.publish("first"))
+	used := func() *natstest.Proxy {
+		for !n.conn.IsConnected() {
+			time.Sleep(time.Millisecond)
+		}
+		if strings.HasSuffix(proxies[0].URL(), n.conn.ConnectedAddr()) {
+			return proxies[0]
+		}
+		return proxies[1]
+	}
+	for i := range 40 { // in some of them it connects before the node has noticed the loss of the connection
+		proxy := used()
+		proxy.Mute()
+		lost := other.publish("lost " + strconv.Itoa(i))
+		proxy.Cut()
+		began := time.Now()
+		n.upTo(lost)
+		if took := time.Since(began); took > checkEvery {
+			t.Errorf("time until a lost message was read again: got %v, want less than %v", took, checkEvery)
+		}
+		proxy.Mend()
+	}
+	proxy := used()
+	proxy.Mute()
+	lost := other.publish("lost between servers")
+	proxy.Mend()
+	n.upTo(lost)
+}
+
 // TestLastMessagesAreDeleted: the last messages of the stream are deleted while a node is cut off, or
 // before it starts. The node passes them, though no message comes after them. So it knows the
 // positions that clients of other nodes have, and can tell its own clients of the gap.
