@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -413,4 +415,68 @@ func TestMissingPermissionsAreReported(t *testing.T) {
 			t.Errorf("%s: got %d lines of the log after 3 tries, want 1: %v", user, logged, n.logged)
 		}
 	}
+}
+
+// TestRightsInTheDocs: a node does all it must with the rights of a NATS user that docs/scaling.md has.
+func TestRightsInTheDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/scaling.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights := regexp.MustCompile("(?s)```text\n(permissions .*?)```").FindSubmatch(page)
+	if rights == nil {
+		t.Fatal("rights of a NATS user: got none in docs/scaling.md, want some")
+	}
+	servers := natstest.New(t, 1, fmt.Sprintf("accounts { A { jetstream { max_file: 1GB, max_mem: 1MB }, users: [ { user: node, password: p, %s } ] } }", rights[1]))
+	servers.Start(0)
+	login := strings.Replace(servers.URLs()[0], "//", "//node:p@", 1)
+	nodes := []*node{startNode(t, "SSE_default", 1, someOptions, login), startNode(t, "SSE_default", 1, someOptions, login)}
+	for _, n := range nodes {
+		n.publish("one")
+		if _, err := n.Append(t.Context(), []hub.Entry{entry("two", ""), entry("three", "k")}); err != nil {
+			t.Error(err)
+		}
+		if _, err := n.Append(t.Context(), []hub.Entry{entry("four", ""), entry("five", "k")}); err != nil {
+			t.Error(err)
+		}
+		if err := n.Join("node", func([]byte, int) []byte { return []byte("answer") }); err != nil {
+			t.Error(err)
+		}
+	}
+	servers.Eventually("no answer of the other node", func(ctx context.Context) bool {
+		answers := 0
+		nodes[0].Ask(ctx, nil, func([]byte) bool { answers++; return true })
+		return answers > 0
+	})
+	for direct := range 2 {
+		if err := nodes[0].edit(t, func(c *jetstream.StreamConfig) { c.AllowDirect, c.MaxMsgs = direct == 1, 10 }); err != nil {
+			t.Fatal(err)
+		}
+		servers.Kill(0)
+		nodes[0].await("the loss of NATS", func() bool { return nodes[0].problem != nil })
+		servers.Start(0)
+		nodes[1].upTo(nodes[0].publish("back"))
+		known, err := nodes[0].awaitStream(t.Context())
+		if err == nil {
+			err = nodes[0].startEpoch(t.Context(), known)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, n := range nodes {
+		n.store.mu.Lock()
+		if n.denied != nil {
+			t.Errorf("with the rights of the page: got %v, want no refusal", n.denied)
+		}
+		n.store.mu.Unlock()
+	}
+}
+
+// edit changes the config of the node's stream, with the rights of the node.
+func (n *node) edit(t *testing.T, change func(*jetstream.StreamConfig)) error {
+	c := n.current(t, n.js)
+	change(&c)
+	_, err := n.js.UpdateStream(t.Context(), c)
+	return err
 }
