@@ -1,6 +1,7 @@
-import { retryAfter } from "./backoff.js";
+import { MAX_TIMER, retryAfter } from "./backoff.js";
 import { textOf } from "./guard.js";
 import type { Alert, Notification, Severity, Update } from "./payloads.js";
+import { isTransient } from "./response.js";
 import { type Answer, readEndpoint } from "./transport.js";
 
 export type { Alert, Notification, Severity, Update };
@@ -72,7 +73,7 @@ export interface PublisherOptions {
   auth?: string | (() => string | Promise<string>);
   /** The hub. Default: `default`. */
   hub?: string;
-  /** Timeout of one attempt, in milliseconds. The server waits up to 10 s for a store. Default: 15 000. */
+  /** Timeout of one attempt, with the call of `auth`, in milliseconds. The server waits up to 10 s for a store. Default: 15 000. */
   timeoutMs?: number;
   /**
    * The number of retries after a lost answer, a 408, 425, 429 or 5xx. The waits between them double, from
@@ -112,7 +113,7 @@ const MAX_BATCH_SIZE = 2 ** 21;
  * Creates a publisher. It retries with an idempotency key, so that an event is not published twice after a lost
  * answer. Events are published in the order of the calls. Events that wait are sent as one request.
  *
- * @throws TypeError if the endpoint is not http, https or unix.
+ * @throws TypeError if the endpoint is not http, https or unix, or has a query.
  *
  * @example
  * const sse = createPublisher({ endpoint: "http://localhost:2019/sse" });
@@ -134,35 +135,44 @@ export function createPublisher(options: PublisherOptions): Publisher {
       "Content-Type": many ? "application/x-ndjson" : "application/json",
     };
     let answer: Answer;
+    let what = "auth failed";
+    // Not `AbortSignal.timeout`: it would keep the body of a request until its time, also after the answer.
+    const controller = new AbortController();
+    const { signal } = controller;
+    const timeout = new Promise<never>((_, reject) => {
+      signal.onabort = () => reject(signal.reason);
+    });
+    const timer = setTimeout(
+      () => controller.abort(`timeout after ${timeoutMs} ms`),
+      Math.min(timeoutMs, MAX_TIMER),
+    );
     try {
-      const value = typeof auth === "function" ? await auth() : auth;
+      const value = typeof auth === "function" ? await Promise.race([auth(), timeout]) : auth;
       if (value) headers.Authorization = value;
-    } catch (cause) {
-      throw new Failure(`auth failed: ${textOf(cause)}`, 0, true, { cause });
-    }
-    // Checked here, since the HTTP client's error would print the header.
-    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(headers.Authorization ?? "")) {
-      throw new Failure("auth returned characters that a header cannot have", 0, false);
-    }
-    try {
-      const signal = AbortSignal.timeout(timeoutMs);
+      // Checked here, since the HTTP client's error would print the header.
+      if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value ?? "")) {
+        throw new Failure("auth returned characters that a header cannot have", 0, false);
+      }
+      what = `no answer from ${shown}`;
       const body = batch.map(({ body }) => body).join("\n");
-      answer = await transport(`/${call}${query}`, headers, body, signal);
+      const answered = transport(`/${call}${query}`, headers, body, signal);
+      answer = await Promise.race([answered, timeout]);
     } catch (cause) {
-      throw new Failure(`no answer from ${shown}: ${textOf(cause)}`, 0, true, { cause });
+      if (cause instanceof Failure) throw cause;
+      throw new Failure(`${what}: ${textOf(cause)}`, 0, true, { cause });
+    } finally {
+      clearTimeout(timer);
     }
     const { status, text } = answer;
     if (status === 200) {
       const lines = many ? text.trim().split("\n") : [text];
-      const receipts = lines.map((line) => read<Receipt>(line) as Receipt | undefined);
-      const all = receipts.filter((receipt) => receipt?.id) as Receipt[];
-      if (all.length === batch.length && receipts.length === batch.length) return all;
+      const receipts = lines.map((line) => read<Receipt>(line) as Receipt);
+      if (lines.length === batch.length && receipts.every((one) => one?.id)) return receipts;
       // The events may be stored. A repetition with the same keys is safe.
       const hint = text ? shorten(text) : "does the endpoint lead to sse_api or the admin API?";
       throw new Failure(`200 without a receipt: ${hint}`, 200, true);
     }
-    const retryable = status >= 500 || status === 408 || status === 425 || status === 429;
-    const failure = new Failure(`${status}: ${reason(status, text)}`, status, retryable);
+    const failure = new Failure(`${status}: ${reason(status, text)}`, status, isTransient(status));
     failure.after = retryAfter(answer.retryAfter);
     throw failure;
   }
@@ -184,6 +194,8 @@ export function createPublisher(options: PublisherOptions): Publisher {
         const pause = Math.max(after, wait * (0.5 + Math.random()));
         if (!retryable || left <= 0 || Date.now() + pause > end) break;
         await new Promise((resolve) => setTimeout(resolve, pause));
+        // The process may have been suspended.
+        if (Date.now() > end) break;
       }
     }
     // The server refuses a batch as a whole, and names the bad line.
@@ -278,6 +290,7 @@ const reason = (status: number, text: string): string => {
   if (typeof error === "string") return error;
   if (status === 404)
     return ["the endpoint must end in /sse", shorten(text)].filter(Boolean).join(": ");
+  if (status < 400) return "no answer of the API: the endpoint must lead to it without a redirect";
   if (status === 401 && !text) return "the guard of the route refused the login: set auth";
   return shorten(text);
 };

@@ -53,9 +53,10 @@ function parse(endpoint: string): URL {
   } catch {
     // The error would print the endpoint with its password.
   }
-  if (url && /^(https?|unix):$/.test(url.protocol)) return url;
+  // A query would be lost, and the events go to another hub.
+  if (url && /^(https?|unix):$/.test(url.protocol) && !/[?#]/.test(endpoint)) return url;
   throw new TypeError(
-    "caddy-sse: invalid endpoint: it must begin with http:// or https://, or be unix:///path/of.sock",
+    "caddy-sse: invalid endpoint: it must begin with http:// or https://, or be unix:///path/of.sock, without ? (the option `hub` chooses the hub)",
   );
 }
 
@@ -94,7 +95,10 @@ function overNode(
   base: string | undefined,
 ): Transport {
   return async (path, headers, body, signal) => {
-    const node = await import("node:http").catch((cause: unknown) => textOf(cause));
+    // webpack cannot build this import for a browser or an edge runtime, where the module is absent.
+    const node = await import(/* webpackIgnore: true */ "node:http").catch((cause: unknown) =>
+      textOf(cause),
+    );
     if (typeof node === "string") {
       if (base) return overFetch(base)(path, headers, body, signal);
       throw new Error(node);
@@ -124,10 +128,7 @@ function overNode(
       });
       req.on("error", reject);
       // Deno ignores the signal on a connection that it uses again.
-      signal.addEventListener("abort", () => {
-        reject(signal.reason);
-        req.destroy();
-      });
+      signal.addEventListener("abort", () => req.destroy());
       req.end(body);
     });
   };

@@ -65,7 +65,17 @@ for (const [name, answer] of [
   });
 }
 
+test("a process that was suspended in a wait does not retry: the server may have forgotten the key", async () => {
+  const { outcome, times } = await publish(() => {
+    setTimeout(() => vi.setSystemTime(Date.now() + 120_000), 10);
+    return new Response("", { status: 503 });
+  });
+  expect(outcome).toMatchObject({ name: "PublishError", status: 503, retryable: true });
+  expect(times).toHaveLength(1);
+});
+
 for (const [status, body, text] of [
+  [308, "", "308: no answer of the API: the endpoint must lead to it without a redirect"],
   [404, "", "404: the endpoint must end in /sse"],
   [404, "404 page not found", "404: the endpoint must end in /sse: 404 page not found"],
   [404, '{"error":"unknown hub"}', "404: unknown hub"],

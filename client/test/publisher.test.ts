@@ -97,6 +97,13 @@ describe("endpoints", () => {
     expect(() => createPublisher({ endpoint: "localhost:2019/sse" })).toThrow(TypeError);
     expect(() => createPublisher({ endpoint: "" })).toThrow(TypeError);
   });
+  test("an endpoint with a query is refused, since its hub would be ignored", () => {
+    for (const start of ["http://x", "https://x", "unix:///run/admin.sock"]) {
+      for (const end of ["?hub=chat", "?", "#x"]) {
+        expect(() => createPublisher({ endpoint: `${start}/sse${end}` })).toThrow(/option `hub`/);
+      }
+    }
+  });
   test("over https there is no Origin, because a proxy may change the host", async () => {
     let headers = new Headers();
     const sse = createPublisher({
