@@ -17,7 +17,7 @@ export interface News {
   events?: readonly RawEvent[] | undefined;
   gap?: Gap | undefined;
   topics?: TopicChange;
-  error?: SSEError | undefined;
+  error?: SSEError | null | undefined;
   /** The next report comes within this many milliseconds, or the stream is dead. */
   silenceMs?: number;
   /** The tab that has the stream no longer answers. */
@@ -30,6 +30,8 @@ export type Sink = (news: News) => void;
 export interface Stream {
   /** Connects again, from the position reached. */
   reconnect(): void;
+  /** The page has become visible: connects again at once if the stream waits, or was silent for too long. */
+  wake?(): void;
   close(): void;
 }
 

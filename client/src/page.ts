@@ -3,11 +3,16 @@
  * listener. `visibilitychange` bubbles from the document to here.
  */
 export function onPage(types: string[], listener: (event: Event) => void): () => void {
-  for (const type of types) globalThis.addEventListener?.(type, listener);
-  return () => {
-    for (const type of types) globalThis.removeEventListener?.(type, listener);
-  };
+  const leaving = new AbortController();
+  for (const type of types) globalThis.addEventListener?.(type, listener, leaving);
+  return () => leaving.abort();
 }
+
+/** Calls `wake` when the page becomes visible, or the browser is online again. Returns the function that ends it. */
+export const onWake = (wake: (type: string) => void): (() => void) =>
+  onPage(["online", "visibilitychange"], ({ type }) => {
+    if (type === "online" || document.visibilityState !== "hidden") wake(type);
+  });
 
 /** The absolute form of a URL as this page resolves it. */
 export function resolve(url: string | URL): URL {

@@ -112,8 +112,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       }
       member.sink(news);
       const { error } = news;
-      const isRefusal = error?.type === "terminated" && error.reason.startsWith("max_");
-      rejoin(member, isRefusal && error.reason);
+      rejoin(member, error?.type === "terminated" && /^max_/.test(error.reason) && error.reason);
     }
   }
 

@@ -10,7 +10,7 @@ import {
   type Sink,
   type Stream,
 } from "./news.js";
-import { onPage } from "./page.js";
+import { onWake } from "./page.js";
 import { createParser } from "./parser.js";
 import { prepare } from "./request.js";
 import { chunks, errorOf, isStream, isTransient } from "./response.js";
@@ -57,7 +57,7 @@ export function openStream(
   let cutAge = 0; // age in ms at which the last stream was cut
 
   // The current attempt; undefined while waiting. Everything that an earlier attempt still does is ignored.
-  let current: AbortController | undefined;
+  let current: object | undefined;
   let requests: AbortController[] = []; // of the attempt: a stream, a poll, or both until one is chosen
   let chosen: AbortController | undefined; // the request whose answer counts
   let probe: ReturnType<typeof setTimeout> | undefined;
@@ -69,12 +69,12 @@ export function openStream(
   /** Sets the timer. It replaces the one before: the watchdog must not end a wait. */
   function setTimer(call: () => void, ms: number) {
     clearTimeout(timer);
-    timer = setTimeout(call, ms);
+    timer = setTimeout(call, Math.min(MAX_TIMER, ms));
   }
 
   const idleMs = () => options().idleTimeoutMs ?? serverIdleMs;
 
-  function setState(change: Partial<StreamState>, error?: SSEError) {
+  function setState(change: Partial<StreamState>, error?: SSEError | null) {
     state = { ...state, ...change };
     sink({ state, error });
   }
@@ -95,9 +95,9 @@ export function openStream(
     openedAt = 0;
   }
 
-  function finish(connectionStatus: "closed" | "failed", error?: SSEError) {
+  function finish(connectionStatus: "closed" | "failed", error: SSEError | null = null) {
     endAttempt();
-    setState({ connectionStatus, error: error ?? null, retryAt: null }, error);
+    setState({ connectionStatus, error, retryAt: null }, error);
   }
 
   /**
@@ -128,7 +128,7 @@ export function openStream(
     // After the clock is set back, lastByteAt would be in the future.
     lastByteAt = Math.min(lastByteAt, Date.now());
     const left = lastByteAt + idleMs() - Date.now();
-    if (left > 0) setTimer(watch, Math.min(MAX_TIMER, left));
+    if (left > 0) setTimer(watch, left);
     else {
       // An attempt without any byte: the network may have changed.
       streamWorks &&= openedAt > 0;
@@ -141,7 +141,7 @@ export function openStream(
     const since = openedAt;
     endAttempt();
     if (again) openedAt = since;
-    const mine = new AbortController();
+    const mine = {};
     current = mine;
     lastByteAt = Date.now();
     watch();
@@ -175,7 +175,7 @@ export function openStream(
   }
 
   /** Sends one request and reads the answer. If `contested`, another request of the attempt may be chosen. */
-  async function connect(mine: AbortController, all: Headers, poll: boolean, contested: boolean) {
+  async function connect(mine: object, all: Headers, poll: boolean, contested: boolean) {
     const call = new AbortController();
     requests.push(call);
     const alive = () => mine === current && (chosen ?? call) === call;
@@ -258,6 +258,7 @@ export function openStream(
   /** Handles the status of a response. True if it is a stream. */
   function accept(response: Response): boolean {
     const { status } = response;
+    const error = errorOf(response);
     if (isStream(response)) return true;
     if (status === 204) {
       // [HTML spec 9.2] 204 tells a client to stop reconnecting.
@@ -265,15 +266,12 @@ export function openStream(
     } else if (status === 401 && typeof options().headers === "function" && !refreshed) {
       refreshed = true;
       void attempt();
+    } else if (isTransient(status)) {
+      retry(error, error.retryAfterMs);
+    } else if (wasOpen && (status === 404 || status === 410)) {
+      retrySlowly(error);
     } else {
-      const error = errorOf(response);
-      if (isTransient(status)) {
-        retry(error, error.retryAfterMs);
-      } else if (wasOpen && (status === 404 || status === 410)) {
-        retrySlowly(error);
-      } else {
-        finish("failed", error);
-      }
+      finish("failed", error);
     }
     return false;
   }
@@ -371,8 +369,7 @@ export function openStream(
   }
 
   /** Checks the clock when the page wakes up, since timers of hidden and sleeping pages are late. */
-  function onWake({ type }: Event) {
-    if (type !== "online" && document.visibilityState === "hidden") return;
+  function wake(type?: string) {
     if (type === "online") {
       streamWorks = false;
       streamAt = 0;
@@ -385,10 +382,11 @@ export function openStream(
       void attempt();
     }
   }
-  const stopListening = onPage(["online", "visibilitychange"], onWake);
+  const stopListening = onWake(wake);
   void attempt(connectionId ? {} : { connectionStatus: "connecting" });
 
   return {
+    wake,
     reconnect() {
       failures = absences = 0;
       refreshed = returned = false;

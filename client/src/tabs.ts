@@ -1,15 +1,19 @@
 import { MAX_TIMER } from "./backoff.js";
 import { IDLE, IDLE_MS, type News, type Stream } from "./news.js";
+import { onWake } from "./page.js";
 import type { Open } from "./source.js";
 import type { StreamState } from "./types.js";
 
-/** A request of another tab to the leader. The leader sends `News`. */
+/**
+ * A request of another tab to the leader. The leader sends `News`. Tabs of two releases talk to each other: a tab
+ * ignores a request that it does not know. If the meaning of a message changes, the name must change too.
+ */
 interface Question {
-  ask: "state" | "reconnect";
+  ask: "state" | "reconnect" | "wake";
 }
 
 /** Tabs can share if there are locks, which need a secure context. A lock makes sure that one tab leads. */
-export const canShareTabs = (): boolean => Boolean(globalThis.isSecureContext && navigator.locks);
+export const canShareTabs = (): unknown => globalThis.isSecureContext && navigator.locks;
 
 /**
  * Opens one stream for all tabs that use the same name. The tab that holds the lock, the leader, has the
@@ -18,13 +22,14 @@ export const canShareTabs = (): boolean => Boolean(globalThis.isSecureContext &&
  */
 export const openInTabs =
   (name: string, open: Open): Open =>
-  (sink, { lastEventId: position, connectionId }, options) => {
+  (sink, resume, options) => {
     let channel: BroadcastChannel;
     try {
       channel = new BroadcastChannel(name);
     } catch {
-      return open(sink, { lastEventId: position, connectionId }, options); // storage is blocked
+      return open(sink, resume, options); // storage is blocked
     }
+    let { lastEventId: position, connectionId } = resume;
     const leaving = new AbortController(); // aborted when this tab leaves
     let state: StreamState = {
       ...IDLE,
@@ -39,9 +44,7 @@ export const openInTabs =
 
     /** Applies news, in every tab. */
     function apply(news: News) {
-      state = news.state ?? state;
-      position = news.position ?? position;
-      silenceMs = news.silenceMs ?? silenceMs;
+      ({ state = state, position = position, silenceMs = silenceMs } = news);
       sink(news);
     }
 
@@ -71,20 +74,22 @@ export const openInTabs =
       }, ms);
     }
 
-    channel.onmessage = ({ data }: MessageEvent<News | Question>) => {
-      if (!("ask" in data)) {
+    channel.onmessage = ({ data }: MessageEvent<News & Partial<Question>>) => {
+      const { ask: question } = data;
+      if (stream) {
         // A leader ignores late reports of the one before. Its own stream has the same events.
-        if (stream) return;
+        if (question === "reconnect") stream.reconnect();
+        else if (question === "wake") stream.wake?.();
+        else if (question === "state") {
+          // A failure that was final for this tab may not be final for the tab that asks.
+          if (isFinal()) stream.reconnect();
+          channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
+        }
+      } else if (!question) {
         apply(data);
         if (leaderLost) ask("state");
         leaderLost = false;
         watchLeader();
-      } else if (data.ask === "reconnect") {
-        stream?.reconnect();
-      } else if (stream) {
-        // A failure that was final for this tab may not be final for the tab that asks.
-        if (isFinal()) stream.reconnect();
-        channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
       }
     };
 
@@ -95,6 +100,8 @@ export const openInTabs =
     ask("state");
     sink({ state });
     watchLeader(ANSWER_MS);
+    // The leader's page may be hidden, and its timers late.
+    const stopListening = onWake(() => ask("wake"));
 
     return {
       reconnect() {
@@ -102,6 +109,7 @@ export const openInTabs =
         else ask("reconnect");
       },
       close() {
+        stopListening();
         clearTimeout(timer);
         leaving.abort();
         stream?.close();

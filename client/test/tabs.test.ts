@@ -1,49 +1,7 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import type { ConnectionStatus, SSEOptions } from "../src/types.js";
-import { fakeBrowser } from "./fake-browser.js";
-import { connected, fakeServer, settle, status } from "./fake-server.js";
-
-const URL_ = "https://example.com/events";
-type Any = Record<string, unknown>;
-
-let server: ReturnType<typeof fakeServer>;
-let browser: ReturnType<typeof fakeBrowser>;
-beforeEach(() => {
-  vi.useFakeTimers();
-  server = fakeServer();
-  browser = fakeBrowser();
-});
-afterEach(() => {
-  vi.unstubAllGlobals();
-  vi.useRealTimers();
-});
-
-/** Opens a tab. It loads the modules again, so tabs share only the browser. */
-async function openTab(options: Partial<SSEOptions> = {}) {
-  vi.resetModules();
-  const { createSSE } = await import("../src/index.js");
-  const gaps: string[] = [];
-  const all = {
-    share: "tabs",
-    identity: "alice",
-    fetch: server.fetch,
-    onGap: ({ reason }) => gaps.push(reason),
-    ...options,
-  } as SSEOptions;
-  const sse = createSSE<Any>(URL_, all);
-  const got: unknown[] = [];
-  const statuses: ConnectionStatus[] = [];
-  sse.subscribe(() => statuses.push(sse.getSnapshot().connectionStatus));
-  const off = sse.on("*", ({ data }) => got.push(data));
-  await settle();
-  return { sse, got, gaps, statuses, off, close: sse.close, createSSE, options: all };
-}
-/** The latest stream of a follower. A request of the leader names its connection before. */
-const ownStream = () =>
-  server.calls.findLast(
-    ({ url }) => !url.searchParams.has("previous") && !url.searchParams.has("poll"),
-  );
-const event = (n: number) => `data: ${n}\nid: e-${n}\n\n`;
+import { expect, test, vi } from "vitest";
+import type { SSEOptions } from "../src/types.js";
+import { connected, settle } from "./fake-server.js";
+import { browser, event, openTab, server } from "./tabs-setup.js";
 
 test("eight tabs share one stream, and each gets all events", async () => {
   const tabs = await Promise.all(Array.from({ length: 8 }, () => openTab()));
@@ -69,31 +27,6 @@ test("a tab that joins later gets the state of the stream", async () => {
   expect(server.calls).toHaveLength(1);
 });
 
-test("when the leader closes, the next one resumes where it was", async () => {
-  const [a, b, c] = [await openTab(), await openTab(), await openTab()];
-  await server.last.send(connected("c-1"), event(2));
-  const first = server.last;
-  a.close();
-  await settle();
-  expect(first.aborted).toBe(true);
-  expect(server.calls).toHaveLength(2);
-  expect(server.last.headers.get("Last-Event-ID")).toBe("e-2");
-  expect(server.last.url.searchParams.get("previous")).toBe("c-1");
-  await server.last.send(connected("c-2", {}).replace("e-1", "e-2"), event(3));
-  expect([a.got, b.got, c.got]).toEqual([[2], [2, 3], [2, 3]]);
-  expect(c.sse.getSnapshot().connectionId).toBe("c-2");
-});
-
-test("a tab that has received nothing yet takes over from the leader's position", async () => {
-  const a = await openTab();
-  await server.last.send(connected("c-1"), event(2));
-  const b = await openTab();
-  expect(b.sse.getSnapshot().lastEventId).toBe("e-2");
-  a.close();
-  await settle();
-  expect(server.last.headers.get("Last-Event-ID")).toBe("e-2");
-});
-
 test("a tab that waits for a replay keeps its position when another one joins", async () => {
   await openTab();
   await server.last.send(connected("c-1"), event(2), event(3));
@@ -109,26 +42,6 @@ test("a tab that starts at the leader's position needs no replay", async () => {
   await server.last.send(connected("c-1"), event(2));
   await openTab({ lastEventId: "e-2" });
   expect(server.calls).toHaveLength(1);
-});
-
-test("a new leader ignores late messages of the previous leader", async () => {
-  const leader = await openTab();
-  await server.last.send(connected("c-1"), event(2));
-  const late = new BroadcastChannel(browser.names()[0] as string);
-  late.postMessage({ events: [{ id: "e-3", type: "message", data: "3" }], position: "e-3" });
-  await settle();
-  expect(leader.got).toEqual([2]);
-  await server.last.send(event(3));
-  expect(leader.got).toEqual([2, 3]);
-});
-
-test("followers get the position of an idle stream", async () => {
-  const a = await openTab();
-  await openTab();
-  await server.last.send(connected("c-1"), "id: e-90\n\n");
-  a.close();
-  await settle();
-  expect(server.last.headers.get("Last-Event-ID")).toBe("e-90");
 });
 
 test("a tab with an earlier position gets the events it missed, and other tabs get nothing twice", async () => {
@@ -194,22 +107,6 @@ test("a tab gets a gap and shares if the server refuses a second connection", as
   expect(server.calls).toHaveLength(2);
 });
 
-test("a tab that joins a failed or closed leader makes it try once", async () => {
-  for (const code of [401, 204]) {
-    server.responses.push(status(code));
-    const leader = await openTab();
-    const before = server.calls.length;
-    const next = await openTab();
-    expect(server.calls).toHaveLength(before + 1);
-    await server.last.send(connected("c-1"), event(2));
-    expect(next.sse.getSnapshot().connectionStatus).toBe("open");
-    expect(leader.got).toEqual([2]);
-    next.close();
-    leader.close();
-    await settle();
-  }
-});
-
 test("an error that cannot be cloned or written as JSON reaches the other tabs, too", async () => {
   const onError = vi.fn();
   const cause = Object.assign(new Error("no token"), { self: {}, fn() {}, big: 1n });
@@ -226,41 +123,6 @@ test("an error that cannot be cloned or written as JSON reaches the other tabs, 
   expect(follower.sse.getSnapshot()).toMatchObject({
     connectionStatus: "reconnecting",
     error: { type: "network", message: "Error: no token" },
-  });
-});
-
-test("a follower opens its own stream if its leader is silent", async () => {
-  await openTab();
-  const follower = await openTab();
-  await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
-  const shared = server.last;
-  // Heartbeats without a new position show that the leader is alive.
-  for (let i = 0; i < 5; i++) {
-    await vi.advanceTimersByTimeAsync(4000);
-    await shared.send(":\n");
-  }
-  expect(server.calls).toHaveLength(1);
-  browser.block();
-  await vi.advanceTimersByTimeAsync(9900);
-  expect(server.calls).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(200);
-  const own = server.calls[1];
-  expect(own?.headers.get("Last-Event-ID")).toBe("e-2");
-  await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
-  expect(follower.got).toEqual([2, 3]);
-  expect(follower.sse.getSnapshot().connectionStatus).toBe("open");
-  // The leader's page wakes up, and the follower already has its events.
-  browser.block(false);
-  await vi.advanceTimersByTimeAsync(2000);
-  const leaders = server.last;
-  await leaders.send(connected("c-3").replace("e-1", "e-2"), event(3));
-  expect(own?.aborted).toBe(true);
-  await leaders.send(event(4));
-  await leaders.send(event(5));
-  expect(follower.got).toEqual([2, 3, 4, 5]);
-  expect(follower.sse.getSnapshot()).toMatchObject({
-    connectionStatus: "open",
-    connectionId: "c-3",
   });
 });
 
@@ -284,15 +146,6 @@ test("all tabs get a gap, an error and a failure", async () => {
   );
 });
 
-test("reconnect() of a follower reconnects the leader", async () => {
-  await openTab();
-  const follower = await openTab();
-  await server.last.send(connected("c-1"));
-  follower.sse.reconnect();
-  await settle();
-  expect(server.calls).toHaveLength(2);
-});
-
 test("a page without access to locks has its own stream", async () => {
   vi.stubGlobal("navigator", {
     locks: { request: async () => Promise.reject(new Error("denied")) },
@@ -300,70 +153,6 @@ test("a page without access to locks has its own stream", async () => {
   const tab = await openTab();
   await server.last.send(connected("c-1"), event(2));
   expect(tab.got).toEqual([2]);
-});
-
-test("a tab that opens while the leader's page is blocked has its own stream, until the leader answers", async () => {
-  await openTab();
-  await server.last.send(connected("c-1"), event(2));
-  const shared = server.last;
-  browser.block();
-  const late = await openTab();
-  expect(server.calls).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(3500);
-  expect(server.calls).toHaveLength(2);
-  const own = server.last;
-  await own.send(connected("c-2").replace("e-1", "e-2"), event(3));
-  expect(late.got).toEqual([3]);
-  expect(late.sse.getSnapshot()).toMatchObject({ connectionStatus: "open", connectionId: "c-2" });
-  browser.block(false);
-  await shared.send(event(3));
-  await shared.send(event(4));
-  expect(own.aborted).toBe(true);
-  await shared.send(event(5));
-  expect(late.got).toEqual([3, 4, 5]);
-});
-
-test("a component that joins while the leader is silent has a stream, too", async () => {
-  await openTab();
-  const follower = await openTab();
-  await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
-  browser.block();
-  await vi.advanceTimersByTimeAsync(10_100);
-  await ownStream()?.send(connected("c-2").replace("e-1", "e-2"), event(3));
-  expect(follower.got).toEqual([2, 3]);
-  const before = server.calls.length;
-  const got: unknown[] = [];
-  const second = follower.createSSE<Any>(URL_, follower.options);
-  second.on("*", ({ data }) => got.push(data));
-  await settle();
-  expect(server.calls).toHaveLength(before + 1);
-  await server.last.send(connected("c-3").replace("e-1", "e-3"), event(4));
-  expect(got).toEqual([4]);
-});
-
-test("a follower opens its own stream if its leader is silent while it reconnects", async () => {
-  await openTab();
-  const follower = await openTab();
-  await server.last.send(connected("c-1"), event(2));
-  await server.last.cut();
-  expect(follower.sse.getSnapshot().connectionStatus).toBe("reconnecting");
-  browser.block();
-  await vi.advanceTimersByTimeAsync(45_000);
-  const own = ownStream();
-  expect(own?.headers.get("Last-Event-ID")).toBe("e-2");
-  await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
-  expect(follower.got).toEqual([2, 3]);
-});
-
-test("a follower waits for a leader that waits, or that needs no heartbeats", async () => {
-  await openTab();
-  await openTab();
-  await server.last.send(connected("c-1", { heartbeat: 0 }), event(2));
-  await vi.advanceTimersByTimeAsync(3600_000);
-  expect(server.calls).toHaveLength(1);
-  await server.last.send('event: sse.closing\ndata: {"reason":"shutdown","retryMs":300000}\n\n');
-  await vi.advanceTimersByTimeAsync(299_000);
-  expect(server.calls).toHaveLength(1);
 });
 
 test("a tab that calls reconnect() before pageshow comes back once", async () => {
