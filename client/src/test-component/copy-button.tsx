@@ -1,8 +1,8 @@
 import { type ReactElement, useEffect, useState } from "react";
 
 interface Props {
-  /** The text to copy. A function is called when the button is pressed. */
-  text: string | (() => string);
+  /** The text to copy. A function is called when the button is pressed; undefined if there is nothing to copy. */
+  text: string | (() => string | undefined);
   children: string;
   /** The label for screen readers, if the text alone is not clear. */
   label?: string;
@@ -23,7 +23,9 @@ export function CopyButton({ text, children, label }: Props): ReactElement {
         className="sse-small"
         aria-label={label}
         onClick={async () => {
-          const done = await copy(typeof text === "string" ? text : text());
+          const copied = typeof text === "string" ? text : text();
+          if (copied === undefined) return;
+          const done = await copy(copied);
           setSaid(
             done
               ? "Copied"

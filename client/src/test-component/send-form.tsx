@@ -224,7 +224,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
                 label="Copy as curl: this event"
                 text={() => {
                   const data = read();
-                  return data ? curlPush(`${absolute(api)}/${path}`, event(data.data)) : "";
+                  return data && curlPush(`${absolute(api)}/${path}`, event(data.data));
                 }}
               >
                 Copy as curl

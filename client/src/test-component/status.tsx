@@ -124,6 +124,8 @@ function explain(error: SSEError): string {
   if (error.type === "content-type") {
     return "The answer is not an event stream; it may be a login page. Sign in, or check the address.";
   }
+  if (error.type === "request")
+    return "The browser cannot send this request. Check the address of the stream and its headers.";
   if (error.type === "idle-timeout")
     return "The server was silent for too long. The page reconnects by itself.";
   return "The connection was lost. The page reconnects by itself.";

@@ -112,6 +112,41 @@ test("starts from a position, and asks for topics", async () => {
   expect(copied[0]).toContain("Last-Event-ID: e-40");
 });
 
+test("copies nothing if the payload is no JSON", async () => {
+  await render("/internal/sse");
+  await send(connected("c-1"));
+  const copied: string[] = [];
+  vi.stubGlobal("navigator", { clipboard: { writeText: async (s: string) => copied.push(s) } });
+  const copy = () =>
+    act(async () => {
+      find("button[aria-label='Copy as curl: this event']").click();
+      await settle();
+    });
+  await copy();
+  expect(copied).toHaveLength(1);
+  await act(() => vi.advanceTimersByTimeAsync(2000));
+  const area = find<HTMLTextAreaElement>("textarea");
+  await act(async () => {
+    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value")?.set?.call(area, "{");
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  await copy();
+  expect(copied).toHaveLength(1);
+  expect(find(".sse-send .sse-said").textContent).toBe("");
+  expect(find(".sse-send [role=alert]").textContent).toContain("This is no JSON");
+});
+
+test("says that a request that cannot be sent is final", async () => {
+  await act(async () => {
+    root.render(<SSETestComponent url="https://u:secret@example.com/events" />);
+    await settle();
+  });
+  expect(find("[role=status]").textContent).toBe("failed");
+  const text = find(".sse-connection .sse-error").textContent;
+  expect(text).toContain("Check the address");
+  expect(text).not.toContain("secret");
+});
+
 test("starts with the state, and sends to a slot", async () => {
   await render("/internal/sse");
   await change(find(".sse-listen select"), "state");
