@@ -105,11 +105,12 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     else own.leave();
 
     function follow(news: News) {
-      if (news.state && news.state.connectionStatus !== "open") member.answered = false;
       if (news.position !== undefined) {
         member.position = news.position;
         member.answered = true;
       }
+      // Last, since a member that joins a connection that is not open gets the position where that began.
+      if (news.state && news.state.connectionStatus !== "open") member.answered = false;
       member.sink(news);
       const { error } = news;
       rejoin(member, error?.type === "terminated" && /^max_/.test(error.reason) && error.reason);
