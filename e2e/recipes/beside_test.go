@@ -48,6 +48,7 @@ func TestBesideAnApp(t *testing.T) {
 	}
 	var text strings.Builder
 	ports := make(map[string]int)
+	page["hosts"] = take(t, recipes(t, "http-versions.md"), "host") // to which the page refers
 	for name := range tests {
 		ports[name] = e2e.FreePort(t)
 		text.WriteString(localize(take(t, page, name), app.addr(), ports[name], files))
