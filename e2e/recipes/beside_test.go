@@ -2,7 +2,9 @@ package recipes
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/fcgi"
 	"strings"
 	"testing"
 
@@ -27,6 +29,31 @@ func newLoginApp(t *testing.T) *stub {
 	return s
 }
 
+// loginSite returns the Caddyfile of docs/auth.md to which other pages refer.
+func loginSite(t *testing.T) string {
+	t.Helper()
+	return take(t, recipes(t, "auth.md"), "forward_auth")
+}
+
+// serveFastCGI serves the app over FastCGI too, as php-fpm does, and returns its address.
+func serveFastCGI(t *testing.T, app *stub) (addr string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = fcgi.Serve(listener, app.Config.Handler) // until the listener is closed
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-served
+	})
+	return listener.Addr().String()
+}
+
 // TestBesideAnApp: each Caddyfile of the page serves its stream to the right users, and the other
 // paths of its site.
 func TestBesideAnApp(t *testing.T) {
@@ -43,7 +70,7 @@ func TestBesideAnApp(t *testing.T) {
 		"spa":         {"example.com", "/events", map[string]string{"/": "the page", "/deep/link": "the page", "/api/x": "/api/x from the app"}},
 		"prefix":      {"example.com", "/api/events", map[string]string{"/": "the page", "/api/x": "/x from the app"}},
 		"route":       {"example.com", "/events", map[string]string{"/": "/ from the app"}},
-		"php_fastcgi": {"example.com", "/events", nil},
+		"php_fastcgi": {"example.com", "/events", map[string]string{"/x": "/x from the app"}},
 		"hosts":       {"events.example.com", "/events", nil},
 	}
 	var text strings.Builder
@@ -51,7 +78,11 @@ func TestBesideAnApp(t *testing.T) {
 	page["hosts"] = take(t, recipes(t, "http-versions.md"), "host") // to which the page refers
 	for name := range tests {
 		ports[name] = e2e.FreePort(t)
-		text.WriteString(localize(take(t, page, name), app.addr(), ports[name], files))
+		site := take(t, page, name)
+		if name == "php_fastcgi" {
+			site = replace(t, site, "unix//run/php/php-fpm.sock", serveFastCGI(t, app))
+		}
+		text.WriteString(localize(site, app.addr(), ports[name], files))
 	}
 
 	wantAllTaken(t, page)
@@ -62,22 +93,13 @@ func TestBesideAnApp(t *testing.T) {
 			v := visitor{t: t, base: fmt.Sprintf("https://%s:%d", test.host, ports[name])}
 			b := server
 			b.t = t
-			user, topic := "alice", `"topic":"room/1"`
-			if name == "php_fastcgi" {
-				user, topic = "", ""
-			} else {
-				v.refused(test.path, http.StatusUnauthorized)
-				v.refused(test.path, http.StatusUnauthorized, "X-SSE-User", "alice")
-				v.cookie = "session=of-alice"
-				v.refused(test.path+"?topic=room/2", http.StatusForbidden)
-			}
-			s := v.open(test.path, user, "Origin", "https://app.example.com", "Accept-Encoding", "gzip")
-			if topic == "" {
-				b.broadcast("hello")
-			} else {
-				b.send(`"topic":"room/2"`, "for another room")
-				b.send(topic, "hello")
-			}
+			v.refused(test.path, http.StatusUnauthorized)
+			v.refused(test.path, http.StatusUnauthorized, "X-SSE-User", "alice")
+			v.cookie = "session=of-alice"
+			v.refused(test.path+"?topic=room/2", http.StatusForbidden)
+			s := v.open(test.path, "alice", "Origin", "https://app.example.com", "Accept-Encoding", "gzip")
+			b.send(`"topic":"room/2"`, "for another room")
+			b.send(`"topic":"room/1"`, "hello")
 			s.expect("", "hello")
 			for path, want := range test.rest {
 				if resp, body := v.answer(path); resp.StatusCode != http.StatusOK || body != want {

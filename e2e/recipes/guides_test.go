@@ -21,7 +21,7 @@ func TestNotifications(t *testing.T) {
 	page := recipes(t, "guides/notifications.md")
 	port, appPort := e2e.FreePort(t), e2e.FreePort(t)
 	app := fmt.Sprintf("127.0.0.1:%d", appPort)
-	back := serve(t, "", localize(take(t, page, "site"), app, port, ""))
+	back := serve(t, "", localize(loginSite(t), app, port, ""))
 	launch(t, appPort, "/usr/bin/python3", write(t, t.TempDir(), "app.py", frame(t, "app_notifications.py",
 		"RECIPE\n", "\n"+strings.ReplaceAll(take(t, page, "app"), "localhost:2019", back.admin), "localhost:2019", back.admin)), fmt.Sprint(appPort))
 	site := fmt.Sprintf("https://example.com:%d", port)
@@ -237,7 +237,7 @@ func TestFragments(t *testing.T) {
 // TestFrameworks: Django and Go set the user of a stream, and publish after the commit.
 func TestFrameworks(t *testing.T) {
 	page := recipes(t, "guides/frameworks.md")
-	site := take(t, page, "site")
+	site := loginSite(t)
 	ports := map[string]int{"django": e2e.FreePort(t), "go": e2e.FreePort(t)}
 	apps := map[string]int{"django": e2e.FreePort(t), "go": e2e.FreePort(t)}
 	var text strings.Builder

@@ -38,7 +38,7 @@ func TestRooms(t *testing.T) {
 	page := recipes(t, "rooms.md")
 	port := e2e.FreePort(t)
 	app := newRoomsApp(t)
-	back := serve(t, "", localize(take(t, page, "site"), app.addr(), port, ""))
+	back := serve(t, "", localize(loginSite(t), app.addr(), port, ""))
 	site := fmt.Sprintf("https://example.com:%d", port)
 	user := func(name string) visitor { return visitor{t: t, base: site, cookie: "session=of-" + name} }
 
