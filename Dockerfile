@@ -25,7 +25,7 @@ COPY LICENSE /usr/share/licenses/caddy-sse/LICENSE
 ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config
 WORKDIR /data
 USER 1000:1000
-EXPOSE 80 443 443/udp 8080
+EXPOSE 80 443 443/udp 2112 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
 	CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:2019/sse/ready"]
 CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
