@@ -150,6 +150,7 @@ func TestMonitoring(t *testing.T) {
 			t.Errorf("page: got %q, want %q", body, "a page")
 		}
 		checkExpr(t, "the query", take(t, page, "query"), scrape(t, back.admin))
+		checkExpr(t, "the alert for other gaps", take(t, page, "other_gaps"), scrape(t, back.admin))
 	})
 
 	t.Run("the access log", func(t *testing.T) {
