@@ -64,8 +64,8 @@ export class PublishError extends Error {
 /** Options of {@link createPublisher}. */
 export interface PublisherOptions {
   /**
-   * The address of Caddy. Either its admin API: `"http://localhost:2019/sse"`, or from another container
-   * `"http://caddy:2019/sse"`, or `"unix:///run/caddy-admin.sock"`. Or an `sse_api` route:
+   * The address of Caddy. On the same machine, its admin API: `"http://localhost:2019/sse"` or
+   * `"unix:///run/caddy/admin.sock"`. From elsewhere, also from another container, an `sse_api` route:
    * `"https://example.com/internal/sse"`. A name and password in it are sent as `Authorization`.
    */
   endpoint: string;
