@@ -206,13 +206,13 @@ func (a *App) holdForRoute(name string, settings *hub.Settings) (*hub.Hub, error
 // handleLateStream is called for each stream that a route has opened. It starts the grace
 // period of the hub, or ends the stream, if the config of the route has stopped meanwhile.
 func (a *App) handleLateStream(name string) {
+	if caddy.Exiting() && a.isReplaced() { // the server waits for the stream
+		a.endRouteStreams(hub.Shutdown)
+	}
 	if !a.stopped.Load() {
 		return
 	}
-	switch {
-	case caddy.Exiting(): // the server waits for the stream
-		a.endRouteStreams(hub.Shutdown)
-	case a.failed.Load():
+	if a.failed.Load() {
 		a.endRouteStreams(hub.Lifetime)
 	}
 	if next := running.Load(); next == nil || next == a || next.served[name] == nil {
@@ -221,7 +221,22 @@ func (a *App) handleLateStream(name string) {
 }
 
 // isSuperseded reports whether this config is not in force any more, or never was.
-func (a *App) isSuperseded() bool { return a.stopped.Load() || !a.inForce.Load() }
+func (a *App) isSuperseded() bool { return a.isReplaced() || !a.inForce.Load() }
+
+// isReplaced reports whether this config has stopped, or another config is active, for which
+// Caddy stops this one.
+func (a *App) isReplaced() bool {
+	active := caddy.ActiveContext()
+	return a.stopped.Load() || active.Context != nil && appOf(active) != a
+}
+
+// appOf returns the app of a config, or nil if the config has none.
+func appOf(ctx caddy.Context) *App {
+	if app, err := ctx.AppIfConfigured("sse"); err == nil {
+		return app.(*App)
+	}
+	return nil
+}
 
 // Start opens the stores, which can fail, and puts the app in force. If another app is in
 // force, this app comes into force when Caddy stops the other one: then Caddy has started
@@ -248,9 +263,9 @@ func (a *App) Stop() error {
 	if a.stopped.Swap(true) || running.Load() != a {
 		return nil
 	}
-	var next *App
-	if app, err := active.AppIfConfigured("sse"); err == nil && app != a {
-		next = app.(*App)
+	next := appOf(active)
+	if next == a {
+		next = nil
 	}
 	var err error
 	if next != nil {
@@ -290,7 +305,7 @@ func (a *App) Cleanup() error {
 		a.failed.Store(true)
 		a.endRouteStreams(hub.Lifetime)
 	}
-	if caddy.Exiting() {
+	if caddy.Exiting() && !a.isSuperseded() {
 		err = errors.Join(err, closeHubsAtExit())
 	}
 	err = errors.Join(err, a.closeStores())

@@ -471,3 +471,27 @@ func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
 		t.Errorf("it ended with %+v", blocks)
 	}
 }
+
+// TestPromise8ExitDuringReload: the process exits while a reload stops the config before. The next
+// config serves until it is stopped itself.
+func TestPromise8ExitDuringReload(t *testing.T) {
+	for range 8 { // Caddy stops apps in random order
+		t.Run("", func(t *testing.T) {
+			on := func(file string) string {
+				// The wait for the servers of other tests is bounded.
+				return "grace_period 1s\nsse {\n store disk " + filepath.Join(t.TempDir(), file) + "\n}"
+			}
+			s := start(t, on("a.db"), bothWays(""))
+			st := s.open("/kept")
+			s.global = on("b.db")
+			caddysse.Exit(t)
+			s.mustLoad(s.site(bothWays("")))
+			blocks := st.ended() // perhaps with the gap of the next store
+			if last := blocks[len(blocks)-1]; last.event != "sse.closing" || !strings.Contains(last.data, `"reason":"shutdown"`) {
+				t.Errorf("the stream of the config before ended with %+v", blocks)
+			}
+			s.send(`{"text":"on we go"}`)
+			s.open("/events", "Last-Event-ID", "earliest").expect("on we go")
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -32,7 +33,7 @@ const reportTimeout = 2 * time.Second
 // exits, it ends all streams, also those that earlier configs opened: the server would wait
 // for them forever. On a reload streams go on.
 //
-// The process may exit during a reload, when this config has stopped already. Then Caddy
+// The process may exit during a reload, while another config is active already. Then Caddy
 // waits for the servers of all earlier configs before it stops the config in force, so this
 // ends the streams of all of them. The config in force decides about its own.
 func (a *App) onServerShutdown() {
@@ -57,13 +58,13 @@ func (a *App) onServersStopped(context.Context) error {
 
 // endEarlierStreams ends the streams that routes of the config in force have not opened.
 func (a *App) endEarlierStreams() {
-	next := running.Load()
+	next := cmp.Or(appOf(caddy.ActiveContext()), running.Load())
 	for name, h := range openHubs() {
-		if next == nil || next == a {
-			h.EndOthers(nil, hub.Shutdown)
-		} else {
-			h.EndOthers(next.served[name], hub.Shutdown)
+		var its []*hub.Settings
+		if next != nil && next != a {
+			its = next.served[name]
 		}
+		h.EndOthers(its, hub.Shutdown)
 	}
 }
 
