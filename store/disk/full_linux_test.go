@@ -173,6 +173,10 @@ func TestFullDiskIsSeldomRead(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
+	s.opening = time.Hour // the disk was slow
+	if wait := s.retryWait(); wait != retryAtMost {
+		t.Errorf("wait after an opening that took an hour: got %v, want %v", wait, retryAtMost)
+	}
 }
 
 // A history in a read-only directory cannot be opened.

@@ -18,8 +18,10 @@ const (
 	retryAfter = time.Second
 
 	// retryFactor bounds how much of the time a file is read while its disk fails: the wait is
-	// at least this many times as long as opening the file took.
+	// at least this many times as long as opening the file took, but at most retryAtMost: the
+	// disk may have been slow because it failed.
 	retryFactor = 10
+	retryAtMost = time.Minute
 
 	// probeSize is how many bytes a file must take before it can be used again. A commit
 	// that adds nothing can succeed on a full disk.
@@ -67,7 +69,9 @@ func (s *Store) refuseAll(err error, feed hub.Feed) {
 }
 
 // retryWait returns the wait before a file that failed is tried again.
-func (s *Store) retryWait() time.Duration { return max(s.retry, retryFactor*s.opening) }
+func (s *Store) retryWait() time.Duration {
+	return max(s.retry, min(retryFactor*s.opening, retryAtMost))
+}
 
 // ensureUsable reports whether the file can be used. If it failed before, ensureUsable
 // opens it again, at most once per retryWait. It also loads a file that was opened.
