@@ -357,7 +357,7 @@ func (s *store) cause(err error) error {
 
 // varying matches the parts in which errors of the same kind differ: ports, times, and the
 // random names at the end of subjects.
-var varying = regexp.MustCompile(`[0-9]+|[A-Za-z0-9]{8,}"`)
+var varying = regexp.MustCompile(`[A-Za-z0-9]{8,}"|[0-9]+`)
 
 // reportProblem records and logs why the store does not work. Of errors that differ only in
 // varying parts, it logs the first.

@@ -395,6 +395,11 @@ func TestMissingPermissionsAreReported(t *testing.T) {
 	}
 	servers := natstest.New(t, 1, "accounts { A { jetstream { max_file: 1GB, max_mem: 1MB }, users: [\n"+users+"] } }")
 	servers.Start(0)
+	for _, name := range []string{"AbCdEfGh", "1bCdEfGh", "12345678"} {
+		if got := varying.ReplaceAllString(`to "a.`+name+`"`, "0"); got != `to "a.0` {
+			t.Errorf("a subject that ends with %s: got %q, want it without", name, got)
+		}
+	}
 	for user, subject := range denied {
 		n := startNode(t, newStream(), 1, someOptions, strings.Replace(servers.URLs()[0], "//", "//"+user+":p@", 1))
 		for range 3 { // tries
@@ -410,10 +415,10 @@ func TestMissingPermissionsAreReported(t *testing.T) {
 				logged++
 			}
 		}
-		n.store.mu.Unlock()
 		if logged != 1 {
 			t.Errorf("%s: got %d lines of the log after 3 tries, want 1: %v", user, logged, n.logged)
 		}
+		n.store.mu.Unlock()
 	}
 }
 
