@@ -389,11 +389,11 @@ func TestRefusalsHaveTheReason(t *testing.T) {
 // status says so from the start, and not only when the node connects again. The log says it once.
 func TestMissingPermissionsAreReported(t *testing.T) {
 	denied := map[string]string{"reader": "$JS.API.CONSUMER.MSG.NEXT", "comparer": "$JS.API.STREAM.MSG.GET"}
-	users := ""
+	var users strings.Builder
 	for user, subject := range denied {
-		users += fmt.Sprintf("{ user: %s, password: p, permissions { publish { deny: %q } } }\n", user, subject+".>")
+		fmt.Fprintf(&users, "{ user: %s, password: p, permissions { publish { deny: %q } } }\n", user, subject+".>")
 	}
-	servers := natstest.New(t, 1, "accounts { A { jetstream { max_file: 1GB, max_mem: 1MB }, users: [\n"+users+"] } }")
+	servers := natstest.New(t, 1, "accounts { A { jetstream { max_file: 1GB, max_mem: 1MB }, users: [\n"+users.String()+"] } }")
 	servers.Start(0)
 	for _, name := range []string{"AbCdEfGh", "1bCdEfGh", "12345678"} {
 		if got := varying.ReplaceAllString(`to "a.`+name+`"`, "0"); got != `to "a.0` {
