@@ -71,7 +71,7 @@ func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 }
 
 // A replay of more than one batch counts as a replay until its end, and is paced, with each
-// writer.
+// writer. It does not count while a client that was taken over stalls.
 func TestReplayIsPaced(t *testing.T) {
 	const events = 200
 	prepare := func(t *testing.T) *Hub {
@@ -93,8 +93,18 @@ func TestReplayIsPaced(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, kind writerKind) {
 		h := prepare(t)
 		p := dial(t, h, requestOf("alice").at(Earliest), kind)
-		waitForReplay(t, h) // the client reads nothing, so the replay goes on
-		p.readUntil(t, fmt.Sprint("data: ", events-1, " "))
+		eventually(t, "the client, which reads nothing, is waited for", func() bool {
+			h.mu.RLock()
+			defer h.mu.RUnlock()
+			return len(h.pinned.events) == 1
+		})
+		waitForEnd(t, h)    // while it stalls, it slows no other replay
+		h.replays.Add(1000) // a pause is long
+		var reading sync.WaitGroup
+		reading.Go(func() { p.readUntil(t, fmt.Sprint("data: ", events-1, " ")) })
+		eventually(t, "the replay is counted again", func() bool { return h.replays.Load() == 1001 })
+		h.replays.Add(-1000)
+		reading.Wait()
 		waitForEnd(t, h)
 		dial(t, h, requestOf("alice").at(Earliest), kind).Close() // leaves during the replay
 		waitForEnd(t, h)

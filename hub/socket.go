@@ -106,6 +106,7 @@ func (c *Conn) writeBlocking() {
 	defer pacer.end()
 	for {
 		for len(c.socket.unsent) > 0 {
+			pacer.end() // a client that is waited for takes no CPU from other replays
 			n, err := c.socket.writePiece(c.settings.Timeout)
 			c.countBytes(n)
 			if err != nil {
