@@ -60,7 +60,8 @@ func (c *Conn) mustClose() bool {
 	return lookup{reason: c.reason, graceOver: c.graceOver}.mustClose()
 }
 
-// end ends the replay, or stops counting it while it waits for its client. It does nothing if there was none, or if it was called before.
+// end ends the replay, or stops counting it while it waits for its client. It does nothing
+// if there was none, or if it was called before.
 func (p *pacer) end() {
 	if p.hub != nil {
 		p.hub.replays.Add(-1)
