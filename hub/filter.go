@@ -116,12 +116,12 @@ func (h *Hub) DisconnectHere(f Filter) int {
 // Connections that begin or end meanwhile may be there or not. Any goroutine may call it.
 // The caller must not hold Hub.mu.
 func (h *Hub) matching(f Filter) (conns []*Conn) {
-	h.inOneHistory(func() { conns = h.matchingOnce(f) })
+	h.betweenMoves(func() { conns = h.matchingOnce(f) })
 	return conns
 }
 
-// matchingOnce does the work of matching. If a new history begins meanwhile, it may miss
-// connections that move. Only matching calls it. The caller must not hold Hub.mu.
+// matchingOnce does the work of matching. It may miss connections that move to a new
+// history meanwhile. Only matching calls it. The caller must not hold Hub.mu.
 func (h *Hub) matchingOnce(f Filter) (conns []*Conn) {
 	var lists [][]laneSize
 	for kind, names := range map[Kind][]string{Connection: f.IDs, User: f.Users, Session: f.Sessions, Topic: f.Topics} {

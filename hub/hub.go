@@ -64,6 +64,7 @@ type Hub struct {
 	history        *history
 	pendingCommand uint64     // seq of the command that is being executed; no connection passes it. 0: none
 	oldHistory     *history   // connections move from here to history; nil: all have moved
+	moves          uint64     // number of times that some have moved, see betweenMoves
 	endedHistories []Position // the last position of each of the last histories, oldest first
 	source         source
 	rightsChanges  rightsChanges

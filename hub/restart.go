@@ -36,6 +36,7 @@ func (h *Hub) moveSomeConns() bool {
 	if h.oldHistory == nil {
 		return false
 	}
+	h.moves++
 	for moved := 0; moved < subscriptionsAtOnce; {
 		n := len(h.oldHistory.all.subscribers)
 		if n == 0 {
@@ -53,15 +54,16 @@ func (h *Hub) moveSomeConns() bool {
 	return true
 }
 
-// inOneHistory calls f, again and again until no new history has begun during the call. f
-// looks for connections in the lanes that there are when it begins ([Hub.lanesOf]), and
-// would miss those that move to lanes of a later history. Any goroutine may call it. The
-// caller must not hold Hub.mu.
-func (h *Hub) inOneHistory(f func()) {
-	var current *history
-	for !h.check(func() bool { return h.history == current }) {
-		h.check(func() bool { current = h.history; return true })
+// betweenMoves calls f, again and again until no connection has moved to a new history
+// during the call. f looks for connections in the lanes that have subscribers when it begins
+// ([Hub.lanesOf]), and would miss those that move to another lane. Any goroutine may call
+// it. The caller must not hold Hub.mu.
+func (h *Hub) betweenMoves(f func()) {
+	for still := false; !still; {
+		var before uint64
+		h.check(func() bool { before = h.moves; return true })
 		f()
+		still = h.check(func() bool { return h.moves == before })
 	}
 }
 
