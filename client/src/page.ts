@@ -3,9 +3,10 @@
  * listener. `visibilitychange` bubbles from the document to here.
  */
 export function onPage(types: string[], listener: (event: Event) => void): () => void {
-  const leaving = new AbortController();
-  for (const type of types) globalThis.addEventListener?.(type, listener, leaving);
-  return () => leaving.abort();
+  for (const type of types) globalThis.addEventListener?.(type, listener);
+  return () => {
+    for (const type of types) globalThis.removeEventListener?.(type, listener);
+  };
 }
 
 /** Calls `wake` when the page becomes visible, or the browser is online again. Returns the function that ends it. */

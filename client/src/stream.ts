@@ -227,7 +227,7 @@ export function openStream(
       if (!alive()) return;
       const took = Date.now() - beganAt;
       if (took < IDLE_POLL_MS && lastEventId === before)
-        return connectionLost("the poll ended without an event");
+        return connectionLost("an empty poll ended");
       failures = absences = 0;
       setTimer(() => void attempt({}, true), Math.max(0, POLL_MS - took));
     } catch (cause) {
