@@ -15,7 +15,12 @@ export const onWake = (wake: (type: string) => void): (() => void) =>
     if (type === "online" || document.visibilityState !== "hidden") wake(type);
   });
 
-/** The absolute form of a URL as this page resolves it. */
-export function resolve(url: string | URL): URL {
-  return new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
-}
+/**
+ * The absolute form of a URL as this page resolves it. A page may have been opened with a password in its
+ * address. `fetch` refuses such URLs, and the browser sends the password by itself.
+ */
+export const resolve = (url: string | URL): URL =>
+  new URL(
+    url,
+    (globalThis.document?.baseURI ?? globalThis.location?.href)?.replace(/\/\/[^/]*@/, "//"),
+  );

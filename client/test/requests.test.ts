@@ -31,6 +31,14 @@ describe("requests", () => {
     expect(server.last.headers.get("Last-Event-ID")).toBe("\xC3\xA9");
   });
 
+  test("a password in the address of the page is no part of a request, since fetch refuses it", async () => {
+    vi.stubGlobal("location", new URL("https://alice:p%40ss@app.example.com/a/@b"));
+    const sse = createSSE("events/@c", { fetch: server.fetch });
+    setStop(sse.subscribe(() => {}));
+    await settle();
+    expect(server.last.url.href).toBe("https://app.example.com/a/events/@c");
+  });
+
   test("across origins the position is in the query, so that there is no preflight request", async () => {
     vi.stubGlobal("location", new URL("https://app.example.com/"));
     await start({ lastEventId: "e-3" });

@@ -1,5 +1,6 @@
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
+import { resolve } from "../src/page.js";
 import { SSETestComponent } from "../src/test-component/index.js";
 import "../src/test-component.css";
 import "./page.css";
@@ -11,7 +12,7 @@ interface Config {
 }
 
 async function load(): Promise<Config> {
-  const response = await fetch("config.json");
+  const response = await fetch(resolve("config.json"));
   if (!response.ok) throw new Error(`config.json answered ${response.status}`);
   return response.json();
 }

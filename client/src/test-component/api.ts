@@ -1,3 +1,5 @@
+import { resolve } from "../page.js";
+
 /** The answer of the API, or the reason why there is none. `text` is for people. */
 export type Answer<T> = { ok: true; value: T } | { ok: false; text: string };
 
@@ -6,7 +8,7 @@ export async function call<T>(method: string, url: string, body?: object): Promi
   let response: Response;
   let text: string;
   try {
-    response = await fetch(url, {
+    response = await fetch(resolve(url), {
       method,
       ...(body && {
         headers: { "Content-Type": "application/json" },

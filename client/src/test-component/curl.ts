@@ -1,3 +1,5 @@
+import { resolve } from "../page.js";
+
 /** Quotes a text as one word for a shell. */
 const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -15,4 +17,4 @@ export const curlPush = (url: string, event: object): string =>
 
 /** Returns the absolute form of a URL, for a command that runs elsewhere. */
 export const absolute = (url: string): string =>
-  typeof document === "undefined" ? url : new URL(url, document.baseURI).href;
+  typeof document === "undefined" ? url : resolve(url).href;

@@ -179,8 +179,8 @@ test("sends to whom it is told, and shows the receipt or the refusal", async () 
     Response.json({ id: "e-9", connections: 1 }),
     Response.json({ error: "no" }, { status: 400 }),
   ];
-  vi.stubGlobal("fetch", async (url: string, { body }: { body: string }) => {
-    posts.push([url, JSON.parse(body)]);
+  vi.stubGlobal("fetch", async (url: URL, { body }: { body: string }) => {
+    posts.push([url.pathname, JSON.parse(body)]);
     return answers.shift();
   });
   await render("/internal/sse");
@@ -227,8 +227,8 @@ test("data that is no JSON is not sent: the field says what to do", async () => 
 
 test("lists the connections and disconnects one", async () => {
   const calls: string[] = [];
-  vi.stubGlobal("fetch", async (url: string, { method }: { method: string }) => {
-    calls.push(`${method} ${url}`);
+  vi.stubGlobal("fetch", async (url: URL, { method }: { method: string }) => {
+    calls.push(`${method} ${url.pathname}`);
     const since = new Date(0).toISOString();
     const one = { id: "c/2", user: "bob", protocol: "h2", remote: "::1", since, lag: 0 };
     return Response.json(method === "GET" ? { count: 1, connections: [one] } : { disconnected: 1 });

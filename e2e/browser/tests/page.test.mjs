@@ -53,6 +53,16 @@ test("a signed-in user gets every kind of event", async () => {
   assert.deepEqual(pageErrors, []);
 });
 
+test("the page works with the password in its address", async () => {
+  context = await profile(browser, caddy, null);
+  page = await context.newPage();
+  await page.goto(`${caddy.origin.replace("//", "//alice:wonderland@")}/sse-test`);
+  await status("open");
+  await page.getByLabel("Data (JSON)").fill('{"n":1}');
+  await button("Send").click();
+  await row('"n": 1').waitFor();
+});
+
 test("the form sends to me, a user and everyone, and shows a refusal", async () => {
   await open(alice);
   await status("open");
