@@ -121,10 +121,12 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 }
 
 // matches reports whether the request's path is that of the endpoint. A slash at the end
-// is ignored.
+// is ignored. An id is one segment, since Caddy's matchers look at the clean path: for them
+// /sse/connections/../ready is /sse/ready, which a site may serve without a guard.
 func (e *endpoint) matches(path string) bool {
 	if prefix, ok := strings.CutSuffix(e.path, "{id}"); ok {
-		return len(path) > len(prefix) && strings.HasPrefix(path, prefix)
+		id, below := strings.CutPrefix(path, prefix)
+		return below && id != "" && !strings.Contains(id, "/")
 	}
 	return path == e.path || path == e.path+"/"
 }

@@ -104,7 +104,7 @@ func (p *TestPage) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	switch {
-	case strings.HasPrefix(name, "/assets/"): // a file with other content has another name
+	case strings.HasPrefix(path.Clean(name), "/assets/"): // a file with other content has another name
 		header.Set("Cache-Control", "max-age=31536000, immutable")
 	default:
 		header.Set("Cache-Control", "no-cache")

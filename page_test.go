@@ -26,6 +26,22 @@ func TestPageListsNoFiles(t *testing.T) {
 	}
 }
 
+// TestPageIsNotCached: no spelling of the path makes a cache keep the page, whose files have other
+// names after an upgrade.
+func TestPageIsNotCached(t *testing.T) {
+	s := start(t, "", "route {\n sse_test /sse-test\n}")
+	for _, path := range []string{"", "assets/..", "assets/../", "assets/x/../../", "assets/%2e%2e/", "assets%2f..%2f"} {
+		resp, err := new(http.Transport).RoundTrip(newRequest(t, "http://"+s.http+"/sse-test/"+path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, cache := readAll(t, resp), resp.Header.Get("Cache-Control")
+		if resp.StatusCode == http.StatusOK && (!strings.Contains(body, "<html") || cache != "no-cache") {
+			t.Errorf("%s: got Cache-Control %q, want no-cache, with %s", path, cache, body)
+		}
+	}
+}
+
 // TestPagePath: a path that no request has, such as a pattern, is refused. Other paths serve the page.
 func TestPagePath(t *testing.T) {
 	for _, path := range []string{"/sse-test/*", "/*", "/", "sse-test", "/a{http.request.host}", "/a?b", "/a#b", "/%61", ""} {

@@ -192,3 +192,20 @@ func TestReady(t *testing.T) {
 	caddysse.Exit(t)
 	check("/sse/ready", 503, "shutting down")
 }
+
+// TestReadyIsAllThatItsPathServes: Caddy's matchers look at the clean path. No other spelling of a path
+// that is open to everybody reaches a call that needs a guard.
+func TestReadyIsAllThatItsPathServes(t *testing.T) {
+	s := start(t, "", "rewrite /ready /sse/ready\nsse_api /sse/ready")
+	for _, path := range []string{
+		"/sse/connections/../ready", "/sse/connections/x/../../ready", "/sse/connections/%2e%2e/ready", "/sse/connections/..%2fready",
+		"/sse/connections//../ready", "/sse/send/../ready", "/sse/broadcast/../ready", "/sse/connections/../sse/../ready", "/sse//ready", "//sse/ready",
+	} {
+		for _, method := range []string{"GET", "POST", "PATCH", "DELETE"} {
+			a := do(t, method, "http://"+s.http+path, `{"add":["x"],"data":1}`, "Content-Type", "application/json")
+			if a.status != http.StatusNotFound || a.body != "" && !strings.Contains(a.body, "unknown path") {
+				t.Errorf("%s %s: got %d %s, want an unknown path", method, path, a.status, a.body)
+			}
+		}
+	}
+}
