@@ -120,15 +120,15 @@ func routeAPI(w http.ResponseWriter, r *http.Request) error {
 	return apiErrorf(http.StatusNotFound, "unknown path %q (available: %s)", r.URL.Path, strings.Join(paths, ", "))
 }
 
-// matches reports whether the request's path is that of the endpoint. A slash at the end
-// is ignored. An id is one segment, since Caddy's matchers look at the clean path: for them
-// /sse/connections/../ready is /sse/ready, which a site may serve without a guard.
+// matches reports whether the request's path is that of the endpoint, and no other spelling
+// of it. A site may guard a call by its path, and Caddy's matchers take /sse/send/ for
+// another path, and /sse/connections/../ready for /sse/ready.
 func (e *endpoint) matches(path string) bool {
 	if prefix, ok := strings.CutSuffix(e.path, "{id}"); ok {
 		id, below := strings.CutPrefix(path, prefix)
 		return below && id != "" && !strings.Contains(id, "/")
 	}
-	return path == e.path || path == e.path+"/"
+	return path == e.path
 }
 
 // serve calls the handler of the request's method. HEAD is served by the handler of GET.

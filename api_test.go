@@ -407,6 +407,17 @@ func TestLargeBodiesLeaveACPU(t *testing.T) {
 	}
 }
 
+// TestAPIGuardedByPath: a guard of the path of a call cannot be passed with another spelling of it.
+func TestAPIGuardedByPath(t *testing.T) {
+	s := start(t, "", "@publish path /sse/send /sse/broadcast\nrespond @publish 403\nsse_api /sse/*\nsse /events")
+	for _, path := range []string{"/sse/broadcast", "/sse/broadcast/", "/sse//broadcast", "/sse/./broadcast", "/SSE/BROADCAST", "/sse/x/../broadcast", "/sse/broadcast/.", "/sse/broadcast%2f"} {
+		a := do(t, "POST", "http://"+s.http+path, `{"data":1}`, "Content-Type", "application/json")
+		if a.status != http.StatusForbidden && a.status != http.StatusNotFound {
+			t.Errorf("POST %s: got %d %s, want 403 or 404", path, a.status, a.body)
+		}
+	}
+}
+
 // TestAdminPathWithoutACall: the admin endpoint does not redirect /sse. It says which paths
 // there are.
 func TestAdminPathWithoutACall(t *testing.T) {
