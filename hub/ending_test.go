@@ -56,6 +56,26 @@ func TestLifetimeOfCenturies(t *testing.T) {
 	}
 }
 
+// A login that ends while the client takes nothing has ended for what is published afterwards.
+func TestLoginEndsDuringAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		r := requestOf("alice")
+		r.Expires = time.Now().Add(10 * time.Second)
+		v := open(t, h, r)
+		synctest.Wait()
+		resume := v.stall()
+		publish(t, h, "in time")
+		time.Sleep(time.Until(r.Expires))
+		synctest.Wait()
+		want(t, "open", h.Stats().Connections["h1"], 0)
+		publish(t, h, "too late")
+		resume()
+		want(t, "reason", v.wait(), Expired)
+		want(t, "events and control events", v.client(t).data()+", "+v.client(t).controlSummary(), "in time, sse.closing expired")
+	})
+}
+
 func TestExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

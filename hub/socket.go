@@ -104,6 +104,7 @@ func (c *Conn) firstStep(b *batch) {
 func (c *Conn) writeBlocking() {
 	var pacer pacer
 	defer pacer.end()
+	defer c.expireOnTime()()
 	for {
 		for len(c.socket.unsent) > 0 {
 			pacer.end() // a client that is waited for takes no CPU from other replays

@@ -72,6 +72,7 @@ func TestTakenOver(t *testing.T) {
 		"BeginWithTheSameEpoch":          TestBeginWithTheSameEpoch,
 		"PollOfASlowClient":              TestPollOfASlowClient,
 		"ExitDuringASlowPoll":            TestPromise8ExitDuringASlowPoll,
+		"LoginEndsDuringAStall":          TestLoginEndsDuringAStall,
 	}
 	all := []map[string]func(*testing.T){whole, cut, open}
 	for w, groups := range map[writerKind][]map[string]func(*testing.T){bySweeper: all, byBlockingGoroutine: all, overTCP: all[:2], overTLS: all[:1]} {

@@ -212,6 +212,23 @@ func (c *Conn) expire(now time.Time) {
 	}
 }
 
+// expireOnTime calls expire at the end of c, until stop is called. It is for a goroutine that
+// may be waiting at that moment: what is published while it waits on is not for c any more.
+// Any goroutine may call both.
+func (c *Conn) expireOnTime() (stop func() bool) {
+	var alarm *time.Timer
+	alarm = time.AfterFunc(math.MaxInt64, func() {
+		now := time.Now()
+		if c.expire(now); now.Before(c.end) { // the clock was set back
+			alarm.Reset(c.end.Sub(now))
+		}
+	})
+	if !c.end.IsZero() {
+		alarm.Reset(time.Until(c.end))
+	}
+	return alarm.Stop
+}
+
 // finish ends c for the reason, unless it has already ended. It returns the reason why c
 // has ended, which may be an earlier one. Any goroutine may call it. The caller must not
 // hold Hub.mu.
