@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -26,6 +27,11 @@ const (
 
 // watchHeartbeat is how long the stream may be silent.
 var watchHeartbeat = 15 * time.Second
+
+// watchLifetime is the age at which the stream ends, so that the client comes back and is
+// authenticated again. DELETE /sse/connections does not end it. Each stream ends at a random
+// age between 90 % and 100 % of this value.
+var watchLifetime = time.Hour
 
 func watchEvents(w http.ResponseWriter, r *http.Request) error {
 	query, err := parseQuery(r, "after", "user", "topic", "type", "data")
@@ -105,7 +111,7 @@ type watch struct {
 func (s *watch) run(r *http.Request) {
 	defer s.sink.release()
 	s.sink.logger = runlog.Logger((*App)(nil))
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), watchLifetime-rand.N(watchLifetime/10))
 	defer cancel()
 	ended, done := serverShutdown(r), make(chan struct{})
 	var leaving sync.WaitGroup
@@ -122,6 +128,8 @@ func (s *watch) run(r *http.Request) {
 		case over:
 		case ended.Err() != nil:
 			refusal, over = &hub.Refusal{Reason: hub.Shutdown, Retry: watchRetry}, true
+		case r.Context().Err() == nil && ctx.Err() != nil:
+			refusal, over = &hub.Refusal{Reason: hub.Lifetime, Retry: watchRetry}, true
 		case ctx.Err() != nil:
 			return
 		}

@@ -154,6 +154,27 @@ func TestEventsHeartbeat(t *testing.T) {
 	}
 }
 
+// TestEventsAuthenticatesAgain: the stream does not outlive the login of an operator for long. A client
+// that comes back misses nothing.
+func TestEventsAuthenticatesAgain(t *testing.T) {
+	caddysse.SetWatchLifetime(t, 100*time.Millisecond)
+	s := start(t, "", "handle_path /internal/* {\n sse_api\n}\nsse /events")
+	for _, url := range []string{"http://" + s.admin + "/sse/events", "http://" + s.http + "/internal/sse/events"} {
+		blocks := openWith(s, plain, url).ended()
+		last := blocks[len(blocks)-1]
+		if last.event != "sse.closing" || !strings.Contains(last.data, `"reason":"lifetime"`) || last.hasID {
+			t.Errorf("%s: the stream ended with %+v", url, last)
+		}
+	}
+	st := s.watch("?data=true")
+	id := st.connected.id
+	st.ended()
+	s.send(`{"text":"meanwhile"}`)
+	if b := s.watch("?data=true&after=" + id).event(); !strings.Contains(b.data, `"text":"meanwhile"`) {
+		t.Errorf("it went on with %+v", b)
+	}
+}
+
 // TestEventsTellsGaps: evicted events and another epoch are gaps.
 func TestEventsTellsGaps(t *testing.T) {
 	s := start(t, "sse {\n history 2\n}", "sse /events")

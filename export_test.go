@@ -64,3 +64,10 @@ func SetWatchHeartbeat(t testing.TB, d time.Duration) {
 	watchHeartbeat = d
 	t.Cleanup(func() { watchHeartbeat = before })
 }
+
+// SetWatchLifetime sets the lifetime of the stream of all events, until the test ends.
+func SetWatchLifetime(t testing.TB, d time.Duration) {
+	before := watchLifetime
+	watchLifetime = d
+	t.Cleanup(func() { watchLifetime = before })
+}
