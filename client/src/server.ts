@@ -113,7 +113,7 @@ const MAX_BATCH_SIZE = 2 ** 21;
  * Creates a publisher. It retries with an idempotency key, so that an event is not published twice after a lost
  * answer. Events are published in the order of the calls. Events that wait are sent as one request.
  *
- * @throws TypeError if the endpoint is not http, https or unix, or has a query.
+ * @throws TypeError if the endpoint is not http, https or unix, has a query, or has a % that is not part of an escape.
  *
  * @example
  * const sse = createPublisher({ endpoint: "http://localhost:2019/sse" });

@@ -105,11 +105,9 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     else own.leave();
 
     function follow(news: News) {
-      if (news.position !== undefined) {
-        member.position = news.position;
-        member.answered = true;
-      }
-      // Last, since a member that joins a connection that is not open gets the position where that began.
+      member.position = news.position ?? member.position;
+      // A position of the server comes with events, if only none. Without them it is where the connection began.
+      if (news.events) member.answered = true;
       if (news.state && news.state.connectionStatus !== "open") member.answered = false;
       member.sink(news);
       const { error } = news;

@@ -32,7 +32,7 @@ export function readEndpoint(endpoint: string, given?: typeof fetch): Endpoint {
   url.username = url.password = "";
   const shown = url.href.replace(/\/+$/, "");
   if (protocol === "unix:") {
-    const socketPath = decodeURIComponent(url.pathname);
+    const socketPath = decode(url.pathname);
     return { shown, login, transport: overNode({ socketPath }, "/sse", undefined) };
   }
   // Node's `fetch` sends Sec-Fetch-Mode. Caddy's admin API takes such a client for a browser and requires an
@@ -60,10 +60,16 @@ function parse(endpoint: string): URL {
   );
 }
 
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new TypeError("caddy-sse: invalid endpoint: write % in a name, password or path as %25");
+  }
+}
+
 function basic(username: string, password: string): string {
-  const bytes = new TextEncoder().encode(
-    `${decodeURIComponent(username)}:${decodeURIComponent(password)}`,
-  );
+  const bytes = new TextEncoder().encode(`${decode(username)}:${decode(password)}`);
   return `Basic ${btoa(String.fromCharCode(...bytes))}`;
 }
 

@@ -104,6 +104,18 @@ describe("endpoints", () => {
       }
     }
   });
+  test("an endpoint with a bare % is refused with the remedy, and without its password", () => {
+    for (const endpoint of [
+      "http://u:se%cret@x/sse",
+      "http://%:secret@x/sse",
+      "unix:///run/a%.sock",
+    ]) {
+      expect(() => createPublisher({ endpoint })).toThrow(
+        new TypeError("caddy-sse: invalid endpoint: write % in a name, password or path as %25"),
+      );
+    }
+    expect(() => createPublisher({ endpoint: "http://u:se%25cret@x/sse" })).not.toThrow();
+  });
   test("over https there is no Origin, because a proxy may change the host", async () => {
     let headers = new Headers();
     const sse = createPublisher({

@@ -103,6 +103,29 @@ describe("sharing on a page", () => {
     for (const { off } of [a, b, c]) off();
   });
 
+  test("a client that joins between the opening and the gap of a history restored from a backup gets the gap", async () => {
+    const a = open();
+    await settle();
+    await server.last.send(connected("c-1"), "data: 5\nid: e-5-aaaa\n\n");
+    const gaps: string[] = [];
+    const at = (name: string) =>
+      open({ lastEventId: "e-7-zzzz", onGap: ({ reason }) => gaps.push(`${name} ${reason}`) });
+    const b = at("b");
+    await settle();
+    await server.last.send(
+      'event: sse.connected\ndata: {"connectionId":"c-2","user":"alice","heartbeat":15000}\n\n',
+    );
+    const c = at("c");
+    await settle();
+    await server.calls[0]?.send(":\n");
+    await server.last.send('event: sse.gap\ndata: {"reason":"invalid"}\nid: e-5-aaaa\n\n');
+    expect(gaps).toEqual(["b invalid", "c invalid"]);
+    expect(server.calls.map(({ aborted }) => aborted)).toEqual([false, true]);
+    await server.calls[0]?.send("data: 6\nid: e-6-aaaa\n\n");
+    expect([a.got, b.got, c.got]).toEqual([[5, 6], [6], [6]]);
+    for (const { off } of [a, b, c]) off();
+  });
+
   test("close() and reconnect() in a listener lose no event of the chunk", async () => {
     for (const later of [false, true]) {
       for (const others of [false, true]) {
