@@ -154,6 +154,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{":80 {\n\tsse_cors https://a.example {\n\t\tx\n\t}\n}", `unknown option "x" of sse_cors (available: headers), at Caddyfile:3`},
 		{global("histroy 1"), `unknown option "histroy" of the global option sse (available: history, history_size, max_event_size, store), at Caddyfile:3`},
 		{global("history"), "Caddyfile:3"},
+		{global("store memory {\n\t\t\thistory 5\n\t\t}"), `store memory has no options, but got "history"`},
+		{global("store disk /x {\n\t\t\thistory 5\n\t\t}"), `store disk has no options in a block, but got "history"`},
 		{global("history lots"), `"lots": it must be a positive integer`},
 		{global("history 0"), `"0": it must be a positive integer`},
 		{global("history 1 0s"), `"0s": it must be more than 0`},

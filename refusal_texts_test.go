@@ -77,7 +77,7 @@ func listCaddyfileRefusals(t *testing.T, l *refusalList) {
 	for _, option := range []string{
 		"sse A", "sse\nsse", "sse a b", "sse {\n histroy 1\n}", "sse {\n history 1\n history 2\n}", "sse {\n history\n}", "sse {\n history 0\n}",
 		"sse {\n history 1 0s\n}", "sse {\n history 1 soon\n}", "sse {\n history_size much\n}", "sse {\n max_event_size 2GiB\n}",
-		"sse {\n history_size 1KiB\n}", "sse {\n store redis\n}", "sse {\n store nats\n}",
+		"sse {\n history_size 1KiB\n}", "sse {\n store redis\n}", "sse {\n store nats\n}", "sse {\n store memory {\n  history 5\n }\n}",
 	} {
 		_, _, err := adapt("{\n" + option + "\n}\n:80 {\n respond hello\n}")
 		l.refusedConfig(t, option, err)

@@ -79,6 +79,9 @@ func (memory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("store memory has no options, but got %q", d.Val())
+	}
 	return nil
 }
 

@@ -67,6 +67,9 @@ func (d *Disk) UnmarshalCaddyfile(t *caddyfile.Dispenser) error {
 	if t.NextArg() {
 		return t.ArgErr()
 	}
+	if t.NextBlock(t.Nesting()) {
+		return t.Errf("store disk has no options in a block, but got %q", t.Val())
+	}
 	return nil
 }
 
