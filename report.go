@@ -31,7 +31,7 @@ type reporter struct {
 
 	mu          sync.Mutex
 	queue       []report
-	runDone     chan struct{}          // closed when the goroutine ends; nil if none runs
+	runDone     chan struct{}          // closed when the queue is empty; nil if no goroutine emits
 	unreported  map[*hub.Conn]struct{} // open connections whose opening was not reported
 	overflowing bool                   // the overflow is logged; false again when the queue is empty
 }
@@ -100,27 +100,23 @@ func fieldsOf(hubName string, conn *hub.Conn) []zap.Field {
 func (r *reporter) add(rep report) {
 	r.queue = append(r.queue, rep)
 	if r.runDone == nil {
-		r.start()
+		r.runDone = make(chan struct{})
+		go r.run()
 	}
-}
-
-// start starts the goroutine that emits the reports. mu is held.
-func (r *reporter) start() {
-	r.runDone = make(chan struct{})
-	go r.run(r.runDone)
 }
 
 // run emits the queued reports and returns when the queue is empty. A handler may end the
 // goroutine with runtime.Goexit: then another one emits the rest.
-func (r *reporter) run(busy chan struct{}) {
+func (r *reporter) run() {
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.runDone = nil
 		if len(r.queue) > 0 {
-			r.start()
+			go r.run()
+			return
 		}
-		close(busy)
+		close(r.runDone)
+		r.runDone = nil
 	}()
 	for {
 		r.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -201,6 +202,34 @@ func TestReportsSurviveAGoexit(t *testing.T) {
 		_, closed := since()
 		return len(closed) == 3
 	})
+}
+
+// TestFlushWaitsAfterAGoexit: the exit waits for all reports, also if a handler ends the goroutine.
+func TestFlushWaitsAfterAGoexit(t *testing.T) {
+	s := start(t, handleEvents, anonymousSite)
+	release := make(chan struct{})
+	var handled atomic.Int32
+	handleWith(t, func(name string) {
+		<-release
+		if name == "sse_connected" {
+			handled.Add(1)
+			runtime.Goexit()
+		}
+	})
+	for range 20 {
+		s.open("/events")
+	}
+	flushed := make(chan struct{})
+	go func() {
+		defer close(flushed)
+		caddysse.FlushReports(time.Minute)
+	}()
+	eventually(t, "flush to wait", func() bool { return strings.Contains(stacks(), "reporter).flush(") })
+	close(release)
+	<-flushed
+	if n := handled.Load(); n != 20 {
+		t.Errorf("%d of 20 reports were handled when flush returned", n)
+	}
 }
 
 // TestReportsAreBounded: if handlers are too slow, both reports of a stream are left out.
