@@ -53,8 +53,8 @@ type (
 
 func (w *seemingly) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
 
-// slowWriter stands for a client that reads nothing: the header is written when the test receives
-// from slowHeaders.
+// slowWriter stands for a client that reads nothing. It sends the status to slowHeaders when the
+// header is about to be written, and again when it may be written.
 type slowWriter struct {
 	http.ResponseWriter
 	once sync.Once
@@ -65,7 +65,10 @@ var slowHeaders = make(chan int)
 func (w *slowWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *slowWriter) WriteHeader(status int) {
-	w.once.Do(func() { slowHeaders <- status })
+	w.once.Do(func() {
+		slowHeaders <- status
+		slowHeaders <- status
+	})
 	w.ResponseWriter.WriteHeader(status)
 }
 
