@@ -71,11 +71,13 @@ func (a *API) Provision(ctx caddy.Context) error {
 // crossOrigin prevents that a page of another origin publishes with a visitor's login.
 var crossOrigin = http.NewCrossOriginProtection()
 
-// isUnsafeEarly reports whether the request changes something and came as early data (0-RTT).
+// isUnsafeEarly reports whether the request changes something and came as early data (0-RTT),
+// to this server or to a proxy, which then says so in a header.
 // An attacker can send a copy of early data again, also from another address. A client sends
-// the request again after the TLS handshake when it is answered with 425. [RFC 8470 3, 5.2]
+// the request again after the TLS handshake when it is answered with 425. [RFC 8470 3, 5]
 func isUnsafeEarly(r *http.Request) bool {
-	return r.TLS != nil && !r.TLS.HandshakeComplete && r.Method != http.MethodGet && r.Method != http.MethodHead
+	early := r.TLS != nil && !r.TLS.HandshakeComplete || r.Header.Get("Early-Data") == "1"
+	return early && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
 
 // ServeHTTP answers an API request.

@@ -18,23 +18,26 @@ func TestEarlyData(t *testing.T) {
 	for _, test := range []struct {
 		method, path string
 		complete     bool
+		header       string // that a proxy sets
 		status       int
 	}{
-		{http.MethodDelete, "/sse/connections?user=alice", false, http.StatusTooEarly},
-		{http.MethodPatch, "/sse/connections?user=alice", false, http.StatusTooEarly},
-		{http.MethodPost, "/sse/broadcast", false, http.StatusTooEarly},
-		{http.MethodPost, "/sse/broadcast", true, http.StatusUnsupportedMediaType},
-		{http.MethodGet, "/sse/connections", false, http.StatusOK},
-		{http.MethodHead, "/sse/connections", false, http.StatusOK},
+		{http.MethodDelete, "/sse/connections?user=alice", false, "", http.StatusTooEarly},
+		{http.MethodPatch, "/sse/connections?user=alice", false, "", http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", false, "", http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", true, "1", http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", true, "", http.StatusUnsupportedMediaType},
+		{http.MethodGet, "/sse/connections", false, "1", http.StatusOK},
+		{http.MethodHead, "/sse/connections", false, "1", http.StatusOK},
 	} {
 		r := httptest.NewRequest(test.method, "https://localhost"+test.path, nil)
 		q := r.URL.Query()
 		q.Set("hub", "early")
 		r.URL.RawQuery = q.Encode()
 		r.TLS.HandshakeComplete = test.complete
+		r.Header.Set("Early-Data", test.header)
 		w := httptest.NewRecorder()
 		if err := new(API).ServeHTTP(w, r, nil); err != nil || w.Code != test.status {
-			t.Errorf("%s %s, handshake complete %t: got %d %v, want %d", test.method, test.path, test.complete, w.Code, err, test.status)
+			t.Errorf("%s %s, handshake complete %t, Early-Data %q: got %d %v, want %d", test.method, test.path, test.complete, test.header, w.Code, err, test.status)
 		}
 	}
 }
