@@ -50,14 +50,14 @@ func publishLines(c *call, path string, in io.Reader, fields []field) error {
 		events, err := b.read()
 		if len(events.lines) > 0 {
 			if err := c.publishBatch(path, events, progress); err != nil {
-				return b.withProgress(progress, c.client.reached, err)
+				return b.withProgress(progress, c.client.sent, err)
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return b.withProgress(progress, c.client.reached, err)
+			return b.withProgress(progress, c.client.sent, err)
 		}
 	}
 	progress.end()
@@ -183,14 +183,14 @@ func (b *batcher) complete(line []byte) ([]byte, error) {
 }
 
 // withProgress adds to an error how many events were published before it, and how to
-// repeat the command. Events that Caddy has received without an answer may be stored.
-func (b *batcher) withProgress(p *progress, reached bool, err error) error {
+// repeat the command. Events that were sent may be stored, also without an answer.
+func (b *batcher) withProgress(p *progress, sent bool, err error) error {
 	failure, isExit := errors.AsType[*exitError](err)
 	switch {
 	case p.events > 0:
 		err = fmt.Errorf("%w; before it %s published; repeat the command with --key %s within two minutes: then these are not published twice",
 			err, count(p.events, "event was", "events were"), b.key)
-	case isExit && failure.code == exitUnreachable && reached:
+	case isExit && failure.code == exitUnreachable && sent:
 		err = fmt.Errorf("%w; repeat the command with --key %s within two minutes: then no event is published twice", err, b.key)
 	}
 	if isExit {

@@ -29,6 +29,7 @@ type client struct {
 	hub     string // empty: the default hub
 	timeout time.Duration
 	reached bool // Caddy has answered
+	sent    bool // a request was sent, so Caddy may have executed it without an answer
 	ended   int  // connections that were ended by requests that were refused with 503
 
 	// onWait is called once, when a request waits for a Caddy that has never answered.
@@ -111,6 +112,7 @@ func (c *client) open(ctx context.Context, method, path string, query url.Values
 		req.Header.Set("Content-Type", contentType)
 	}
 	resp, err := c.http.Do(req)
+	c.sent = c.sent || !isDialError(err)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

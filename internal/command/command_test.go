@@ -150,6 +150,16 @@ func TestSendIsRepeated(t *testing.T) {
 	}
 }
 
+// If the connection is lost before the first answer, the event may be stored. The error names
+// the key to repeat it with.
+func TestLostFirstAnswerNamesTheKey(t *testing.T) {
+	a := newAPI(t, func(int, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	for _, args := range [][]string{{`{"x":1}`}, {"--ndjson", `{"data":1}`}} {
+		a.execute(t, nil, append([]string{"broadcast", "--timeout", "200ms"}, args...)...).
+			check(t, exitUnreachable, "", "repeat the command with --key ")
+	}
+}
+
 // A disconnect that is refused with 503 has ended connections of this node. They count when the
 // request is repeated.
 func TestDisconnectCountsAllRequests(t *testing.T) {
@@ -183,7 +193,7 @@ func TestSendGivesUp(t *testing.T) {
 		answerJSON(w, status, `{"error":"the store is away","stored":"unknown","key":"k"}`)
 	})
 	a.execute(t, nil, "broadcast", "--timeout", "300ms", "1").check(t, exitUnreachable, "",
-		"Error: the store is away (stored: unknown), for 300ms", "try again with --key ")
+		"Error: the store is away (stored: unknown), for 300ms", "repeat the command with --key ")
 	if asked, _ := a.requests(); len(asked) < 2 {
 		t.Errorf("asked %q", asked)
 	}

@@ -138,8 +138,8 @@ func publish(c *call, path string) error {
 	}
 	event := inject([]byte("{}"), append(fields, field{"key", quote(key)}, field{name, payload}))
 	answer, err := c.client.do(c.Context(), "POST", path, nil, "application/json", event)
-	if failure, ok := errors.AsType[*exitError](err); ok && failure.code == exitUnreachable && !c.Flags().Changed("key") && c.client.reached {
-		return fail(exitUnreachable, "%w with --key %s, so that the event is not published twice", err, key)
+	if failure, ok := errors.AsType[*exitError](err); ok && failure.code == exitUnreachable && !c.Flags().Changed("key") && c.client.sent {
+		return fail(exitUnreachable, "%w; repeat the command with --key %s within two minutes: then the event is not published twice", err, key)
 	}
 	if err != nil || c.json {
 		return c.raw(answer, err)
