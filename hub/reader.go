@@ -70,6 +70,9 @@ func (h *Hub) Read(ctx context.Context, position string, filter EventFilter) (*R
 	r := &Reader{hub: h, filter: filter}
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	if !h.source.open { // another history has begun since awaitPosition
+		return nil, &Refusal{Starting, between(time.Second, 5*time.Second)}
+	}
 	hi := h.history
 	r.history = hi
 	p, ok := ParsePosition(position)
@@ -162,9 +165,7 @@ func (r *Reader) copyNext() (more bool) {
 				break // first the lines before the hole
 			}
 			r.cursor = hi.position(seq)
-			if r.from = r.cursor; r.gap == noGap {
-				r.gap = gapEvicted
-			}
+			r.reportGap(gapEvicted)
 			holes++
 			continue
 		}
@@ -192,13 +193,16 @@ func (r *Reader) resume() {
 }
 
 // reportGap makes Next report a gap, and continues with everything that is retained: after
-// an eviction only with what the reader has not had. The caller holds Hub.mu.
+// an eviction only with what the reader has not had. If a gap is yet to be reported, an
+// eviction does not change its reason. The caller holds Hub.mu.
 func (r *Reader) reportGap(gap gapReason) {
 	r.cursor = r.history.position(max(r.cursor.Seq, r.history.oldest-1))
 	if gap != gapEvicted {
 		r.cursor = r.history.position(r.history.oldest - 1)
 	}
-	r.gap, r.from = gap, r.cursor
+	if r.from = r.cursor; gap != gapEvicted || r.gap == noGap {
+		r.gap = gap
+	}
 }
 
 // line converts an entry, and reports whether the filter chooses it. It chooses commands

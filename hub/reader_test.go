@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -208,6 +210,62 @@ func TestReaderGetsAGapBeforeAHole(t *testing.T) {
 		want(t, "another epoch", follow(t, h, "aaaaaaaa-4", EventFilter{}), "!epoch 2")
 		want(t, "an invalid position", follow(t, h, "nonsense", EventFilter{}), "!invalid 2")
 	})
+}
+
+// The reason of a gap stays when events are evicted before the reader reports it. A full history
+// evicts with each event.
+func TestReaderGetsAGapBeforeAnEviction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 2})
+		publish(t, h, "1")
+		publish(t, h, "2")
+		for position, reason := range map[string]string{"aaaaaaaa-4": "epoch", "nonsense": "invalid", positionAt(h, 2): "evicted"} {
+			r, err := h.Read(t.Context(), position, EventFilter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, data := range []string{"3", "4", "5"} {
+				publish(t, h, data)
+			}
+			got, _ := drain(r)
+			want(t, position, got, "!"+reason+" 4 5")
+		}
+	})
+}
+
+// A history that is still being read has no readers: they would be sent the rest of it as new. That
+// holds also if it begins after a reader has waited for the one before it.
+func TestHistoryBeginsDuringRead(t *testing.T) {
+	const records = 3
+	h, s := newHub(t, Options{}), newScriptedStore()
+	useStore(t, h, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	var reads atomic.Int64
+	var reading sync.WaitGroup
+	for range 4 {
+		reading.Go(func() {
+			for ctx.Err() == nil {
+				if r, err := h.Read(ctx, "", EventFilter{}); err == nil && r.Position().Seq < records {
+					t.Errorf("position of a reader: got %v, want the end of the history", r.Position())
+					cancel()
+				}
+				reads.Add(1)
+			}
+		})
+	}
+	for range 100 {
+		f := feed{h}
+		f.Begin(NewEpoch(), 1)
+		for seq := range uint64(records) {
+			f.Deliver([]Record{textRecord(seq+1, "x")})
+		}
+		f.Status(nil, 0)
+		for before := reads.Load(); reads.Load() < before+10 && ctx.Err() == nil; { // some are in Read now
+			runtime.Gosched()
+		}
+	}
+	cancel()
+	reading.Wait()
 }
 
 // A reader gets one gap for a hole, in its place, and gets commands.
