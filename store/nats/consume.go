@@ -40,11 +40,15 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 	found, reconnects := t.found, t.reconnects
 	running.Go(func() { t.watch(ctx, found, reconnects, fail) })
 
+	working := time.NewTimer(workingAfter)
+	defer working.Stop()
 	targeting := time.NewTicker(targetEvery)
 	defer targeting.Stop()
 	var batch []jetstream.Msg
 	for {
 		select {
+		case <-working.C:
+			t.reportWorking(t.epoch, t.found.CachedInfo().State.LastSeq)
 		case <-targeting.C:
 			// The missing messages may have been deleted.
 			if t.target > t.last.seq {

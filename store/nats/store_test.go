@@ -422,6 +422,26 @@ func TestMissingPermissionsAreReported(t *testing.T) {
 	}
 }
 
+// TestWorksAgainAfterSilence: a server that was silent for a moment is used again. Then the problems before
+// it are over: the next ones are logged again.
+func TestWorksAgainAfterSilence(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Start(t, 1)
+	proxy := natstest.NewProxy(t, servers.URLs()[0])
+	n := startNode(t, newStream(), 1, someOptions, proxy.URL())
+	n.upTo(n.publish("first"))
+	proxy.Mute()
+	n.await("a heartbeat that is missing", func() bool { return errors.Is(n.problem, jetstream.ErrNoHeartbeat) })
+	n.reportProblem(errors.New("a problem of that time"))
+	proxy.Mend()
+	n.upTo(n.publish("second"))
+	servers.Eventually("the problems are not over", func(context.Context) bool {
+		n.store.mu.Lock()
+		defer n.store.mu.Unlock()
+		return n.lastProblem == nil && len(n.logged) == 0
+	})
+}
+
 // TestRightsInTheDocs: a node does all it must with the rights of a NATS user that docs/scaling.md has.
 func TestRightsInTheDocs(t *testing.T) {
 	page, err := os.ReadFile("../../docs/scaling.md")

@@ -24,6 +24,11 @@ const (
 	// Another node may have started a new epoch.
 	checkEvery = 5 * time.Second
 
+	// workingAfter is how long a consumer must not fail before the log says that the store
+	// works. Within that, a consumer that gets nothing fails by its heartbeat: the server
+	// may not let this node read.
+	workingAfter = 4 * heartbeat
+
 	// targetEvery is how often setTarget is called while messages are missing.
 	targetEvery = time.Second
 
@@ -65,7 +70,6 @@ func (s *store) Tail(ctx context.Context, feed hub.Feed) {
 			return
 		}
 		t.setKnown(nil) // until locate has found that the stream has the same epoch
-		t.silent = errors.Is(err, jetstream.ErrNoHeartbeat)
 		switch {
 		case errors.Is(err, errOtherEpoch), errors.Is(err, errChanged):
 			t.feed.Status(err, t.behind)
@@ -97,7 +101,6 @@ type tail struct {
 	target      uint64    // seq up to which the hub needs the messages before the history is complete; 0: it is
 	absentSince time.Time // zero: the stream exists
 	shortSince  time.Time // since when the stream has ended before last; zero: it does not
-	silent      bool      // the consumer before got nothing from the server
 	reconnects  uint64    // of conn, when follow began
 
 	// State of the current consumer.
@@ -133,9 +136,6 @@ func (t *tail) follow(ctx context.Context) error {
 	}
 	if err := t.setTarget(ctx); err != nil {
 		return err
-	}
-	if !t.silent {
-		t.reportWorking(t.epoch, t.found.CachedInfo().State.LastSeq)
 	}
 	t.setKnown(t.found)
 	return t.read(ctx, consumer)
