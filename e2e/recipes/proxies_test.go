@@ -36,6 +36,8 @@ func TestProxies(t *testing.T) {
 		globals = append(globals, options)
 		text.WriteString(sites)
 	}
+	private := e2e.FreePort(t)
+	text.WriteString(local("private", ":8080", fmt.Sprintf(":%d", private)))
 	wantAllTaken(t, page)
 
 	server := serve(t, strings.Join(globals, "\n"), text.String())
@@ -100,5 +102,15 @@ pid nginx.pid;
 			s.close()
 		}
 		b.wait(0)
+	})
+	t.Run("private", func(t *testing.T) {
+		resp, err := http.Get(fmt.Sprintf("http://localhost:%d/events", private))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got := resp.Header.Values("Cache-Control"); len(got) != 1 || got[0] != "private, no-cache, no-transform" {
+			t.Errorf("Cache-Control of a stream: got %q, want private, no-cache, no-transform", got)
+		}
 	})
 }
