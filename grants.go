@@ -52,8 +52,8 @@ func splitList(list string) (names []string, err error) {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }), nil
 }
 
-// decodeList decodes a JSON array of strings. In place of what is no text, encoding/json puts
-// U+FFFD, so that several names would become one: such an array is rejected.
+// decodeList decodes a JSON array of strings. It rejects names that are not valid text:
+// encoding/json replaces the invalid parts by U+FFFD, so several names would become one.
 func decodeList(list string) (names []string, err error) {
 	if err := json.Unmarshal([]byte(list), &names); err != nil {
 		return nil, fmt.Errorf("the value begins with %s but is no JSON array of strings: %w", list[:1], err)

@@ -155,8 +155,8 @@ func (c *Conn) unpinUnsent() {
 // releaseEvicted ends one stream that pins an evicted event ([pinned]), if such events take
 // more memory than the history may. It returns true if it found one: then call it again. It
 // aborts the stream's write at once, and so does not wait for closeGrace. A stream that has
-// ended already keeps its closeGrace, and counts no longer. Only the waker calls it. The
-// caller must not hold Hub.mu.
+// ended already keeps its closeGrace, and is not counted any more. Only the waker calls it.
+// The caller must not hold Hub.mu.
 func (h *Hub) releaseEvicted() bool {
 	aborter, found := h.endVictim()
 	if aborter != nil {
