@@ -96,8 +96,13 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 		s.ctrl, idle.Ctrl = idle.Ctrl, noDeadline
 		ctrl := s.ctrl
 		s.restoreTimeout = func() {
-			idle.Ctrl = ctrl
+			// After a write has failed, the stream is closed and nothing more is written. Over
+			// HTTP/2 a deadline would keep the closed stream in memory until then.
+			if !s.writeFailed {
+				idle.Ctrl = ctrl
+			}
 			restore()
+			idle.Ctrl = ctrl
 		}
 	}
 	s.writeGuard = time.AfterFunc(math.MaxInt64, s.Abort)

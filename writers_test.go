@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -97,6 +98,12 @@ func (t *testWriter) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		}
 		before := state()
 		defer func() { idleWriters <- [2]string{before, state()} }()
+	case "gone":
+		_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
+		idle.Ctrl = http.NewResponseController(counting{w})
+		gone := &goneWriter{ResponseWriter: idle.ResponseWriter}
+		idle.ResponseWriterWrapper = &caddyhttp.ResponseWriterWrapper{ResponseWriter: gone}
+		defer func() { deadlinesAfterGone <- deadlines.Load() - gone.deadlines }()
 	}
 	return next.ServeHTTP(w, r)
 }
@@ -115,6 +122,22 @@ func (w counting) SetWriteDeadline(at time.Time) error {
 		}
 		w.ResponseWriter = w.ResponseWriter.(interface{ Unwrap() http.ResponseWriter }).Unwrap()
 	}
+}
+
+// goneWriter stands for a client that resets its stream before the first byte.
+type goneWriter struct {
+	http.ResponseWriter
+	deadlines int64 // how many were set before the first byte
+}
+
+// deadlinesAfterGone has, for each request, how many deadlines were set after its client was gone.
+var deadlinesAfterGone = make(chan int64, 10)
+
+func (w *goneWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *goneWriter) FlushError() error {
+	w.deadlines = deadlines.Load()
+	return net.ErrClosed
 }
 
 type writer struct {
@@ -324,5 +347,20 @@ func TestStreamSetsNoDeadlines(t *testing.T) {
 		}
 		st.close()
 		<-idleWriters
+	})
+}
+
+// TestClosedStreamGetsNoDeadline: over HTTP/2 a deadline of a closed stream is a timer that keeps
+// the stream in memory. A client can open and reset thousands of streams a second.
+func TestClosedStreamGetsNoDeadline(t *testing.T) {
+	s := startTLS(t, "", "test_writer gone\nsse /events {\n anonymous\n takeover off\n}")
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		resp, err := p.client.Get(p.url(s.in(t)) + "/events")
+		if err == nil {
+			resp.Body.Close()
+		}
+		if n := <-deadlinesAfterGone; n != 0 {
+			t.Errorf("%d deadlines were set after the client was gone", n)
+		}
 	})
 }
