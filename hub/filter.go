@@ -132,7 +132,11 @@ func (h *Hub) matchingOnce(f Filter) (conns []*Conn) {
 		for i, name := range names {
 			targets[i] = Target{kind, name}
 		}
-		lanes, _ := h.lanesWithSubscribers(targets)
+		var lanes []laneSize
+		for some := range slices.Chunk(targets, MaxTargets) { // the lock is held for each of them alone
+			found, _ := h.lanesWithSubscribers(some)
+			lanes = append(lanes, found...)
+		}
 		lists = append(lists, lanes)
 	}
 	if len(lists) == 0 {

@@ -70,6 +70,11 @@ func TestFilters(t *testing.T) {
 	for c, name := range names {
 		want(t, "by id", list(h, names, Filter{IDs: []string{c.ID()}}), name)
 	}
+	many := []string{"alice"}
+	for i := range 3 * MaxTargets {
+		many = append(many, fmt.Sprint("user-", i))
+	}
+	want(t, "by very many names", list(h, names, Filter{Users: append(many, "bob", "alice")}), "012")
 	want(t, "by unknown id", list(h, names, Filter{IDs: []string{"x"}}), "")
 }
 

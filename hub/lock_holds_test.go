@@ -82,6 +82,11 @@ func BenchmarkLongestHold(b *testing.B) {
 				}
 			}
 		}},
+		{"a listing of 100,000 topics", Options{}, func(b *testing.B, h *Hub) func(int) {
+			connect(b, h, requestOf("", "*", "t/*", "a/*/b"))
+			filter := Filter{Topics: names(topics("t/", 100_000))}
+			return func(int) { h.Connections(filter) }
+		}},
 		{"why of a user with 10,000 connections and 10,000 that have ended", Options{}, func(b *testing.B, h *Hub) func(int) {
 			for range 10_000 {
 				connect(b, h, requestOf("alice", "news", "room/*"))
