@@ -72,11 +72,12 @@ func (a *API) Provision(ctx caddy.Context) error {
 var crossOrigin = http.NewCrossOriginProtection()
 
 // isUnsafeEarly reports whether the request changes something and came as early data (0-RTT),
-// to this server or to a proxy, which then says so in a header.
+// to this server or to a proxy, which then says so in a header. Any value of the header means
+// that, since a client may have sent one, too, to hide that of the proxy.
 // An attacker can send a copy of early data again, also from another address. A client sends
 // the request again after the TLS handshake when it is answered with 425. [RFC 8470 3, 5]
 func isUnsafeEarly(r *http.Request) bool {
-	early := r.TLS != nil && !r.TLS.HandshakeComplete || r.Header.Get("Early-Data") == "1"
+	early := r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
 	return early && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
 

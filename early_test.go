@@ -3,6 +3,7 @@ package caddysse
 import (
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -18,13 +19,15 @@ func TestEarlyData(t *testing.T) {
 	for _, test := range []struct {
 		method, path string
 		complete     bool
-		header       string // that a proxy sets
+		headers      string // the values of the header that a proxy sets
 		status       int
 	}{
 		{http.MethodDelete, "/sse/connections?user=alice", false, "", http.StatusTooEarly},
 		{http.MethodPatch, "/sse/connections?user=alice", false, "", http.StatusTooEarly},
 		{http.MethodPost, "/sse/broadcast", false, "", http.StatusTooEarly},
 		{http.MethodPost, "/sse/broadcast", true, "1", http.StatusTooEarly},
+		{http.MethodPost, "/sse/broadcast", true, "0", http.StatusTooEarly}, // not valid, so it means 1
+		{http.MethodPost, "/sse/broadcast", true, "0 1", http.StatusTooEarly},
 		{http.MethodPost, "/sse/broadcast", true, "", http.StatusUnsupportedMediaType},
 		{http.MethodGet, "/sse/connections", false, "1", http.StatusOK},
 		{http.MethodHead, "/sse/connections", false, "1", http.StatusOK},
@@ -34,10 +37,12 @@ func TestEarlyData(t *testing.T) {
 		q.Set("hub", "early")
 		r.URL.RawQuery = q.Encode()
 		r.TLS.HandshakeComplete = test.complete
-		r.Header.Set("Early-Data", test.header)
+		for _, value := range strings.Fields(test.headers) {
+			r.Header.Add("Early-Data", value)
+		}
 		w := httptest.NewRecorder()
 		if err := new(API).ServeHTTP(w, r, nil); err != nil || w.Code != test.status {
-			t.Errorf("%s %s, handshake complete %t, Early-Data %q: got %d %v, want %d", test.method, test.path, test.complete, test.header, w.Code, err, test.status)
+			t.Errorf("%s %s, handshake complete %t, Early-Data %q: got %d %v, want %d", test.method, test.path, test.complete, test.headers, w.Code, err, test.status)
 		}
 	}
 }
