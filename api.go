@@ -304,13 +304,20 @@ const largeBody = 64 << 10
 // busy, and one CPU stays free for other requests, if there is more than one.
 var decodeSlots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 
+// waitToDecode waits for a slot if the body is large. The caller calls done when it has read
+// the body.
+func waitToDecode(body []byte) (done func()) {
+	if len(body) <= largeBody {
+		return func() {}
+	}
+	decodeSlots <- struct{}{}
+	return func() { <-decodeSlots }
+}
+
 // readEvents reads the events of a body. For a batch it also returns the number of the
 // line of each event, from 1.
 func readEvents(body []byte, batch, broadcast bool) (events []hub.Event, lines []int, err error) {
-	if len(body) > largeBody {
-		decodeSlots <- struct{}{}
-		defer func() { <-decodeSlots }()
-	}
+	defer waitToDecode(body)()
 	if batch {
 		return readBatch(body, broadcast)
 	}

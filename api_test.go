@@ -389,21 +389,31 @@ func TestAPIOnARoute(t *testing.T) {
 // Small bodies are read while all slots for large bodies are in use.
 func TestLargeBodiesLeaveACPU(t *testing.T) {
 	s := start(t, "", anonymousSite)
-	for range cap(caddysse.Decoding) {
-		caddysse.Decoding <- struct{}{}
-	}
-	large := make(chan answer)
-	go func() {
-		large <- s.api("POST", "/sse/broadcast", fmt.Sprintf(`{"text":"%s"}`, strings.Repeat("x", 100_000)))
-	}()
-	eventually(t, "a large one to wait", func() bool { return strings.Contains(stacks(), ".readEvents(") })
-	first := s.send(`{"user":"alice","text":"small"}`)
-	<-caddysse.Decoding
-	if second := decode[receipt](t, (<-large).body); second.ID <= first.ID {
-		t.Errorf("the large one has the position %s, and the small one %s", second.ID, first.ID)
-	}
-	for range cap(caddysse.Decoding) - 1 {
-		<-caddysse.Decoding
+	for name, call := range map[string]func() answer{
+		"an event": func() answer {
+			return s.api("POST", "/sse/broadcast", `{"text":"`+strings.Repeat("x", 100_000)+`"}`)
+		},
+		"a change of topics": func() answer {
+			return s.api("PATCH", "/sse/connections?all=true", `{"remove":["`+strings.Repeat(`x","`, 50_000)+`"]}`, "application/json")
+		},
+	} {
+		for range cap(caddysse.Decoding) {
+			caddysse.Decoding <- struct{}{}
+		}
+		large := make(chan answer, 1)
+		go func() { large <- call() }()
+		eventually(t, name+" to wait", func() bool { return strings.Contains(stacks(), ".waitToDecode(") })
+		s.send(`{"user":"alice","text":"small"}`)
+		select {
+		case a := <-large:
+			t.Errorf("%s did not wait: %d %s", name, a.status, a.body)
+		default:
+			<-caddysse.Decoding
+			<-large
+		}
+		for range cap(caddysse.Decoding) - 1 {
+			<-caddysse.Decoding
+		}
 	}
 }
 
