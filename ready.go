@@ -29,6 +29,8 @@ func showReady(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	// A config that is being loaded has opened such hubs. It is not in force, and may fail.
+	maps.DeleteFunc(hubs, func(_ string, h *pooledHub) bool { return h.store.Load() == nil && !r.URL.Query().Has("hub") })
 	var reasons []string
 	for _, name := range slices.Sorted(maps.Keys(hubs)) {
 		if err := checkReady(hubs[name].Stats()); err != nil {

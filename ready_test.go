@@ -26,6 +26,9 @@ type testStore struct {
 // testStores has the store that was opened last.
 var testStores atomic.Pointer[testStore]
 
+// whileOpening is called while a store is opened, if it is set.
+var whileOpening func()
+
 func init() { caddy.RegisterModule(testStoreModule{}) }
 
 type testStoreModule struct{}
@@ -42,6 +45,9 @@ func (*testStoreModule) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (*testStoreModule) Identity(hub string) string { return "test " + hub }
 
 func (*testStoreModule) Open(string) (hub.Store, error) {
+	if whileOpening != nil {
+		whileOpening()
+	}
 	s := &testStore{Memory: hub.NewMemory(), feed: make(chan hub.Feed, 1)}
 	testStores.Store(s)
 	return s, nil
@@ -191,6 +197,24 @@ func TestReady(t *testing.T) {
 	check("/sse/ready?verbose=1", 400, "unknown query parameter")
 	caddysse.Exit(t)
 	check("/sse/ready", 503, "shutting down")
+}
+
+// TestReadyDuringReload: a config that is being loaded, and may fail, has opened a hub without a
+// history. The node serves its clients meanwhile.
+func TestReadyDuringReload(t *testing.T) {
+	s := start(t, "sse", "sse /events\nsse_api /sse/*")
+	ready := func() int { return do(t, "GET", "http://"+s.http+"/sse/ready", "").status }
+	during := 0
+	whileOpening = func() { during = ready() }
+	defer func() { whileOpening = nil }()
+	s.global = "sse\nsse chat {\n store test\n}"
+	s.mustLoad(s.site("sse /events\nsse_api /sse/*"))
+	if during != http.StatusOK {
+		t.Errorf("while the next config opens its stores: got %d, want 200", during)
+	}
+	if after := ready(); after != http.StatusServiceUnavailable {
+		t.Errorf("when the next config is in force and its history is not open: got %d, want 503", after)
+	}
 }
 
 // TestReadyIsAllThatItsPathServes: Caddy's matchers look at the clean path. No other spelling of a path
