@@ -89,6 +89,14 @@ func TestNodesTakeNamesApart(t *testing.T) {
 		var failure apiError
 		call(method, "/sse/connections?hub=cluster&user=%ff", http.StatusBadRequest, &failure)
 	}
+	filter := hub.Filter{Users: []string{"\xff"}}
+	const refused = `user "\xff" of the filter is not valid UTF-8`
+	if _, err := HubNamed("cluster").Connections(t.Context(), filter, "", 1); err == nil || !strings.Contains(err.Error(), refused) {
+		t.Errorf("listing: got %v, want %q", err, refused)
+	}
+	if _, _, err := HubNamed("cluster").Disconnect(t.Context(), filter); err == nil || !strings.Contains(err.Error(), refused) {
+		t.Errorf("disconnect: got %v, want %q", err, refused)
+	}
 	if n := len(there.Connections(hub.Filter{})); n != 1 {
 		t.Errorf("%d connections are open, want 1", n)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -101,6 +102,9 @@ func (h Hub) Connections(ctx context.Context, filter hub.Filter, after string, l
 	if limit < 1 || limit > maxPage {
 		return ConnectionPage{}, fmt.Errorf("invalid limit %d: it must be a number from 1 to %d", limit, maxPage)
 	}
+	if err := checkFilter(filter); err != nil {
+		return ConnectionPage{}, err
+	}
 	return listOnAllNodes(ctx, pooled, filter, after, limit), nil
 }
 
@@ -115,5 +119,24 @@ func (h Hub) Disconnect(ctx context.Context, filter hub.Filter) (n int, missing 
 	if len(filter.IDs)+len(filter.Users)+len(filter.Sessions)+len(filter.Topics) == 0 {
 		return 0, nil, errors.New("the filter is empty: name at least one id, user, session or topic")
 	}
+	if err := checkFilter(filter); err != nil {
+		return 0, nil, err
+	}
 	return disconnectOnAllNodes(ctx, pooled, filter)
+}
+
+// checkFilter rejects names that are not UTF-8. In a request to other nodes, and in a command,
+// they would become U+FFFD, which may be another's name.
+func checkFilter(filter hub.Filter) error {
+	for _, list := range []struct {
+		kind  string
+		names []string
+	}{{"id", filter.IDs}, {"user", filter.Users}, {"session", filter.Sessions}, {"topic", filter.Topics}} {
+		for _, name := range list.names {
+			if !utf8.ValidString(name) {
+				return fmt.Errorf("%s %q of the filter is not valid UTF-8: give the name as the connection has it", list.kind, name)
+			}
+		}
+	}
+	return nil
 }

@@ -142,6 +142,7 @@ func listGoRefusals(t *testing.T, l *refusalList) {
 	h := caddysse.HubNamed("")
 	_, limit := h.Connections(ctx, hub.Filter{}, "", 0)
 	_, _, filter := h.Disconnect(ctx, hub.Filter{})
+	_, _, invalid := h.Disconnect(ctx, hub.Filter{Users: []string{"\xff"}})
 	for _, r := range []struct {
 		call string
 		err  error
@@ -153,6 +154,7 @@ func listGoRefusals(t *testing.T, l *refusalList) {
 		{"Publish to nobody", publish(ctx, h, hub.Event{})},
 		{"Connections with limit 0", limit},
 		{"Disconnect with an empty filter", filter},
+		{"Disconnect with a name that is not UTF-8", invalid},
 	} {
 		l.refusedConfig(t, r.call, r.err)
 	}
