@@ -160,6 +160,18 @@ func TestLostFirstAnswerNamesTheKey(t *testing.T) {
 	}
 }
 
+// An id that is empty, such as that of an unset variable in a script, chooses no connection. It
+// does not leave the other flags to choose more.
+func TestDisconnectOfAnEmptyID(t *testing.T) {
+	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) { answerJSON(w, 200, `{"disconnected":5}`) })
+	for _, args := range [][]string{{"", "--user", "alice"}, {"", "--all"}, {"--connection", "", "--all"}, {""}} {
+		a.execute(t, nil, append([]string{"disconnect"}, args...)...).check(t, exitRefused, "", "the id of the connection is empty")
+	}
+	if asked, _ := a.requests(); len(asked) > 0 {
+		t.Errorf("got the requests %q, want none", asked)
+	}
+}
+
 // A disconnect that is refused with 503 has ended connections of this node. They count when the
 // request is repeated.
 func TestDisconnectCountsAllRequests(t *testing.T) {

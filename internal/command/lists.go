@@ -250,6 +250,8 @@ func disconnect(c *call) error {
 	switch {
 	case len(c.args) == 1 && c.Flags().Changed("connection"):
 		return c.usage("the argument %q and --connection mean the same: give one of them", c.args[0])
+	case id == "" && (len(c.args) == 1 || c.Flags().Changed("connection")): // a variable of a script was empty
+		return c.usage("the id of the connection is empty: give an id, or --user, --session and --topic, or --all")
 	case id != "" && (len(q) > 0 || boolFlag(c.Command, "all")):
 		return c.usage("connection %q excludes --user, --session, --topic and --all: give either one connection or these flags", id)
 	case id != "":
