@@ -2,6 +2,7 @@ package hub
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -23,9 +24,10 @@ type rightsChange struct {
 const (
 	maxRightsChanges = 1000
 
-	// maxRightsNames bounds the memory of a filter: one with more names is kept as one
-	// that chooses all connections.
+	// maxRightsNames and maxRightsBytes bound the memory of a filter: one with more names, or
+	// with more bytes in all names, is kept as one that chooses all connections.
 	maxRightsNames = 100
+	maxRightsBytes = 8 << 10
 
 	// maxRightsChecks bounds the work for one request, which holds Hub.mu meanwhile. A unit
 	// is the comparison of a topic, or of ten names: about half a microsecond.
@@ -36,8 +38,24 @@ const (
 // connections that the change concerns after that. So a request either finds the change
 // here or has become a connection that the search finds.
 func (r *rightsChanges) add(f Filter) {
-	if len(f.IDs)+len(f.Users)+len(f.Sessions)+len(f.Topics) > maxRightsNames {
+	lists := [...]*[]string{&f.IDs, &f.Users, &f.Sessions, &f.Topics}
+	names, bytes := 0, 0
+	for _, list := range lists {
+		if names += len(*list); names > maxRightsNames {
+			break
+		}
+		for _, name := range *list {
+			bytes += len(name)
+		}
+	}
+	if names > maxRightsNames || bytes > maxRightsBytes {
 		f = Filter{}
+	}
+	for _, list := range lists { // a name may be a part of a long URL, and the caller may change the lists
+		*list = slices.Clone(*list)
+		for i, name := range *list {
+			(*list)[i] = strings.Clone(name)
+		}
 	}
 	change := rightsChange{time.Now(), f}
 	if r.n < maxRightsChanges {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -261,3 +262,22 @@ type recordingSink struct{ strings.Builder }
 
 func (*recordingSink) Abort()       {}
 func (*recordingSink) Flush() error { return nil }
+
+// TestRightsChangesAreSmall: the names of a disconnect may be parts of a long URL. The hub keeps
+// neither the URL nor very long names.
+func TestRightsChangesAreSmall(t *testing.T) {
+	h := newHub(t, Options{})
+	before := liveHeap()
+	for i := range maxRightsChanges {
+		url := strings.Repeat("x", 100_000)
+		f := Filter{Users: []string{url[:10]}}
+		if i%2 == 0 {
+			f = Filter{Users: []string{url}}
+		}
+		h.DisconnectHere(f)
+	}
+	if grown := liveHeap() - before; grown > 5<<20 {
+		t.Errorf("heap of %d changes: got %d bytes, want at most 5 MiB", maxRightsChanges, grown)
+	}
+	runtime.KeepAlive(h)
+}
