@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
@@ -62,6 +63,7 @@ func (h Hub) Publish(ctx context.Context, events ...hub.Event) ([]hub.Receipt, e
 		}
 		return nil, err
 	}
+	events = slices.Clone(events) // publishing sets fields, and other goroutines may publish the same events
 	err = checkBatch(events)
 	var receipts []hub.Receipt
 	if err == nil {

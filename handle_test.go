@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	caddysse "github.com/ea766355/caddy-sse"
@@ -64,6 +65,21 @@ func TestHandle(t *testing.T) {
 	if b := alice.event(); b.event != "sse.closing" || !strings.Contains(b.data, "disconnected") {
 		t.Errorf("alice is sent %+v", b)
 	}
+}
+
+// TestHandleSharedEvents: goroutines may publish the same events at the same time.
+func TestHandleSharedEvents(t *testing.T) {
+	start(t, "sse", "sse /events")
+	events := []hub.Event{{Data: []byte("x"), Targets: []hub.Target{{}}}}
+	var publishers sync.WaitGroup
+	for range 4 {
+		publishers.Go(func() {
+			if _, err := caddysse.HubNamed("").Publish(t.Context(), events...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	publishers.Wait()
 }
 
 // TestHandleRefusals: each refusal has the remedy, and counts like the same one over HTTP.
