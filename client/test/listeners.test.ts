@@ -168,4 +168,4 @@ test("the snapshot has the events delivered so far, for random actions of listen
     const unexpected = thrown.filter((error) => (error as Error).message !== "mine");
     expect(unexpected, `seed ${seed}`).toEqual([]);
   }
-}, 60_000);
+});

@@ -17,7 +17,13 @@ describe("timeoutMs", () => {
   test("limits auth too, so that later events are sent", async () => {
     let calls = 0;
     const auth = () => (++calls === 1 ? new Promise<string>(() => {}) : "Bearer x");
-    const sse = createPublisher({ endpoint: await listen(), timeoutMs: 100, retries: 0, auth });
+    const sse = createPublisher({
+      endpoint: "https://example.com/sse",
+      timeoutMs: 100,
+      retries: 0,
+      auth,
+      fetch: async () => Response.json(receipt),
+    });
     const stuck = sse.notifyAll("stuck").catch((error: unknown) => error);
     const next = sse.notifyAll("next");
     expect(await stuck).toMatchObject({
@@ -75,5 +81,5 @@ describe("memory", () => {
       },
       { timeout: 50_000, interval: 100 },
     );
-  }, 60_000);
+  });
 });

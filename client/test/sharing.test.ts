@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { createSSE, type SSEOptions } from "../src/index.js";
 import { type Any, server, URL_, wait } from "./client-setup.js";
 import { connected, settle, status } from "./fake-server.js";
@@ -83,47 +83,49 @@ describe("sharing on a page", () => {
     for (const { off } of [a, b, c]) off();
   });
 
-  test("two clients at a position of another history both get the gap", async () => {
-    const a = open();
-    await settle();
-    await server.last.send(connected("c-1"), "data: 5\nid: e-5-aaaa\n\n");
-    const gaps: string[] = [];
+  describe("clients at a position of another history", () => {
+    const opened =
+      'event: sse.connected\ndata: {"connectionId":"c-2","user":"alice","heartbeat":15000}\n\n';
+    const gap = (reason: string) =>
+      `event: sse.gap\ndata: ${JSON.stringify({ reason })}\nid: e-5-aaaa\n\n`;
+    let gaps: string[];
     const at = (name: string) =>
       open({ lastEventId: "e-7-zzzz", onGap: ({ reason }) => gaps.push(`${name} ${reason}`) });
-    const [b, c] = [at("b"), at("c")];
-    await settle();
-    await server.last.send(
-      'event: sse.connected\ndata: {"connectionId":"c-2","user":"alice","heartbeat":15000}\n\n',
-      'event: sse.gap\ndata: {"reason":"epoch"}\nid: e-5-aaaa\n\n',
-    );
-    expect(gaps).toEqual(["b epoch", "c epoch"]);
-    expect(server.calls.map(({ aborted }) => aborted)).toEqual([false, true]);
-    await server.calls[0]?.send("data: 6\nid: e-6-aaaa\n\n");
-    expect([a.got, b.got, c.got]).toEqual([[5, 6], [6], [6]]);
-    for (const { off } of [a, b, c]) off();
-  });
+    let a: ReturnType<typeof open>;
+    beforeEach(async () => {
+      gaps = [];
+      a = open();
+      await settle();
+      await server.last.send(connected("c-1"), "data: 5\nid: e-5-aaaa\n\n");
+    });
 
-  test("a client that joins between the opening and the gap of a history restored from a backup gets the gap", async () => {
-    const a = open();
-    await settle();
-    await server.last.send(connected("c-1"), "data: 5\nid: e-5-aaaa\n\n");
-    const gaps: string[] = [];
-    const at = (name: string) =>
-      open({ lastEventId: "e-7-zzzz", onGap: ({ reason }) => gaps.push(`${name} ${reason}`) });
-    const b = at("b");
-    await settle();
-    await server.last.send(
-      'event: sse.connected\ndata: {"connectionId":"c-2","user":"alice","heartbeat":15000}\n\n',
-    );
-    const c = at("c");
-    await settle();
-    await server.calls[0]?.send(":\n");
-    await server.last.send('event: sse.gap\ndata: {"reason":"invalid"}\nid: e-5-aaaa\n\n');
-    expect(gaps).toEqual(["b invalid", "c invalid"]);
-    expect(server.calls.map(({ aborted }) => aborted)).toEqual([false, true]);
-    await server.calls[0]?.send("data: 6\nid: e-6-aaaa\n\n");
-    expect([a.got, b.got, c.got]).toEqual([[5, 6], [6], [6]]);
-    for (const { off } of [a, b, c]) off();
+    /** Both got their gap, and share the stream of the first client again. */
+    async function expectShared(b: ReturnType<typeof open>, c: ReturnType<typeof open>) {
+      expect(server.calls.map(({ aborted }) => aborted)).toEqual([false, true]);
+      await server.calls[0]?.send("data: 6\nid: e-6-aaaa\n\n");
+      expect([a.got, b.got, c.got]).toEqual([[5, 6], [6], [6]]);
+      for (const { off } of [a, b, c]) off();
+    }
+
+    test("both get the gap", async () => {
+      const [b, c] = [at("b"), at("c")];
+      await settle();
+      await server.last.send(opened, gap("epoch"));
+      expect(gaps).toEqual(["b epoch", "c epoch"]);
+      await expectShared(b, c);
+    });
+
+    test("both get the gap if the second joins between the opening and the gap", async () => {
+      const b = at("b");
+      await settle();
+      await server.last.send(opened);
+      const c = at("c");
+      await settle();
+      await server.calls[0]?.send(":\n");
+      await server.last.send(gap("invalid"));
+      expect(gaps).toEqual(["b invalid", "c invalid"]);
+      await expectShared(b, c);
+    });
   });
 
   test("close() and reconnect() in a listener lose no event of the chunk", async () => {
