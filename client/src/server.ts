@@ -16,7 +16,7 @@ export type Payload = { data: unknown; text?: never } | { text: string; data?: n
 export interface MessageOptions {
   /** The event's type, for which listeners in the browser are registered. Default: none, which is `message`. */
   type?: string;
-  /** Idempotency key, at most 128 bytes. The same key within two minutes publishes nothing. Default: a random key. */
+  /** Idempotency key, at most 128 bytes. The same key within two minutes publishes nothing. Default, also for `""`: a random key. */
   key?: string;
   /** How long the event may be delivered, for example `"30s"` or `"10m"`. Default: as long as the history keeps it. */
   ttl?: string;
@@ -73,7 +73,10 @@ export interface PublisherOptions {
   auth?: string | (() => string | Promise<string>);
   /** The hub. Default: `default`. */
   hub?: string;
-  /** Timeout of one attempt, with the call of `auth`, in milliseconds. The server waits up to 10 s for a store. Default: 15 000. */
+  /**
+   * Timeout of one attempt, with the call of `auth`, in milliseconds. The server waits up to 10 s for a store. A retry
+   * also ends two minutes after the first attempt began. Default: 15 000.
+   */
   timeoutMs?: number;
   /**
    * The number of retries after a lost answer, a 408, 425, 429 or 5xx. The waits between them double, from
@@ -100,11 +103,13 @@ export interface Publisher {
   sendAlert(userId: string, message: string, severity?: Severity): Promise<Receipt>;
 }
 
-/**
- * How long after the first attempt a retry may begin, in milliseconds. The server forgets a key after two
- * minutes, so a later retry could publish the event twice.
- */
+/** How long after the first attempt a retry may begin, in milliseconds. */
 const MAX_TRYING = 90_000;
+/**
+ * How long after the beginning of the first attempt a retry may last, in milliseconds. The server forgets a key after
+ * two minutes, so a later retry could publish the event twice.
+ */
+const KEY_LIFE = 120_000;
 /** The most events and characters of one request. The server accepts 1,000 events and 8 MiB. */
 const MAX_BATCH = 1000;
 const MAX_BATCH_SIZE = 2 ** 21;
@@ -129,7 +134,11 @@ export function createPublisher(options: PublisherOptions): Publisher {
   const queue: Pending[] = [];
   let running = false;
 
-  async function attempt(call: string, batch: readonly Pending[]): Promise<Receipt[]> {
+  async function attempt(
+    call: string,
+    batch: readonly Pending[],
+    timeoutMs: number,
+  ): Promise<Receipt[]> {
     const many = batch.length > 1;
     const headers: Record<string, string> = {
       "Content-Type": many ? "application/x-ndjson" : "application/json",
@@ -182,10 +191,12 @@ export function createPublisher(options: PublisherOptions): Publisher {
     const [first] = batch;
     if (!first) return;
     let failure: Failure;
-    const end = Date.now() + MAX_TRYING;
+    let limit = timeoutMs;
+    const began = Date.now();
+    const end = began + MAX_TRYING;
     for (let left = retries, wait = 200; ; left--, wait *= 2) {
       try {
-        const receipts = await attempt(first.call, batch);
+        const receipts = await attempt(first.call, batch, limit);
         for (const [i, { resolve }] of batch.entries()) resolve(receipts[i] as Receipt);
         return;
       } catch (error) {
@@ -196,6 +207,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         await new Promise((resolve) => setTimeout(resolve, pause));
         // The process may have been suspended.
         if (Date.now() > end) break;
+        limit = Math.min(timeoutMs, began + KEY_LIFE - Date.now());
       }
     }
     // The server refuses a batch as a whole, and names the bad line.
@@ -232,7 +244,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
   }
 
   async function publish(call: string, event: Message & { user?: Name }): Promise<Receipt> {
-    const key = event.key ?? crypto.randomUUID();
+    const key = event.key || crypto.randomUUID();
     let body: string;
     try {
       body = JSON.stringify({ ...event, key });

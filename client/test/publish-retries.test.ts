@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { createPublisher, PublishError } from "../src/server.js";
+import { createPublisher, PublishError, type PublisherOptions } from "../src/server.js";
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -11,22 +11,31 @@ afterEach(() => {
 const receipt = { id: "e-1", connections: 0 };
 const endpoint = "https://example.com/internal/sse";
 
-/** Publishes once to a server that gives these answers, and returns the outcome and the time of each request. */
-async function publish(answer: (ms: number) => Response | Promise<Response>, retries?: number) {
+/** Publishes once to a server that gives these answers. Returns the outcome, and the times of it and of each request. */
+async function publish(
+  answer: (ms: number) => Response | Promise<Response>,
+  options: Partial<PublisherOptions> = {},
+) {
   const began = Date.now();
   const times: number[] = [];
   const sse = createPublisher({
     endpoint,
-    ...(retries !== undefined && { retries }),
+    ...options,
     fetch: async () => {
       const ms = Date.now() - began;
       times.push(ms);
       return answer(ms);
     },
   });
-  const outcome = sse.notifyAll("x").catch((error: unknown) => error);
+  let ended = Infinity;
+  const outcome = sse
+    .notifyAll("x")
+    .catch((error: unknown) => error)
+    .finally(() => {
+      ended = Date.now() - began;
+    });
   await vi.runAllTimersAsync();
-  return { outcome: await outcome, times };
+  return { outcome: await outcome, ended, times };
 }
 
 test("a server that is away for 20 s is waited for", async () => {
@@ -58,12 +67,35 @@ for (const [name, answer] of [
   ],
 ] as const) {
   test(`no retry begins more than 90 s after the first attempt: ${name}`, async () => {
-    const { outcome, times } = await publish(answer, 1000);
+    const { outcome, times } = await publish(answer, { retries: 1000 });
     expect(outcome).toMatchObject({ name: "PublishError", retryable: true });
     expect(times.at(-1)).toBeGreaterThan(30_000);
     expect(times.at(-1)).toBeLessThanOrEqual(90_000);
   });
 }
+
+for (const timeoutMs of [60_000, Infinity]) {
+  test(`no retry lasts until the server has forgotten the key, with timeoutMs ${timeoutMs}`, async () => {
+    const { outcome, ended, times } = await publish(
+      (ms) =>
+        ms < 80_000
+          ? new Response("", { status: 503, headers: { "Retry-After": "40" } })
+          : new Promise<Response>(() => {}),
+      { timeoutMs },
+    );
+    expect(outcome).toMatchObject({ name: "PublishError", status: 0, retryable: true });
+    expect(times).toEqual([0, 40_000, 80_000]);
+    expect(ended).toBe(120_000);
+  });
+}
+
+test("a first attempt may last longer", async () => {
+  const late = new Promise<Response>((resolve) =>
+    setTimeout(() => resolve(Response.json(receipt)), 180_000),
+  );
+  const { outcome } = await publish(() => late, { timeoutMs: 200_000 });
+  expect(outcome).toEqual(receipt);
+});
 
 test("a process that was suspended in a wait does not retry: the server may have forgotten the key", async () => {
   const { outcome, times } = await publish(() => {
@@ -84,7 +116,7 @@ for (const [status, body, text] of [
   [200, "", "200 without a receipt: does the endpoint lead to sse_api or the admin API?"],
 ] as const) {
   test(`the error of ${status} with ${body || "an empty body"} says what to do`, async () => {
-    const { outcome } = await publish(() => new Response(body, { status }), 0);
+    const { outcome } = await publish(() => new Response(body, { status }), { retries: 0 });
     expect((outcome as Error).message).toBe(`caddy-sse: ${text}`);
   });
 }

@@ -19,6 +19,13 @@ describe("errors", () => {
       expect(received[0]?.body.key).toBe(received[1]?.body.key);
     });
   }
+  test("an empty key is none: the event gets a random one, with which it is retried", async () => {
+    replies.push("hang up");
+    const sse = createPublisher({ endpoint: await listen() });
+    await sse.broadcast({ data: 1, key: "" });
+    expect(received[0]?.body.key).toMatch(/^.{36}$/);
+    expect(received[1]?.body.key).toBe(received[0]?.body.key);
+  });
   for (const code of [400, 401, 403, 404, 413, 415]) {
     test(`${code} is final, and the error has the reason`, async () => {
       replies.push([code, { error: "unknown field" }]);
