@@ -5,7 +5,7 @@ export const isStream = ({ status, headers }: Response): boolean =>
   status === 200 && /^text\/event-stream *(;|$)/i.test(headers.get("Content-Type") ?? "");
 
 /** Reports whether the same request may succeed later. */
-export const isTransient = (status: number): boolean => /5..|408|425|429/.test(`${status}`);
+export const isTransient = (status: number): boolean => /5..|408|42[59]/.test(`${status}`);
 
 /** The error of a response that is not a stream. */
 export function errorOf({ status, headers }: Response): SSEError & { retryAfterMs?: number } {

@@ -45,7 +45,7 @@ export function openStream(
   let failures = 0;
   let absences = 0; // times in a row that the hub or the address was gone
   let wasOpen = connectionId !== null; // the stream has been open before
-  let serverSetWait = false; // the server asked for the current wait
+  let wakeableAt = 0; // before this time the page does not end a wait that the server asked for
   let refreshed = false; // after a 401 an attempt was made with new headers
   let returned = false; // after `disconnected` an attempt was made
 
@@ -107,20 +107,17 @@ export function openStream(
   function retry(error: SSEError, least = 0, exactly = false) {
     endAttempt();
     const { shouldReconnect, backoff: { minMs = 500, maxMs = 30_000 } = {} } = options();
-    if (guard(() => shouldReconnect?.(error, failures)) === false) {
-      return finish("failed", error);
-    }
+    const wanted = guard(() => shouldReconnect?.(error, failures));
     if (current || closed) return; // shouldReconnect has reconnected or closed
+    if (wanted === false) return finish("failed", error);
     // Without jitter the first time only: a server that ends every stream at once must be asked less and less.
     const jitter = exactly && !failures ? 0 : fullJitter(failures, serverRetryMs ?? minMs, maxMs);
     const delay = delayOf(exactly ? Math.max(least, jitter) : least + jitter);
-    serverSetWait = least > 0;
+    const retryAt = Date.now() + delay;
+    wakeableAt = least && retryAt;
     setTimer(attempt, delay);
     failures++;
-    setState(
-      { connectionStatus: "reconnecting", error, attempt: failures, retryAt: Date.now() + delay },
-      error,
-    );
+    setState({ connectionStatus: "reconnecting", error, attempt: failures, retryAt }, error);
   }
 
   /** Retries when no byte arrives for `idleMs()`. Bytes only set `lastByteAt`, so there is one timer per idle period. */
@@ -185,14 +182,14 @@ export function openStream(
       for (const other of requests) if (other !== call) other.abort();
     };
     if (poll && !contested) choose();
-    const { credentials = "same-origin", fetch = globalThis.fetch } = options();
+    const { credentials = "same-origin", fetch: send = fetch } = options();
     const headers = new Headers(all);
     const beganAt = Date.now();
     const before = lastEventId;
     let buffered = ""; // answer of a poll, while the stream may still be chosen
     try {
       const target = prepare(url, headers, poll, lastEventId, state.connectionId, options().state);
-      const response = await fetch(target, {
+      const response = await send(target, {
         headers,
         credentials,
         cache: "no-store",
@@ -251,8 +248,7 @@ export function openStream(
     const age = openedAt && !polling ? Date.now() - openedAt : 0;
     if (age > 1000 && age < CUT_MS && Math.abs(age - cutAge) < age / 10) fallBack();
     cutAge = age || cutAge;
-    const message = textOf(cause);
-    retry({ type: "network", message, ...(typeof cause !== "string" && { cause }) });
+    retry({ type: "network", message: textOf(cause), ...(typeof cause !== "string" && { cause }) });
   }
 
   /** Handles the status of a response. True if it is a stream. */
@@ -375,12 +371,11 @@ export function openStream(
       streamAt = 0;
       streamAgainMs = STREAM_AGAIN_MS;
     }
-    if (current) {
-      // After a change of the network the old connection is dead, without an error.
-      if (type === "online" || Date.now() - lastByteAt >= idleMs()) void attempt();
-    } else if (state.retryAt && !serverSetWait) {
-      void attempt();
-    }
+    // After a change of the network the old connection is dead, without an error.
+    const isDue = current
+      ? type === "online" || Date.now() - lastByteAt >= idleMs()
+      : state.retryAt && Date.now() >= wakeableAt;
+    if (isDue) void attempt();
   }
   const stopListening = onWake(wake);
   void attempt(connectionId ? {} : { connectionStatus: "connecting" });

@@ -184,6 +184,7 @@ describe("after the end of a stream", () => {
     const sse = await start();
     sse.close();
     stop();
+    await settle();
     expect(statusOf(sse)).toBe("closed");
   });
 

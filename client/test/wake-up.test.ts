@@ -53,6 +53,15 @@ describe("wake-up", () => {
     await wait(1000);
     expect(server.calls).toHaveLength(1);
   });
+  test("a wait that the server requested is over when the device has slept through it", async () => {
+    server.responses.push(status(503, { "Retry-After": "60" }));
+    await start();
+    // While the device sleeps, the clock continues and the timers stop.
+    vi.setSystemTime(Date.now() + 3600_000);
+    fire("visibilitychange");
+    await settle();
+    expect(server.calls).toHaveLength(2);
+  });
   test("a page that becomes visible checks the time since the last byte", async () => {
     await start();
     await server.last.send(connected("c-1"));
