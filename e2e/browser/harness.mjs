@@ -16,7 +16,7 @@ if (!caddy)
   throw new Error("set CADDY_BIN to a Caddy with this module: go build -o /tmp/caddy ./cmd/caddy");
 
 /** Waits until `probe` returns a true value. Fails with the last value. */
-export async function until(probe, what, ms = 15_000) {
+export async function until(probe, what, ms = 60_000) {
   const end = Date.now() + ms;
   for (;;) {
     const got = await probe();
@@ -387,7 +387,7 @@ const chromiumWith = (args) => ({
 /** A browser profile in which `user` is signed in to /events. */
 export async function profile(browser, { origin }, user, options = {}) {
   const context = await browser.newContext({ baseURL: origin, ...options });
-  context.setDefaultTimeout(15_000);
+  context.setDefaultTimeout(60_000);
   context.on("weberror", (error) => console.error("in the page:", error.error()));
   if (user) await context.addCookies([{ name: "user", value: user, url: origin }]);
   return context;
