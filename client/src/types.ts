@@ -153,8 +153,9 @@ export interface StreamOptions {
    */
   idleTimeoutMs?: number;
   /**
-   * Called before a reconnection is scheduled, with the number of attempts since the stream was open. If it
-   * returns `false`, the stream is `failed`. Not called for final errors. Default: always `true`.
+   * Called before a reconnection is scheduled, with the number of attempts since the stream was open for
+   * `backoff.resetAfterMs`. If it returns `false`, the stream is `failed`. Not called for final errors. Default: always
+   * `true`.
    */
   shouldReconnect?: (error: SSEError, attempts: number) => boolean;
 }
@@ -220,7 +221,7 @@ export interface StreamState {
   readonly protocol: string | null;
   /** Why the stream is not open; `null` while it is open. */
   readonly error: SSEError | null;
-  /** The number of attempts, made or scheduled, since the stream was open. */
+  /** The number of attempts, made or scheduled, since the stream was open for `backoff.resetAfterMs`; 0 while it is open. */
   readonly attempt: number;
   /** The time of the next attempt, as of `Date.now()`; `null` if none is scheduled. */
   readonly retryAt: number | null;

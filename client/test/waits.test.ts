@@ -29,6 +29,7 @@ describe("waits", () => {
     for (let i = 0; i < 4; i++) {
       await server.last.send(": hello\n");
       await server.last.end();
+      expect(sse.getSnapshot().attempt).toBe(i + 1);
       all.push(Number(sse.getSnapshot().retryAt) - Date.now());
       await wait(all.at(-1) as number);
     }
