@@ -1,6 +1,6 @@
-// Clients join, leave, come back and lead, on servers that restart, forget and are restored. Each
-// client gets every event after its position once and in order, or a gap, no matter which clients
-// share its stream.
+// Clients join, leave, come back and lead, on servers that restart, forget and are restored, and on pages that
+// sleep, go offline and go to the back/forward cache. Each client gets every event after its position once and in
+// order, or a gap, no matter which clients share its stream.
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { SSEOptions } from "../src/index.js";
 import { fakeBrowser } from "./fake-browser.js";
@@ -31,6 +31,18 @@ async function run(
   vi.spyOn(Math, "random").mockImplementation(random);
   const browser = fakeBrowser();
   const server = historyServer(random);
+  const listeners = new Map<(event: object) => void, string>();
+  vi.stubGlobal("document", { visibilityState: "visible", baseURI: "https://example.com/" });
+  vi.stubGlobal("addEventListener", (type: string, listener: () => void) =>
+    listeners.set(listener, `${listeners.get(listener) ?? ""} ${type}`),
+  );
+  vi.stubGlobal("removeEventListener", (_: string, listener: () => void) =>
+    listeners.delete(listener),
+  );
+  const fire = (type: string) => {
+    for (const [listener, types] of [...listeners])
+      if (types.includes(type) && listeners.has(listener)) listener({ type, persisted: true });
+  };
   const url = `https://example.com/${share}/${kind}/${seed}`;
   let gaps = 0;
   let wrong = "";
@@ -83,6 +95,20 @@ async function run(
   }
 
   const clients = [open("")];
+  async function happenToPage() {
+    const dice = random();
+    if (dice < 0.2) fire("online");
+    else if (dice < 0.4) fire("visibilitychange");
+    else if (dice < 0.6) {
+      fire("pagehide");
+      if (random() < 0.5) server.publish();
+      if (random() < 0.5) await vi.advanceTimersByTimeAsync(random() * 50_000);
+      if (random() < 0.3) pick(random, clients).step();
+      if (random() < 0.3) fire("visibilitychange");
+      fire("pageshow");
+      // The clock may be set, or go on while the device sleeps.
+    } else vi.setSystemTime(Date.now() + (random() < 0.5 ? 1 : -1) * random() * 100_000);
+  }
   const positions = () => [...server.records.keys()];
   for (let step = 0; step < steps[kind]; step++) {
     const dice = random();
@@ -96,7 +122,8 @@ async function run(
         clients.push(open(pick(random, from)));
       }
     } else if (dice < 0.6) pick(random, clients).step();
-    else if (dice < 0.7) await server.cut();
+    else if (dice < 0.65) await server.cut();
+    else if (dice < 0.7) await happenToPage();
     else if (dice < 0.8 && kind === "disasters") {
       const disaster = random();
       if (disaster < 0.3) await server.restart();
@@ -126,6 +153,7 @@ async function run(
   await settle();
   await vi.advanceTimersByTimeAsync(100);
   expect(server.open).toBe(0);
+  expect(listeners.size).toBe(0);
   return used;
 }
 
