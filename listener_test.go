@@ -18,7 +18,7 @@ func TestStreamBehindListenerWrappers(t *testing.T) {
 		protocols h1
 		listener_wrappers {
 			proxy_protocol {
-				timeout 5s
+				timeout 1m
 				allow 127.0.0.0/8
 			}
 			http_redirect

@@ -154,10 +154,13 @@ func (c client) run(t *testing.T, p protocol, url, position string) (got chan re
 	done := make(chan error, 1)
 	go func() { done <- c(ctx, p, url, position, got) }()
 	return got, func() {
-		cancel()
-		if err := <-done; ctx.Err() == nil {
+		select {
+		case err := <-done:
 			t.Errorf("the client ended by itself: %v", err)
+		default:
+			defer func() { <-done }()
 		}
+		cancel()
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *server) poll(client *http.Client, url, position string) string {
 
 // TestPoll: polls get the same events as a stream, over each protocol.
 func TestPoll(t *testing.T) {
-	s := startTLS(t, "", "sse /events {\n anonymous\n heartbeat 500ms\n}")
+	s := startTLS(t, "", "sse /events {\n anonymous\n heartbeat 10m\n}\nsse /quiet {\n anonymous\n heartbeat 500ms\n}")
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
 		s := s.in(t)
 		url := p.url(s) + "/events?poll=1"
@@ -39,16 +39,20 @@ func TestPoll(t *testing.T) {
 			if i%2 == 0 {
 				sent <- s.send(fmt.Sprintf(`{"data":%d}`, i)).ID
 			} else {
-				time.AfterFunc(50*time.Millisecond, func() { sent <- s.send(fmt.Sprintf(`{"data":%d}`, i)).ID })
+				go func() { // while the poll waits
+					eventually(t, "the poll to be open", func() bool { return s.status("default").Connections > 0 })
+					sent <- s.send(fmt.Sprintf(`{"data":%d}`, i)).ID
+				}()
 			}
 			answer := s.poll(p.client, url, position)
 			position = <-sent
 			if want := fmt.Sprintf("\n\ndata: %d\nid: %s\n\n", i, position); !strings.HasSuffix(answer, want) {
 				t.Errorf("%q, want at the end %q", answer, want)
 			}
+			eventually(t, "the poll to be over", func() bool { return s.status("default").Connections == 0 })
 		}
 		began := time.Now()
-		answer := s.poll(p.client, url, position)
+		answer := s.poll(p.client, p.url(s)+"/quiet?poll=1", position)
 		if !strings.HasSuffix(answer, "\nid: "+position+"\n\n") || strings.Contains(answer, "sse.closing") {
 			t.Errorf("with no event: %q", answer)
 		}

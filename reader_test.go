@@ -42,18 +42,24 @@ func openWith(t testing.TB, client *http.Client, url string, headers ...string) 
 		body, _ := io.ReadAll(st.Body)
 		t.Fatalf("%s: status %d: %s", url, st.StatusCode, body)
 	}
+	st.start()
+	return st
+}
+
+// start starts to read, and reads the first block.
+func (st *stream) start() {
+	st.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer close(st.blocks)
 		st.read()
 	}()
-	t.Cleanup(func() { st.cancel(); <-done })
+	st.Cleanup(func() { st.cancel(); <-done })
 	st.connected = st.next()
 	if st.connected.event == "sse.connected" {
-		st.id = decode[struct{ ConnectionID string }](t, st.connected.data).ConnectionID
+		st.id = decode[struct{ ConnectionID string }](st, st.connected.data).ConnectionID
 	}
-	return st
 }
 
 // connect makes the request, and leaves the body unread.

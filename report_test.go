@@ -12,21 +12,22 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/google/uuid"
 
 	caddysse "github.com/ea766355/caddy-sse"
 )
 
 const handleEvents = "events {\n on sse_connected test\n on sse_disconnected test\n}\n"
 
-// reported returns the connections in Caddy's events since the call.
+// reported returns the connections in Caddy's events, of those that were opened since the call. The end
+// of a stream of an earlier test may be reported late.
 func reported() (since func() (opened, closed []string)) {
-	before := map[string]int{}
-	for _, name := range []string{"sse_connected", "sse_disconnected"} {
-		before[name] = len(recordedEvents(name))
-	}
+	first := uuid.Must(uuid.NewV7()).String() // ids are in order of time
 	ids := func(name string) (ids []string) {
-		for _, e := range recordedEvents(name)[before[name]:] {
-			ids = append(ids, e.data["connection"].(string))
+		for _, e := range recordedEvents(name) {
+			if id := e.data["connection"].(string); id > first {
+				ids = append(ids, id)
+			}
 		}
 		return ids
 	}
@@ -175,7 +176,7 @@ func TestReportsSurviveAPanic(t *testing.T) {
 		st.close()
 	}
 	eventually(t, "an error line for each", func() bool {
-		return len(logs.with(t, "a handler of Caddy's events panicked")) == len(streams)
+		return len(logs.with(t, "a handler of Caddy's events panicked")) >= len(streams)
 	})
 	if line := logs.with(t, "a handler of Caddy's events panicked")[0]; line["panic"] != "oh no" || line["event"] != "sse_disconnected" {
 		t.Errorf("logged %v", line)
@@ -256,8 +257,6 @@ func TestReportsAreBounded(t *testing.T) {
 		return len(closed) > 0 && closed[len(closed)-1] == last.id
 	})
 	opened, closed := since()
-	first := slices.Min(opened) // ids are in order of time: before come those of other tests
-	closed = slices.DeleteFunc(closed, func(id string) bool { return id < first })
 	slices.Sort(opened)
 	slices.Sort(closed)
 	if !slices.Equal(opened, closed) || len(opened) < 3 || len(opened) > 8 {

@@ -110,7 +110,7 @@ func TestPromise2IdleClientKeepsUp(t *testing.T) {
 // TestPromise5NobodyWaitsForTheSlow: a client that stops reading is dropped with a counted reason,
 // and the others do not notice.
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
-	s := startTLS(t, "sse {\n history_size 256MiB\n}", "sse /events {\n anonymous\n connection_timeout 500ms\n heartbeat 200ms\n}")
+	s := startTLS(t, "sse {\n history_size 256MiB\n}", "sse /events {\n anonymous\n}\nsse /impatient {\n anonymous\n connection_timeout 500ms\n heartbeat 200ms\n}")
 	text := `{"text":"` + strings.Repeat("x", 512<<10) + `"}`
 	eachProtocol(t, s, func(t *testing.T, p protocol) {
 		s := s.in(t)
@@ -120,7 +120,11 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 			// A buffer of the default size would hold everything that is sent.
 			transport.DialContext = dialSmall
 		}
-		connect(t, p.client, p.url(s)+"/events") // and reads no more
+		closed := func(reason string) float64 {
+			return s.metric(`caddy_sse_connections_closed_total{hub="default",reason="` + reason + `"}`)
+		}
+		timeouts, gone := closed("timeout"), closed("gone")
+		connect(t, p.client, p.url(s)+"/impatient") // and reads no more
 		eventually(t, "the connection", func() bool { return s.status("default").Connections == 2 })
 		for range 12 {
 			s.send(text)
@@ -129,14 +133,14 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 			}
 		}
 		eventually(t, "the slow client to be dropped", func() bool { return s.status("default").Connections == 1 })
-		dropped := s.metric(`caddy_sse_connections_closed_total{hub="default",reason="timeout"}`)
+		dropped := closed("timeout") - timeouts
 		if *takeover == "off" && strings.HasPrefix(p.name, "h1") {
 			// The kernel may notice it first. Then the server reports only that the client has
 			// left.
-			dropped = max(dropped, s.metric(`caddy_sse_connections_closed_total{hub="default",reason="gone"}`))
+			dropped += closed("gone") - gone
 		}
-		if dropped < 1 {
-			t.Error("it was not counted")
+		if dropped != 1 {
+			t.Errorf("it was counted %v times", dropped)
 		}
 		s.send(`{"text":"on we go"}`)
 		other.expect("on we go")
@@ -147,7 +151,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 
 // TestStreamSurvivesServerTimeouts: the timeouts of the server for responses do not end a stream.
 func TestStreamSurvivesServerTimeouts(t *testing.T) {
-	for _, timeouts := range []string{"write 600ms", "write_idle 300ms", "write_idle -1s", "write 600ms\nwrite_idle -1s", "write_idle 300ms 1000000", "read_body 300ms\nread_body_idle 300ms\nidle 300ms"} {
+	for _, timeouts := range []string{"write 2s", "write_idle 1s", "write_idle -1s", "write 2s\nwrite_idle -1s", "write_idle 1s 1000000", "read_body 1s\nread_body_idle 1s\nidle 1s"} {
 		t.Run(strings.ReplaceAll(timeouts, "\n", ", "), func(t *testing.T) {
 			s := startTLS(t, "servers {\n timeouts {\n"+timeouts+"\n}\n}", bothWays("heartbeat 100ms"))
 			streams := make(map[string]*stream)
@@ -157,7 +161,7 @@ func TestStreamSurvivesServerTimeouts(t *testing.T) {
 				}
 			}
 			for name, st := range streams {
-				for last := st.connected.at; last.Sub(st.connected.at) < time.Second; {
+				for last := st.connected.at; last.Sub(st.connected.at) < 3*time.Second; {
 					b, err := st.wait()
 					if err != nil || b.event != "" {
 						t.Fatalf("%s: got %+v, %v", name, b, err)
@@ -199,8 +203,8 @@ func TestStreamOfAWriterThatPanics(t *testing.T) {
 		s.send(`{"text":"now"}`)
 		st.expect("now")
 		s.send(`{"text":"later"}`)
-		if b, err := st.wait(); err == nil {
-			t.Errorf("got %+v", b)
+		if left := st.ended(); len(left) != 0 {
+			t.Errorf("got %+v", left)
 		}
 		eventually(t, "the end", func() bool { return s.status("default").Connections == 0 })
 	})
@@ -210,11 +214,13 @@ func TestStreamOfAWriterThatPanics(t *testing.T) {
 // time to reconnect.
 func TestStreamLifetime(t *testing.T) {
 	s := start(t, "", "sse /events {\n anonymous\n max_lifetime 1s\n retry 100ms 200ms\n}")
+	asked := time.Now()
 	st := s.open("/events", "Last-Event-ID", "earliest")
 	id := s.send(`{"text":"x"}`).ID
 	blocks := st.ended()
 	last := blocks[len(blocks)-1]
-	if age := last.at.Sub(st.connected.at); age < 850*time.Millisecond || age > 3*time.Second {
+	// How soon after 100% it ends depends on the machine. TestLifetime of the hub has another clock.
+	if age := last.at.Sub(asked); age < 900*time.Millisecond {
 		t.Errorf("it ended after %s", age)
 	}
 	closing := decode[struct {

@@ -116,7 +116,7 @@ func (s *Server) client(p Protocol, addr string, small bool) *Client {
 
 func (c *Client) overQUIC(addr string, security *tls.Config, small bool) {
 	// The idle timeout makes a client notice that the server is gone.
-	config := &quic.Config{KeepAlivePeriod: 2 * time.Second, MaxIdleTimeout: 6 * time.Second}
+	config := &quic.Config{KeepAlivePeriod: 2 * time.Second, MaxIdleTimeout: 15 * time.Second}
 	if small {
 		config.InitialStreamReceiveWindow, config.MaxStreamReceiveWindow = window, window
 	}

@@ -73,7 +73,7 @@ func TestCommands(t *testing.T) {
 		{"status", "", 0, `caddy-sse \S+ on \S+\n\nHUB +CONNECTIONS +USERS +EVENTS +SIZE +HEAD +STORE\nchat +0 +0 .*\ndefault +1 +1 +0 +0 B +` + `\S+ +memory\n`, ""},
 		{"status --hub chat --json", "", 0, `\{"version":.*"chat":\{.*\n`, ""},
 		{"status --hub nope", "", 1, "", `Error: unknown hub "nope" \(available: chat, default\)`},
-		{"connections", "", 0, `CONNECTION +USER +SESSION .*\n` + id + ` +alice +2bb80d537b1da3e38bd30361aa855686 +\S+.* +h1 +127.0.0.1 +(now|\d+ seconds? ago) +0\n`, ""},
+		{"connections", "", 0, `CONNECTION +USER +SESSION .*\n` + id + ` +alice +2bb80d537b1da3e38bd30361aa855686 +\S+.* +h1 +127.0.0.1 +(now|\d+ (second|minute)s? ago) +0\n`, ""},
 		{"connections --user alice --json", "", 0, `\{"count":1,"connections":\[\{"id".*\n`, ""},
 		{"connections --user bob", "", 4, "", "Error: nothing matched"},
 		{"connections --user bob --json", "", 4, `\{"count":0,.*\n`, "Error: nothing matched"},
@@ -349,10 +349,7 @@ func TestEventsDoNotDelayTheExit(t *testing.T) {
 			next(stream, "id: ")
 		}
 	}
-	took := s.Terminate(Patience)
-	if took > 8*time.Second {
-		t.Errorf("time until the end: got %s, want at most 8s", took)
-	}
+	s.Terminate(8 * time.Second)
 	for _, stream := range streams[:2] {
 		next(stream, "event: sse.closing")
 	}

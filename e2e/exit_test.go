@@ -17,10 +17,10 @@ func TestPromise8ExitIsQuick(t *testing.T) {
 		streams int
 	}{
 		"without grace_period": {"", streams},
-		"with grace_period":    {"grace_period 20s", streams / 5},
+		"with grace_period":    {"grace_period 5m", streams / 5},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := Config{Global: test.global}
+			config := Config{Global: test.global, Stream: "connection_timeout 10m"}
 			s := Start(t, config)
 			p := s.Publisher()
 			stalled, _ := stall(t, s, p)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,94 +21,130 @@ import (
 // has just lost its route. Every client gets the reason shutdown, and no other. With
 // shutdown_delay the streams continue until the delay is over.
 func TestPromise8EveryHubIsToldShutdown(t *testing.T) {
-	for name, delay := range map[string]time.Duration{"at once": 0, "after shutdown_delay": 4 * time.Second} {
-		t.Run(name, func(t *testing.T) {
-			const hubs = 5
-			config := Config{}
-			if delay > 0 {
-				config.Global = "shutdown_delay " + delay.String() + "\n"
-			}
-			for i := range hubs {
-				config.Global += fmt.Sprintf("sse hub%d\n", i)
-				config.Routes += fmt.Sprintf("sse /hub%d {\n hub hub%d\n anonymous\n}\n", i, i)
-			}
-			s := Start(t, config)
-			var followers []*Follower
-			follow := func(path string, n int) {
-				for _, protocol := range Protocols {
-					c := s.Client(protocol)
-					c.Path = path
-					t.Cleanup(c.Close)
-					for range n {
-						followers = append(followers, Follow(t, c, Identity{}))
-					}
-				}
-			}
-			for i := range hubs {
-				follow(fmt.Sprint("/hub", i), 1+2*i)
-			}
-			AwaitOpen(t, followers)
-			before := len(followers)
-			i := strings.Index(config.Routes, "sse /hub1 ")
-			config.Routes = config.Routes[:i] + "respond /hub* 404\n" // and all later routes
-			if err := s.Reload(config); err != nil {
-				t.Fatal(err)
-			}
-			follow("/events", 60)
-			served := followers[before:]
-			AwaitOpen(t, served)
+	t.Run("at once", func(t *testing.T) {
+		for late := 5; endWithSeveralHubs(t, 0, late) != nil; late /= 2 {
+			t.Log("the machine is busy: once more, with fewer streams")
+		}
+	})
+	t.Run("after shutdown_delay", func(t *testing.T) {
+		delay := 4 * time.Second
+		for late := 5; endWithSeveralHubs(t, delay, late) != nil; late /= 2 {
+			t.Log("the machine is busy: once more, with fewer streams and a longer delay")
+			delay *= 2
+		}
+	})
+}
 
-			began := time.Now()
-			if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
+// routeGrace is how long a hub may be without a route before its streams end with hub_closed.
+const routeGrace = 10 * time.Second
+
+// errTooSlow says that the machine was too slow for a test to prove something.
+var errTooSlow = errors.New("the machine was too slow")
+
+// endWithSeveralHubs checks the end of a server with several hubs. late is how many streams of each protocol
+// open after the reload. The error is errTooSlow.
+func endWithSeveralHubs(t *testing.T, delay time.Duration, late int) error {
+	t.Helper()
+	const hubs = 5
+	config := Config{}
+	if delay > 0 {
+		config.Global = "shutdown_delay " + delay.String() + "\n"
+	}
+	for i := range hubs {
+		config.Global += fmt.Sprintf("sse hub%d\n", i)
+		config.Routes += fmt.Sprintf("sse /hub%d {\n hub hub%d\n anonymous\n}\n", i, i)
+	}
+	s := Start(t, config)
+	var followers []*Follower
+	follow := func(path string, n int) (opened []*Follower) {
+		for _, protocol := range Protocols {
+			c := s.Client(protocol)
+			c.Path = path
+			t.Cleanup(c.Close)
+			for range n {
+				opened = append(opened, Follow(t, c, Identity{}))
 			}
-			if delay > 0 {
-				Wait(t, Patience, "the server to be about to end", func() error {
-					if !strings.Contains(s.Tail(), "shutdown scheduled") {
-						return fmt.Errorf("the log does not have it")
-					}
-					return nil
-				})
-				// A hub with a route is served until the server ends.
-				p := s.Publisher()
-				if err := p.Publish(t.Context(), Event{To: Everybody}); err != nil {
-					t.Fatal(err)
-				}
-				AwaitAll(t, p.Ledger, served)
-				late := Follow(t, s.Client(H1), Identity{})
-				AwaitOpen(t, []*Follower{late})
-				followers = append(followers, late)
+		}
+		followers = append(followers, opened...)
+		return opened
+	}
+	for i := range hubs {
+		follow(fmt.Sprint("/hub", i), 1+2*i)
+	}
+	served := follow("/events", 50)
+	AwaitOpen(t, followers)
+	i := strings.Index(config.Routes, "sse /hub1 ")
+	config.Routes = config.Routes[:i] + "respond /hub* 404\n" // and all later routes
+	reloading := time.Now()
+	if err := s.Reload(config); err != nil {
+		t.Fatal(err)
+	}
+	served = append(served, follow("/events", late)...)
+	AwaitOpen(t, served)
+
+	began := time.Now()
+	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(reloading) > routeGrace*4/5 {
+		return errTooSlow
+	}
+	if delay > 0 {
+		Wait(t, Patience, "the server to be about to end", func() error {
+			if !strings.Contains(s.Tail(), "shutdown scheduled") {
+				return fmt.Errorf("the log does not have it")
+			}
+			return nil
+		})
+		// A hub with a route is served until the server ends.
+		p := s.Publisher()
+		within, cancel := context.WithTimeout(t.Context(), delay)
+		defer cancel()
+		if err := p.Publish(within, Event{To: Everybody}); within.Err() != nil {
+			return errTooSlow
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		last := Follow(t, s.Client(H1), Identity{})
+		checks := append(served, last)
+		for _, f := range checks {
+			for f.behind(p.Ledger) != nil || !f.Open() {
 				if time.Since(began) > delay {
-					t.Fatalf("time of the checks: got more than the delay of %s, so they prove nothing", delay)
+					return errTooSlow
 				}
-				for i, f := range served {
-					if g := f.Closings(); len(g) > 0 {
-						t.Errorf("control events of follower %d during the delay: got %+v, want none", i, g)
-					}
-				}
+				<-time.After(time.Millisecond)
 			}
-			select {
-			case <-s.exited:
-			case <-time.After(delay + 5*time.Second):
-				t.Fatalf("the server still runs %s after SIGTERM\n%s", delay+5*time.Second, s.stacks())
+		}
+		for i, f := range checks {
+			if g := f.Closings(); len(g) > 0 && time.Since(began) < delay {
+				t.Errorf("control events of follower %d during the delay: got %+v, want none", i, g)
 			}
-			t.Logf("it took %s", time.Since(began))
-			for i, f := range followers {
-				Wait(t, Patience, "sse.closing", func() error {
-					g := f.Closings()
-					// A client that reconnects before the process has ended gets another one.
-					if len(g) == 0 || slices.ContainsFunc(g, func(g Closing) bool { return g.Reason != "shutdown" }) {
-						_, lost := f.Streams()
-						return fmt.Errorf("follower %d of %s, %s: got %+v, want shutdown; its streams ended with %.3q", i, f.client.Path, f.client.Protocol, g, lost)
-					}
-					return nil
-				})
+			if err := f.Check(p.Ledger); err != nil {
+				t.Error(err)
 			}
-			if log := s.tail(1000); strings.Contains(log, `"level":"error"`) {
-				t.Errorf("log: got an error, want none:\n%s", log)
+		}
+		if time.Since(began) > delay {
+			return errTooSlow
+		}
+		followers = append(followers, last)
+	}
+	s.awaitExit(delay + 5*time.Second)
+	t.Logf("it took %s", time.Since(began))
+	for i, f := range followers {
+		Wait(t, Patience, "sse.closing", func() error {
+			g := f.Closings()
+			// A client that reconnects before the process has ended gets another one.
+			if len(g) == 0 || slices.ContainsFunc(g, func(g Closing) bool { return g.Reason != "shutdown" }) {
+				_, lost := f.Streams()
+				return fmt.Errorf("follower %d of %s, %s: got %+v, want shutdown; its streams ended with %.3q", i, f.client.Path, f.client.Protocol, g, lost)
 			}
+			return nil
 		})
 	}
+	if log := s.tail(1000); strings.Contains(log, `"level":"error"`) {
+		t.Errorf("log: got an error, want none:\n%s", log)
+	}
+	return nil
 }
 
 // TestPromise8ExitCutsNothingElse ends the server while some clients do not read their streams.
@@ -128,10 +165,10 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 	}))
 	defer slowly.Close()
 	for name, global := range map[string]string{
-		"without grace_period": "", "with grace_period": "grace_period 30s", "with shutdown_delay": "shutdown_delay 5s",
+		"without grace_period": "", "with grace_period": "grace_period 5m", "with shutdown_delay": "shutdown_delay 5s",
 	} {
 		t.Run(name, func(t *testing.T) {
-			stream := "connection_timeout 1m"
+			stream := "connection_timeout 10m"
 			if strings.Contains(global, "delay") {
 				// Unread streams end earlier for another reason.
 				stream += "\n max_lifetime 1s"
@@ -203,11 +240,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 					release()
 				}
 			}
-			select {
-			case <-s.exited:
-			case <-time.After(20 * time.Second): // on an idle machine it takes 3 s
-				t.Errorf("the server still runs 20 seconds after the last download\n%s", s.stacks())
-			}
+			s.awaitExit(20 * time.Second) // on an idle machine it takes 3 s
 		})
 	}
 }
@@ -217,7 +250,7 @@ func TestPromise8ExitCutsNothingElse(t *testing.T) {
 func TestPromise8ExitIsQuickForManyThatLag(t *testing.T) {
 	const lagging, topics, batches = 2000, 100, 20
 	// Log at debug level, with Caddy's events, so that each end is reported.
-	s := Start(t, Config{Global: "debug"})
+	s := Start(t, Config{Global: "debug", Stream: "connection_timeout 10m"})
 	var path strings.Builder
 	path.WriteString("/events?")
 	for i := range topics {

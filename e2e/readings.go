@@ -17,15 +17,19 @@ import (
 
 func (s *Server) admin(path string) []byte {
 	s.t.Helper()
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		s.t.Fatalf("%s: %s: %v: %s", path, resp.Status, err, body)
-	}
+	var body []byte
+	// The endpoint of the config before, which a reload replaces, may accept a connection and close it.
+	Wait(s.t, Patience, path, func() error {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", s.Admin, path))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if body, err = io.ReadAll(resp.Body); err == nil && resp.StatusCode != http.StatusOK {
+			s.t.Fatalf("%s: %s: %s", path, resp.Status, body)
+		}
+		return err
+	})
 	return body
 }
 
@@ -43,6 +47,17 @@ func (s *Server) Metric(series string) float64 {
 		}
 	}
 	return 0
+}
+
+// AwaitMetric waits until a series has a value: a client may receive bytes before the server counts them.
+func (s *Server) AwaitMetric(series string, want int) {
+	s.t.Helper()
+	Wait(s.t, Patience, series, func() error {
+		if got := s.Metric(series); got != float64(want) {
+			return fmt.Errorf("got %v, want %d", got, want)
+		}
+		return nil
+	})
 }
 
 // Connections returns the gauge of open connections of a protocol.

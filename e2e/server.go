@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -209,17 +210,26 @@ func (s *Server) Launch() {
 // Await waits until a launched process serves.
 func (s *Server) Await() {
 	s.t.Helper()
-	Wait(s.t, Patience, "the server to serve over cleartext", func() error { return s.ready(H1) })
+	s.awaitReady(H1)
 	root, err := os.ReadFile(s.RootFile())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.roots.AppendCertsFromPEM(root)
-	Wait(s.t, Patience, "the server to serve over TLS", func() error { return s.ready(H2) })
-	Wait(s.t, Patience, "the server to serve over HTTP/3", func() error { return s.ready(H3) })
+	s.awaitReady(H2)
+	s.awaitReady(H3)
 }
 
-func (s *Server) ready(p Protocol) error {
+func (s *Server) awaitReady(p Protocol) {
+	s.t.Helper()
+	within := time.Second
+	Wait(s.t, Patience, "the server to serve over "+string(p), func() error {
+		within *= 2 // a handshake may take long on a busy machine
+		return s.ready(p, within)
+	})
+}
+
+func (s *Server) ready(p Protocol, within time.Duration) error {
 	select {
 	case <-s.exited:
 		s.t.Fatalf("the server has ended: %s\n%s", s.process.ProcessState, s.Tail())
@@ -227,7 +237,7 @@ func (s *Server) ready(p Protocol) error {
 	}
 	c := s.Client(p)
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/ready", nil)
 	if err != nil {
@@ -273,23 +283,55 @@ func (s *Server) SSE(args ...string) *exec.Cmd {
 }
 
 // Terminate sends SIGTERM and returns how long the process took to end. It fails the test if
-// that is longer than within.
+// that is longer than within, besides the time that it had to wait for a CPU.
 func (s *Server) Terminate(within time.Duration) time.Duration {
 	s.t.Helper()
 	began := time.Now()
 	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
 		s.t.Fatal(err)
 	}
-	select {
-	case <-s.exited:
-	case <-time.After(within):
-		s.t.Fatalf("the server still runs %s after SIGTERM\n%s", within, s.stacks())
-	}
+	s.awaitExit(within)
 	took := time.Since(began)
 	if code := s.process.ProcessState.ExitCode(); code != 0 {
 		s.t.Errorf("the server ended with %s\n%s", s.process.ProcessState, s.Tail())
 	}
 	return took
+}
+
+// awaitExit waits for the end of the process. It fails the test if that takes longer than within. The time
+// that threads of the process and of the test wait for a CPU does not count: a busy machine does not make
+// the exit slow.
+func (s *Server) awaitExit(within time.Duration) {
+	s.t.Helper()
+	began, before := time.Now(), s.queued()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for waited := time.Duration(0); ; waited = max(waited, s.queued()-before) {
+		select {
+		case <-s.exited:
+			return
+		case <-tick.C:
+		}
+		if took := time.Since(began); took > within+waited || took > within+2*Patience {
+			s.t.Fatalf("the server still runs after %s, of which it waited at most %s for a CPU, want an exit within %s\n%s", took, waited, within, s.stacks())
+		}
+	}
+}
+
+// queued returns how long the threads of the server and of the test have waited for a CPU. It is 0 if the
+// system does not tell.
+func (s *Server) queued() (sum time.Duration) {
+	for _, pid := range []string{"self", strconv.Itoa(s.PID())} {
+		threads, _ := filepath.Glob("/proc/" + pid + "/task/*/schedstat")
+		for _, thread := range threads {
+			text, _ := os.ReadFile(thread) // empty: the thread has just ended
+			var running, waiting int64
+			if _, err := fmt.Sscan(string(text), &running, &waiting); err == nil {
+				sum += time.Duration(waiting)
+			}
+		}
+	}
+	return sum
 }
 
 // Kill sends SIGKILL.

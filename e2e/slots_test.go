@@ -261,7 +261,7 @@ func (r throttled) Read(p []byte) (int, error) {
 // more than 100 values pending. In the end it has the newest of each slot, and is told no gap.
 func TestSlotsOfSlowClients(t *testing.T) {
 	const slots, updates, batch, rate = 100, 8000, 20, 1000
-	s := Start(t, Config{})
+	s := Start(t, Config{Stream: "connection_timeout 10m"})
 	w := newSlotWriter(t, s)
 	w.size = 200
 

@@ -22,7 +22,7 @@ func readers(t *testing.T, s *Server) []*Follower {
 // again too late get a gap.
 func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 	const historySize = 4 << 20
-	s := Start(t, Config{Hub: "history 1000\n history_size 4MiB"})
+	s := Start(t, Config{Hub: "history 1000\n history_size 4MiB", Stream: "connection_timeout 10m"})
 	p := s.Publisher()
 	others := readers(t, s)
 	stalled, users := stall(t, s, p)
@@ -75,7 +75,7 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 // TestPromise5TheSlow: a slow client that reads again in time catches up on the same stream. The
 // server drops a client that does not.
 func TestPromise5TheSlow(t *testing.T) {
-	s := Start(t, Config{Routes: `sse /impatient {
+	s := Start(t, Config{Stream: "connection_timeout 10m", Routes: `sse /impatient {
 		user {http.request.header.X-User}
 		connection_timeout 1s
 	}`})

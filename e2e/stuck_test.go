@@ -12,7 +12,7 @@ import (
 func TestPromise8ExitIsQuickForStuckConnections(t *testing.T) {
 	for _, protocol := range []Protocol{H1, H1TLS, H2} {
 		t.Run(string(protocol), func(t *testing.T) {
-			s := Start(t, Config{})
+			s := Start(t, Config{Stream: "connection_timeout 10m"})
 			p := s.Publisher()
 			proxy := proxyTo(t, s, protocol)
 			c := s.ClientVia(proxy.Addr, protocol)

@@ -6,7 +6,7 @@ import (
 )
 
 // Patience is how long the tests wait for a short operation on a busy machine.
-const Patience = 30 * time.Second
+const Patience = 90 * time.Second
 
 // Wait waits until the condition returns no error. It fails the test after within.
 func Wait(t testing.TB, within time.Duration, what string, condition func() error) {

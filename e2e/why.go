@@ -24,7 +24,7 @@ func WhyConfig(store string) Config {
 	for hub, options := range map[string]string{
 		"count": "history 5",
 		"size":  "history_size 64KiB\n max_event_size 8KiB",
-		"age":   "history 1000 1s",
+		"age":   "history 100000 5s",
 	} {
 		c.Global += fmt.Sprintf("sse %s {\n %s\n %s\n}\n", hub, options, store)
 		c.Routes += fmt.Sprintf("sse /%s {\n hub %s\n user {http.request.header.X-User}\n}\n", hub, hub)
@@ -88,15 +88,19 @@ func (w WhyTest) Run(t *testing.T) {
 			user := strings.ReplaceAll(c.name, " ", "-")
 			id := c.cause(&w, user)
 			w.await(c.hub, id)
-			a := w.why(c.hub, user, id)
-			fate := ""
-			if len(a.Answers) > 0 {
-				fate = a.Answers[0].Fate
-			}
-			if a.State != c.state || fate != c.fate || !strings.Contains(a.Summary, c.says) || a.Missing != nil {
-				t.Errorf("state, fate and summary: got %s, %s (missing %q): %s\nwant %s, %s: %s", a.State, fate, a.Missing, a.Summary, c.state, c.fate, c.says)
-			}
-			t.Log(a.Summary)
+			// A client may have an event before the server knows that it was written.
+			Wait(t, Patience, "the answer", func() error {
+				a := w.why(c.hub, user, id)
+				fate := ""
+				if len(a.Answers) > 0 {
+					fate = a.Answers[0].Fate
+				}
+				if a.State != c.state || fate != c.fate || !strings.Contains(a.Summary, c.says) || a.Missing != nil {
+					return fmt.Errorf("state, fate and summary: got %s, %s (missing %q): %s\nwant %s, %s: %s", a.State, fate, a.Missing, a.Summary, c.state, c.fate, c.says)
+				}
+				t.Log(a.Summary)
+				return nil
+			})
 		})
 	}
 }
@@ -154,6 +158,9 @@ func (w *WhyTest) read(s *Stream, id string) {
 		b, err := s.Next()
 		if err != nil {
 			w.t.Fatal(err)
+		}
+		if b.Type == "sse.gap" {
+			w.t.Fatalf("a gap %s comes before the event %s", b.Data, id)
 		}
 		if b.hasData && b.ID.String() == id {
 			return
@@ -217,7 +224,8 @@ func (w *WhyTest) why(hub, user, id string) (a whyAnswer) {
 	w.t.Helper()
 	query := "/sse/why?" + url.Values{"hub": {hubOr(hub)}, "user": {user}, "id": {id}}.Encode()
 	fastest := time.Hour
-	for _, port := range []int{w.Ask.HTTP, w.Ask.Admin} {
+	for attempt := 0; attempt < 2 || attempt < 20 && fastest > time.Second; attempt++ { // the machine may be busy
+		port := []int{w.Ask.HTTP, w.Ask.Admin}[attempt%2]
 		began := time.Now()
 		body := w.get(port, query)
 		fastest = min(fastest, time.Since(began))

@@ -65,7 +65,7 @@ func (w *world) keepOpen(m *e2e.Member, k *kind, h *hub, random *rand.Rand) {
 // changeTopics adds and removes a topic of the member in turn, sometimes over a bad network.
 func (w *world) changeTopics(m *e2e.Member, h *hub, random *rand.Rand) {
 	base := fmt.Sprintf("http://127.0.0.1:%d", w.server.Admin)
-	client := &http.Client{Timeout: e2e.Patience, Transport: &http.Transport{
+	client := &http.Client{Timeout: e2e.Patience / 3, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if rand.IntN(2) == 0 {

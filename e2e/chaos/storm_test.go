@@ -192,20 +192,23 @@ func (w *world) disconnect(random *rand.Rand) {
 		d.user = fmt.Sprintf("user %d", random.IntN(users))
 		query.Set("user", d.user)
 	}
-	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodDelete,
-		fmt.Sprintf("http://127.0.0.1:%d/sse/connections?%s", w.server.Admin, query.Encode()), nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		w.t.Errorf("ending streams: %v", err)
-		return
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		w.t.Errorf("ending streams: %s", resp.Status)
-	}
+	// The endpoint of the config before, which a reload replaces, may accept a connection and close it.
+	e2e.Wait(w.t, e2e.Patience, "the end of streams", func() error {
+		req, err := http.NewRequestWithContext(w.t.Context(), http.MethodDelete,
+			fmt.Sprintf("http://127.0.0.1:%d/sse/connections?%s", w.server.Admin, query.Encode()), nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			w.t.Errorf("ending streams: %s", resp.Status)
+		}
+		return nil
+	})
 	d.ended = time.Now()
 	h.disconnects = append(h.disconnects, d)
 }

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/ea766355/caddy-sse/e2e"
 )
@@ -132,7 +131,7 @@ type attacker struct {
 }
 
 // longest is the most time of an attack, if the test does not stop it.
-const longest = 2 * time.Minute
+const longest = 4 * e2e.Patience
 
 // attackAsTold is the main function of an attacker's process. It returns when its input ends.
 func attackAsTold(text string) (code int) {

@@ -122,6 +122,10 @@ func (c *h2) read() {
 	}
 }
 
+// answerLimit is how long a connection waits for the answers to its requests. Without -full the machine may
+// be busy, and the attacker, whose priority is low, must get some.
+func answerLimit() time.Duration { return time.Duration(scale(20, 1)) * time.Second }
+
 // open requests a stream and returns its number.
 func (c *h2) open() (id uint32, err error) {
 	id = c.next
@@ -150,7 +154,7 @@ func manyStreams(c *h2) error {
 			return err
 		}
 		c.attacker.count("streams", atOnce)
-		for deadline := time.Now().Add(time.Second); c.answered.Load() < atOnce && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(answerLimit()); c.answered.Load() < atOnce && time.Now().Before(deadline); {
 			if !sleep(c.ctx, 5*time.Millisecond) {
 				return c.ctx.Err()
 			}
@@ -212,7 +216,7 @@ func (a *attacker) oneH3(ctx context.Context, path string) {
 	defer tr.Close()
 	a.count("connections", 1)
 	for range 5 {
-		within, cancel := context.WithTimeout(ctx, 2*time.Second)
+		within, cancel := context.WithTimeout(ctx, 2*answerLimit())
 		var streams sync.WaitGroup
 		for range 90 {
 			streams.Go(func() {

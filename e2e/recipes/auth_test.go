@@ -71,7 +71,7 @@ func TestLogins(t *testing.T) {
 	site.refused("/events", http.StatusUnauthorized)
 	app.respond(http.StatusNoContent, "X-SSE-User", "alice")
 	site.refused("/events", http.StatusUnauthorized, "X-SSE-Expires", "4102444800")
-	expire(time.Now().Add(e2e.Patience / 4))
+	expire(time.Now().Add(e2e.Patience / 6))
 	s := site.open("/events", "alice")
 	if event, data := s.next(); event != "sse.closing" || !strings.Contains(data, `"reason":"expired"`) {
 		t.Errorf("event at the end of the login: got %s %s, want sse.closing expired", event, data)
