@@ -140,16 +140,27 @@ func TestAppAnswers(t *testing.T) {
 				// Each app has one worker, or the one thread of Node.
 				meter.read(t)
 				const n = 20
-				streams := []*stream{alice.open("/events", "alice", "X-SSE-User", "bob", "X-SSE-Topics", "room/3")}
-				for range n - 1 {
-					streams = append(streams, alice.open("/events", "alice"))
-				}
-				busy := meter.read(t)
-				t.Logf("the app was busy for %s, %s, %s (least, median, most)", busy[0], busy[n/2], busy[n-1])
-				// The test takes the shortest time, because the machine may be busy with other
-				// things.
-				if len(busy) != n || busy[0] > 10*time.Millisecond {
-					t.Errorf("requests and their shortest time in the app: got %d and %s, want %d and at most 10ms", len(busy), busy[0], n)
+				// The test takes the shortest time, and tries again, because the machine may be busy
+				// with other things.
+				const most, attempts = 10 * time.Millisecond, 10
+				var streams []*stream
+				for attempt := 1; ; attempt++ {
+					streams = []*stream{alice.open("/events", "alice", "X-SSE-User", "bob", "X-SSE-Topics", "room/3")}
+					for range n - 1 {
+						streams = append(streams, alice.open("/events", "alice"))
+					}
+					busy := meter.read(t)
+					t.Logf("the app was busy for %s, %s, %s (least, median, most)", busy[0], busy[n/2], busy[n-1])
+					if len(busy) == n && busy[0] <= most {
+						break
+					}
+					if len(busy) != n || attempt == attempts {
+						t.Fatalf("requests and their shortest time in the app: got %d and %s, want %d and at most %s", len(busy), busy[0], n, most)
+					}
+					for _, s := range streams {
+						s.close()
+					}
+					back.wait(0)
 				}
 				other := bob.open("/events", "bob")
 				back.wait(n + 1)
@@ -428,7 +439,7 @@ func TestLogout(t *testing.T) {
 	back.send(`"topic":"room/1"`, "still there")
 	onPhone.expect("", "still there")
 
-	check := strings.NewReplacer("curl -i", "curl -ksi --connect-to ::127.0.0.1:", "--max-time 5", "--max-time 2", "https://example.com", site, "session=of-alice", phone)
+	check := strings.NewReplacer("curl -i", "curl -ksi --connect-to ::127.0.0.1:", "https://example.com", site, "session=of-alice", phone)
 	out, _ := exec.Command("sh", "-c", check.Replace(take(t, page, "check"))).CombinedOutput() // curl gives up after a time
 	if !strings.Contains(strings.ToLower(string(out)), "content-type: text/event-stream") {
 		t.Errorf("the check shows %s", out)

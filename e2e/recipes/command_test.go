@@ -82,6 +82,7 @@ func TestCommandPage(t *testing.T) {
 		}
 	})
 	run("address")
+	backendOf(t, s).waitWritten()
 	compare("status", run("status"))
 	compare("connections", run("connections"))
 	run("text")
@@ -92,6 +93,7 @@ func TestCommandPage(t *testing.T) {
 	}
 	alice.expect("price", "1")
 	alice.expect("price", "2")
+	backendOf(t, s).waitWritten()
 	select {
 	case line := <-follow("filters"):
 		if !strings.Contains(line, `"type":"price"`) {

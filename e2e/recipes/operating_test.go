@@ -21,8 +21,9 @@ func TestRunbooks(t *testing.T) {
 	alice := visitor{t: t, base: site}.open("/events", "alice", "X-User", "alice")
 	backendOf(t, s).send(`"user":"alice"`, "hello")
 	id := alice.id()
+	backendOf(t, s).waitWritten()
 
-	shell := terminal(t, s, left, "3kq9x2mf-1042-x7d2", id, "https://example.com", site, "--max-time 8", "--max-time 2")
+	shell := terminal(t, s, left, "3kq9x2mf-1042-x7d2", id, "https://example.com", site)
 	run := func(name, want string) string {
 		t.Helper()
 		out, err := shell(name).Output()
