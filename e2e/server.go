@@ -224,8 +224,11 @@ func (s *Server) awaitReady(p Protocol) {
 	s.t.Helper()
 	within := time.Second
 	Wait(s.t, Patience, "the server to serve over "+string(p), func() error {
-		within *= 2 // a handshake may take long on a busy machine
-		return s.ready(p, within)
+		err := s.ready(p, within)
+		if errors.Is(err, context.DeadlineExceeded) { // a handshake may take long on a busy machine
+			within = min(2*within, Patience/4)
+		}
+		return err
 	})
 }
 
