@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The hub notices at once that a client has left, in whatever way it left.
+// The hub notices that a client has left, in whatever way it left, without a write to it.
 func TestDeparture(t *testing.T) {
 	for name, leave := range map[string]func(p *realClient){
 		"closes":      func(p *realClient) { p.tcp.Close() },
@@ -25,15 +25,13 @@ func TestDeparture(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			overEachTransport(t, func(t *testing.T, kind writerKind) {
 				h := newHub(t, Options{})
-				stays, p := dial(t, h, requestOf("stays"), kind), dial(t, h, requestOf("alice"), kind)
+				silent := *defaultSettings
+				silent.Heartbeat = time.Hour // no failed write shows that the client has left
+				stays, p := dial(t, h, requestOf("stays").with(silent), kind), dial(t, h, requestOf("alice").with(silent), kind)
 				publish(t, h, "1")
 				p.readUntil(t, "data: 1")
-				began := time.Now()
 				leave(p)
 				want(t, "reason", p.wait(), Gone)
-				if took := time.Since(began); took > time.Second {
-					t.Errorf("noticed after %v, want at most a second", took)
-				}
 				publish(t, h, "2")
 				stays.readUntil(t, "data: 2")
 				want(t, "open", h.Stats().Connections["h1"], 1)
@@ -120,7 +118,7 @@ func TestChurn(t *testing.T) {
 			}
 		}
 	})
-	round := func() (goroutines, fds int) {
+	round := func() {
 		var clients sync.WaitGroup
 		for range 10 {
 			clients.Go(func() {
@@ -148,13 +146,13 @@ func TestChurn(t *testing.T) {
 		clients.Wait()
 		want(t, "open", h.Stats().Connections["h1"], 0)
 		eventually(t, "the writers end", func() bool { return !strings.Contains(stacks(), "hub.(*Conn)") })
-		return runtime.NumGoroutine(), openFiles(t)
 	}
-	first, firstFiles := round()
-	second, secondFiles := round()
-	if second > first+2 || secondFiles > firstFiles+2 {
-		t.Errorf("after the second round: got %d goroutines and %d files, want about the %d and %d after the first", second, secondFiles, first, firstFiles)
-	}
+	round()
+	first, firstFiles := runtime.NumGoroutine(), openFiles(t)
+	round()
+	eventually(t, fmt.Sprintf("about the %d goroutines and %d files of the first round are left after the second", first, firstFiles), func() bool {
+		return runtime.NumGoroutine() <= first+2 && openFiles(t) <= firstFiles+2
+	})
 	close(stop)
 	publishing.Wait()
 	want(t, "closed", h.Stats().Closed["gone"], 4000)

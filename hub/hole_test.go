@@ -174,8 +174,8 @@ func TestHugeHole(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
-		t.Fatal("Deliver of a record after a huge hole: not done after 20 seconds")
+	case <-time.After(time.Minute):
+		t.Fatal("Deliver of a record after a huge hole: not done after a minute")
 	}
 	want(t, "head", h.Stats().Head.Seq, 1<<50)
 	want(t, "events", h.Stats().Events, 1)

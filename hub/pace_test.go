@@ -106,7 +106,9 @@ func TestReplayIsPaced(t *testing.T) {
 		h.replays.Add(-1000)
 		reading.Wait()
 		waitForEnd(t, h)
-		dial(t, h, requestOf("alice").at(Earliest), kind).Close() // leaves during the replay
+		leaves := dial(t, h, requestOf("alice").at(Earliest), kind) // during the replay
+		leaves.Close()
+		leaves.wait()
 		waitForEnd(t, h)
 	})
 	t.Run("served", func(t *testing.T) {
@@ -166,10 +168,14 @@ func TestPublisherWaitsForFewReplays(t *testing.T) {
 			Pending{c}.Cancel()
 		})
 	}
+	forLock := 0
 	eventually(t, "all replays to be waiting", func() bool {
-		return strings.Count(stacks(), "hub.(*Hub).lookUp(") == replays
+		all := stacks()
+		forLock = strings.Count(all, "(*RWMutex).RLock")
+		forSlot := strings.Count(all, "[chan send")
+		return forLock+forSlot == replays
 	})
-	want(t, "replays that wait for the lock", strings.Count(stacks(), "(*RWMutex).RLock"), runtime.GOMAXPROCS(0)-1)
+	want(t, "replays that wait for the lock", forLock, runtime.GOMAXPROCS(0)-1)
 	h.mu.Unlock()
 	<-h.replaySlots
 	eventually(t, "all replays to go on", func() bool {

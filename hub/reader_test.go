@@ -404,7 +404,7 @@ func TestReaderBesidePublishers(t *testing.T) {
 	h := newHub(t, Options{MaxEvents: 500})
 	open(t, h, requestOf("alice"))
 	const events = 5000
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var all sync.WaitGroup
 	for range 2 {

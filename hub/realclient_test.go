@@ -80,9 +80,15 @@ type realClient struct {
 	in  *bufio.Reader
 }
 
-// dial connects and lets the hub take the connection over, until the test ends.
+// dial connects and lets the hub take the connection over, until the test ends. With the default
+// settings a client may take nothing for an hour, because a test may take minutes on a busy machine.
 func dial(t testing.TB, h *Hub, r Request, kind writerKind) *realClient {
 	t.Helper()
+	if r.Settings == defaultSettings {
+		patient := *defaultSettings
+		patient.Timeout = time.Hour
+		r.Settings = &patient
+	}
 	p := &realClient{servedConn: &servedConn{Pending: connect(t, h, r), ended: make(chan struct{})}}
 	p.endOnClosed()
 	clientEnd, conn, tcp := connPair(t, kind)

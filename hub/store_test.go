@@ -48,6 +48,7 @@ func TestRetainIsOfTheStoresOwnHistory(t *testing.T) {
 	}
 	h.SetOptions(Options{MaxEvents: 2})
 	store.mu.Lock()
+	want(t, "Retain was called before the store has begun", len(store.oldest) > 0, true)
 	for _, oldest := range store.oldest {
 		want(t, "Retain before the store has begun", oldest, 0)
 	}

@@ -321,10 +321,14 @@ func TestWhyOfTakenOver(t *testing.T) {
 		h := newHub(t, Options{})
 		p := dial(t, h, requestOf("alice"), kind)
 		first := send(t, h, to(user("alice")))
-		stuck := stuckAt(t, h, p)
 		fateOf := func(at Position) Fate { return why(h, at, "alice").Connections[0].Fate }
+		stuck := stuckAt(t, h, p)
+		fate := fateOf(stuck)
+		for later := stuckAt(t, h, p); later != stuck; later = stuckAt(t, h, p) { // it was not stuck yet
+			stuck, fate = later, fateOf(later)
+		}
 		want(t, "fate of an event before", fateOf(first), FateDelivered)
-		want(t, "fate of the event that the client is stuck in", fateOf(stuck), FatePending)
+		want(t, "fate of the event that the client is stuck in", fate, FatePending)
 		resumed := time.Now()
 		publish(t, h, "the end")
 		p.readUntil(t, "data: the end")
@@ -333,9 +337,12 @@ func TestWhyOfTakenOver(t *testing.T) {
 		if by := w.Connections[0].By; by.Before(resumed) {
 			t.Errorf("time of the write: got %s, want %s or later", by, resumed)
 		}
-		stuck = stuckAt(t, h, p)
+		stuckAt(t, h, p)
 		p.Close()
 		p.wait()
+		h.mu.RLock()
+		stuck = h.history.position(p.cursor.Load() + 1)
+		h.mu.RUnlock()
 		want(t, "fate of an event that the client read in part", fateOf(stuck), FateCut)
 	})
 }
