@@ -17,8 +17,13 @@ func TestPromise12StalledStreamsHoldOneHistory(t *testing.T) {
 		h := newHub(t, Options{MaxBytes: bound})
 		other := dial(t, h, requestOf("other"), kind)
 		for i := range streams {
-			dial(t, h, requestOf(fmt.Sprint(i)), kind)
+			p := dial(t, h, requestOf(fmt.Sprint(i)), kind)
 			publish(t, h, strings.Repeat("x", size), user(fmt.Sprint(i)))
+			eventually(t, "the stream has stalled", func() bool { // before its event is evicted
+				h.mu.RLock()
+				defer h.mu.RUnlock()
+				return p.pinnedEvent != nil
+			})
 		}
 		least := int64(streams - 2*bound/size)
 		eventually(t, "stalled streams are ended", func() bool { return h.Stats().Closed["timeout"] >= least })

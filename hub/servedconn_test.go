@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 )
@@ -109,10 +110,20 @@ func takeOverWhole(t testing.TB, c Pending, w *testSink, kind writerKind) string
 	if (kind == overTCP || kind == overTLS) && !inBubble() {
 		v.endOnClosed()
 		clientEnd, conn, tcp := connPair(t, kind)
+		c.hub.mu.RLock()
+		head := c.hub.history.head
+		c.hub.mu.RUnlock()
+		var got []byte
+		var err error
+		var reading sync.WaitGroup
+		reading.Go(func() { got, err = io.ReadAll(clientEnd) })
 		v.TakeOver(conn, tcp)
+		eventually(t, "the stream has what is pending", func() bool { // after the end, closeGrace would be the time for it
+			_, sent := c.Sent()
+			return sent > 0 && c.cursor.Load() >= head
+		})
 		c.hub.finish(c.Conn, Disconnected)
-		got, err := io.ReadAll(clientEnd)
-		if err != nil {
+		if reading.Wait(); err != nil {
 			t.Error(err)
 		}
 		if err := clientEnd.Close(); err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // timeLimit is how long each step may take.
-const timeLimit = 30 * time.Second
+const timeLimit = 2 * time.Minute
 
 // tail is the Feed of an open store. It checks the calls and keeps the records. Its
 // methods may be called from any goroutine.

@@ -29,9 +29,14 @@ type history struct {
 	opened  bool
 	early   bool       // opened before Begin
 	status  chan error // calls of Status after the history was open
+
+	beforeBegin func() // not nil: Begin calls it first
 }
 
 func (h *history) Begin(epoch string, oldest uint64) (have hub.Position) {
+	if h.beforeBegin != nil {
+		h.beforeBegin()
+	}
 	if n := len(h.records); epoch == h.epoch && n > 0 {
 		last := h.records[n-1]
 		return hub.Position{Epoch: epoch, Seq: last.Seq, Tag: hub.TagOf(last.Data)}
@@ -57,7 +62,7 @@ func (h *history) Status(problem error, behind uint64) {
 // the problem.
 func (h *history) await(t *testing.T, usable bool) (problem error) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for {
 		select {
 		case problem = <-h.status:

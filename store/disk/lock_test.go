@@ -119,7 +119,7 @@ func TestLockedFileHasItsName(t *testing.T) {
 	defer cancel()
 	for opener := range 4 {
 		openers.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
+			for ctx.Err() == nil || locks.Load() < 20 { // on a busy machine one may get few in the time
 				f, err := lockFile(path, lockRetry)
 				if errors.Is(err, errInUse) {
 					continue
