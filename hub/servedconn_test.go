@@ -103,6 +103,21 @@ func (v *servedConn) takeOver(ctx context.Context, w writerKind) {
 	v.TakeOver(v.socket, tcp)
 }
 
+// awaitPending waits until the stream was sent what is pending up to the head, or has ended. After its
+// end only closeGrace would be left for that, which may be too short on a busy machine.
+func (v *servedConn) awaitPending(t testing.TB, head uint64) {
+	t.Helper()
+	eventually(t, "the stream has what is pending", func() bool {
+		select {
+		case <-v.ended:
+			return true
+		default:
+		}
+		_, sent := v.Sent()
+		return sent > 0 && v.cursor.Load() >= head
+	})
+}
+
 // takeOverWhole lets the hub take c over, reads what is pending, and leaves out sse.closing.
 func takeOverWhole(t testing.TB, c Pending, w *testSink, kind writerKind) string {
 	t.Helper()
@@ -110,18 +125,13 @@ func takeOverWhole(t testing.TB, c Pending, w *testSink, kind writerKind) string
 	if (kind == overTCP || kind == overTLS) && !inBubble() {
 		v.endOnClosed()
 		clientEnd, conn, tcp := connPair(t, kind)
-		c.hub.mu.RLock()
-		head := c.hub.history.head
-		c.hub.mu.RUnlock()
+		head := c.hub.Stats().Head.Seq
 		var got []byte
 		var err error
 		var reading sync.WaitGroup
 		reading.Go(func() { got, err = io.ReadAll(clientEnd) })
 		v.TakeOver(conn, tcp)
-		eventually(t, "the stream has what is pending", func() bool { // after the end, closeGrace would be the time for it
-			_, sent := c.Sent()
-			return sent > 0 && c.cursor.Load() >= head
-		})
+		v.awaitPending(t, head)
 		c.hub.finish(c.Conn, Disconnected)
 		if reading.Wait(); err != nil {
 			t.Error(err)
@@ -134,7 +144,11 @@ func takeOverWhole(t testing.TB, c Pending, w *testSink, kind writerKind) string
 			w.taken = got[:min(w.breakAt, len(got))]
 		}
 	} else {
+		head := c.hub.Stats().Head.Seq
 		v.takeOver(context.Background(), kind)
+		if !inBubble() {
+			v.awaitPending(t, head)
+		}
 		c.hub.finish(c.Conn, Disconnected)
 	}
 	<-v.ended

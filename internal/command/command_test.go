@@ -204,8 +204,8 @@ func TestSendGivesUp(t *testing.T) {
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, status, `{"error":"the store is away","stored":"unknown","key":"k"}`)
 	})
-	a.execute(t, nil, "broadcast", "--timeout", "300ms", "1").check(t, exitUnreachable, "",
-		"Error: the store is away (stored: unknown), for 300ms", "repeat the command with --key ")
+	a.execute(t, nil, "broadcast", "--timeout", "4s", "1").check(t, exitUnreachable, "",
+		"Error: the store is away (stored: unknown), for 4s", "repeat the command with --key ")
 	if asked, _ := a.requests(); len(asked) < 2 {
 		t.Errorf("asked %q", asked)
 	}
@@ -383,7 +383,7 @@ func sse(w http.ResponseWriter, blocks ...string) {
 	w.(http.Flusher).Flush()
 }
 
-const connected = "retry: 1\nevent: sse.connected\ndata: {\"heartbeat\":50}\n"
+const connected = "retry: 1\nevent: sse.connected\ndata: {\"heartbeat\":15000}\n"
 
 // The tail comes back with its position whatever happens, and shows a block when it is
 // complete.
@@ -402,7 +402,7 @@ func TestTailComesBack(t *testing.T) {
 		case 3:
 			answerJSON(w, 404, `{"error":"there is no hub \"default\""}`)
 		case 4: // silent
-			sse(w, connected+"id: e-2\n\n", "id: e-7\n\n")
+			sse(w, strings.Replace(connected, "15000", "2000", 1)+"id: e-2\n\n", "id: e-7\n\n")
 			<-r.Context().Done()
 		case 5:
 			sse(w, connected+"\n", "event: sse.gap\ndata: {\"reason\":\"epoch\"}\nid: f-0\n\n",

@@ -142,7 +142,7 @@ func (n *node) notify() {
 // await waits until ready returns true. ready is called with mu held.
 func (n *node) await(what string, ready func() bool) {
 	n.t.Helper()
-	timeout := time.NewTimer(30 * time.Second)
+	timeout := time.NewTimer(2 * time.Minute)
 	defer timeout.Stop()
 	for {
 		n.mu.Lock()
@@ -200,7 +200,7 @@ func entry(data, key string) hub.Entry { return hub.Entry{Data: []byte(data), Ke
 // publish appends entries one by one. All must be stored. It returns the last position.
 func (n *node) publish(texts ...string) (last hub.Position) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for _, text := range texts {
 		stored, err := n.Append(ctx, []hub.Entry{entry(text, "")})

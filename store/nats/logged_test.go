@@ -54,7 +54,7 @@ func fakeServer(t *testing.T, fail func(conn net.Conn)) (url string, failed chan
 // awaitAttempts waits for n values of the channel of fakeServer.
 func awaitAttempts(t *testing.T, n int, failed <-chan struct{}) {
 	t.Helper()
-	timeout, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	timeout, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for range n {
 		select {
@@ -75,15 +75,22 @@ func TestRepeatedProblemsAreLoggedOnce(t *testing.T) {
 	})
 	n := startNode(t, newStream(), 1, someOptions, url)
 	awaitAttempts(t, 6, failed)
-	n.store.mu.Lock()
-	defer n.store.mu.Unlock()
-	resets := 0
-	for problem := range n.logged {
-		if strings.Contains(problem, "reset by peer") {
-			resets++
+	countResets := func() (resets int) {
+		n.store.mu.Lock()
+		defer n.store.mu.Unlock()
+		for problem := range n.logged {
+			if strings.Contains(problem, "reset by peer") {
+				resets++
+			}
 		}
+		return resets
 	}
-	if resets < 1 || resets > 2 {
+	for countResets() == 0 { // the client of NATS reports each attempt on another goroutine
+		awaitAttempts(t, 1, failed)
+	}
+	if resets := countResets(); resets > 2 {
+		n.store.mu.Lock()
+		defer n.store.mu.Unlock()
 		t.Errorf("logged resets after 6 attempts: got %d, want 1 of a read, 1 of a write, or both: %v", resets, n.logged)
 	}
 }
@@ -106,7 +113,8 @@ func TestSilentServerDoesNotBlock(t *testing.T) {
 	n.await("the loss of NATS", func() bool { return n.problem != nil })
 	stop := make(chan struct{})
 	var calling sync.WaitGroup
-	var longest time.Duration
+	var spent time.Duration // in calls
+	start := time.Now()
 	calling.Go(func() {
 		for {
 			select {
@@ -131,13 +139,14 @@ func TestSilentServerDoesNotBlock(t *testing.T) {
 			began := time.Now()
 			n.Retain(hub.Options{MaxEvents: 1000 + i}, 1)
 			_, _ = n.Writable()
-			longest = max(longest, time.Since(began))
+			spent += time.Since(began)
 		}
 	})
 	awaitAttempts(t, 4, failed)
 	close(stop)
 	calling.Wait()
-	if longest > requestTimeout/4 {
-		t.Errorf("longest call of Retain and Writable: got %v, want at most %v", longest, requestTimeout/4)
+	// If they waited for the lock, they would do that for most of the time.
+	if elapsed := time.Since(start); spent > elapsed/3 {
+		t.Errorf("time in calls of Retain and Writable: got %v of %v, want less than a third", spent, elapsed)
 	}
 }

@@ -58,7 +58,7 @@ func TestReloadReconnects(t *testing.T) {
 		}
 	})
 
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+site+"/events", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -73,7 +73,7 @@ func TestStateAgainstMap(t *testing.T) {
 			Slot: slot, Data: fmt.Appendf(nil, "slot-%s %d", slot, i), Key: fmt.Sprint("key ", i),
 			Targets: []hub.Target{{Kind: hub.All}},
 		}
-		for deadline := time.Now().Add(time.Minute); ; {
+		for deadline := time.Now().Add(2 * time.Minute); ; {
 			_, err := nodes[i%2].Publish(t.Context(), e)
 			if err == nil {
 				break
@@ -87,10 +87,7 @@ func TestStateAgainstMap(t *testing.T) {
 
 	third := start()
 	settings := &hub.Settings{Heartbeat: time.Minute, Timeout: time.Minute}
-	pending, err := third.Connect(t.Context(), hub.Request{Settings: settings, State: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	pending := mustConnect(t, third, hub.Request{Settings: settings, State: true})
 	client := new(stateReader)
 	ctx, leave := context.WithCancel(t.Context())
 	var serving sync.WaitGroup

@@ -117,7 +117,20 @@ func TestNodesAgreeOnAnEpoch(t *testing.T) {
 		}
 		tails = append(tails, &tail{store: s, found: &stream{Stream: found}})
 	}
+	// On a busy machine a node may set its epoch after another one has waited for it. That node would
+	// notice the other epoch later.
 	epochs := make([]string, len(tails))
+	for round := 0; round == 0 || epochs[0] != epochs[len(epochs)-1] && round < 5; round++ {
+		noticeTogether(t, tails, epochs)
+	}
+	if epochs[0] != epochs[len(epochs)-1] {
+		t.Errorf("epochs of the nodes: got %q, want one", epochs)
+	}
+}
+
+// noticeTogether lets all nodes replace the epoch at the same time. It sets the epochs that they have
+// then, in ascending order.
+func noticeTogether(t *testing.T, tails []*tail, epochs []string) {
 	var noticing sync.WaitGroup
 	for i, tl := range tails {
 		noticing.Go(func() {
@@ -133,9 +146,7 @@ func TestNodesAgreeOnAnEpoch(t *testing.T) {
 		})
 	}
 	noticing.Wait()
-	if slices.Sort(epochs); epochs[0] != epochs[len(epochs)-1] {
-		t.Errorf("epochs of the nodes: got %q, want one", epochs)
-	}
+	slices.Sort(epochs)
 }
 
 // TestPublishingWhilePositionsAreUsedAgain restores an old state of the server's files during
@@ -319,9 +330,10 @@ func TestMessagesAreDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("with %d of %d deleted it started in %v; there are %d consumers", n-len(want), n, took, info.State.Consumers)
-	if info.State.Consumers > 2 {
-		t.Errorf("consumers of two nodes: got %d, want at most 2", info.State.Consumers)
-	}
+	servers.Eventually("two nodes have more than two consumers", func(ctx context.Context) bool { // one that was silent is replaced, and ends later
+		info, err := found.Info(ctx)
+		return err == nil && info.State.Consumers <= 2
+	})
 
 	// A message that a lagging server skips is not deleted.
 	tl := &tail{store: had.store, last: mark{seq: 3*every - 1}, found: &stream{Stream: found}}
@@ -392,17 +404,22 @@ func TestMessageIsLostOnTheWay(t *testing.T) {
 		}
 		return proxies[1]
 	}
-	for i := range 40 { // in some of them it connects before the node has noticed the loss of the connection
+	const rounds = 40
+	late := 0
+	for i := range rounds { // in some of them it connects before the node has noticed the loss of the connection
 		proxy := used()
 		proxy.Mute()
 		lost := other.publish("lost " + strconv.Itoa(i))
 		proxy.Cut()
 		began := time.Now()
 		n.upTo(lost)
-		if took := time.Since(began); took > checkEvery {
-			t.Errorf("time until a lost message was read again: got %v, want less than %v", took, checkEvery)
+		if time.Since(began) > checkEvery {
+			late++
 		}
 		proxy.Mend()
+	}
+	if late > rounds/10 { // a busy machine may be slow in some
+		t.Errorf("rounds in which a lost message was read again after more than %v: got %d of %d, want at most %d", checkEvery, late, rounds, rounds/10)
 	}
 	proxy := used()
 	proxy.Mute()

@@ -3,6 +3,7 @@ package natsstore
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -23,11 +24,12 @@ func TestStoreWithoutQuorumIsNotWritable(t *testing.T) {
 		nodes = append(nodes, n)
 	}
 	servers.AwaitReplicas(stream)
-	for _, n := range nodes {
-		if since, problem := n.Writable(); problem != nil || !since.IsZero() {
-			t.Fatalf("problem at first: got %v since %v, want none", problem, since)
-		}
-	}
+	servers.Eventually("there is a problem at first", func(context.Context) bool {
+		return !slices.ContainsFunc(nodes, func(n *node) bool {
+			since, problem := n.Writable()
+			return problem != nil || !since.IsZero()
+		})
+	})
 
 	killed := time.Now()
 	servers.Kill(1)

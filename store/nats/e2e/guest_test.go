@@ -61,7 +61,7 @@ func (w *world) disconnect(random *rand.Rand, away time.Duration) {
 		}()
 		select {
 		case <-left:
-		case <-time.After(e2e.Patience):
+		case <-time.After(4 * e2e.Patience):
 			w.t.Errorf("stream of %s %s after the disconnect was answered: got one, want none", g.name, time.Since(g.ended))
 			cancel()
 			<-left

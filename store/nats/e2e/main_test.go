@@ -240,7 +240,7 @@ func (w *world) settle() {
 	for _, n := range w.nodes {
 		n.clients.Calm()
 	}
-	late := time.Now().Add(2 * e2e.Patience)
+	late := time.Now().Add(6 * e2e.Patience)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for time.Now().Before(late) && !w.allCaughtUp() {

@@ -82,7 +82,7 @@ func (w *world) lowerLimits(*rand.Rand) {
 // awaitHistory waits until all nodes have the whole stream, in the epoch of the last acknowledged event.
 func (w *world) awaitHistory() {
 	for _, n := range w.nodes {
-		e2e.Wait(w.t, e2e.Patience, "a node to have the whole history", func() error {
+		e2e.Wait(w.t, 4*e2e.Patience, "a node to have the whole history", func() error {
 			epoch, err := n.epoch()
 			if want := w.epoch(); err == nil && epoch != want {
 				err = fmt.Errorf("it has the epoch %s, and not %s", epoch, want)
@@ -94,7 +94,7 @@ func (w *world) awaitHistory() {
 
 // awaitAgreement waits until all nodes have the whole stream, in the same epoch, and returns the epoch.
 func (w *world) awaitAgreement() (epoch string) {
-	e2e.Wait(w.t, e2e.Patience, "the nodes to agree on an epoch", func() error {
+	e2e.Wait(w.t, 4*e2e.Patience, "the nodes to agree on an epoch", func() error {
 		var epochs []string
 		for _, n := range w.nodes {
 			has, err := n.epoch()

@@ -224,7 +224,7 @@ func (s *Servers) Ready() {
 func (s *Servers) Leader(stream string) int {
 	js, done := s.JetStream()
 	defer done()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	found, err := js.Stream(ctx, stream)
 	if err != nil || found.CachedInfo().Cluster == nil {
@@ -275,22 +275,22 @@ func (s *Servers) JetStream() (js jetstream.JetStream, done func()) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(time.Second))
+	js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return js, conn.Close
 }
 
-// Eventually retries for half a minute.
+// Eventually retries for two minutes. A try may take five seconds.
 func (s *Servers) Eventually(complaint string, ok func(context.Context) bool) {
 	s.t.Helper()
-	end, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	end, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		ctx, cancel := context.WithTimeout(end, time.Second)
+		ctx, cancel := context.WithTimeout(end, 5*time.Second)
 		done := ok(ctx)
 		cancel()
 		if done {
