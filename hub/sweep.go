@@ -20,7 +20,8 @@ type sweeper struct {
 	mu    sync.Mutex
 	ready []*Conn
 
-	began atomic.Int64 // start of the current sweep, in Unix nanoseconds; 0: no sweep runs
+	began  atomic.Int64 // start of the current sweep, in Unix nanoseconds; 0: no sweep runs
+	behind atomic.Bool  // most connections of the last sweep had much to write
 
 	// Used by run alone.
 	sweep []*Conn
@@ -83,11 +84,16 @@ func (s *sweeper) run() {
 		}
 		b := batches.Get().(*batch)
 		yielder.Begin()
+		large := 0
 		for _, c := range s.sweep {
 			c.takeTurn()
 			s.serve(c, b)
+			if b.size > batchBytes/4 {
+				large++
+			}
 			yielder.Step()
 		}
+		s.behind.Store(large > len(s.sweep)/2)
 		s.began.Store(0)
 		clear(s.sweep)
 		b.release()
@@ -199,18 +205,29 @@ func (w *wheel) takeDue(now time.Time) []*Conn {
 	return w.spare
 }
 
-// longSweep is how long a sweep may take before publishers give it the CPU.
-const longSweep = 10 * time.Millisecond
+const (
+	// longSweep is how long a sweep may take before publishers give it the CPU.
+	longSweep = 10 * time.Millisecond
 
-// yieldToSweepers yields the CPU if a sweep takes long. Publishing faster than the sweepers
-// write only makes the queue longer. Any goroutine may call it. The caller must not hold a
-// lock.
+	// maxGiveWay bounds how long a publisher waits for a sweep.
+	maxGiveWay = 50 * time.Millisecond
+)
+
+// yieldToSweepers yields the CPU if a sweep takes long. If the sweeper is behind, it waits
+// until the sweep ends: publishing faster than the sweepers write only makes the queue longer,
+// until clients miss what the history has dropped. Any goroutine may call it. The caller must
+// not hold a lock.
 func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
-		if began := s.began.Load(); began != 0 && now.UnixNano()-began > int64(longSweep) {
-			runtime.Gosched()
-			return
+		began := s.began.Load()
+		if began == 0 || now.UnixNano()-began < int64(longSweep) {
+			continue
 		}
+		runtime.Gosched()
+		for s.behind.Load() && s.began.Load() == began && time.Since(now) < maxGiveWay {
+			time.Sleep(minPause)
+		}
+		return
 	}
 }
 

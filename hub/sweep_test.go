@@ -353,3 +353,34 @@ func TestSweeperYieldsBetweenBatches(t *testing.T) {
 		s.ready = s.ready[:0]
 	}
 }
+
+// TestPublisherWaitsForASweeperThatIsBehind: a publisher waits for the end of a long sweep, but
+// only if the sweep before had much to write, and not for long.
+func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		withoutEpoll(h)
+		v := serveTakenOver(t, h, requestOf("alice"), bySweeper)
+		s := v.sweeper
+		for _, sweep := range []struct {
+			data string // of the sweep before
+			ends time.Duration
+			wait time.Duration
+		}{
+			{"small", time.Hour, 0},
+			{strings.Repeat("x", batchBytes/2), 3 * minPause, 3 * minPause},
+			{strings.Repeat("x", batchBytes/2), time.Hour, maxGiveWay},
+			{"small", time.Hour, 0},
+		} {
+			publish(t, h, sweep.data)
+			synctest.Wait()
+			s.began.Store(time.Now().Add(-2 * longSweep).UnixNano()) // as if a sweep ran
+			end := time.AfterFunc(sweep.ends-time.Nanosecond, func() { s.began.Store(0) })
+			began := time.Now()
+			publish(t, h, "for another", user("bob"))
+			want(t, "time that the publisher waited", time.Since(began), sweep.wait)
+			end.Stop()
+			s.began.Store(0)
+		}
+	})
+}
