@@ -64,7 +64,9 @@ func TestStatsSayWhenTheProblemBegan(t *testing.T) {
 // TestStatsCountFromZero: counters exist from the start, because an alert can only compare a
 // counter with an earlier value.
 func TestStatsCountFromZero(t *testing.T) {
-	s := newHub(t, Options{}).Stats()
+	h := New(Options{}) // without a store, whose goroutine would use the lock too
+	defer h.Close()
+	s := h.Stats()
 	want(t, "reasons of refusals", len(s.Rejected), len(refusalReasons))
 	want(t, "reasons of ends", len(s.Closed), len(closeReasons))
 	want(t, "waits", s.Waits, Histogram{})
