@@ -37,7 +37,7 @@ func TestEarlyData(t *testing.T) {
 		q.Set("hub", "early")
 		r.URL.RawQuery = q.Encode()
 		r.TLS.HandshakeComplete = test.complete
-		for _, value := range strings.Fields(test.headers) {
+		for value := range strings.FieldsSeq(test.headers) {
 			r.Header.Add("Early-Data", value)
 		}
 		w := httptest.NewRecorder()
