@@ -36,7 +36,8 @@
 //	         |
 //	    Conn.account       move the cursor, count
 //
-// Publish returns when the history has the event. It does not wait for any client.
+// Publish returns when the history has the event. It does not wait for any client. It waits for
+// a moment while more is published than the sweepers can write.
 //
 // # The way of a position
 //

@@ -21,7 +21,7 @@ type sweeper struct {
 	ready []*Conn
 
 	began  atomic.Int64 // start of the current sweep, in Unix nanoseconds; 0: no sweep runs
-	behind atomic.Bool  // most connections of the last sweep had much to write
+	behind atomic.Bool  // in the last sweep most connections were behind
 
 	// Used by run alone.
 	sweep []*Conn
@@ -84,16 +84,15 @@ func (s *sweeper) run() {
 		}
 		b := batches.Get().(*batch)
 		yielder.Begin()
-		large := 0
+		behind := 0
 		for _, c := range s.sweep {
 			c.takeTurn()
-			s.serve(c, b)
-			if b.size > batchBytes/4 {
-				large++
+			if s.serve(c, b) {
+				behind++
 			}
 			yielder.Step()
 		}
-		s.behind.Store(large > len(s.sweep)/2)
+		s.behind.Store(behind > len(s.sweep)/2)
 		s.began.Store(0)
 		clear(s.sweep)
 		b.release()
@@ -105,30 +104,34 @@ func (s *sweeper) run() {
 }
 
 // serve gives c its turn. It writes once, without blocking. Then it puts c into the queue
-// again, or hands c to a goroutine that may block, or gives the turn back. b is scratch.
-// Only the goroutine of the sweeper calls it, after it has taken the turn.
-func (s *sweeper) serve(c *Conn, b *batch) {
+// again, or hands c to a goroutine that may block, or gives the turn back. b is scratch. It
+// reports whether c was behind although its client takes everything: several events waited,
+// of more than an eighth of a batch. Only the goroutine of the sweeper calls it, after it has
+// taken the turn.
+func (s *sweeper) serve(c *Conn, b *batch) (behind bool) {
 	if c.socket == nil { // c ended while another goroutine had the turn
 		s.wheel.remove(c)
-		return
+		return false
 	}
 	switch c.step(b) {
 	case stepBlocked:
 		s.hub.writers.Go(c.writeBlocking)
-		return
+		return false
 	case stepMore:
 		s.requeue(c) // behind the connections that wait
-		return
+		return true
 	case stepClosed:
 		s.wheel.remove(c)
-		return
+		return false
 	}
+	behind = len(b.items) > 1 && b.size > batchBytes/8
 	if !c.alarmed {
 		s.wheel.add(c, c.nextAlarm())
 	}
 	if !c.releaseTurn() {
 		s.requeue(c) // behind the connections that wait
 	}
+	return behind
 }
 
 // wheel keeps the alarms of many connections with one timer. A connection is in at most one
@@ -209,14 +212,14 @@ const (
 	// longSweep is how long a sweep may take before publishers give it the CPU.
 	longSweep = 10 * time.Millisecond
 
-	// maxGiveWay bounds how long a publisher waits for a sweep.
+	// maxGiveWay is how long a publisher waits for a sweep at most.
 	maxGiveWay = 50 * time.Millisecond
 )
 
-// yieldToSweepers yields the CPU if a sweep takes long. If the sweeper is behind, it waits
-// until the sweep ends: publishing faster than the sweepers write only makes the queue longer,
-// until clients miss what the history has dropped. Any goroutine may call it. The caller must
-// not hold a lock.
+// yieldToSweepers yields the CPU if a sweep takes long. If the sweeper is behind, it also waits
+// for the end of the sweep. If events were published faster than they are written, the history
+// would in the end drop events that clients lack. A slow client does not make a sweeper behind.
+// Any goroutine may call it. The caller must not hold a lock.
 func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
 		began := s.began.Load()

@@ -355,24 +355,27 @@ func TestSweeperYieldsBetweenBatches(t *testing.T) {
 }
 
 // TestPublisherWaitsForASweeperThatIsBehind: a publisher waits for the end of a long sweep, but
-// only if the sweep before had much to write, and not for long.
+// only if several events waited in the sweep before, and not for long.
 func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		withoutEpoll(h)
-		v := serveTakenOver(t, h, requestOf("alice"), bySweeper)
-		s := v.sweeper
+		s := serveTakenOver(t, h, requestOf("alice"), bySweeper).sweeper
+		small := Event{Data: []byte("small"), Targets: []Target{{}}}
+		large := Event{Data: []byte(strings.Repeat("x", batchBytes/4)), Targets: []Target{{}}}
 		for _, sweep := range []struct {
-			data string // of the sweep before
-			ends time.Duration
-			wait time.Duration
+			before []Event // what the sweep before wrote
+			ends   time.Duration
+			wait   time.Duration
 		}{
-			{"small", time.Hour, 0},
-			{strings.Repeat("x", batchBytes/2), 3 * minPause, 3 * minPause},
-			{strings.Repeat("x", batchBytes/2), time.Hour, maxGiveWay},
-			{"small", time.Hour, 0},
+			{[]Event{small, small}, time.Hour, 0},
+			{[]Event{large, small}, 3 * minPause, 3 * minPause},
+			{[]Event{large, small}, time.Hour, maxGiveWay},
+			{[]Event{large}, time.Hour, 0}, // no other event waited
 		} {
-			publish(t, h, sweep.data)
+			if _, err := h.Publish(t.Context(), sweep.before...); err != nil {
+				t.Fatal(err)
+			}
 			synctest.Wait()
 			s.began.Store(time.Now().Add(-2 * longSweep).UnixNano()) // as if a sweep ran
 			end := time.AfterFunc(sweep.ends-time.Nanosecond, func() { s.began.Store(0) })
@@ -382,5 +385,22 @@ func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
 			end.Stop()
 			s.began.Store(0)
 		}
+	})
+}
+
+// TestPromise5SlowClientsDoNotHoldPublishers: a sweeper is not behind because clients take nothing.
+func TestPromise5SlowClientsDoNotHoldPublishers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		withoutEpoll(h)
+		v := serveTakenOver(t, h, requestOf("alice"), bySweeper)
+		synctest.Wait()
+		defer v.stall()()
+		large := Event{Data: []byte(strings.Repeat("x", batchBytes/4)), Targets: []Target{{}}}
+		if _, err := h.Publish(t.Context(), large, large, large); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		want(t, "the sweeper is behind", v.sweeper.behind.Load(), false)
 	})
 }
