@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -22,8 +21,7 @@ type sink struct {
 	restoreTimeout func() // restores the response's own timeout
 
 	w           http.ResponseWriter
-	writeGuard  *time.Timer   // aborts a write when the client reads nothing for timeout
-	timeout     time.Duration // see writeGuard
+	guard       writeGuard
 	writeFailed bool
 	logger      *zap.Logger
 	tcp         *net.TCPConn // the connection of a request over HTTP/2, nil if unknown
@@ -86,7 +84,7 @@ func (withoutDeadline) SetWriteDeadline(time.Time) error { return nil }
 // removed, because a stream has no such limit.
 func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sink {
 	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	s := &sink{w: w, timeout: timeout, restoreTimeout: func() {}, ctrl: http.NewResponseController(w)}
+	s := &sink{w: w, restoreTimeout: func() {}, ctrl: http.NewResponseController(w)}
 	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 2 {
 		s.tcp = tcpOf(c)
 	}
@@ -105,7 +103,7 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 			idle.Ctrl = ctrl
 		}
 	}
-	s.writeGuard = time.AfterFunc(math.MaxInt64, s.Abort)
+	s.guard.init(timeout, s.Abort)
 	// A writer without deadlines returns an error, and has none to clear.
 	_ = s.ctrl.SetWriteDeadline(time.Time{})
 	return s
@@ -113,7 +111,7 @@ func newSink(w http.ResponseWriter, r *http.Request, timeout time.Duration) *sin
 
 // release must be called before the handler returns.
 func (s *sink) release() {
-	s.writeGuard.Stop()
+	s.guard.timer.Stop()
 	s.mu.Lock()
 	s.ctrl = nil
 	s.mu.Unlock()
@@ -121,9 +119,9 @@ func (s *sink) release() {
 }
 
 func (s *sink) Write(p []byte) (n int, err error) {
-	defer s.writeGuard.Stop()
+	defer s.guard.end()
 	for n < len(p) && err == nil {
-		s.writeGuard.Reset(s.timeout)
+		s.guard.begin()
 		var took int
 		took, err = s.w.Write(p[n:min(len(p), n+maxChunk)])
 		n += took
@@ -133,9 +131,9 @@ func (s *sink) Write(p []byte) (n int, err error) {
 }
 
 func (s *sink) Flush() error {
-	s.writeGuard.Reset(s.timeout)
+	s.guard.begin()
 	err := http.NewResponseController(s.w).Flush()
-	s.writeGuard.Stop()
+	s.guard.end()
 	if errors.Is(err, http.ErrNotSupported) { // a writer has the method and does not support it
 		s.logger.Error("cannot stream", zap.Error(errCannotFlush(fmt.Sprintf("%T", s.w))))
 	}

@@ -80,7 +80,7 @@
 // are three because they wait in different ways:
 //
 //   - Conn.catchUp (serve.go) writes through a [Sink] and may block in every write. It
-//     runs on a borrowed goroutine (stack.go), so that the one that waits keeps a small
+//     runs on a goroutine of a pool (stack.go), so that the one that waits keeps a small
 //     stack.
 //   - Conn.step (socket.go) never blocks. A sweeper calls it for thousands of
 //     connections in turn, so it must return when a socket is full and remember the
@@ -97,7 +97,7 @@
 //	Hub.learning           the history is indexed for a new shape of pattern
 //	Hub.muQueue            connections that begin, end or stall queue here for mu
 //	Hub.mu                 history, lanes, subscriptions, and the fields of Conn that say so
-//	sweeper.mu, borrowedStacks.mu, endedConns.mu, repeats.mu, labelCounts.mu,
+//	sweeper.mu, stackPool.mu, endedConns.mu, repeats.mu, labelCounts.mu,
 //	departures.mu, traces.mu, uncertainKeys.mu
 //
 // Hub.mu is never held during a write to a client, nor for work that grows with the

@@ -109,7 +109,7 @@ type Hub struct {
 	takenOver  sync.WaitGroup // counts connections
 	departures departures
 
-	stacks borrowedStacks // the writers of the other connections
+	stacks stackPool // the writers of the other connections
 }
 
 // New starts a hub. The hub serves once [Hub.Use] has given it a store. It must be closed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,47 +27,98 @@ type Aborter interface {
 	Abort()
 }
 
-// goroutineQueue is the queue of one connection. The goroutine that is in [Stream.Serve]
-// serves it.
-type goroutineQueue struct {
-	woken chan struct{} // one slot
+// streamWriter is the queue of one connection that is written through a [Sink]. A goroutine
+// of Hub.stacks writes when the connection has the turn, and the goroutine in
+// [Stream.Serve] waits for the end.
+type streamWriter struct {
+	task  stackTask   // one turn
+	ended chan ending // one slot
 	alarm *time.Timer
 
-	// The turn that is performed on a large stack.
-	conn   *Conn
-	sink   Sink
-	reason Reason // its result
+	// Owned by the goroutine that has the turn of the connection.
+	conn *Conn
+	sink Sink
+
+	isSet  atomic.Bool // the alarm is set for what is due next, or for earlier
+	isGone atomic.Bool // the client has left: the next turn is the last one
 }
 
-// push implements [queue]. It does not block, because a connection is queued at most once
-// ([turnQueued]). Only Conn.wake calls it.
-func (q *goroutineQueue) push(*Conn) { q.woken <- struct{}{} }
+// ending is how a stream ended.
+type ending struct {
+	reason  Reason
+	failure failure // of the writer
+}
 
-// onAlarm ends c if its time has come, and wakes the goroutine of c. That goroutine may be
-// stuck in a write, so the alarm is set again for the end of c, which aborts the write.
-// Only the timer calls it, on a goroutine of its own. The caller must not hold Hub.mu.
+// newStreamWriter returns the queue of c. Only Conn.open calls it.
+func newStreamWriter(c *Conn, w Sink) *streamWriter {
+	q := &streamWriter{
+		ended: make(chan ending, 1), alarm: time.AfterFunc(math.MaxInt64, c.onAlarm),
+		conn: c, sink: w,
+	}
+	q.task.perform = q.writeTurn
+	q.task.failed = func(f failure) { q.ended <- ending{failure: f} }
+	return q
+}
+
+// push implements [queue]. It does not block.
+func (q *streamWriter) push(c *Conn) { c.hub.stacks.start(&q.task) }
+
+// writeTurn is one turn of the connection. It runs on a large stack. If the stream has
+// ended, writeTurn keeps the turn, so that no other follows.
+func (q *streamWriter) writeTurn() {
+	q.conn.takeTurn()
+	reason := Gone
+	if !q.isGone.Load() {
+		reason = q.conn.catchUp(q.sink)
+	}
+	if reason != "" {
+		q.ended <- ending{reason: reason}
+		return
+	}
+	q.release()
+}
+
+// release sets the alarm and gives the turn back, or queues the connection again if there
+// is news. The caller has the turn of the connection ([Conn.turn]).
+//
+// Each write moves the next alarm to later. An alarm that is already set stays: it costs one
+// turn in which nothing is due, and a new alarm would cost more with each write.
+func (q *streamWriter) release() {
+	c := q.conn
+	if !q.isSet.Load() {
+		q.isSet.Store(true)
+		q.alarm.Reset(time.Until(c.nextAlarm()))
+	}
+	if !c.releaseTurn() {
+		c.turn.Store(turnQueued)
+		q.push(c)
+	}
+}
+
+// onAlarm ends c if its time has come, and wakes the writer of c. The writer may be stuck in
+// a write, so the alarm is set again for the end of c, which aborts the write. The next turn
+// sets it for what is due then. Only the timer calls it, on a goroutine of its own. The caller must not hold Hub.mu.
 func (c *Conn) onAlarm() {
+	q := c.queue.(*streamWriter)
 	now := time.Now()
 	c.expire(now)
 	c.hub.lockQueued()
 	if c.reason == "" && !c.end.IsZero() {
-		c.queue.(*goroutineQueue).alarm.Reset(c.end.Sub(now))
+		q.alarm.Reset(c.end.Sub(now))
 	}
 	c.hub.unlockQueued()
-	c.wake()
+	q.isSet.Store(false) // after Reset: a turn that sets the alarm now overrules c.end
+	c.wake()             // and there is such a turn
 }
 
 // open implements [Pending.Open]. It returns why the stream has already ended, or "": then
 // serve must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
 // It must be called once, and not after takeOver. If w panics, c ends.
 func (c *Conn) open(w Sink) (reason Reason) {
-	wait := &goroutineQueue{
-		woken: make(chan struct{}, 1), alarm: time.AfterFunc(math.MaxInt64, c.onAlarm),
-		conn: c, sink: w,
-	}
-	c.queue = wait
+	q := newStreamWriter(c, w)
+	c.queue = q
 	if !c.end.IsZero() {
-		wait.alarm.Reset(time.Until(c.end))
+		q.alarm.Reset(time.Until(c.end))
 	}
 	c.setAborter(w)
 	reason = Gone // in case w panics
@@ -89,7 +141,7 @@ func (c *Conn) endServing(reason Reason) Reason {
 	reason = c.reason
 	c.setAborterLocked(nil)
 	h.unlockQueued()
-	c.queue.(*goroutineQueue).alarm.Stop()
+	c.queue.(*streamWriter).alarm.Stop()
 	c.reportClosed(reason)
 	return reason
 }
@@ -99,26 +151,23 @@ func (c *Conn) endServing(reason Reason) Reason {
 func (c *Conn) serve(ctx context.Context) (reason Reason) {
 	reason = Gone // in case w panics
 	defer func() { reason = c.endServing(reason) }()
-	wait := c.queue.(*goroutineQueue)
-	for {
-		wait.alarm.Reset(time.Until(c.nextAlarm()))
-		if c.releaseTurn() {
-			select {
-			case <-wait.woken:
-			case <-ctx.Done():
-				return Gone
-			}
+	q := c.queue.(*streamWriter)
+	q.release()
+	var end ending
+	select {
+	case end = <-q.ended:
+	case <-ctx.Done():
+		if c.turn.CompareAndSwap(turnIdle, turnTaken) {
+			return Gone // nobody writes, and nobody will
 		}
-		c.takeTurn()
-		c.hub.stacks.run(wait)
-		if wait.reason != "" {
-			return wait.reason
-		}
+		// A turn is under way, or comes. It may know a better reason: that a write took too long.
+		q.isGone.Store(true)
+		c.wake()
+		end = <-q.ended
 	}
+	end.failure.raise()
+	return end.reason
 }
-
-// perform implements [task]. The caller of borrowedStacks.run has the turn of the connection.
-func (q *goroutineQueue) perform() { q.reason = q.conn.catchUp(q.sink) }
 
 // catchUp writes everything between the cursor and the head, and what else is due. It
 // returns why c has ended; "": c is still open. It may block in every write. The caller has

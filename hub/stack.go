@@ -8,114 +8,156 @@ import (
 	"sync"
 )
 
-// borrowedStacks lends goroutines for work that needs a large stack. The stack of a
-// goroutine hardly ever shrinks, and the goroutine of a stream lives as long as the stream:
-// if it wrote itself, it would keep twice the stack that it needs to wait. A few
-// goroutines wait here for the next borrower, so that their stacks do not grow again
-// for every write.
+// stackPool performs tasks that need a large stack, on goroutines of its own. The stack of
+// a goroutine hardly ever shrinks, and the goroutine of a stream lives as long as the
+// stream: if it wrote itself, it would keep twice the stack that it needs to wait. A few
+// goroutines of the pool wait for the next task, so that their stacks do not grow again for
+// every write.
+//
+// A task may block. So there is always a goroutine on its way to the first task of the
+// queue: if a goroutine takes a task and leaves others, it calls the next goroutine first.
+// Tasks that do not block for long share a few goroutines, however many they are.
 //
 // Any goroutine may call the methods. The caller must not hold mu.
-type borrowedStacks struct {
-	mu     sync.Mutex
-	idle   []*borrowedStack // the last one returned is lent first
-	closed bool
+type stackPool struct {
+	mu          sync.Mutex
+	first, last *stackTask     // the queue
+	coming      bool           // a goroutine is on its way to the first task
+	idle        []*stackWorker // the last one that became idle is called first
+	closed      bool
 }
 
-// borrowedStack is a goroutine that runs one task after the other.
-type borrowedStack struct {
-	tasks chan task
-	done  chan any // the panic of a task, or nil; closed when the goroutine has ended
+// stackTask is work for a stackPool. It is in the queue at most once.
+type stackTask struct {
+	next    *stackTask // guarded by stackPool.mu
+	perform func()
+	failed  func(failure) // called if perform panics or ends its goroutine
 }
 
-// task is work for a large stack.
-type task interface{ perform() }
+// stackWorker is a goroutine of a stackPool.
+type stackWorker struct {
+	call  chan struct{} // one slot: there is a task. Closed: the pool is closed
+	ended chan struct{} // closed when the goroutine has ended
+}
 
-type taskFunc func()
-
-func (f taskFunc) perform() { f() }
-
-// maxIdleStacks is how many goroutines wait for the next borrower. More are needed only
-// while many writes wait for their clients.
+// maxIdleStacks is how many goroutines wait for the next task. More are needed only while
+// many tasks block.
 var maxIdleStacks = 4 * runtime.GOMAXPROCS(0)
 
-// OnLargeStack runs f on another goroutine and waits for it, so that the stack of the
-// caller does not grow. If f panics, OnLargeStack panics. If f calls runtime.Goexit, the
-// goroutine of the caller ends too.
-func (h *Hub) OnLargeStack(f func()) { h.stacks.run(taskFunc(f)) }
-
-func (s *borrowedStacks) run(t task) {
-	b := s.borrow()
-	b.tasks <- t
-	failure, alive := <-b.done
-	if !alive { // the task has called runtime.Goexit
-		runtime.Goexit()
-	}
-	s.giveBack(b)
-	if failure != nil {
-		panic(failure)
-	}
-}
-
-func (s *borrowedStacks) borrow() *borrowedStack {
+// start puts t into the queue. It does not block.
+func (s *stackPool) start(t *stackTask) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.first == nil {
+		s.first = t
+	} else {
+		s.last.next = t
+	}
+	s.last = t
+	s.callNext()
+}
+
+// callNext calls a goroutine for the first task of the queue, unless one is on its way. The
+// caller holds mu.
+func (s *stackPool) callNext() {
+	if s.coming || s.first == nil {
+		return
+	}
+	s.coming = true
 	if n := len(s.idle) - 1; n >= 0 {
-		b := s.idle[n]
+		w := s.idle[n]
 		s.idle[n] = nil
 		s.idle = s.idle[:n]
-		return b
+		w.call <- struct{}{}
+		return
 	}
-	b := &borrowedStack{make(chan task), make(chan any)}
-	go b.serve()
-	return b
+	w := &stackWorker{make(chan struct{}, 1), make(chan struct{})}
+	w.call <- struct{}{}
+	go s.work(w)
 }
 
-// giveBack keeps b for the next borrower. It ends b if enough goroutines are idle, or if the
-// hub is closed. The borrower calls it once, and must not use b afterwards.
-func (s *borrowedStacks) giveBack(b *borrowedStack) {
-	s.mu.Lock()
-	keep := !s.closed && len(s.idle) < maxIdleStacks
-	if keep {
-		s.idle = append(s.idle, b)
-	}
-	s.mu.Unlock()
-	if !keep {
-		b.end()
+// work performs tasks until the pool is closed, or enough other goroutines are idle. It is
+// the goroutine of w.
+func (s *stackPool) work(w *stackWorker) {
+	defer close(w.ended)
+	for range w.call {
+		s.mu.Lock()
+		s.coming = false
+		for s.first != nil {
+			t := s.first
+			s.first, t.next = t.next, nil
+			s.callNext()
+			s.mu.Unlock()
+			t.run()
+			s.mu.Lock()
+		}
+		stay := !s.closed && len(s.idle) < maxIdleStacks
+		if stay {
+			s.idle = append(s.idle, w)
+		}
+		s.mu.Unlock()
+		if !stay {
+			return
+		}
 	}
 }
 
-// close ends the goroutines that are idle. The others end when they are given back.
-func (s *borrowedStacks) close() {
+// close ends the goroutines that are idle. The others end after their tasks.
+func (s *stackPool) close() {
 	s.mu.Lock()
 	idle := s.idle
 	s.idle, s.closed = nil, true
 	s.mu.Unlock()
-	for _, b := range idle {
-		b.end()
+	for _, w := range idle {
+		close(w.call)
+		<-w.ended
 	}
 }
 
-func (b *borrowedStack) end() {
-	close(b.tasks)
-	<-b.done
-}
-
-func (b *borrowedStack) serve() {
-	defer close(b.done)
-	for t := range b.tasks {
-		b.done <- perform(t)
-	}
-}
-
-// perform returns the value that the task panicked with, with the stack of the panic, or
-// nil.
-func perform(t task) (failure any) {
+// run performs the task, and calls failed if it did not return.
+func (t *stackTask) run() {
+	returned := false
 	defer func() {
-		failure = recover()
-		if failure != nil && failure != http.ErrAbortHandler {
-			failure = fmt.Sprintf("%v\n\n%s", failure, debug.Stack())
+		if value := recover(); value != nil {
+			if value != http.ErrAbortHandler {
+				value = fmt.Sprintf("%v\n\n%s", value, debug.Stack())
+			}
+			t.failed(failure{panicked: value})
+		} else if !returned {
+			t.failed(failure{exited: true})
 		}
 	}()
 	t.perform()
-	return nil
+	returned = true
+}
+
+// failure says how a task ended that did not return. The zero value: it returned.
+type failure struct {
+	panicked any  // the value of a panic, with its stack
+	exited   bool // the task called runtime.Goexit
+}
+
+// raise does to the calling goroutine what the task did to its own.
+func (f failure) raise() {
+	if f.exited {
+		runtime.Goexit()
+	}
+	if f.panicked != nil {
+		panic(f.panicked)
+	}
+}
+
+// OnLargeStack runs f on another goroutine and waits for it, so that the stack of the
+// caller does not grow. If f panics, OnLargeStack panics. If f calls runtime.Goexit, the
+// goroutine of the caller ends too.
+func (h *Hub) OnLargeStack(f func()) {
+	ended := make(chan failure, 1)
+	h.stacks.start(&stackTask{
+		perform: func() {
+			f()
+			ended <- failure{}
+		},
+		failed: func(f failure) { ended <- f },
+	})
+	(<-ended).raise()
 }

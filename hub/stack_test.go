@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
@@ -62,7 +64,7 @@ func TestStackOfAStreamStaysSmall(t *testing.T) {
 		eventually(t, text, arrived("data: "+text))
 	}
 	// If a stream wrote on its own goroutine, its stack would grow by 14 KB, and would shrink only
-	// in a garbage collection. On a busy machine, many goroutines are borrowed at once, but they end.
+	// in a garbage collection. On a busy machine, many goroutines write at once, but they end.
 	eventually(t, "the stacks are small", func() bool { return (stackMemory()-before)/streams <= 3<<10 })
 	h.EndOf([]*Settings{defaultSettings}, Lifetime)
 	for range streams {
@@ -76,39 +78,101 @@ func stackMemory() int {
 	return int(m.StackInuse)
 }
 
-// A few borrowed goroutines stay for the next borrower, and none after Close.
+// A few goroutines stay for the next task, and none after Close.
 func TestOnLargeStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New(Options{})
 		useStore(t, h, NewMemory())
 		gate := make(chan struct{})
-		var borrowers sync.WaitGroup
-		borrow := func() {
+		var callers sync.WaitGroup
+		call := func() {
 			for range 3 * maxIdleStacks {
-				borrowers.Go(func() { h.OnLargeStack(func() { <-gate }) })
+				callers.Go(func() { h.OnLargeStack(func() { <-gate }) })
 			}
 			synctest.Wait()
 		}
-		borrow()
+		call()
 		close(gate)
-		borrowers.Wait()
+		callers.Wait()
+		synctest.Wait()
 		want(t, "idle", len(h.stacks.idle), maxIdleStacks)
 		h.OnLargeStack(func() {})
+		synctest.Wait()
 		want(t, "idle after another", len(h.stacks.idle), maxIdleStacks)
 
 		gate = make(chan struct{})
-		borrow()
-		want(t, "idle while all are lent", len(h.stacks.idle), 0)
-		if err := h.Close(); err != nil { // it does not wait for the borrowers
+		call()
+		want(t, "idle while all are blocked", len(h.stacks.idle), 0)
+		if err := h.Close(); err != nil { // it does not wait for the tasks
 			t.Error(err)
 		}
 		close(gate)
-		borrowers.Wait()
+		callers.Wait()
+		synctest.Wait()
 		want(t, "idle after Close", len(h.stacks.idle), 0)
 	})
 }
 
-// A panic reaches the borrower, and the goroutine serves the next one.
+// Tasks that block do not hold others, in any order. Each task runs once.
+func TestBlockedTasksDoNotHoldOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		gate := make(chan struct{})
+		var ran [300]atomic.Int32
+		for i := range ran {
+			h.stacks.start(&stackTask{perform: func() {
+				ran[i].Add(1)
+				if i%3 != 0 {
+					<-gate
+				}
+			}})
+		}
+		synctest.Wait()
+		for i := range ran {
+			want(t, "tasks while others are blocked", ran[i].Load(), 1)
+		}
+		close(gate)
+		synctest.Wait()
+		want(t, "idle", len(h.stacks.idle), maxIdleStacks)
+	})
+}
+
+// A task that comes while the last goroutine looks for work is not forgotten.
+func TestNoTaskIsForgotten(t *testing.T) {
+	h := newHub(t, Options{})
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 5_000 {
+				h.OnLargeStack(func() {})
+			}
+		})
+	}
+	callers.Wait()
+}
+
+// Many tasks that do not block share a few goroutines: one that has a large stack is used
+// again before another is started.
+func TestShortTasksShareAStack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		used := make(map[string]int)
+		for range 100 {
+			h.OnLargeStack(func() { used[goroutineID()]++ })
+			synctest.Wait()
+		}
+		want(t, "goroutines for 100 tasks, one after the other", len(used), 1)
+	})
+}
+
+// goroutineID returns the first words of the calling goroutine's stack trace, which name it.
+func goroutineID() string {
+	text := string(debug.Stack())
+	id, _, _ := strings.Cut(text, " [")
+	return id
+}
+
+// A panic reaches the caller, and the goroutine performs the next task.
 func TestOnLargeStackPanics(t *testing.T) {
 	h := newHub(t, Options{})
 	panicOf := func(f func()) (failure any) {
@@ -121,9 +185,12 @@ func TestOnLargeStackPanics(t *testing.T) {
 	if !strings.HasPrefix(got, "oh no\n\n") || !strings.Contains(got, "TestOnLargeStackPanics") {
 		t.Errorf("the panic was %q: want its value and its stack", got)
 	}
-	want(t, "idle", len(h.stacks.idle), 1)
 	want(t, "the next", panicOf(func() {}), nil)
-	want(t, "idle after the next", len(h.stacks.idle), 1)
+	eventually(t, "the goroutine of all three is idle", func() bool {
+		h.stacks.mu.Lock()
+		defer h.stacks.mu.Unlock()
+		return len(h.stacks.idle) == 1
+	})
 }
 
 // exitingSink ends its goroutine in a write.
@@ -139,8 +206,8 @@ func (w *exitingSink) Write(p []byte) (int, error) {
 	return w.testSink.Write(p)
 }
 
-// A handler may end its goroutine with runtime.Goexit. On a borrowed goroutine, this ends the
-// goroutine of the borrower too, as it would without a loan. The stream ends, and is counted.
+// A handler may end its goroutine with runtime.Goexit. On a goroutine of the pool, this ends
+// the caller's goroutine too, as it would without the pool. The stream ends, and is counted.
 func TestGoexitOnALargeStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, openFirst := range []bool{false, true} {

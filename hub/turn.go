@@ -10,8 +10,9 @@ const (
 	turnQueued // it waits in its queue
 )
 
-// queue is where a connection waits for its turn. push must not block. Only Conn.wake and
-// [sweeper.requeue] call it, after they have set the state to turnQueued.
+// queue is where a connection waits for its turn. push must not block. Only Conn.wake,
+// [sweeper.requeue] and [streamWriter.release] call it, after they have set the state to
+// turnQueued.
 type queue interface{ push(*Conn) }
 
 // wake tells c that there is news for it. It does not block. Any goroutine may call it,
