@@ -220,6 +220,24 @@ test("on a small screen a sent event is visible", async () => {
   assert.equal(wide, 390);
 });
 
+test("long names stay inside the page", async () => {
+  await open(alice);
+  await page.setViewportSize({ width: 360, height: 740 });
+  await status("open");
+  const name = "n".repeat(200);
+  const sent = await fetch(`${caddy.api}/connections?user=alice`, {
+    method: "PATCH",
+    headers: { "Content-Type": "application/json", Origin: new URL(caddy.api).origin },
+    body: JSON.stringify({ add: [name] }),
+  });
+  assert.equal(sent.status, 200);
+  await caddy.send({ topic: name, type: name, data: {} });
+  await page.locator("[data-kind=event]").waitFor();
+  await page.getByText("Connections", { exact: true }).click();
+  await page.getByText(`topics: ${name}`).waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+});
+
 test("the keyboard alone sends an event", async () => {
   await open(alice);
   await status("open");
