@@ -3,6 +3,7 @@ package caddysse
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -53,6 +54,66 @@ func TestReadmeHasTheFigures(t *testing.T) {
 		if !strings.Contains(read(t, "README.md"), line+"\n") {
 			t.Errorf("README: got no line\n%s\nwant it", line)
 		}
+	}
+}
+
+// TestDocsScalingHasTheFigures: the variables of docs/scaling.md are those of the last run of the benchmark,
+// and its table on paper follows from them. Figures are rounded: they may differ by 4 %.
+func TestDocsScalingHasTheFigures(t *testing.T) {
+	results, page := read(t, "bench/RESULTS.md"), read(t, "docs/scaling.md")
+	row := func(text, name string) []string {
+		t.Helper()
+		m := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(name) + ` \| (.*) \|$`).FindStringSubmatch(text)
+		if m == nil {
+			t.Fatalf("got no row %q, want one", name)
+		}
+		return strings.Split(m[1], " | ")
+	}
+	number := func(cell string) float64 {
+		t.Helper()
+		n, err := strconv.ParseFloat(strings.ReplaceAll(regexp.MustCompile(`[\d.,]*\d`).FindString(cell), ",", ""), 64)
+		if err != nil {
+			t.Fatalf("%q has no number", cell)
+		}
+		return n
+	}
+	check := func(what, cell string, want float64) {
+		t.Helper()
+		if got := number(cell); math.Abs(got-want) > 0.04*want {
+			t.Errorf("docs/scaling.md: %s: got %s, want %.3g", what, cell, want)
+		}
+	}
+
+	memory := row(page, "memory of an idle connection, without the kernel's")
+	delivery := row(page, "CPU of a delivery, at 5 events/s")
+	connect := row(page, "CPU of a connect, without that of your authentication")
+	measured := func(heading string) []string { return row(section(t, results, heading), "caddy-sse") }
+	idle := measured("## Resident memory per idle connection")
+	opened := measured("## Streams opened, 64 at a time: 5,000 over h1 cleartext, 1,000 over the others")
+	for i, heading := range []string{
+		"## Broadcast to 5,000 streams at 5 events/s, h1 cleartext", "## Broadcast to 2,000 streams at 5 events/s, h1 over TLS",
+		"## Broadcast to 1,000 streams at 5 events/s, h2, a connection each", "## Broadcast to 1,000 streams at 5 events/s, h3, a connection each",
+	} {
+		check("memory of an idle connection", memory[i], number(idle[3*i]))
+		check("CPU of a delivery", delivery[i], number(measured(heading)[0]))
+		check("CPU of a connect", connect[i], number(opened[2*i]))
+	}
+
+	receive, bytes := number(row(page, "CPU to receive an event from NATS, for any receiver")[0]), number(row(page, "bytes from NATS for an event of 240 bytes")[0])
+	for _, name := range []string{"10,000", "100,000", "1,000,000", "10,000,000"} {
+		cells, streams := row(page, name), number(name)
+		sizes, each := strings.Split(cells[0], " GB, "), strings.Split(cells[3], " MB/s, ")
+		if len(sizes) != len(memory) || len(each) != 2 {
+			t.Fatalf("docs/scaling.md: %s streams: got %q and %q, want figures in GB, and one in MB/s", name, cells[0], cells[3])
+		}
+		for i, cell := range sizes {
+			check(name+" streams: memory in GB", cell, streams*number(memory[i])/1e6)
+		}
+		check(name+" streams: CPUs", cells[1], streams*(1./60+1./15)*number(delivery[0])/1e6)
+		check(name+" streams: events", cells[2], streams/60)
+		check(name+" streams: MB/s of each node", each[0], streams/60*bytes/1e6)
+		check(name+" streams: % of a CPU of each node", each[1], streams/60*receive/1e4)
+		check(name+" streams: a broadcast", cells[4], streams*number(delivery[0])/1e6)
 	}
 }
 
