@@ -214,8 +214,8 @@ test("@microsoft/fetch-event-source: text on the stream does not disturb it", as
   await shown([{ n: 1 }, { n: 2 }]);
 });
 
-test("A test bench in your own app", async () => {
-  await open("A test bench in your own app");
+test("A test page in your own app", async () => {
+  await open("A test page in your own app");
   await page.getByRole("status").filter({ hasText: "open" }).waitFor();
   await note("one");
   await page.getByRole("listitem").filter({ hasText: "one" }).waitFor();
