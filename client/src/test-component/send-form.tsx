@@ -199,19 +199,19 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
             </p>
           </div>
           <details>
-            <summary>Key, lifetime and slot</summary>
+            <summary>Key, ttl and slot</summary>
             <div className="sse-row">
               <label>
                 Key
                 <input {...text(key, setKey)} placeholder="none" />
               </label>
               <label>
-                Deliver within
-                <input {...text(ttl, setTtl)} placeholder="30s, 10m; no limit" />
+                Deliver within (ttl)
+                <input {...text(ttl, setTtl)} placeholder="no limit, or 10m" />
               </label>
               <label className="sse-full">
                 Slot
-                <input {...text(slot, setSlot)} placeholder="none; of a state, as price/AAPL" />
+                <input {...text(slot, setSlot)} placeholder="none, or price/AAPL" />
               </label>
             </div>
           </details>

@@ -158,7 +158,7 @@ test("starts with the state, and sends to a slot", async () => {
     posts.push(JSON.parse(body));
     return Response.json({ id: "e-9", connections: 1 });
   });
-  await type(find("input[placeholder^='none; of a state']"), "price/A");
+  await type(find("input[placeholder^='none, or price']"), "price/A");
   await click("Send");
   expect(posts[0]).toMatchObject({ slot: "price/A" });
 });

@@ -144,14 +144,14 @@ test("starts at the earliest event, after a position and with topics", async () 
   await page.getByText(/Not allowed \(403\)/).waitFor();
 });
 
-test("sends a text with a key and a lifetime, and reports a duplicate key", async () => {
+test("sends a text with a key and a ttl, and reports a duplicate key", async () => {
   await open(alice);
   await status("open");
   await page.locator(".sse-send").getByText("Text", { exact: true }).click();
   await page.getByLabel("Text", { exact: true }).last().fill("<li>hi</li>");
-  await page.getByText("Key, lifetime and slot").click();
+  await page.getByText("Key, ttl and slot").click();
   await page.getByLabel("Key", { exact: true }).fill("k-1");
-  await page.getByLabel("Deliver within").fill("10m");
+  await page.getByLabel("Deliver within (ttl)").fill("10m");
   await button("Send").click();
   await row("<li>hi</li>").waitFor();
   await button("Send").click();
@@ -271,7 +271,7 @@ for (const colorScheme of ["light", "dark"]) {
         await shoot(`${state}-${colorScheme}-${width}`);
       };
       await check("empty");
-      for (const text of ["Start and topics", "Key, lifetime and slot"])
+      for (const text of ["Start and topics", "Key, ttl and slot"])
         await page.getByText(text).click();
       await page.getByText("Connections", { exact: true }).click();
       await caddy.send({
