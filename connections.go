@@ -99,7 +99,7 @@ func parseFilter(query url.Values) (hub.Filter, error) {
 	f := hub.Filter{Users: query["user"], Topics: query["topic"], Sessions: query["session"]}
 	for _, session := range f.Sessions {
 		if !sessionHash.MatchString(session) {
-			return f, apiErrorf(http.StatusBadRequest, "session is no hash: give the hash as it is listed, "+
+			return f, apiErrorf(http.StatusBadRequest, "session is not a hash: give the hash as it is listed, "+
 				"the first 16 bytes of the SHA-256 of the session's value in 32 lower case hex digits")
 		}
 	}

@@ -56,7 +56,7 @@ func splitList(list string) (names []string, err error) {
 // encoding/json replaces the invalid parts by U+FFFD, so several names would become one.
 func decodeList(list string) (names []string, err error) {
 	if err := json.Unmarshal([]byte(list), &names); err != nil {
-		return nil, fmt.Errorf("the value begins with %s but is no JSON array of strings: %w", list[:1], err)
+		return nil, fmt.Errorf("the value begins with %s but is not a JSON array of strings: %w", list[:1], err)
 	}
 	for i, name := range names {
 		if strings.ContainsRune(name, utf8.RuneError) {

@@ -86,7 +86,7 @@ func checkBatch(events []hub.Event) error {
 	for i, event := range events {
 		for _, target := range event.Targets {
 			if target.Kind == hub.Session && !sessionHash.MatchString(target.Name) {
-				return &hub.BatchError{Index: i, Err: fmt.Errorf("%w: the name of a session target is no hash: use SessionHash", hub.ErrInvalid)}
+				return &hub.BatchError{Index: i, Err: fmt.Errorf("%w: the name of a session target is not a hash: use SessionHash", hub.ErrInvalid)}
 			}
 		}
 	}

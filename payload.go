@@ -251,7 +251,7 @@ func (p *payload) set(name string, value jsontext.Value) (err error) {
 // maxTTL keeps expiry times below the year 2262, the last one that fits into nanoseconds.
 const maxTTL = 100 * 365 * 24 * time.Hour
 
-// readString reads a string. It rejects half of a surrogate pair, which is no character:
+// readString reads a string. It rejects half of a surrogate pair, which is not a character:
 // browsers and stores would each replace it by something else.
 func readString(name string, value jsontext.Value) (string, error) {
 	if value.Kind() != jsontext.KindString {
@@ -267,7 +267,7 @@ func unquote(name string, value jsontext.Value, text string) (string, error) {
 	}
 	s, err := jsontext.AppendUnquote(nil, value)
 	if err != nil {
-		return "", fmt.Errorf("%s has half of a surrogate pair (\\ud800 to \\udfff), which is no character: send both halves", name)
+		return "", fmt.Errorf("%s has half of a surrogate pair (\\ud800 to \\udfff), which is not a character: send both halves", name)
 	}
 	return string(s), nil
 }

@@ -80,7 +80,7 @@ func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 		{"send", `{"text":"x","topic":["t","` + strings.Repeat("t", 513) + `"]}`, 400, "topic has 513 bytes"},
 		{"send", `{"text":"x","connection":"` + strings.Repeat("c", 513) + `"}`, 400, "connection has 513 bytes"},
 		{"send", `{"text":"x","session":"` + strings.Repeat("s", 513) + `"}`, 400, "session has 513 bytes"},
-		{"send", `{"text":"x","user":"\udfff"}`, 400, `user has half of a surrogate pair (\ud800 to \udfff), which is no character`},
+		{"send", `{"text":"x","user":"\udfff"}`, 400, `user has half of a surrogate pair (\ud800 to \udfff), which is not a character`},
 		{"send", `{"text":"x","topic":["a","\u00e4\uD834\u0020"]}`, 400, `topic has half of a surrogate pair`},
 		{"broadcast", `{"text":"\ud800x"}`, 400, `text has half of a surrogate pair`},
 		{"broadcast", `{"text":"\\\\\udd1e\ud834"}`, 400, `text has half of a surrogate pair`},

@@ -91,7 +91,7 @@ func (a *whyAnswer) verdictOnEvent() (state, words string) {
 	case hub.KnownStart:
 		return stateNoEvent, fmt.Sprintf("There is no event %s: it is the beginning of the history.", e.ID)
 	case hub.KnownCommand:
-		return stateNoEvent, fmt.Sprintf("%s is no event: it is a change of topics or an end of connections, or a record that cannot be read.", e.ID)
+		return stateNoEvent, fmt.Sprintf("%s is not an event: it is a change of topics or an end of connections, or a record that cannot be read.", e.ID)
 	case hub.KnownHole:
 		return stateNoEvent, fmt.Sprintf("There is no event %s any more: the store has lost the record, and clients were told by sse.gap.", e.ID)
 	case hub.KnownEvicted:

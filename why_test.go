@@ -45,7 +45,7 @@ func TestWhyRefusesNonsense(t *testing.T) {
 		"user=alice&id=" + id + "&id=" + id:   "give the id of one event",
 		"user=alice&user=bob&id=" + id:        "more than one user",
 		"user=alice&connection=x&id=" + id:    "more than one user",
-		"session=secret&id=" + id:             "session is no hash",
+		"session=secret&id=" + id:             "session is not a hash",
 		"user=alice&data=yes&id=" + id:        `invalid data "yes": it must be true or false`,
 		"user=alice&limit=1&id=" + id:         "unknown query parameter",
 		"user=%ff&id=" + id:                   "UTF-8",

@@ -308,7 +308,7 @@ func TestContract(t *testing.T) {
 				"room/1 room/*":                  "topic 2",
 				strings.Repeat("r", 513):         "topic 1",
 				strings.Repeat("r,", 1000) + "r": "1001 topics",
-				`"room/1"`:                       "no JSON array",
+				`"room/1"`:                       "not a JSON array",
 			} {
 				app.respond(http.StatusNoContent, "X-SSE-User", "alice", "X-SSE-Topics", wrong)
 				if body := v.refused("/events", http.StatusForbidden); !strings.Contains(body, says) {

@@ -82,7 +82,7 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
     } catch (error) {
       const at = /position (\d+)/.exec(String(error))?.[1];
       const where = at ? ` near character ${Number(at) + 1}` : "";
-      setWrong(`This is no JSON${where}. Correct it, or send it as text.`);
+      setWrong(`This is not JSON${where}. Correct it, or send it as text.`);
       return undefined;
     }
   }

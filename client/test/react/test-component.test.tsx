@@ -133,7 +133,7 @@ test("copies nothing if the payload is no JSON", async () => {
   await copy();
   expect(copied).toHaveLength(1);
   expect(find(".sse-send .sse-said").textContent).toBe("");
-  expect(find(".sse-send [role=alert]").textContent).toContain("This is no JSON");
+  expect(find(".sse-send [role=alert]").textContent).toContain("This is not JSON");
 });
 
 test("says that a request that cannot be sent is final", async () => {
@@ -221,7 +221,7 @@ test("data that is no JSON is not sent: the field says what to do", async () => 
   expect(post).not.toHaveBeenCalled();
   expect(find("textarea").getAttribute("aria-invalid")).toBe("true");
   expect(find("[role=alert]").textContent).toMatch(
-    /^This is no JSON( near character \d+)?\. Correct it, or send it as text\.$/,
+    /^This is not JSON( near character \d+)?\. Correct it, or send it as text\.$/,
   );
 });
 

@@ -285,7 +285,7 @@ for (const colorScheme of ["light", "dark"]) {
       await check("full");
       await page.getByLabel("Data (JSON)").fill("{");
       await button("Send").click();
-      await page.getByText(/This is no JSON/).waitFor();
+      await page.getByText(/This is not JSON/).waitFor();
       await page.route("**/signed/events**", (route) => route.fulfill({ status: 401 }));
       await button("Reconnect").click();
       await status("failed");
