@@ -60,6 +60,19 @@ func TestPagePath(t *testing.T) {
 	}
 }
 
+// TestPageOfAnotherHub: with `uri query hub chat` before it, sse_api publishes to the hub chat, for a page that names no hub.
+func TestPageOfAnotherHub(t *testing.T) {
+	s := start(t, "sse chat", "sse /chat {\n hub chat\n anonymous\n}\nhandle_path /internal/* {\n uri query hub chat\n sse_api\n}")
+	for _, query := range []string{"", "?hub=default"} {
+		if a := do(t, "POST", "http://"+s.http+"/internal/sse/broadcast"+query, `{"data":1}`, "Content-Type", "application/json"); a.status != http.StatusOK {
+			t.Fatalf("%q: %d %s", query, a.status, a.body)
+		}
+	}
+	if events := s.status("chat").Events; events != 2 {
+		t.Errorf("events in the hub chat: got %d, want 2", events)
+	}
+}
+
 func newRequest(t *testing.T, url string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
