@@ -134,27 +134,28 @@
 //
 // # Promises
 //
-// Each has a test that bears its name, here or beside the Caddy module.
+// Each has a test with its number in the name, here or beside the Caddy module.
 //
 //  1. Once, in order. On one connection events arrive in position order, none
 //     twice. Over reconnects with a position none is missing and none is
 //     repeated, as long as history reaches back. An event for a connection ends
 //     with that connection.
-//  2. A gap is always told, and, as far back as the floor, only to whom it
-//     concerns: a position of another epoch or with another tag, one that is not
-//     ours, or something evicted that was addressed to this client.
-//  3. Acknowledged means kept. A publish that returned without error is in
+//  2. A client is always told of a gap. As far back as the floor, only the clients
+//     that it concerns are told. A gap is a position of another epoch or with
+//     another tag, one that is not ours, or something evicted that was addressed
+//     to this client.
+//  3. An acknowledged event is kept. A publish that returned without error is in
 //     history; one that was refused is never seen by anyone.
 //  4. Encoded once. One event is one set of bytes, however many connections.
-//  5. Nobody waits for the slow. No lock is held during a write to a client,
+//  5. No client waits for a slow one. No lock is held during a write to a client,
 //     and a client that stalls costs no growing memory.
-//  6. Only the addressed. Replay is filtered by the identity of the connection
-//     that asks. An empty user matches no user target.
+//  6. An event reaches only its targets. Replay is filtered by the identity of the
+//     connection that asks. An empty user matches no user target.
 //  7. Reload keeps streams. Options change under open connections.
-//  8. Exit is quick, and is called exit. Shutdown tells each client when to come
+//  8. Exit is quick, and clients are told. Shutdown tells each client when to come
 //     back and cuts off those that take no bytes. Nothing later changes the reason.
 //  9. The engine never imports Caddy.
-//  10. Hubs are islands. Nothing crosses from one Hub to another.
+//  10. Hubs are separate. Nothing crosses from one Hub to another.
 //  11. Rights change at a position. Once Disconnect or ChangeTopics has returned, nothing
 //     that is published afterwards reaches a connection that lost the right, on any
 //     node, nor a client that was authenticated before the call and connects after it.
