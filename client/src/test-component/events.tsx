@@ -27,6 +27,7 @@ interface Props {
   latency: (id: string) => number | undefined;
   onClear: () => void;
   list: Ref<HTMLElement>;
+  canSend: boolean;
 }
 
 const VIEWS = ["Events", "Raw"] as const;
@@ -34,7 +35,8 @@ const VIEWS = ["Events", "Raw"] as const;
 const SHOWN = 200;
 
 /** The received events, gaps and topic changes, newest first, or their raw form. */
-export function Events({ messages, notes, user, latency, onClear, list }: Props): ReactElement {
+export function Events(props: Props): ReactElement {
+  const { messages, notes, user, latency, onClear, list, canSend } = props;
   const id = useId();
   const [view, setView] = useState<(typeof VIEWS)[number]>("Events");
   const [filter, setFilter] = useState("");
@@ -99,19 +101,21 @@ export function Events({ messages, notes, user, latency, onClear, list }: Props)
       {found.length === 0 && entries.length > 0 && (
         <p className="sse-empty">Nothing matches the filter.</p>
       )}
-      {entries.length === 0 && <Empty user={user} />}
+      {entries.length === 0 && <Empty user={user} canSend={canSend} />}
     </section>
   );
 }
 
 /** A hint for an empty list: the command that sends an event from a shell on the server. */
-function Empty({ user }: { user: string | null }): ReactElement {
+function Empty({ user, canSend }: Pick<Props, "user" | "canSend">): ReactElement {
   const event = { ...(user && { user }), type: "notification", data: { message: "Hello" } };
   const path = user ? "send" : "broadcast";
   const command = curlPush(`http://localhost:2019/sse/${path}`, event);
   return (
     <div className="sse-empty">
-      <p>Nothing yet. Send a test event with the form, or from a shell on the server:</p>
+      <p>
+        Nothing yet. Send a test event {canSend && "with the form, or "}from a shell on the server:
+      </p>
       <pre>{command}</pre>
       <CopyButton text={command}>Copy</CopyButton>
     </div>

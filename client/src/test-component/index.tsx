@@ -123,6 +123,7 @@ function Bench({ url, api, options, listening, onListen }: BenchProps): ReactEle
         user={sse.user}
         latency={latency}
         onClear={clear}
+        canSend={Boolean(api)}
       />
     </div>
   );

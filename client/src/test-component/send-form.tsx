@@ -124,8 +124,8 @@ export function SendForm({ api, user, connectionId, latency, onSent }: Props): R
       <h2 id={id}>Send a test event</h2>
       {!api && (
         <p className="sse-note">
-          No address to send to: this page was set up without <code>api</code>. It is the address of
-          an <code>sse_api</code> route on this site.
+          This page cannot send, because it has no <code>api</code>. Set that option to the address
+          of an <code>sse_api</code> route of this site.
         </p>
       )}
       <form onSubmit={submit}>

@@ -252,5 +252,6 @@ test("lists the connections and disconnects one", async () => {
 test("without an address the form is disabled and says why", async () => {
   await render();
   expect(find<HTMLFieldSetElement>("form fieldset").disabled).toBe(true);
-  expect(find(".sse-send").textContent).toContain("No address to send to");
+  expect(find(".sse-send").textContent).toContain("This page cannot send");
+  expect(find(".sse-empty").textContent).toContain("Send a test event from a shell");
 });
