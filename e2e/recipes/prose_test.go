@@ -17,7 +17,7 @@ const (
 	longestWords = 35
 )
 
-// TestProseIsShort: the sentences of README.md and docs/ are short enough to be read once.
+// TestProseIsShort: the sentences of docs/ and of the pages beside it are short enough to be read once.
 func TestProseIsShort(t *testing.T) {
 	pages := []string{"../../README.md", "../../client/README.md", "../../SECURITY.md", "../../CONTRIBUTING.md"}
 	err := filepath.WalkDir("../../docs", func(path string, _ fs.DirEntry, err error) error {
