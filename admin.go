@@ -81,19 +81,26 @@ func isUnsafeEarly(r *http.Request) bool {
 	return early && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
 
-// ServeHTTP answers an API request.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+// checkSource returns why a request is refused for the way in which it came, or nil.
+func checkSource(r *http.Request) *apiError {
 	if isUnsafeEarly(r) {
-		writeJSON(w, http.StatusTooEarly, &apiError{
+		return &apiError{
+			Status:  http.StatusTooEarly,
 			Message: "the request came before the TLS handshake was complete, as early data (0-RTT), which others can send again: send it after the handshake",
-		})
-		return nil
+		}
 	}
 	if err := crossOrigin.Check(r); err != nil {
-		failure := &apiError{
+		return &apiError{
 			Status:  http.StatusForbidden,
 			Message: err.Error() + ": publish from the back end, or from a page of the same origin",
 		}
+	}
+	return nil
+}
+
+// ServeHTTP answers an API request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if failure := checkSource(r); failure != nil {
 		if r.URL.Path == "/sse/send" || r.URL.Path == "/sse/broadcast" {
 			countRefusedPublish(r.Context(), requestedHubName(r), failure)
 		}

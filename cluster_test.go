@@ -210,7 +210,40 @@ func TestNodeRefusesNonsense(t *testing.T) {
 	}
 }
 
+// narrowStore is a store that other nodes share, and that has no room for the next record.
+type narrowStore struct{ hub.Store }
+
+func (narrowStore) Shared() bool { return true }
+
+func (narrowStore) Append(context.Context, []hub.Entry) ([]hub.Stored, error) {
+	return nil, &hub.BatchError{Err: fmt.Errorf("%w: it would have 9 bytes (limit: 8)", hub.ErrTooLarge)}
+}
+
+// TestTooLargeForTheStore: a command that is too large for the store is answered with 413, since it does
+// not become smaller when the client sends it again. The answer says how many connections have ended.
+func TestTooLargeForTheStore(t *testing.T) {
+	h := openHubWith(t, narrowStore{hub.NewMemory()})
+	connectTo(t, h, hub.Identity{User: "alice"})
+	call := clusterOf(t, h, neighbour{openHub(t), 1 << 20})
+	var failure apiError
+	call(http.MethodDelete, "/sse/connections?hub=cluster&user=alice", http.StatusRequestEntityTooLarge, &failure)
+	const message = "the disconnect could not be stored, so other nodes may keep their connections: event too large: " +
+		"it would have 9 bytes (limit: 8); or name fewer users, sessions and topics in one request"
+	if failure.Message != message || failure.Stored != "" || failure.Disconnected == nil || *failure.Disconnected != 1 {
+		t.Errorf("got %+v, want 1 disconnected and the message %q", failure, message)
+	}
+	_, err := h.ChangeTopics(t.Context(), hub.TopicChange{Filter: hub.Filter{Users: []string{"alice"}}, Add: []string{"news"}})
+	if got := asAPIError(publishError(err, nil)).Status; got != http.StatusRequestEntityTooLarge {
+		t.Errorf("a change of topics is answered with %d, want 413", got)
+	}
+}
+
 func openHub(t *testing.T) *hub.Hub {
+	t.Helper()
+	return openHubWith(t, hub.NewMemory())
+}
+
+func openHubWith(t *testing.T, store hub.Store) *hub.Hub {
 	t.Helper()
 	h := hub.New(hub.Options{})
 	t.Cleanup(func() {
@@ -218,7 +251,7 @@ func openHub(t *testing.T) *hub.Hub {
 			t.Error(err)
 		}
 	})
-	if err := h.Use(hub.NewMemory()); err != nil {
+	if err := h.Use(store); err != nil {
 		t.Fatal(err)
 	}
 	return h

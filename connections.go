@@ -144,13 +144,20 @@ func disconnectOnAllNodes(ctx context.Context, h *pooledHub, filter hub.Filter) 
 	if err == nil {
 		return n, missing, nil
 	}
+	const unstored = "the disconnect could not be stored, so other nodes may keep their connections: %s; %s"
+	if refused, ok := errors.AsType[*hub.BatchError](err); ok { // only the store knows its limit
+		return n, missing, &apiError{
+			Status: http.StatusRequestEntityTooLarge, Missing: missing, Disconnected: &n, cause: err,
+			Message: fmt.Sprintf(unstored, refused.Err, "or name fewer users, sessions and topics in one request"),
+		}
+	}
 	stored := "no"
 	if errors.Is(err, hub.ErrUncertain) {
 		stored = "unknown"
 	}
 	return n, missing, &apiError{
 		Status: http.StatusServiceUnavailable, Stored: stored, Missing: missing, Disconnected: &n, cause: err,
-		Message: fmt.Sprintf("the disconnect could not be stored, so other nodes may keep their connections: %s; repeat the request", err),
+		Message: fmt.Sprintf(unstored, err, "repeat the request"),
 	}
 }
 

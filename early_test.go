@@ -8,9 +8,11 @@ import (
 )
 
 // TestEarlyData: sse_api executes no request that changes something before the TLS handshake is
-// complete. An attacker can send a copy of such a request again.
+// complete. An attacker can send a copy of such a request again. A publish that is refused for that is
+// counted.
 func TestEarlyData(t *testing.T) {
-	hubs.LoadOrStore("early", &pooledHub{Hub: openHub(t)})
+	early := &pooledHub{Hub: openHub(t), publishesRefused: newCounters(publishRefusals)}
+	hubs.LoadOrStore("early", early)
 	defer func() {
 		if _, err := hubs.Delete("early"); err != nil {
 			t.Error(err)
@@ -44,5 +46,8 @@ func TestEarlyData(t *testing.T) {
 		if err := new(API).ServeHTTP(w, r, nil); err != nil || w.Code != test.status {
 			t.Errorf("%s %s, handshake complete %t, Early-Data %q: got %d %v, want %d", test.method, test.path, test.complete, test.headers, w.Code, err, test.status)
 		}
+	}
+	if got := early.publishesRefused["early_data"].Load(); got != 4 {
+		t.Errorf("%d publishes were counted as early data, want 4", got)
 	}
 }

@@ -38,6 +38,7 @@ var publishRefusals = map[int]string{
 	http.StatusUnsupportedMediaType:  "invalid",
 	http.StatusRequestEntityTooLarge: "too_large",
 	http.StatusForbidden:             "cross_origin",
+	http.StatusTooEarly:              "early_data",
 	http.StatusInternalServerError:   "error",
 }
 
