@@ -66,12 +66,19 @@ func (a *App) warnIfUnguarded(server *caddyhttp.Server, h *API, parents []*caddy
 // needsGuard reports whether the API serves requests with this method and path, and they
 // need protection.
 func needsGuard(method, path string) bool {
+	prefix, wild := strings.CutSuffix(path, probeName)
+	known := false
 	for i := range endpoints {
-		if e := &endpoints[i]; e.matches(path) {
-			return e.methods[method] != nil && e.path != readyPath
+		e := &endpoints[i]
+		// The probe's name stands for the rest of any call.
+		if e.matches(path) || wild && strings.HasPrefix(e.path, prefix) {
+			known = true
+			if e.methods[method] != nil && e.path != readyPath {
+				return true
+			}
 		}
 	}
-	return true // the probe's name below a wildcard stands for any call
+	return !known
 }
 
 // isLocal reports whether all known addresses of the server are reachable only from this

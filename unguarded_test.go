@@ -56,6 +56,9 @@ func TestUnguardedAPI(t *testing.T) {
 		"a handler that may be anything":         {"test_break" + api, ""},
 		"a handle that hides it":                 {api + "handle {\n respond ok\n}", ""},
 		"for nothing but whether it is ready":    {"sse_api /sse/ready", ""},
+		"for all that begins like that":          {"sse_api /sse/ready*", ""},
+		"for that and more":                      {"sse_api /sse/*y*", ""},
+		"for all that begins like another call":  {"sse_api /sse/sen*", "/sse/sencaddy-sse-probe"},
 		"for what is rewritten to that":          {"handle /ready {\n rewrite * /sse/ready\n sse_api\n}", ""},
 		"bound to this machine":                  {"bind 127.0.0.1" + api, ""},
 		"bound to this machine, by IPv6 as well": {"bind 127.0.0.1 [::1]" + api, ""},
@@ -80,6 +83,8 @@ func TestUnguardedMethods(t *testing.T) {
 		"a call with another method":  {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/send", ""},
 		"a call with this method":     {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/users", "GET"},
 		"a call below":                {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/connections/*", "PATCH DELETE"},
+		"calls that begin alike":      {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/s*", "GET"},
+		"calls that only write":       {"@write method POST\nbasic_auth @write" + login + "sse_api /sse/b*", ""},
 		"a guard that may be of POST": {"@write {\n method POST\n header X-Key *\n}\nbasic_auth @write" + login + api, "GET PATCH DELETE"},
 	} {
 		t.Run(name, func(t *testing.T) {
