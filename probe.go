@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 // probe is a request that is followed through the routes to a handler.
 type probe struct {
+	routes        *siteRoutes
 	handler       caddyhttp.MiddlewareHandler
 	parents       []*caddyhttp.Route // the routes around the handler, the outermost first
 	stoppedByAuth bool               // a handler that may refuse the request stops the probe
@@ -24,13 +26,13 @@ type probe struct {
 	groups        map[string]bool // groups that have a route that the probe has taken
 }
 
-func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, server *caddyhttp.Server, method, host, path string) *probe {
+func newProbe(h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, routes *siteRoutes, method, host, path string) *probe {
 	r := &http.Request{
 		Method: method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
 		Host: host, URL: &url.URL{Path: path}, RequestURI: path, RemoteAddr: "127.0.0.1:1",
 	}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)
-	return &probe{handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, routes.server)
+	return &probe{routes: routes, handler: h, parents: parents, host: host, request: r, groups: make(map[string]bool)}
 }
 
 // canResolve reports whether all placeholders have the same value for the probe as for a real
@@ -63,11 +65,15 @@ const (
 	answered       // another handler answers the request
 )
 
+// followSite follows the probe through the routes of its server.
+func (p *probe) followSite() (cause string, f fate) {
+	return p.follow(p.routes.of(p.host, p.parents[0]), 0)
+}
+
 // follow follows the probe through a list of routes at the given depth of nesting. cause
 // names the handler that answers.
-func (p *probe) follow(routes caddyhttp.RouteList, depth int) (cause string, f fate) {
-	for i := range routes {
-		route := &routes[i]
+func (p *probe) follow(routes iter.Seq[*caddyhttp.Route], depth int) (cause string, f fate) {
+	for route := range routes {
 		ours := depth < len(p.parents) && route == p.parents[depth]
 		if route.Group != "" && p.groups[route.Group] {
 			if ours {
@@ -118,7 +124,7 @@ func (p *probe) followHandler(handler caddyhttp.MiddlewareHandler, depth int) (c
 	case *API:
 		return "sse_api", answered
 	case *caddyhttp.Subroute:
-		return p.follow(h.Routes, depth+1)
+		return p.follow(eachRoute(h.Routes), depth+1)
 	case *caddyhttp.StaticResponse:
 		if h.StatusCode == "103" {
 			return "", goesOn

@@ -22,8 +22,9 @@ func (a *App) warnOfHidden() {
 		return
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
+		routes := newSiteRoutes(server)
 		eachHandler(server.Routes, nil, func(h *Handler, parents []*caddyhttp.Route) {
-			if advice, fields := whyHidden(server, h, parents, http.MethodGet); advice != "" {
+			if advice, fields := whyHidden(routes, h, parents, http.MethodGet); advice != "" {
 				h.logger.Warn("no request reaches this stream: "+advice, fields...)
 			}
 		})
@@ -32,11 +33,11 @@ func (a *App) warnOfHidden() {
 
 // whyHidden returns the advice to log if no request with one of the methods can reach the
 // handler, and the fields of the log line. The advice is empty if a request may reach it.
-func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, methods ...string) (advice string, fields []zap.Field) {
+func whyHidden(routes *siteRoutes, h caddyhttp.MiddlewareHandler, parents []*caddyhttp.Route, methods ...string) (advice string, fields []zap.Field) {
 	host, paths := probeTarget(parents)
 	for _, path := range paths {
 		for _, method := range methods {
-			p := newProbe(h, parents, server, method, host, path)
+			p := newProbe(h, parents, routes, method, host, path)
 			fields = []zap.Field{zap.String("host", host), zap.String("path", path)}
 			if slices.ContainsFunc(parents, func(route *caddyhttp.Route) bool { return p.matchesTarget(route) != yes }) {
 				around := p.findExclusion(path)
@@ -47,7 +48,7 @@ func whyHidden(server *caddyhttp.Server, h caddyhttp.MiddlewareHandler, parents 
 				advice = "its path does not match the path of the route around it; handle keeps a prefix of the path, and handle_path removes it"
 				continue
 			}
-			cause, f := p.follow(server.Routes, 0)
+			cause, f := p.followSite()
 			if f == reaches || f == uncertain {
 				return "", nil
 			}

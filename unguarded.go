@@ -29,26 +29,27 @@ func (a *App) warnOfAPIs() {
 		return
 	}
 	for _, server := range app.(*caddyhttp.App).Servers {
+		routes, guarded := newSiteRoutes(server), isLocal(server) || asksForCertificate(server)
 		eachHandler(server.Routes, nil, func(h *API, parents []*caddyhttp.Route) {
-			if advice, fields := whyHidden(server, h, parents, apiMethods...); advice != "" {
+			if advice, fields := whyHidden(routes, h, parents, apiMethods...); advice != "" {
 				a.logger.Warn("no request reaches this sse_api: "+advice, fields...)
-			} else if !isLocal(server) && !asksForCertificate(server) && !slices.ContainsFunc(parents, hasGuard) {
-				a.warnIfUnguarded(server, h, parents)
+			} else if !guarded && !slices.ContainsFunc(parents, hasGuard) {
+				a.warnIfUnguarded(routes, h, parents)
 			}
 		})
 	}
 }
 
 // warnIfUnguarded logs the first path of the sse_api that anybody can use, with the methods.
-func (a *App) warnIfUnguarded(server *caddyhttp.Server, h *API, parents []*caddyhttp.Route) {
+func (a *App) warnIfUnguarded(routes *siteRoutes, h *API, parents []*caddyhttp.Route) {
 	_, paths := probeTarget(parents)
 	host := probeHost(parents)
 	for _, path := range paths {
 		var open []string
 		for _, method := range apiMethods {
-			p := newProbe(h, parents, server, method, host, path)
+			p := newProbe(h, parents, routes, method, host, path)
 			p.stoppedByAuth = true
-			if _, f := p.follow(server.Routes, 0); f == reaches && needsGuard(method, p.request.URL.Path) {
+			if _, f := p.followSite(); f == reaches && needsGuard(method, p.request.URL.Path) {
 				open = append(open, method)
 			}
 		}
