@@ -189,6 +189,9 @@ func (a *App) holdHub(name string) (*hub.Hub, error) {
 // needs no config.
 func (a *App) checkConfigured(name string) error {
 	if _, ok := a.Hubs[name]; !ok && name != defaultHub && name != "" {
+		if !hubName.MatchString(name) {
+			return errHubName(name)
+		}
 		return fmt.Errorf("hub %q is not configured: add `sse %[1]s` to the global options", name)
 	}
 	return nil

@@ -8,9 +8,15 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
+// parseText parses a text that is not empty. An empty text is a mistake, such as a variable
+// of the environment that is not set: it would mean the default, such as another hub.
 func parseText(d *caddyfile.Dispenser, to *string) error {
+	option := d.Val()
 	if !d.AllArgs(to) {
 		return d.ArgErr()
+	}
+	if *to == "" {
+		return d.Errf("option %s is empty: give it a value, or leave the option out for the default", option)
 	}
 	return nil
 }

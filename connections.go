@@ -290,7 +290,7 @@ func (l *topicLists) set(name string, value jsontext.Value) (err error) {
 	case "remove":
 		l.remove, err = readTopics(name, value)
 	default:
-		err = fmt.Errorf("unknown field %q (available: add, remove)", name)
+		err = fmt.Errorf("unknown field %.100q (available: add, remove)", name)
 	}
 	return err
 }

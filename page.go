@@ -67,11 +67,12 @@ func (p *TestPage) Provision(caddy.Context) error {
 // normalizePath removes the slash at the end of the path. It returns an error if no request
 // would have the path.
 func (p *TestPage) normalizePath() error {
-	p.Path = strings.TrimSuffix(p.Path, "/")
+	path := strings.TrimSuffix(p.Path, "/")
 	const special = "*?#%{}" // in patterns, placeholders and URLs
-	if !strings.HasPrefix(p.Path, "/") || strings.ContainsAny(p.Path, special) {
+	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, special) {
 		return fmt.Errorf("invalid path %q: it must begin with /, must not be / itself, and must not contain any of %s; for example /sse-test", p.Path, special)
 	}
+	p.Path = path
 	return nil
 }
 

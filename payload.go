@@ -163,7 +163,7 @@ func readObject(body []byte, what string, to fieldSetter) error {
 		}
 		name := token.String() // always a string: the decoder rejects other names
 		if slices.Contains(seen, name) {
-			return fmt.Errorf("duplicate field %q: give it once", name)
+			return fmt.Errorf("duplicate field %.100q: give it once", name)
 		}
 		seen = append(seen, name)
 		value, err := decoder.ReadValue()
@@ -243,7 +243,7 @@ func (p *payload) set(name string, value jsontext.Value) (err error) {
 		}
 		p.event.Expires = time.Now().Add(d)
 	default:
-		return fmt.Errorf("unknown field %q (available: connection, user, session, topic, type, data, text, slot, key, ttl)", name)
+		return fmt.Errorf("unknown field %.100q (available: connection, user, session, topic, type, data, text, slot, key, ttl)", name)
 	}
 	return err
 }

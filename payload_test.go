@@ -40,6 +40,7 @@ func TestPromise3RefusedEventIsNeverSeen(t *testing.T) {
 		{"broadcast", `{"text":"x","text":"y"}`, 400, `duplicate field "text"`},
 		{"broadcast", `{"text":"x","colour":"red"}`, 400, `unknown field "colour"`},
 		{"broadcast", `{"Text":"x"}`, 400, `unknown field "Text"`},
+		{"broadcast", `{"` + strings.Repeat("x", 101) + `":1}`, 400, `unknown field "` + strings.Repeat("x", 100) + `" (available`},
 		{"broadcast", `{"text":"x","id":"1"}`, 400, `unknown field "id"`},
 		{"broadcast", `{"text":"x","retry":1}`, 400, `unknown field "retry"`},
 		{"broadcast", `{"text":1}`, 400, "it must be a string"},

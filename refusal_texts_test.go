@@ -84,7 +84,7 @@ func listCaddyfileRefusals(t *testing.T, l *refusalList) {
 	}
 	l.section("Caddyfile: directives")
 	for _, directive := range []string{
-		"sse events", "sse {\n hub chat\n}", "sse {\n hartbeat 1s\n}", "sse {\n heartbeat 0s\n}", "sse {\n heartbeat 15us\n}", "sse {\n retry 5s 1s\n}", "sse {\n max_connections none\n}",
+		"sse events", "sse {\n hub chat\n}", "sse {\n hub \"\"\n}", "sse {\n hartbeat 1s\n}", "sse {\n heartbeat 0s\n}", "sse {\n heartbeat 15us\n}", "sse {\n retry 5s 1s\n}", "sse {\n max_connections none\n}",
 		"sse {\n topics\n}", "sse {\n topics a*\n}", "sse {\n topics " + strings.Repeat("x", 600) + "\n}",
 		"sse_api {\n hub chat\n}", "sse_cors", "sse_cors * * https://a.example", "sse_cors /events a.example", "sse_cors /events https://a.*.example",
 		"sse_cors /events https://A.example", "sse_cors /events https://*.com", "sse_cors /events https://bücher.example", "sse_cors /events https://a.example:0443", "sse_cors /events https://a.example {\n headers X-*\n}",

@@ -475,10 +475,10 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errPipe }
 
 // Whatever the API says of an event is shown.
 func TestWhy(t *testing.T) {
-	const answer = `{"summary":"delivered to 1 connection","answers":[{"summary":"c1 has it","fate":"delivered","connection":"c1","lag":2,"topics":["a","b"],"none":null,"x":{"y":1}}],"missing":["n2"]}`
+	const answer = `{"summary":"delivered to 1 connection","answers":[{"summary":"c1 has it","fate":"delivered","connection":"c1","lag":2345678,"topics":["a","b"],"none":null,"x":{"y":1}}],"missing":["n2"]}`
 	a := newAPI(t, func(_ int, w http.ResponseWriter, _ *http.Request) { answerJSON(w, 200, answer) })
 	a.execute(t, nil, "why", "--user", "alice", "--id", "e-1").check(t, 0,
-		"delivered to 1 connection\n\nc1 has it\n  connection  c1\n  fate        delivered\n  lag         2\n  topics      a, b\n  x           {\"y\":1}\n",
+		"delivered to 1 connection\n\nc1 has it\n  connection  c1\n  fate        delivered\n  lag         2345678\n  topics      a, b\n  x           {\"y\":1}\n",
 		"1 node did not answer", "n2")
 	if asked, _ := a.requests(); asked[0] != "GET /sse/why?id=e-1&user=alice" {
 		t.Errorf("asked %q", asked)
