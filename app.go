@@ -286,6 +286,7 @@ func (a *App) Stop() error {
 // apply puts this config in force: its hubs get its stores and its options.
 func (a *App) apply() error {
 	a.inForce.Store(true)
+	graces.over.Go(a.watchExit)
 	reports.newestApp.Store(a)
 	runlog.Swap(&a.ctx)
 	err := a.useStores()

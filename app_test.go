@@ -472,6 +472,68 @@ func TestPromise8ServerOfAnEarlierConfig(t *testing.T) {
 	}
 }
 
+// TestPromise8ExitWhileRouteComesBack: the process exits during the reload that brings back the route,
+// while the config without a route stops. Servers without a route do not end the streams of the config
+// before, and Caddy waits for the servers of that one.
+func TestPromise8ExitWhileRouteComesBack(t *testing.T) {
+	caddysse.SetRouteGrace(time.Hour)
+	defer caddysse.SetRouteGrace(100 * time.Millisecond)
+	for name, global := range map[string]string{"with the app": "sse\n", "without the app": ""} {
+		for range 8 { // Caddy stops apps in random order
+			t.Run(name, func(t *testing.T) {
+				s := start(t, "sse", bothWays(""))
+				early := s.open("/kept")
+				s.global = global + "events {\n on stopping test\n}"
+				s.mustLoad(s.site("respond hello"))
+				handleWith(t, func(name string) {
+					if name == "stopping" {
+						caddysse.Exit(t)
+					}
+				})
+				s.global = "sse"
+				var reload sync.WaitGroup
+				reload.Go(func() {
+					if err := s.load(s.site(bothWays(""))); err != nil {
+						t.Error(err)
+					}
+				})
+				if blocks := early.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
+					t.Errorf("the stream of the first config ended with %+v", blocks)
+				}
+				reload.Wait()
+			})
+		}
+	}
+}
+
+// TestPromise8ExitDuringReloadThatFails: the process exits during a reload that fails. Caddy then waits for
+// the servers of all earlier configs, before it stops the config in force, whose streams go on until then.
+func TestPromise8ExitDuringReloadThatFails(t *testing.T) {
+	for range 4 { // Caddy starts apps in random order
+		t.Run("", func(t *testing.T) {
+			s := start(t, "", bothWays(""))
+			early := s.open("/kept")
+			s.mustLoad(s.site(bothWays("max_connections 100")))
+			st := s.open("/kept")
+			failToStart.Store(new(func() { caddysse.Exit(t) }))
+			defer failToStart.Store(nil)
+			s.global = "test_fail"
+			var reload sync.WaitGroup
+			reload.Go(func() {
+				if err := s.load(s.site(bothWays(""))); err == nil {
+					t.Error("it did not fail")
+				}
+			})
+			if blocks := early.ended(); len(blocks) != 1 || !strings.Contains(blocks[0].data, `"reason":"shutdown"`) {
+				t.Errorf("the stream of the first config ended with %+v", blocks)
+			}
+			reload.Wait()
+			s.send(`{"text":"on we go"}`)
+			st.expect("on we go")
+		})
+	}
+}
+
 // TestPromise8ExitDuringReload: the process exits while a reload stops the config before. The next
 // config serves until it is stopped itself.
 func TestPromise8ExitDuringReload(t *testing.T) {

@@ -26,6 +26,10 @@ func init() {
 // [caddy.Exiting] is true.
 var serversShuttingDown atomic.Bool
 
+// exitPoll is how often goroutines look whether the process exits. Caddy has no signal for
+// the exit that works there.
+const exitPoll = 100 * time.Millisecond
+
 // reportTimeout is how long the exit waits for the reports of the last streams.
 const reportTimeout = 2 * time.Second
 
@@ -59,12 +63,47 @@ func (a *App) onServersStopped(context.Context) error {
 // endEarlierStreams ends the streams that routes of the config in force have not opened.
 func (a *App) endEarlierStreams() {
 	next := cmp.Or(appOf(caddy.ActiveContext()), running.Load())
+	if next == a {
+		next = nil
+	}
+	endStreamsBefore(next)
+}
+
+// endStreamsBefore ends the streams that routes of this config have not opened. Nil stands
+// for a config without hubs.
+func endStreamsBefore(a *App) {
 	for name, h := range openHubs() {
 		var its []*hub.Settings
-		if next != nil && next != a {
-			its = next.served[name]
+		if a != nil {
+			its = a.served[name]
 		}
 		h.EndOthers(its, hub.Shutdown)
+	}
+}
+
+// watchExit ends the streams of earlier configs if the process exits while a reload is under
+// way. The reload may wait for the servers of all earlier configs, when it stops the config
+// before or gives up the one that fails, and Caddy stops nothing else until it is over. No
+// server calls onServerShutdown then, unless the config that stops has a route for streams.
+//
+// watchExit returns when Caddy has stopped the config.
+func (a *App) watchExit() {
+	look := time.NewTicker(exitPoll)
+	defer look.Stop()
+	for wasHeld := false; ; {
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-look.C:
+		}
+		// At any other exit Caddy has no active config from the beginning.
+		active := caddy.ActiveContext()
+		isHeld := caddy.Exiting() && active.Context != nil
+		if isHeld && wasHeld {
+			endStreamsBefore(cmp.Or(appOf(active), running.Load()))
+			return
+		}
+		wasHeld = isHeld
 	}
 }
 

@@ -19,7 +19,7 @@ var routeGrace = 10 * time.Second
 var graces = struct {
 	mu   sync.Mutex
 	back map[string]chan struct{} // by hub; closed when a route serves the hub again
-	over sync.WaitGroup           // the goroutines that wait for the end of a grace period
+	over sync.WaitGroup           // the goroutines that wait for the end of a grace period, or watch for the exit
 }{back: make(map[string]chan struct{})}
 
 // startGrace keeps the hub open until a route serves it again. If no route does within
@@ -55,11 +55,11 @@ func startGrace(name string, h *pooledHub) {
 }
 
 // awaitGraceEnd waits until a route serves the hub again, routeGrace has passed, or the
-// process exits. Caddy has no signal for the exit that works here, so it polls.
+// process exits.
 func awaitGraceEnd(back <-chan struct{}) {
 	over := time.NewTimer(routeGrace)
 	defer over.Stop()
-	look := time.NewTicker(100 * time.Millisecond)
+	look := time.NewTicker(exitPoll)
 	defer look.Stop()
 	for !caddy.Exiting() {
 		select {
