@@ -96,9 +96,12 @@ func (a *App) watchExit() {
 			return
 		case <-look.C:
 		}
+		if !caddy.Exiting() {
+			continue
+		}
 		// At any other exit Caddy has no active config from the beginning.
 		active := caddy.ActiveContext()
-		isHeld := caddy.Exiting() && active.Context != nil
+		isHeld := active.Context != nil
 		if isHeld && wasHeld {
 			endStreamsBefore(cmp.Or(appOf(active), running.Load()))
 			return
