@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -122,19 +123,42 @@ func TestFullDiskRefusesAndResumes(t *testing.T) {
 	check(t, path, answered)
 }
 
-// A file that fails is not read again and again: reading it takes a small part of the time.
-func TestFullDiskIsSeldomRead(t *testing.T) {
-	if !inChild(t, ownMounts) {
-		return
+// A file that fails is not read again and again: reading it takes a small part of the time, also if
+// it cannot be opened.
+func TestFailedFileIsSeldomRead(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, dir string) (fail func()){
+		"full disk": func(t *testing.T, dir string) func() {
+			fullDisk(t, dir)
+			return func() {}
+		},
+		"disk that takes no writes": func(t *testing.T, _ string) func() {
+			var fails atomic.Bool
+			intercept(t, func(c *call) syscall.Errno {
+				if c.number == unix.SYS_PWRITE64 && fails.Load() {
+					return syscall.EIO
+				}
+				return 0
+			})
+			return func() { fails.Store(true) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if inChild(t, ownMounts) {
+				testSeldomRead(t, prepare)
+			}
+		})
 	}
+}
+
+func testSeldomRead(t *testing.T, prepare func(t *testing.T, dir string) (fail func())) {
 	dir := t.TempDir()
-	fullDisk(t, dir)
+	fail := prepare(t, dir)
 	const reading = 20 * time.Millisecond // at least
-	var full atomic.Bool
+	var failed atomic.Bool
 	opened := make(chan time.Time, 4)
 	cfg := quick(lockTimeout, time.Millisecond)
 	cfg.uptime = func() (string, time.Duration) { // opening the file calls it
-		if full.Load() {
+		if failed.Load() {
 			select {
 			case opened <- time.Now():
 			default:
@@ -148,11 +172,16 @@ func TestFullDiskIsSeldomRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, stop := tail(s)
-	for i := 0; err == nil; i++ {
-		_, err = s.Append(t.Context(), entries(fmt.Sprint("e", i), 1, 10_000))
-	}
+	fail()
+	ctx, cancel := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := 0; err == nil; i++ {
+			_, err = s.Append(ctx, entries(fmt.Sprint("e", i), 1, 10_000))
+		}
+	})
 	h.await(t, false)
-	full.Store(true)
+	failed.Store(true)
 	await := func() (at time.Time) {
 		select {
 		case at = <-opened:
@@ -170,6 +199,8 @@ func TestFullDiskIsSeldomRead(t *testing.T) {
 		}
 		last = next
 	}
+	cancel()
+	publishing.Wait()
 	if err := stop(); err != nil {
 		t.Error(err)
 	}

@@ -144,3 +144,28 @@ func TestLockedFileHasItsName(t *testing.T) {
 
 // turnsFor is how long TestOpenersTakeTurns runs.
 const turnsFor = 3 * time.Second
+
+// A store that failed waits no longer than usual to try a file again that another process has: it did
+// not read it.
+func TestFileInUseIsTriedAgainSoon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	s, err := open(path, quick(50*time.Millisecond, time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &history{open: make(chan struct{})}
+	if err := s.file.close(); err != nil {
+		t.Fatal(err)
+	}
+	other := mustOpen(t, path)
+	s.uncertain = new(group)
+	if s.resolve(h) {
+		t.Error("a file that another process has: got it, want a problem")
+	}
+	if wait := s.retryWait(); wait != s.retry {
+		t.Errorf("wait after the file was in use: got %v, want %v", wait, s.retry)
+	}
+	if err := errors.Join(other.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
+}

@@ -17,7 +17,7 @@ const (
 	lockRetry   = 20 * time.Millisecond
 )
 
-var errInUse = errors.New("the file is in use")
+var errInUse = errors.New("in use by another process or hub")
 
 // openFile opens the history file, or creates it. It checks the whole file and
 // keeps the lock from then on. A damaged file is quarantined, and an empty one
@@ -67,7 +67,7 @@ func tryOpen(path string, cfg settings) (*file, error) {
 func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, errInUse):
-		return fmt.Errorf("%s is in use by another process or hub: stop that one, or give this hub a path of its own", path)
+		return fmt.Errorf("%s is %w: stop that one, or give this hub a path of its own", path, errInUse)
 	case errors.Is(err, errLater):
 		return fmt.Errorf("%s was written by a later version: update this program, or give the hub another path (%w)", path, err)
 	case errors.Is(err, errNoHistory):

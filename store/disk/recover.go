@@ -121,11 +121,13 @@ func (s *Store) resolve(feed hub.Feed) bool {
 	_ = s.file.close() // its state in memory may differ from the file
 	began := time.Now()
 	f, err := openFile(s.path, s.settings)
+	if !errors.Is(err, errInUse) { // then it waited, and read nothing
+		s.opening = time.Since(began) // also if it read a part, and failed
+	}
 	if err != nil {
 		s.refuseAll(err, feed)
 		return false
 	}
-	s.opening = time.Since(began)
 	s.updateNote()
 	stored, err := f.contains(s.uncertain, s.file.epoch)
 	if err != nil {
