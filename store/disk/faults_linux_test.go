@@ -291,3 +291,28 @@ func TestDirectoriesSurviveAPowerCut(t *testing.T) {
 		}
 	}
 }
+
+// If the path is a symbolic link, the directory of the file itself is synced.
+func TestLinkedFileSurvivesAPowerCut(t *testing.T) {
+	if !inChild(t, nil) {
+		return
+	}
+	path, link := filepath.Join(t.TempDir(), "history.db"), filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	var synced atomic.Bool
+	intercept(t, func(c *call) syscall.Errno {
+		name, _ := os.Readlink("/proc/self/fd/" + strconv.FormatUint(c.arguments[0], 10))
+		if name == filepath.Dir(path) && c.number != unix.SYS_PWRITE64 {
+			synced.Store(true)
+		}
+		return 0
+	})
+	if err := mustOpen(t, link).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !synced.Load() {
+		t.Error("directory of the file that the link names: got not synced, want synced")
+	}
+}

@@ -96,7 +96,7 @@ func lockFile(path string, timeout time.Duration) (*os.File, error) {
 			// Another process may have renamed it between opening and locking.
 			var named bool
 			if named, err = hasName(f, path); named {
-				if err = syncDir(filepath.Dir(path)); err == nil {
+				if err = syncName(path); err == nil {
 					return f, nil
 				}
 			}

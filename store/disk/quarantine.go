@@ -70,6 +70,16 @@ func makeDir(dir string) error {
 	return syncDir(parent)
 }
 
+// syncName syncs the directory of a file. If path is a symbolic link, that is not the
+// directory of the link.
+func syncName(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 // syncDir syncs a directory, so that the names in it survive a power cut.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
