@@ -49,6 +49,10 @@ func (t *tail) read(ctx context.Context, consumer jetstream.Consumer) error {
 		select {
 		case <-working.C:
 			t.reportWorking(t.epoch, t.found.CachedInfo().State.LastSeq)
+			if t.silence != nil {
+				t.silence = nil
+				t.status(t.behind)
+			}
 		case <-targeting.C:
 			// The missing messages may have been deleted.
 			if t.target > t.last.seq {
@@ -150,6 +154,7 @@ func (t *tail) deliver(ctx context.Context, messages []jetstream.Msg) error {
 	if len(records) > 0 {
 		t.feed.Deliver(records)
 		t.setDelivered(t.last)
+		t.silence = nil
 		t.status(pending)
 	}
 	return failure

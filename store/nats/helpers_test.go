@@ -48,6 +48,7 @@ type node struct {
 	histories []history
 	end       hub.Position // end of the history that the hub had before
 	problem   error
+	worked    int // how often a problem has ended
 	open      bool
 }
 
@@ -129,6 +130,9 @@ func (n *node) Deliver(records []hub.Record) {
 func (n *node) Status(problem error, behind uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.problem != nil && problem == nil {
+		n.worked++
+	}
 	n.problem = problem
 	n.open = n.open || problem == nil && behind == 0
 	n.notify()

@@ -24,9 +24,9 @@ const (
 	// Another node may have started a new epoch.
 	checkEvery = 5 * time.Second
 
-	// workingAfter is how long a consumer must not fail before the log says that the store
-	// works. Within that, a consumer that gets nothing fails by its heartbeat: the server
-	// may not let this node read.
+	// workingAfter is how long a consumer must not fail before the store is said to work,
+	// in the log, and in the status after a consumer that got nothing. Within that, a
+	// consumer that gets nothing fails by its heartbeat.
 	workingAfter = 4 * heartbeat
 
 	// targetEvery is how often setTarget is called while messages are missing.
@@ -70,13 +70,17 @@ func (s *store) Tail(ctx context.Context, feed hub.Feed) {
 			return
 		}
 		t.setKnown(nil) // until locate has found that the stream has the same epoch
+		t.silence = nil
 		switch {
 		case errors.Is(err, errOtherEpoch), errors.Is(err, errChanged):
 			t.feed.Status(err, t.behind)
 			continue
-		case errors.Is(err, errCreated), errors.Is(err, jetstream.ErrNoHeartbeat), errors.Is(err, errSkipped):
-			// This is normal when servers start and stop, so it is not logged.
-			t.feed.Status(s.cause(err), t.behind)
+		// These are normal when servers start and stop, so they are not logged.
+		case errors.Is(err, errCreated), errors.Is(err, errSkipped):
+			t.feed.Status(err, t.behind)
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			t.silence = s.cause(err)
+			t.feed.Status(t.silence, t.behind)
 		default:
 			s.reportProblem(err)
 			t.feed.Status(s.unavailable(), t.behind)
@@ -102,6 +106,7 @@ type tail struct {
 	absentSince time.Time // zero: the stream exists
 	shortSince  time.Time // since when the stream has ended before last; zero: it does not
 	reconnects  uint64    // of conn, when follow began
+	silence     error     // why the last consumer got nothing; nil: it did, or this one gets messages
 
 	// State of the current consumer.
 	found     *stream
@@ -239,7 +244,8 @@ func (t *tail) replaceEpoch(ctx context.Context) error {
 	return errOtherEpoch
 }
 
-// status tells the feed how many messages are missing.
+// status tells the feed how many messages are missing. After a consumer that got nothing, the
+// problem goes on until this one works: the server may not let this node read.
 func (t *tail) status(behind uint64) {
 	if t.target > t.last.seq {
 		behind = max(behind, t.target-t.last.seq)
@@ -248,5 +254,5 @@ func (t *tail) status(behind uint64) {
 		t.passDeleted()
 	}
 	t.behind = behind
-	t.feed.Status(nil, behind)
+	t.feed.Status(t.silence, behind)
 }
