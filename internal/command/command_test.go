@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ea766355/caddy-sse/e2e"
 )
 
 // An api answers as the admin endpoint does, and remembers what it was asked.
@@ -219,12 +221,7 @@ func TestSendGivesUp(t *testing.T) {
 
 // An event waits for a Caddy that does not run yet. A question does not.
 func TestSendWaitsForCaddy(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", e2e.FreePort(t))
 	execute(t, t.Context(), nil, "status", "--address", addr).check(t, exitUnreachable, "", "cannot be reached at "+addr)
 	execute(t, t.Context(), nil, "broadcast", "1", "--timeout", "300ms", "--address", addr).
 		check(t, exitUnreachable, "", "waiting for Caddy, for 300ms", "cannot be reached at "+addr)

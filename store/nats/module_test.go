@@ -195,12 +195,7 @@ func TestTLSAndPassword(t *testing.T) {
 // freeAddr returns an address without a listener.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", e2e.FreePort(t))
 }
 
 // firstReceipt matches the receipt of the first event of a history.

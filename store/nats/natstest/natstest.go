@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ea766355/caddy-sse/e2e"
 )
 
 // Servers is a server or a cluster of servers. One goroutine at a time may use it.
@@ -82,7 +83,10 @@ func Clean() {
 func New(t testing.TB, n int, more string) *Servers {
 	t.Helper()
 	s := &Servers{t: t, dir: t.TempDir()}
-	ports := freePorts(t, 2*n)
+	ports := make([]int, 2*n)
+	for i := range ports {
+		ports[i] = e2e.FreePort(t)
+	}
 	var routes []string
 	for i := range n {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[2*i+1]))
@@ -302,23 +306,6 @@ func (s *Servers) Eventually(complaint string, ok func(context.Context) bool) {
 			s.t.Fatal(complaint)
 		}
 	}
-}
-
-// freePorts returns ports without a listener.
-func freePorts(t testing.TB, n int) []int {
-	t.Helper()
-	ports := make([]int, n)
-	var err error
-	for i := range ports {
-		l, failure := net.Listen("tcp", "127.0.0.1:0")
-		if failure != nil {
-			t.Fatal(failure)
-		}
-		// All listeners are open at once, so that no port is returned twice.
-		defer func() { err = errors.Join(err, l.Close()) }()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }
 
 // showLogs prints the end of each server's log.
