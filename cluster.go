@@ -14,8 +14,8 @@ import (
 type Cluster interface {
 	// Join makes this node known to the others by its name, until the store is closed.
 	// It is called once, when the hub begins to use the store. The store calls answer
-	// with the requests of other nodes. answer returns at most room bytes, or nil for a
-	// request that it does not understand.
+	// with the requests of other nodes. answer returns at most room bytes, or nil: the request
+	// is not understood, or another store has taken the place of this one.
 	Join(node string, answer func(request []byte, room int) []byte) error
 
 	// Ask sends the request to all other nodes and calls take with each answer. It

@@ -79,6 +79,39 @@ func TestCallsCoverAllNodes(t *testing.T) {
 	}
 }
 
+// joined is a store of several nodes that keeps the function that answers the others.
+type joined struct {
+	*hub.Memory
+	neighbour
+	answer func([]byte, int) []byte
+}
+
+func (j *joined) Join(_ string, answer func([]byte, int) []byte) error {
+	j.answer = answer
+	return nil
+}
+
+// TestOneStoreAnswersForANode: while a store takes the place of another one, both are known to the other
+// nodes. Only one of them answers, so that no connection counts twice.
+func TestOneStoreAnswersForANode(t *testing.T) {
+	h := openHub(t)
+	connectTo(t, h, hub.Identity{User: "alice"})
+	app := &App{held: map[string]*pooledHub{"x": {Hub: h}}}
+	first, second := &joined{Memory: hub.NewMemory()}, &joined{Memory: hub.NewMemory()}
+	for _, store := range []*joined{first, second} {
+		app.opened = map[string]hub.Store{"x": store}
+		if err := app.useStores(); err != nil {
+			t.Fatal(err)
+		}
+		if answer := string(store.answer([]byte(`{"Limit":1}`), 1<<20)); !strings.Contains(answer, `"Count":1`) {
+			t.Errorf("answer of the store in use: got %q, want one with a connection", answer)
+		}
+	}
+	if answer := first.answer([]byte(`{"Limit":1}`), 1<<20); answer != nil {
+		t.Errorf("answer of the store before: got %s, want none", answer)
+	}
+}
+
 // TestNodesTakeNamesApart: a name that is not UTF-8 is refused. In the request to another node
 // it would become U+FFFD, which is the name of somebody else.
 func TestNodesTakeNamesApart(t *testing.T) {

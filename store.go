@@ -214,6 +214,9 @@ func (a *App) useStores() (err error) {
 		if cluster, ok := store.(Cluster); ok {
 			info.cluster = cluster
 			err = errors.Join(err, cluster.Join(nodeName(), func(request []byte, room int) []byte {
+				if h.store.Load() != &info {
+					return nil // else two stores would count its connections while one takes the other's place
+				}
 				return answerNode(h.Hub, request, room)
 			}))
 		}
