@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/ea766355/caddy-sse/hub"
 )
 
@@ -148,5 +150,51 @@ func TestSilentServerDoesNotBlock(t *testing.T) {
 	// If they waited for the lock, they would do that for most of the time.
 	if elapsed := time.Since(start); spent > elapsed/3 {
 		t.Errorf("time in calls of Retain and Writable: got %v of %v, want less than a third", spent, elapsed)
+	}
+}
+
+// TestRefusalAtOnce: a server may refuse something as soon as the node has connected, while the store is being
+// opened.
+func TestRefusalAtOnce(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "INFO {\"max_payload\":1048576,\"headers\":true}\r\n")
+				_, _ = conn.Read(make([]byte, 1000)) // CONNECT
+				_, _ = io.WriteString(conn, "PONG\r\n-ERR 'Permissions Violation for Publish to \"a\"'\r\n")
+				_, _ = io.Copy(io.Discard, conn)
+			})
+		}
+	})
+	defer running.Wait()
+	defer listener.Close()
+	noted := make(chan struct{})
+	signal := func(o *nats.Options) error {
+		handle := o.AsyncErrorCB
+		o.AsyncErrorCB = func(c *nats.Conn, sub *nats.Subscription, err error) {
+			handle(c, sub, err)
+			noted <- struct{}{}
+		}
+		return nil
+	}
+	for range 20 {
+		s, err := open(config{servers: []string{"nats://" + listener.Addr().String()}, stream: newStream(), replicas: 1, hub: "test", options: []nats.Option{signal}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-noted
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

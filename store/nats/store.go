@@ -123,7 +123,7 @@ func open(c config) (*store, error) {
 		nats.ReconnectHandler(func(*nats.Conn) { s.wake() }),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { s.wake() }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { s.reportProblem(fmt.Errorf("%w: %w", errAway, err)) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.noteRefusal(err) }),
+		nats.ErrorHandler(func(c *nats.Conn, _ *nats.Subscription, err error) { s.noteRefusal(c, err) }),
 	}, c.options...)
 	conn, err := nats.Connect("", options...)
 	if err != nil {
@@ -330,14 +330,15 @@ func (s *store) unavailable() error {
 }
 
 // noteRefusal records an error that the server reports on the connection. The server
-// does not say which request it refuses, and that request gets no answer.
-func (s *store) noteRefusal(err error) {
+// does not say which request it refuses, and that request gets no answer. conn may not be in
+// s.conn yet.
+func (s *store) noteRefusal(conn *nats.Conn, err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		s.mu.Lock()
 		s.denied, s.deniedAt = err, time.Now()
 		s.mu.Unlock()
 	}
-	if !s.conn.IsConnected() {
+	if !conn.IsConnected() {
 		err = fmt.Errorf("%w: %w", errAway, err)
 	}
 	s.reportProblem(err)
