@@ -129,7 +129,7 @@ func (s *Store) resolve(feed hub.Feed) bool {
 		return false
 	}
 	s.updateNote()
-	stored, err := f.contains(s.uncertain, s.file.epoch)
+	stored, err := f.contains(s.uncertain)
 	if err != nil {
 		s.refuseAll(errors.Join(err, f.close()), feed)
 		return false
@@ -160,9 +160,10 @@ func (f *file) probe() error {
 	return err
 }
 
-// contains reports whether the file has all records of the group.
-func (f *file) contains(g *group, epoch string) (all bool, err error) {
-	if f.epoch != epoch || len(g.values) == 0 {
+// contains reports whether the file has all records of the group. Their values have the time
+// of storing, so no other history has the same.
+func (f *file) contains(g *group) (all bool, err error) {
+	if len(g.values) == 0 {
 		return false, nil
 	}
 	err = f.view(func(tx *bbolt.Tx) error {

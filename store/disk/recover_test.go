@@ -75,3 +75,51 @@ func TestStuckLogBlocksNobody(t *testing.T) {
 		t.Error("Retain, Note and Append: got no answer while the log is stuck, want one")
 	}
 }
+
+// A commit has no answer, and the header of the transaction before it is damaged, so the file gets a new
+// epoch. The events are in the file: their publish succeeds.
+func TestUncertainCommitIsFoundInANewEpoch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	s := mustOpen(t, path)
+	h := &history{open: make(chan struct{})}
+	if err := s.load(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	before := h.epoch
+	r := s.encode(entries("event", 3, 10))
+	if err := s.enqueue(r); err != nil {
+		t.Fatal(err)
+	}
+	g := s.takeGroup()
+	if err := s.write(g, false, h); err != nil {
+		t.Fatal(err)
+	}
+	older := int64(0)
+	if headers := s.file.headers; txOf(headers.raw[1][:]) < txOf(headers.raw[0][:]) {
+		older = headers.pageSize
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteAt(make([]byte, headerSize), older); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.fail(g, errors.New("no answer"), h)
+	<-r.done
+	if r.err != nil || len(h.records) != 3 {
+		t.Errorf("answer: got %v, with %d records delivered, want success and 3", r.err, len(h.records))
+	}
+	if err := s.load(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if h.epoch == before || len(h.records) != 3 {
+		t.Errorf("history after that: got %d records in epoch %s, want 3 in another epoch than %s", len(h.records), h.epoch, before)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
