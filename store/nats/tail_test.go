@@ -656,3 +656,34 @@ func TestClockIsSet(t *testing.T) {
 		})
 	}
 }
+
+// TestAnotherCluster: a node connects to another cluster, which has no stream of this name, and later to the
+// first one again. Each time the history has a new epoch, and all events of the stream that it reads.
+func TestAnotherCluster(t *testing.T) {
+	t.Parallel()
+	first, second := natstest.Start(t, 1), natstest.Start(t, 1)
+	n := startNode(t, newStream(), 1, someOptions, first.URLs()[0], second.URLs()[0])
+	other := second
+	if n.conn.ConnectedUrl() == second.URLs()[0] {
+		first, other = second, first
+	}
+	a := n.publish("a")
+	n.upTo(a)
+	first.Kill(0)
+	n.await("another epoch", func() bool { return n.newest().epoch != a.Epoch })
+	b := n.publish("b")
+	if got := n.upTo(b).texts(); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("history on the other cluster: got %q, want b", got)
+	}
+	first.Start(0)
+	first.Ready()
+	other.Kill(0)
+	n.await("a third epoch", func() bool { return n.newest().epoch != b.Epoch })
+	c := n.publish("c")
+	if got := n.upTo(c).texts(); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("history on the first cluster again: got %q, want a and c", got)
+	}
+	if epochs := []string{a.Epoch, b.Epoch, c.Epoch}; c.Epoch == a.Epoch {
+		t.Errorf("epochs: got %q, want three", epochs)
+	}
+}
