@@ -31,6 +31,10 @@ export const openInTabs =
     }
     let { lastEventId: position, connectionId } = resume;
     const leaving = new AbortController(); // aborted when this tab leaves
+    const { signal } = leaving;
+    const left = new Promise((resolve) => {
+      signal.onabort = resolve;
+    });
     let state: StreamState = {
       ...IDLE,
       connectionStatus: "connecting",
@@ -48,17 +52,18 @@ export const openInTabs =
       sink(news);
     }
 
-    /** Makes this tab the leader for as long as the promise is pending. */
+    /** Makes this tab the leader until it leaves. */
     function lead(): Promise<unknown> {
       clearTimeout(timer);
       const publish = (news: News) => {
+        if (signal.aborted) return;
         channel.postMessage(cloneable(news));
         apply(news);
       };
       stream = open(publish, { lastEventId: position, connectionId: state.connectionId }, options);
-      return new Promise((resolve) => {
-        leaving.signal.onabort = resolve;
-      });
+      // `open` calls functions of the page, which may have made this tab leave.
+      if (signal.aborted) stream.close();
+      return left;
     }
 
     const isFinal = () => /failed|closed/.test(state.connectionStatus);
@@ -94,8 +99,8 @@ export const openInTabs =
     };
 
     // Rejects if this tab left before it got the lock. Also where storage is blocked: then the tab uses its own stream.
-    navigator.locks.request(name, { signal: leaving.signal }, lead).catch(() => {
-      if (!leaving.signal.aborted) void lead();
+    navigator.locks.request(name, { signal }, lead).catch(() => {
+      if (!signal.aborted) void lead();
     });
     ask("state");
     sink({ state });

@@ -12,6 +12,7 @@ export function fakeBrowser(): { names(): string[]; block(on?: boolean): void } 
       channels.set(name, (channels.get(name) ?? new Set()).add(this));
     }
     postMessage(data: unknown) {
+      if (!channels.get(this.name)?.has(this)) throw new Error("the channel is closed");
       const text = JSON.stringify(data);
       for (const other of channels.get(this.name) ?? []) {
         if (other === this) continue;

@@ -1,6 +1,15 @@
 import { expect, test, vi } from "vitest";
 import { connected, settle, status } from "./fake-server.js";
-import { type Any, browser, event, openTab, ownStream, server, URL_ } from "./tabs-setup.js";
+import {
+  type Any,
+  browser,
+  event,
+  openTab,
+  ownStream,
+  server,
+  type Tab,
+  URL_,
+} from "./tabs-setup.js";
 
 test("when the leader closes, the next one resumes where it was", async () => {
   const [a, b, c] = [await openTab(), await openTab(), await openTab()];
@@ -159,6 +168,34 @@ test("a follower opens its own stream if its leader is silent while it reconnect
   await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
   expect(follower.got).toEqual([2, 3]);
 });
+
+for (const how of ["returns", "throws"]) {
+  test(`a tab that leaves while it becomes the leader keeps nothing: headers ${how}`, async () => {
+    const first = await openTab();
+    let leads = false;
+    const leaver: Tab = await openTab({
+      headers() {
+        if (!leads) return {};
+        leads = false;
+        // With other topics the tab leaves the shared stream at once.
+        leaver.sse.setTopics(["news"]);
+        if (how === "throws") throw new Error("no token");
+        return {};
+      },
+    });
+    const third = await openTab();
+    await server.last.send(connected("c-1"), event(2));
+    leads = true;
+    first.close();
+    await settle();
+    const shared = server.calls.filter(
+      (call) => !call.aborted && !call.url.search.includes("topic"),
+    );
+    expect(shared).toHaveLength(1);
+    await shared[0]?.send(connected("c-2").replace("e-1", "e-2"), event(3));
+    expect(third.got).toEqual([2, 3]);
+  });
+}
 
 test("a follower waits for a leader that waits, or that needs no heartbeats", async () => {
   await openTab();

@@ -20,7 +20,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-interface Tab {
+export interface Tab {
   sse: SSEClient<Any>;
   got: unknown[];
   gaps: string[];
