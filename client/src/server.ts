@@ -53,7 +53,11 @@ export class PublishError extends Error {
   readonly key: string;
 
   /** @internal */
-  constructor(message: string, key: string, { status, retryable, cause }: Failure) {
+  constructor(
+    message: string,
+    key: string,
+    { status, retryable, cause }: Pick<Failure, "status" | "retryable" | "cause">,
+  ) {
     super(`caddy-sse: ${message}`, cause === undefined ? {} : { cause });
     this.status = status;
     this.retryable = retryable;
@@ -80,7 +84,7 @@ export interface PublisherOptions {
   timeoutMs?: number;
   /**
    * The number of retries after a lost answer, a 408, 425, 429 or 5xx. The waits between them double, from
-   * about 200 ms. No retry begins more than 90 s after the first attempt. Default: 8, which take about 50 s.
+   * about 200 ms. No retry begins more than 90 s after the call. Default: 8, which take about 50 s.
    */
   retries?: number;
   /** Another implementation of `fetch`; not used for unix sockets. Default: the global one. */
@@ -103,7 +107,7 @@ export interface Publisher {
   sendAlert(userId: string, message: string, severity?: Severity): Promise<Receipt>;
 }
 
-/** How long after the first attempt a retry may begin, in milliseconds. */
+/** How long after the call a retry may begin, in milliseconds. */
 const MAX_TRYING = 90_000;
 /**
  * How long after the beginning of the first attempt a retry may last, in milliseconds. The server forgets a key after
@@ -113,10 +117,14 @@ const KEY_LIFE = 120_000;
 /** The most events and characters of one request. The server accepts 1,000 events and 8 MiB. */
 const MAX_BATCH = 1000;
 const MAX_BATCH_SIZE = 2 ** 21;
+/** The most events and characters that wait, so that a process can publish while the server is away for long. */
+const MAX_WAITING = 100_000;
+const MAX_WAITING_SIZE = 2 ** 26;
 
 /**
  * Creates a publisher. It retries with an idempotency key, so that an event is not published twice after a lost
- * answer. Events are published in the order of the calls. Events that wait are sent as one request.
+ * answer. Events are published in the order of the calls. Events that wait are sent as one request. At most 100,000
+ * events, and 64 Mi characters of them, wait: a call beyond that rejects, with `retryable`.
  *
  * @throws TypeError if the endpoint is not http, https or unix, has a query, or has a % that is not part of an escape.
  *
@@ -132,6 +140,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
 
   // Requests are sent one after the other. Events that come during a request go into the next one.
   const queue: Pending[] = [];
+  let waitingSize = 0; // characters in the queue
   let running = false;
 
   async function attempt(
@@ -188,15 +197,16 @@ export function createPublisher(options: PublisherOptions): Publisher {
 
   /** Publishes a batch and settles each event of it. An event that the server refuses fails alone. */
   async function post(batch: readonly Pending[]): Promise<void> {
-    const [first] = batch;
-    if (!first) return;
+    const last = batch.at(-1);
+    if (!last) return;
     let failure: Failure;
     let limit = timeoutMs;
     const began = Date.now();
-    const end = began + MAX_TRYING;
+    // Counted from the call, since each request waits for the one before, with its retries.
+    const end = last.at + MAX_TRYING;
     for (let left = retries, wait = 200; ; left--, wait *= 2) {
       try {
-        const receipts = await attempt(first.call, batch, limit);
+        const receipts = await attempt(last.call, batch, limit);
         for (const [i, { resolve }] of batch.entries()) resolve(receipts[i] as Receipt);
         return;
       } catch (error) {
@@ -234,7 +244,9 @@ export function createPublisher(options: PublisherOptions): Publisher {
       size += next?.body.length ?? 0;
       if (next?.call !== call || (size > MAX_BATCH_SIZE && end)) break;
     }
-    return queue.splice(0, end);
+    const batch = queue.splice(0, end);
+    for (const { body } of batch) waitingSize -= body.length;
+    return batch;
   }
 
   async function drain() {
@@ -249,11 +261,16 @@ export function createPublisher(options: PublisherOptions): Publisher {
     try {
       body = JSON.stringify({ ...event, key });
     } catch (cause) {
-      const failure = new Failure("", 0, false, { cause });
-      throw new PublishError(`the event cannot be encoded as JSON: ${textOf(cause)}`, key, failure);
+      const message = `the event cannot be encoded as JSON: ${textOf(cause)}`;
+      throw new PublishError(message, key, { status: 0, retryable: false, cause });
     }
+    if (queue.length >= MAX_WAITING || waitingSize >= MAX_WAITING_SIZE) {
+      const message = `${queue.length} events with ${waitingSize} characters wait for ${shown} (limits: ${MAX_WAITING}, ${MAX_WAITING_SIZE}): publish again later`;
+      throw new PublishError(message, key, { status: 0, retryable: true });
+    }
+    waitingSize += body.length;
     return new Promise((resolve, reject) => {
-      queue.push({ call, key, body, resolve, reject });
+      queue.push({ call, key, body, at: Date.now(), resolve, reject });
       if (!running) void drain();
     });
   }
@@ -278,6 +295,8 @@ interface Pending {
   readonly call: string;
   readonly key: string;
   readonly body: string;
+  /** The time of the call. */
+  readonly at: number;
   resolve(receipt: Receipt): void;
   reject(error: PublishError): void;
 }

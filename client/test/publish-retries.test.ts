@@ -74,6 +74,41 @@ for (const [name, answer] of [
   });
 }
 
+test("many events that wait are each tried, and rejected after 100 s, not one request's retries after another", async () => {
+  const began = Date.now();
+  const tried = new Set<number>();
+  const sse = createPublisher({
+    endpoint,
+    fetch: async (_, { body } = {}) => {
+      for (const line of String(body).split("\n")) tried.add(JSON.parse(line).data);
+      return new Response("", { status: 503 });
+    },
+  });
+  const outcome = Promise.allSettled(
+    Array.from({ length: 10_000 }, (_, data) => sse.broadcast({ data })),
+  ).then((all) => ({ all, ended: Date.now() - began }));
+  await vi.runAllTimersAsync();
+  const { all, ended } = await outcome;
+  expect(new Set(all.map(({ status }) => status))).toEqual(new Set(["rejected"]));
+  expect(tried.size).toBe(10_000);
+  expect(ended).toBeGreaterThan(60_000);
+  expect(ended).toBeLessThan(100_000);
+});
+
+test("an event that waited for others is retried, too", async () => {
+  let requests = 0;
+  const sse = createPublisher({
+    endpoint,
+    fetch: async () =>
+      ++requests > 12 ? Response.json(receipt) : new Response("", { status: 503 }),
+  });
+  const first = sse.broadcast({ data: 1 }).catch((error: unknown) => error);
+  const second = sse.broadcast({ data: 2 });
+  await vi.runAllTimersAsync();
+  expect(await first).toMatchObject({ status: 503 });
+  expect(await second).toEqual(receipt);
+});
+
 for (const timeoutMs of [60_000, Infinity]) {
   test(`no retry lasts until the server has forgotten the key, with timeoutMs ${timeoutMs}`, async () => {
     const { outcome, ended, times } = await publish(

@@ -48,6 +48,55 @@ describe("timeoutMs", () => {
   });
 });
 
+describe("the events that wait are limited", () => {
+  let answer: (response: Response) => void;
+  /** A publisher whose first request is not answered until the test calls `answer`. */
+  const publisher = () => {
+    let requests = 0;
+    return createPublisher({
+      endpoint: "https://example.com/sse",
+      retries: 0,
+      fetch: async (_, { body } = {}) => {
+        if (!requests++) {
+          return new Promise((resolve) => {
+            answer = resolve;
+          });
+        }
+        const lines = String(body).split("\n");
+        return new Response(lines.map(() => JSON.stringify(receipt)).join("\n"));
+      },
+    });
+  };
+
+  test("100,000 events", async () => {
+    const sse = publisher();
+    const sends = Array.from({ length: 100_001 }, (_, data) => sse.broadcast({ data }));
+    const refused = { name: "PublishError", status: 0, retryable: true, key: "k" };
+    await expect(sse.broadcast({ data: 0, key: "k" })).rejects.toMatchObject({
+      ...refused,
+      message: expect.stringMatching(
+        /^caddy-sse: 100000 events with \d+ characters wait for https:\/\/example.com\/sse \(limits: 100000, 67108864\): publish again later$/,
+      ),
+    });
+    await expect(sse.notifyAll("x")).rejects.toMatchObject({ ...refused, key: /./ });
+    answer(Response.json(receipt));
+    expect(await Promise.all(sends)).toHaveLength(100_001);
+    expect(await sse.broadcast({ data: 1 })).toEqual(receipt);
+  });
+
+  test("64 Mi characters", async () => {
+    const sse = publisher();
+    const text = "x".repeat(2 ** 24);
+    // One is on its way. The fourth that waits reaches the limit.
+    const sends = Array.from({ length: 5 }, () => sse.broadcast({ text }));
+    const more = sse.broadcast({ text: "x" });
+    await expect(more).rejects.toMatchObject({ message: /^caddy-sse: 4 events with 67\d+ char/ });
+    answer(Response.json(receipt));
+    expect(await Promise.all(sends)).toHaveLength(5);
+    expect(await Promise.all(sends.map(() => sse.broadcast({ text })))).toHaveLength(5);
+  });
+});
+
 describe("memory", () => {
   let http: Server;
   beforeEach(() => {
