@@ -226,7 +226,8 @@ export function openStream(
       if (took < IDLE_POLL_MS && lastEventId === before)
         return connectionLost("an empty poll ended");
       failures = absences = 0;
-      setTimer(() => void attempt({}, true), Math.max(0, POLL_MS - took));
+      // The clock may have been set back.
+      setTimer(() => void attempt({}, true), Math.min(POLL_MS, POLL_MS - took));
     } catch (cause) {
       if (alive() && (chosen || !poll)) connectionLost(cause);
     }
@@ -314,10 +315,15 @@ export function openStream(
     };
     const parse = createParser(callbacks, MAX_EVENT);
     return (text) => {
-      parse(text);
-      if (!alive()) return;
-      if (!openedAt) setOpen({});
-      flush({ silenceMs: Math.min(MAX_TIMER, idleMs()) });
+      try {
+        parse(text);
+      } finally {
+        // Also the events before one that is too large.
+        if (alive()) {
+          if (!openedAt) setOpen({});
+          flush({ silenceMs: Math.min(MAX_TIMER, idleMs()) });
+        }
+      }
     };
   }
 

@@ -324,3 +324,27 @@ for (const what of ["setTopics", "reconnect"] as const) {
     });
   }
 }
+
+test("polls go on if the clock is set back during one", async () => {
+  const { got } = await start();
+  await wait(1000);
+  await respond(polls()[0], event(2));
+  await wait(260);
+  vi.setSystemTime(Date.now() - 3600_000);
+  await respond(polls()[1], event(3));
+  await wait(100);
+  expect(polls()).toHaveLength(3);
+  await respond(polls()[2], event(4));
+  expect(got).toEqual([2, 3, 4]);
+});
+
+test("events before one that is too large are delivered, also if all come in one piece", async () => {
+  const { got } = await start();
+  await wait(1000);
+  await respond(polls()[0], event(2));
+  await wait(260);
+  const large = `data: ${"x".repeat(2 ** 24 + 1)}\n`;
+  await polls()[1]?.send(connected("c").replace("e-1", "e-2") + event(3) + large);
+  expect(errors.map(({ type }) => type)).toEqual(["network"]);
+  expect(got).toEqual([2, 3]);
+});
