@@ -20,6 +20,9 @@ export function slowJitter(times: number): number {
 /** A valid delay for a timer: at least FLOOR, also for NaN, and at most MAX_TIMER. */
 export const delayOf = (ms: number): number => between(ms, FLOOR, MAX_TIMER);
 
+export const sleep = (ms: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, ms));
+
 /** `Retry-After` in milliseconds. Its value is seconds or a date [RFC 9110 10.2.3]. 0 if absent, invalid or past. */
 export function retryAfter(value: string | null): number {
   return Math.max(0, Number(value) * 1000 || Date.parse(value ?? "") - Date.now()) || 0;

@@ -1,4 +1,4 @@
-import { delayOf, fullJitter } from "./backoff.js";
+import { delayOf, fullJitter, sleep } from "./backoff.js";
 import { guard, textOf } from "./guard.js";
 import { IDLE, type News, type RawEvent } from "./news.js";
 import { resolve } from "./page.js";
@@ -184,8 +184,7 @@ export function createSSE<E = DefaultEvents>(
       } catch (cause) {
         if (mine !== loading) return;
         report({ type: "load", message: textOf(cause), cause });
-        const delay = delayOf(fullJitter(failures, 500, 30_000));
-        await new Promise((resolve) => setTimeout(resolve, delay));
+        await sleep(delayOf(fullJitter(failures, 500, 30_000)));
       }
     }
     if (mine !== loading) return;
@@ -207,11 +206,11 @@ export function createSSE<E = DefaultEvents>(
     const key = JSON.stringify([target.href, identity, credentials, slots]);
     const own: Open = (to, from, live) => openStream(target, to, from, live);
     const shared = share === "tabs" && canShareTabs() ? openInTabs(`caddy-sse ${key}`, own) : own;
-    const source = sourceOf(share ? share + key : listeners, shared, own);
+    const joinSource = sourceOf(share ? share + key : listeners, shared, own);
     // Set before the join, since the first news can come during it.
     const joined: Membership = { reconnect() {}, leave: () => false };
     membership = joined;
-    const mine = source.join(
+    const mine = joinSource(
       (news) => membership === joined && sink(news, joined),
       { lastEventId, connectionId: state.connectionId },
       options,

@@ -44,6 +44,10 @@ export interface Resume {
 /** A connection without a byte for 2.5 heartbeats is dead. A heartbeat is 15 s until the server says otherwise. */
 export const IDLE_MS = 37_500;
 
+/** Whether only `reconnect()` leaves this state. */
+export const isFinal = (state?: StreamState): boolean =>
+  /failed|closed/.test(`${state?.connectionStatus}`);
+
 export const IDLE: StreamState = {
   connectionStatus: "idle",
   connectionId: null,

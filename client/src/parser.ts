@@ -1,18 +1,13 @@
-/** The results of a parser. */
-export interface ParserCallbacks {
-  /** Called at the end of each block with an `id`, before its event. An empty id clears the position. */
-  onId(id: string): void;
-  onEvent(type: string, data: string): void;
-  onRetry(ms: number): void;
-}
-
 /**
  * Creates a parser of an event stream [HTML spec 9.2.6]. Feed it the decoded text without byte order mark, in
- * any pieces. It throws if an event has more than `maxSize` characters.
+ * any pieces. It throws if an event has more than `maxSize` characters. It calls `onId` at the end of each block
+ * with an `id`, before its event. An empty id clears the position.
  */
 export function createParser(
-  { onId, onEvent, onRetry }: ParserCallbacks,
   maxSize: number,
+  onId: (id: string) => void,
+  onEvent: (type: string, data: string) => void,
+  onRetry: (ms: number) => void,
 ): (chunk: string) => void {
   // The pieces of the unfinished line. Joining them for each chunk would cost quadratic time.
   let parts: string[] = [];

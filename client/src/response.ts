@@ -21,16 +21,14 @@ export function errorOf({ status, headers }: Response): SSEError & { retryAfterM
   return { type: "http", status, retryAfterMs, message: `status ${status}` };
 }
 
-/** Yields the body in pieces as they arrive, or in one piece if `fetch` does not support streams. */
-export async function* chunks(response: Response): AsyncGenerator<Uint8Array | string> {
-  if (!response.body) {
-    yield await response.text();
-    return;
-  }
+/** Yields the text in pieces as they arrive, or in one piece if `fetch` does not support streams. */
+export async function* chunks(response: Response): AsyncGenerator<string> {
+  if (!response.body) return yield response.text();
+  const decoder = new TextDecoder();
   const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    yield value;
+    yield decoder.decode(value, { stream: true });
   }
 }

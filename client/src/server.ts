@@ -1,4 +1,4 @@
-import { MAX_TIMER, retryAfter } from "./backoff.js";
+import { MAX_TIMER, retryAfter, sleep } from "./backoff.js";
 import { textOf } from "./guard.js";
 import type { Alert, Notification, Severity, Update } from "./payloads.js";
 import { isTransient } from "./response.js";
@@ -214,7 +214,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         const { retryable, after } = failure;
         const pause = Math.max(after, wait * (0.5 + Math.random()));
         if (!retryable || left <= 0 || Date.now() + pause > end) break;
-        await new Promise((resolve) => setTimeout(resolve, pause));
+        await sleep(pause);
         // The process may have been suspended.
         if (Date.now() > end) break;
         limit = Math.min(timeoutMs, began + KEY_LIFE - Date.now());

@@ -1,4 +1,4 @@
-import type { News, Resume, Sink, Stream } from "./news.js";
+import { isFinal, type News, type Resume, type Sink, type Stream } from "./news.js";
 import { onPage } from "./page.js";
 import { compare } from "./position.js";
 import type { StreamOptions } from "./types.js";
@@ -10,14 +10,12 @@ export interface Membership {
   leave(now?: boolean): boolean;
 }
 
-/** A stream that several clients share. It is open while it has a member. */
-export interface Source {
-  /**
-   * Adds a member. The first member opens the stream. A later member whose position is older than that of
-   * the stream first gets the missed events from the server, on a connection of its own.
-   */
-  join(sink: Sink, resume: Resume, options: StreamOptions): Membership;
-}
+/**
+ * Adds a member to a stream that several clients share. It is open while it has a member: the first opens it. A
+ * later member whose position is older than that of the stream first gets the missed events from the server, on
+ * a connection of its own.
+ */
+export type Join = (sink: Sink, resume: Resume, options: StreamOptions) => Membership;
 
 /** Opens a stream. Its options may change while it is open. */
 export type Open = (sink: Sink, resume: Resume, options: () => StreamOptions) => Stream;
@@ -35,13 +33,13 @@ interface Member {
 }
 
 // Clients with the same key share a stream. A client that shares with nobody uses an object as key.
-const sources = new Map<string | object, Source>();
+const sources = new Map<string | object, Join>();
 
 /**
- * Returns the source of a key on this page. `openShared` opens the shared stream, and `openOwn` opens a
- * stream for a single member.
+ * Returns the function that joins the stream of a key on this page. `openShared` opens the shared stream, and
+ * `openOwn` opens a stream for a single member.
  */
-export function sourceOf(key: string | object, openShared: Open, openOwn: Open): Source {
+export function sourceOf(key: string | object, openShared: Open, openOwn: Open): Join {
   const found = sources.get(key);
   if (found) return found;
   const members = new Set<Member>();
@@ -55,8 +53,6 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     for (const member of members) options = member.options;
     return options;
   };
-  const status = () => last.state?.connectionStatus ?? "";
-  const isFinal = () => /failed|closed/.test(status());
 
   function deliverAll(news: News) {
     const { state = last.state, position = last.position, leaderLost } = news;
@@ -83,7 +79,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
       return member.sink(news);
     }
     const events = news.events?.filter(({ id }) => !(compare(id, known) <= 0));
-    const other = events?.some(({ id }) => Number.isNaN(compare(id, known)));
+    const other = events?.some(({ id }) => !(compare(id, known) > 0));
     if (!member.ahead || other || !(compare(known, gap ? position : from) >= 0)) {
       return catchUp(member);
     }
@@ -95,12 +91,12 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   function catchUp(member: Member) {
     const { position, options } = member;
     member.ahead = member.answered = false;
-    const separate = sourceOf(
+    const join = sourceOf(
       typeof key === "string" ? `${key} from ${position}` : {},
       openOwn,
       openOwn,
     );
-    const own = separate.join(follow, { lastEventId: position, connectionId: null }, options);
+    const own = join(follow, { lastEventId: position, connectionId: null }, options);
     if (members.has(member)) member.own = own;
     else own.leave();
 
@@ -119,7 +115,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   function rejoin(member: Member, refusal?: string | false) {
     const { own, answered } = member;
     const reached = last.position ?? "";
-    if (!own || status() !== "open") return;
+    if (!own || last.state?.connectionStatus !== "open") return;
     if (!refusal && !(answered && compare(member.position, reached) >= 0)) return;
     own.leave();
     member.own = undefined;
@@ -134,7 +130,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   // without a report, and resumes when the page comes back.
   function onPageTransition({ type, persisted }: PageTransitionEvent) {
     const hides = type === "pagehide";
-    if (isFinal() || !(hides || persisted)) return;
+    if (isFinal(last.state) || !(hides || persisted)) return;
     // The browser says that a page is visible before it says that the page is shown. In between the page may call
     // `reconnect()`.
     stream?.close();
@@ -172,29 +168,27 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
     sources.delete(key);
   }
 
-  const source: Source = {
-    join(sink, resume, options) {
-      const member: Member = { sink, options, position: resume.lastEventId };
-      // The only member decides the position of the stream.
-      if (!members.size && member.position && compare(member.position, last.position ?? "") !== 0) {
-        closeStream();
-      }
-      members.add(member);
-      if (!stream) {
-        last = { position: member.position };
-        stream = openShared(deliverAll, resume, currentOptions);
-        leavePage = onPage(["pagehide", "pageshow"], onPageTransition as (event: Event) => void);
-      } else {
-        deliver(member, { ...last, from: last.position });
-        // A failure that was final for earlier members may not be final for the new one.
-        if (isFinal()) stream.reconnect();
-      }
-      return {
-        reconnect: () => (member.own ?? stream)?.reconnect(),
-        leave: (now) => leave(member, now),
-      };
-    },
+  const join: Join = (sink, resume, options) => {
+    const member: Member = { sink, options, position: resume.lastEventId };
+    // The only member decides the position of the stream.
+    if (!members.size && member.position && compare(member.position, last.position ?? "") !== 0) {
+      closeStream();
+    }
+    members.add(member);
+    if (!stream) {
+      last = { position: member.position };
+      stream = openShared(deliverAll, resume, currentOptions);
+      leavePage = onPage(["pagehide", "pageshow"], onPageTransition as (event: Event) => void);
+    } else {
+      deliver(member, { ...last, from: last.position });
+      // A failure that was final for earlier members may not be final for the new one.
+      if (isFinal(last.state)) stream.reconnect();
+    }
+    return {
+      reconnect: () => (member.own ?? stream)?.reconnect(),
+      leave: (now) => leave(member, now),
+    };
   };
-  sources.set(key, source);
-  return source;
+  sources.set(key, join);
+  return join;
 }

@@ -1,4 +1,4 @@
-import { delayOf, fullJitter, MAX_TIMER, slowJitter } from "./backoff.js";
+import { delayOf, fullJitter, MAX_TIMER, sleep, slowJitter } from "./backoff.js";
 import { parseControl } from "./control.js";
 import { guard, textOf } from "./guard.js";
 import {
@@ -61,7 +61,6 @@ export function openStream(
   let requests: AbortController[] = []; // of the attempt: a stream, a poll, or both until one is chosen
   let chosen: AbortController | undefined; // the request whose answer counts
   let probe: ReturnType<typeof setTimeout> | undefined;
-  let closed = false;
   let openedAt = 0;
   let lastByteAt = 0;
   let timer: ReturnType<typeof setTimeout> | undefined; // next attempt; during one, its watchdog
@@ -108,7 +107,7 @@ export function openStream(
     endAttempt();
     const { shouldReconnect, backoff: { minMs = 500, maxMs = 30_000 } = {} } = options();
     const wanted = guard(() => shouldReconnect?.(error, failures));
-    if (current || closed) return; // shouldReconnect has reconnected or closed
+    if (current) return; // shouldReconnect has reconnected or closed
     if (wanted === false) return finish("failed", error);
     // Without jitter the first time only: a server that ends every stream at once must be asked less and less.
     const jitter = exactly && !failures ? 0 : fullJitter(failures, serverRetryMs ?? minMs, maxMs);
@@ -198,12 +197,10 @@ export function openStream(
       // The stream gets the same refusal, and reports it.
       if (!alive() || (poll && !chosen && !isStream(response))) return;
       if (!accept(response)) return;
-      const decoder = new TextDecoder();
       const feed = createFeed(alive);
-      for await (const value of chunks(response)) {
+      for await (const text of chunks(response)) {
         if (!alive()) return;
         lastByteAt = Date.now();
-        const text = typeof value === "string" ? value : decoder.decode(value, { stream: true });
         if (!poll && !chosen) {
           choose();
           streamWorks = true;
@@ -215,7 +212,7 @@ export function openStream(
       }
       if (!poll) return connectionLost("the stream ended");
       if (!chosen) {
-        if (!polling) await new Promise((resolve) => setTimeout(resolve, GRACE_MS));
+        if (!polling) await sleep(GRACE_MS);
         if (!alive()) return;
         choose();
         if (!polling) fallBack();
@@ -293,27 +290,24 @@ export function openStream(
       }
       sink(news);
     };
-    const callbacks = {
-      onId(id: string) {
-        if (!alive()) return;
-        lastEventId = id;
-        confirmed = true;
-      },
-      onRetry(ms: number) {
-        serverRetryMs = ms;
-      },
-      onEvent(type: string, data: string) {
-        if (!alive()) return;
-        if (type.startsWith("sse.")) {
-          // lastEventId is already that of the control event; these events lead to an earlier position.
-          if (batch.length) flush({}, batch.at(-1)?.id);
-          handleControl(type, data, flush);
-        } else {
-          batch.push({ id: lastEventId, type, data });
-        }
-      },
-    };
-    const parse = createParser(callbacks, MAX_EVENT);
+    function onId(id: string) {
+      if (!alive()) return;
+      lastEventId = id;
+      confirmed = true;
+    }
+    function onEvent(type: string, data: string) {
+      if (!alive()) return;
+      if (type.startsWith("sse.")) {
+        // lastEventId is already that of the control event; these events lead to an earlier position.
+        if (batch.length) flush({}, batch.at(-1)?.id);
+        handleControl(type, data, flush);
+      } else {
+        batch.push({ id: lastEventId, type, data });
+      }
+    }
+    const parse = createParser(MAX_EVENT, onId, onEvent, (ms) => {
+      serverRetryMs = ms;
+    });
     return (text) => {
       try {
         parse(text);
@@ -394,9 +388,9 @@ export function openStream(
       void attempt({ error: null, attempt: 0 });
     },
     close() {
-      closed = true;
       stopListening();
       endAttempt();
+      current = {}; // so that nothing is scheduled any more
     },
   };
 }

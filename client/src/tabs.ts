@@ -1,5 +1,5 @@
 import { MAX_TIMER } from "./backoff.js";
-import { IDLE, IDLE_MS, type News, type Stream } from "./news.js";
+import { IDLE, IDLE_MS, isFinal, type News, type Stream } from "./news.js";
 import { onWake } from "./page.js";
 import type { Open } from "./source.js";
 import type { StreamState } from "./types.js";
@@ -66,13 +66,12 @@ export const openInTabs =
       return left;
     }
 
-    const isFinal = () => /failed|closed/.test(state.connectionStatus);
     const ask = (ask: Question["ask"]) => channel.postMessage({ ask } satisfies Question);
 
     /** Restarts the timer for the leader's next report. A leader that waits reports again at its next attempt. */
     function watchLeader(ms = silenceMs + Math.max(0, Number(state.retryAt) - Date.now())) {
       clearTimeout(timer);
-      if (isFinal() || ms >= MAX_TIMER) return;
+      if (isFinal(state) || ms >= MAX_TIMER) return;
       timer = setTimeout(() => {
         leaderLost = true;
         apply({ state: { ...state, connectionStatus: "reconnecting" }, leaderLost });
@@ -87,7 +86,7 @@ export const openInTabs =
         else if (question === "wake") stream.wake?.();
         else if (question === "state") {
           // A failure that was final for this tab may not be final for the tab that asks.
-          if (isFinal()) stream.reconnect();
+          if (isFinal(state)) stream.reconnect();
           channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
         }
       } else if (!question) {

@@ -50,12 +50,10 @@ test("parses the same as the npm package eventsource-parser, for any chunks", ()
 
     const got: unknown[] = [];
     const feed = createParser(
-      {
-        onId: (id) => got.push(["id", id]),
-        onRetry: (ms) => got.push(["retry", ms]),
-        onEvent: (type, data) => got.push([type, data]),
-      },
       1e6,
+      (id) => got.push(["id", id]),
+      (type, data) => got.push([type, data]),
+      (ms) => got.push(["retry", ms]),
     );
     const most = pick(random, [1, 2, 5, 40]);
     for (let at = 0; at < stream.length; ) {
@@ -69,10 +67,8 @@ test("parses the same as the npm package eventsource-parser, for any chunks", ()
 
 test("the cost of a long line in many chunks is linear in its length", () => {
   let got = "";
-  const feed = createParser(
-    { onId() {}, onRetry() {}, onEvent: (_, data) => (got = data) },
-    2 ** 24,
-  );
+  const nothing = () => {};
+  const feed = createParser(2 ** 24, nothing, (_, data) => (got = data), nothing);
   const before = performance.now();
   feed("data: ");
   for (let i = 0; i < 200_000; i++) feed("0123456789");
@@ -83,7 +79,8 @@ test("the cost of a long line in many chunks is linear in its length", () => {
 
 test("an event over the limit is an error, in one line or in many", () => {
   for (const text of ["x".repeat(101), "data: 0123456789\n".repeat(11)]) {
-    const feed = createParser({ onId() {}, onRetry() {}, onEvent() {} }, 100);
+    const nothing = () => {};
+    const feed = createParser(100, nothing, nothing, nothing);
     expect(() => feed(text)).toThrow("more than 100 characters");
   }
 });
