@@ -25,7 +25,7 @@ export const sleep = (ms: number): Promise<void> =>
 
 /** `Retry-After` in milliseconds. Its value is seconds or a date [RFC 9110 10.2.3]. 0 if absent, invalid or past. */
 export function retryAfter(value: string | null): number {
-  return Math.max(0, Number(value) * 1000 || Date.parse(value ?? "") - Date.now()) || 0;
+  return Math.max(0, Number(value) * 1000 || Date.parse(value as string) - Date.now()) || 0;
 }
 
 /** Limits n. NaN becomes `least`, since comparing with NaN is false. */

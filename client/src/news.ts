@@ -46,7 +46,7 @@ export const IDLE_MS = 37_500;
 
 /** Whether only `reconnect()` leaves this state. */
 export const isFinal = (state?: StreamState): boolean =>
-  /failed|closed/.test(`${state?.connectionStatus}`);
+  /failed|closed/.test(state?.connectionStatus as string);
 
 export const IDLE: StreamState = {
   connectionStatus: "idle",

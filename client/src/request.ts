@@ -13,7 +13,7 @@ export function prepare(
   if (previous) target.searchParams.set("previous", previous);
   if (!lastEventId) {
     if (state) target.searchParams.set("state", "1");
-  } else if (globalThis.location && location.origin !== url.origin) {
+  } else if ((globalThis.location ?? url).origin !== url.origin) {
     // Across origins the header would need a preflight each time; a query does not.
     target.searchParams.set("last_event_id", lastEventId);
   } else {

@@ -46,7 +46,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   let stream: Stream | undefined;
   let last: News = {};
   let options: StreamOptions = {};
-  let leavePage = () => {};
+  let leavePage: (() => void) | undefined;
 
   // The options of the newest member. Those of a member that left may belong to a component that is gone.
   const currentOptions = () => {
@@ -156,7 +156,7 @@ export function sourceOf(key: string | object, openShared: Open, openOwn: Open):
   }
 
   function closeStream() {
-    leavePage();
+    leavePage?.();
     stream?.close();
     stream = undefined;
   }

@@ -68,14 +68,21 @@ export const openInTabs =
 
     const ask = (ask: Question["ask"]) => channel.postMessage({ ask } satisfies Question);
 
-    /** Restarts the timer for the leader's next report. A leader that waits reports again at its next attempt. */
-    function watchLeader(ms = silenceMs + Math.max(0, Number(state.retryAt) - Date.now())) {
-      clearTimeout(timer);
-      if (isFinal(state) || ms >= MAX_TIMER) return;
+    /** Asks the leader for its state. A leader that does not answer is blocked. */
+    function askState() {
+      ask("state");
       timer = setTimeout(() => {
         leaderLost = true;
         apply({ state: { ...state, connectionStatus: "reconnecting" }, leaderLost });
-      }, ms);
+      }, ANSWER_MS);
+    }
+
+    /** Restarts the timer for the leader's next report. A leader that waits reports again at its next attempt. */
+    function watchLeader() {
+      clearTimeout(timer);
+      const ms = silenceMs + Math.max(0, Number(state.retryAt) - Date.now());
+      if (isFinal(state) || ms >= MAX_TIMER) return;
+      timer = setTimeout(askState, ms);
     }
 
     channel.onmessage = ({ data }: MessageEvent<News & Partial<Question>>) => {
@@ -87,6 +94,7 @@ export const openInTabs =
         else if (question === "state") {
           // A failure that was final for this tab may not be final for the tab that asks.
           if (isFinal(state)) stream.reconnect();
+          else stream.wake?.();
           channel.postMessage(cloneable({ state, from: position, position, silenceMs }));
         }
       } else if (!question) {
@@ -101,9 +109,8 @@ export const openInTabs =
     navigator.locks.request(name, { signal }, lead).catch(() => {
       if (!signal.aborted) void lead();
     });
-    ask("state");
+    askState();
     sink({ state });
-    watchLeader(ANSWER_MS);
     // The leader's page may be hidden, and its timers late.
     const stopListening = onWake(() => ask("wake"));
 

@@ -1,5 +1,5 @@
 import { expect, test, vi } from "vitest";
-import { connected, settle, status } from "./fake-server.js";
+import { type Call, connected, settle, status } from "./fake-server.js";
 import {
   type Any,
   browser,
@@ -84,10 +84,10 @@ test("a follower opens its own stream if its leader is silent", async () => {
   }
   expect(server.calls).toHaveLength(1);
   browser.block();
-  await vi.advanceTimersByTimeAsync(9900);
-  expect(server.calls).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(12_900);
+  expect(ownStream()).toBe(shared);
   await vi.advanceTimersByTimeAsync(200);
-  const own = server.calls[1];
+  const own = ownStream();
   expect(own?.headers.get("Last-Event-ID")).toBe("e-2");
   await own?.send(connected("c-2").replace("e-1", "e-2"), event(3));
   expect(follower.got).toEqual([2, 3]);
@@ -95,7 +95,7 @@ test("a follower opens its own stream if its leader is silent", async () => {
   // The leader's page wakes up, and the follower already has its events.
   browser.block(false);
   await vi.advanceTimersByTimeAsync(2000);
-  const leaders = server.last;
+  const leaders = server.calls.findLast(({ url }) => url.searchParams.has("previous")) as Call;
   await leaders.send(connected("c-3").replace("e-1", "e-2"), event(3));
   expect(own?.aborted).toBe(true);
   await leaders.send(event(4));
@@ -105,6 +105,32 @@ test("a follower opens its own stream if its leader is silent", async () => {
     connectionStatus: "open",
     connectionId: "c-3",
   });
+});
+
+test("while the leader's page is busy, followers wait for its answer and share its next connection", async () => {
+  const tabs: Tab[] = [];
+  for (let i = 0; i < 8; i++) tabs.push(await openTab());
+  await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
+  const first = server.last;
+  // The connection is dead. What the leader says of it comes late.
+  await vi.advanceTimersByTimeAsync(9900);
+  browser.block();
+  await vi.advanceTimersByTimeAsync(3000);
+  browser.block(false);
+  await vi.advanceTimersByTimeAsync(2000);
+  await server.last.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(ownStream()).toBe(first);
+  for (const { got } of tabs) expect(got).toEqual([2, 3]);
+});
+
+test("a tab that opens wakes a leader whose connection died while the device slept", async () => {
+  await openTab();
+  await server.last.send(connected("c-1"), event(2));
+  vi.setSystemTime(Date.now() + 60_000);
+  const late = await openTab();
+  expect(server.calls).toHaveLength(2);
+  await server.last.send(connected("c-2").replace("e-1", "e-2"), event(3));
+  expect(late.got).toEqual([3]);
 });
 
 test("reconnect() of a follower reconnects the leader", async () => {
@@ -142,7 +168,7 @@ test("a component that joins while the leader is silent has a stream, too", asyn
   const follower = await openTab();
   await server.last.send(connected("c-1", { heartbeat: 4000 }), event(2));
   browser.block();
-  await vi.advanceTimersByTimeAsync(10_100);
+  await vi.advanceTimersByTimeAsync(13_100);
   await ownStream()?.send(connected("c-2").replace("e-1", "e-2"), event(3));
   expect(follower.got).toEqual([2, 3]);
   const before = server.calls.length;
