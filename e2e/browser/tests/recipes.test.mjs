@@ -4,6 +4,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { until } from "../harness.mjs";
 import { buildRecipe, readRecipes, typeCheck } from "../recipes.mjs";
 import { caddy, context, signIn } from "../setup.mjs";
 
@@ -11,6 +12,7 @@ const recipes = readRecipes();
 let page;
 let orders = {};
 let rooms = [];
+let answerRooms = (route) => route.fulfill({ json: rooms });
 const answerOrders = (route) => route.fulfill({ json: orders });
 const tried = new Set();
 /** Opens the page of a recipe, and waits for its stream. */
@@ -23,7 +25,7 @@ async function open(heading, options = {}, index = 0, answer = answerOrders) {
   page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   await page.route("**/api/orders", answer);
-  await page.route("**/api/rooms", (route) => route.fulfill({ json: rooms }));
+  await page.route("**/api/rooms", (route) => answerRooms(route));
   await page.goto(`/recipes/${name}.html`);
   await caddy.settled(1);
 }
@@ -115,6 +117,34 @@ test("Rooms that change while the page is away: each new connection loads them",
   rooms = ["room/2"];
   await caddy.disconnect("?user=alice");
   await shown([["room/1"], ["room/2"]]);
+
+  const reconnect = () => page.evaluate(() => void dispatchEvent(new Event("online")));
+  // An answer that comes after that of a newer connection is old.
+  const answer = answerRooms;
+  const old = await new Promise((resolve) => {
+    answerRooms = resolve;
+    void reconnect();
+  });
+  answerRooms = answer;
+  rooms = ["room/3"];
+  await caddy.settled(1);
+  await reconnect();
+  await shown([["room/1"], ["room/2"], ["room/3"]]);
+  await old.fulfill({ json: ["room/2"] });
+
+  // After a lost answer the rooms are loaded at the next change.
+  const lost = new Promise((resolve) => {
+    answerRooms = (route) => route.abort().then(resolve);
+  });
+  await reconnect();
+  await lost;
+  answerRooms = answer;
+  rooms = ["room/4"];
+  await until(async () => {
+    await note("a change");
+    return page.evaluate(() => window.shown.length > 3);
+  }, "the rooms are loaded");
+  await shown([["room/1"], ["room/2"], ["room/3"], ["room/4"]]);
 });
 
 test("React, with your own event types: others do not disturb it", async () => {
