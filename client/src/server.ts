@@ -45,7 +45,7 @@ export interface Receipt {
 /** The error of a publish. */
 export class PublishError extends Error {
   override readonly name = "PublishError";
-  /** The HTTP status; 0 if there was no answer. */
+  /** The HTTP status; 0 if there was no answer or no request. */
   readonly status: number;
   /** Whether a repetition with the same `key` may succeed. */
   readonly retryable: boolean;
