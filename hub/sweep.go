@@ -21,7 +21,7 @@ type sweeper struct {
 	ready []*Conn
 
 	began  atomic.Int64 // start of the current sweep, in Unix nanoseconds; 0: no sweep runs
-	behind atomic.Bool  // in the last sweep most connections were behind
+	behind atomic.Bool  // most connections that this sweep has served were behind
 
 	// Used by run alone.
 	sweep []*Conn
@@ -79,20 +79,23 @@ func (s *sweeper) run() {
 		s.mu.Lock()
 		s.ready, s.sweep = s.sweep[:0], s.ready
 		s.mu.Unlock()
+		s.behind.Store(false)
 		if len(s.sweep) > 0 {
 			s.began.Store(time.Now().UnixNano())
 		}
 		b := batches.Get().(*batch)
 		yielder.Begin()
-		behind := 0
+		lead := 0 // number of connections that were behind, less the others
 		for _, c := range s.sweep {
 			c.takeTurn()
 			if s.serve(c, b) {
-				behind++
+				lead++
+			} else {
+				lead--
 			}
+			s.behind.Store(lead > 0)
 			yielder.Step()
 		}
-		s.behind.Store(behind > len(s.sweep)/2)
 		s.began.Store(0)
 		clear(s.sweep)
 		b.release()

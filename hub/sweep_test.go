@@ -355,36 +355,68 @@ func TestSweeperYieldsBetweenBatches(t *testing.T) {
 }
 
 // TestPublisherWaitsForASweeperThatIsBehind: a publisher waits for the end of a long sweep, but
-// only if several events waited in the sweep before, and not for long.
+// only if several events waited for most connections that the sweep has served, and not for long.
 func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		withoutEpoll(h)
-		s := serveTakenOver(t, h, requestOf("alice"), bySweeper).sweeper
-		small := Event{Data: []byte("small"), Targets: []Target{{}}}
-		large := Event{Data: []byte(strings.Repeat("x", batchBytes/4)), Targets: []Target{{}}}
-		for _, sweep := range []struct {
-			before []Event // what the sweep before wrote
-			ends   time.Duration
-			wait   time.Duration
+		h.sweepers = h.sweepers[:1] // so that one sweep serves all
+		served := serveTakenOver(t, h, requestOf("served", "news"), bySweeper)
+		last := serveTakenOver(t, h, requestOf("last", "news"), bySweeper)
+		synctest.Wait()
+		small := Event{Data: []byte("small"), Targets: []Target{topic("news")}}
+		large := Event{Data: []byte(strings.Repeat("x", batchBytes/4)), Targets: []Target{topic("news")}}
+		for name, sweep := range map[string]struct {
+			events []Event // that the sweep writes to each
+			takes  time.Duration
+			waits  time.Duration
 		}{
-			{[]Event{small, small}, time.Hour, 0},
-			{[]Event{large, small}, 3 * minPause, 3 * minPause},
-			{[]Event{large, small}, time.Hour, maxGiveWay},
-			{[]Event{large}, time.Hour, 0}, // no other event waited
+			"few bytes":         {[]Event{small, small}, time.Second, 0},
+			"many bytes":        {[]Event{large, small}, 2*longSweep + 3*minPause - 1, 3 * minPause},
+			"a very long sweep": {[]Event{large, small}, time.Second, maxGiveWay},
+			"one event":         {[]Event{large}, time.Second, 0}, // no other waited
+			"a short sweep":     {[]Event{large, small}, 2*longSweep - 1, 0},
 		} {
-			if _, err := h.Publish(t.Context(), sweep.before...); err != nil {
+			t.Log(name)
+			writes := 0
+			block := func() int {
+				if writes++; writes == 2 { // to the other connection
+					time.Sleep(sweep.takes)
+				}
+				return batchBytes
+			}
+			served.socket.maxWrite, last.socket.maxWrite = block, block
+			if _, err := h.Publish(t.Context(), sweep.events...); err != nil {
 				t.Fatal(err)
 			}
-			synctest.Wait()
-			s.began.Store(time.Now().Add(-2 * longSweep).UnixNano()) // as if a sweep ran
-			end := time.AfterFunc(sweep.ends-time.Nanosecond, func() { s.began.Store(0) })
+			time.Sleep(2 * longSweep)
 			began := time.Now()
-			publish(t, h, "for another", user("bob"))
-			want(t, "time that the publisher waited", time.Since(began), sweep.wait)
-			end.Stop()
-			s.began.Store(0)
+			publish(t, h, "for nobody", user("bob"))
+			want(t, "time that the publisher waited", time.Since(began), sweep.waits)
+			time.Sleep(time.Minute) // the sweep ends
+			synctest.Wait()
 		}
+	})
+}
+
+// A publisher does not wait for a long sweep because few connections were behind in the sweep before.
+func TestPublisherDoesNotWaitForTheSweepBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		withoutEpoll(h)
+		v := serveTakenOver(t, h, requestOf("alice"), bySweeper)
+		synctest.Wait()
+		large := Event{Data: []byte(strings.Repeat("x", batchBytes/4)), Targets: []Target{{}}}
+		if _, err := h.Publish(t.Context(), large, large); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		v.socket.maxWrite = func() int { time.Sleep(time.Second); return batchBytes }
+		publish(t, h, "small")
+		time.Sleep(2 * longSweep)
+		began := time.Now()
+		publish(t, h, "for nobody", user("bob"))
+		want(t, "time that the publisher waited", time.Since(began), 0)
 	})
 }
 
