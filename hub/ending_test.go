@@ -76,6 +76,14 @@ func TestLoginEndsDuringAStall(t *testing.T) {
 	})
 }
 
+// A stream without an end needs no timer while it waits for its client.
+func TestStreamWithoutAnEndHasNoTimer(t *testing.T) {
+	h := newHub(t, Options{})
+	c := connect(t, h, requestOf("alice"))
+	defer c.Cancel()
+	want(t, "allocations", testing.AllocsPerRun(100, func() { c.expireOnTime()() }), 0)
+}
+
 func TestExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})

@@ -213,9 +213,12 @@ func (c *Conn) expire(now time.Time) {
 }
 
 // expireOnTime calls expire at the end of c, until stop is called. It is for a goroutine that
-// may be waiting at that moment: what is published while it waits on is not for c any more.
-// Any goroutine may call both.
+// may be waiting at that moment: what is published while it waits on is not for c any more. It
+// makes no timer if c has no end. Any goroutine may call both.
 func (c *Conn) expireOnTime() (stop func() bool) {
+	if c.end.IsZero() {
+		return func() bool { return true }
+	}
 	var alarm *time.Timer
 	alarm = time.AfterFunc(math.MaxInt64, func() {
 		now := time.Now()
@@ -223,9 +226,7 @@ func (c *Conn) expireOnTime() (stop func() bool) {
 			alarm.Reset(c.end.Sub(now))
 		}
 	})
-	if !c.end.IsZero() {
-		alarm.Reset(time.Until(c.end))
-	}
+	alarm.Reset(time.Until(c.end))
 	return alarm.Stop
 }
 
