@@ -178,6 +178,7 @@ func (h *Hub) trim(now time.Time) bool {
 	h.mu.Lock()
 	trimmed := h.history.evict(now)
 	h.source.retain(h.history)
+	h.signalWaker() // streams may have stalled in events that are evicted now
 	h.mu.Unlock()
 	if !trimmed {
 		runtime.Gosched() // other goroutines wait for the lock

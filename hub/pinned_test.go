@@ -177,3 +177,20 @@ func TestEndedStreamsAreUnpinnedOneAtATime(t *testing.T) {
 		want(t, "reason", h.Stats().Closed["hub_closed"], streams)
 	})
 }
+
+// Smaller bounds hold at once for the events that streams have stalled in, and not only after the
+// next publish.
+func TestPromise12SmallerHistoryEndsStalledStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		stalled := open(t, h, requestOf("stalled"))
+		synctest.Wait()
+		stalled.stall()
+		publish(t, h, strings.Repeat("x", 2*batchBytes), user("stalled"))
+		publish(t, h, "newer")
+		synctest.Wait()
+		want(t, "pinned events", len(h.pinned.events), 1)
+		h.SetOptions(Options{MaxBytes: batchBytes})
+		want(t, "reason", stalled.endReason(t), Timeout)
+	})
+}
