@@ -32,6 +32,22 @@ func TestClocksOfOtherNodes(t *testing.T) {
 	}
 }
 
+// An event that expires in a year that has no Unix nanoseconds is delivered. The clock of the node
+// that accepted it may be wrong, too.
+func TestExpiresInAThousandYears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		now := time.Now()
+		for i, at := range []time.Time{now, now.Add(-200 * 365 * 24 * time.Hour)} {
+			feed{h}.Deliver([]Record{
+				recordOf(uint64(2*i+1), Event{Data: []byte("x"), At: at, Expires: at.AddDate(250, 0, 0), Targets: []Target{{}}}),
+				recordOf(uint64(2*i+2), Event{Data: []byte("y"), At: at, Expires: at.AddDate(1000, 0, 0), Targets: []Target{{}}}),
+			})
+		}
+		want(t, "events", read(t, h, requestOf("").at(Earliest)).data(), "x y x y")
+	})
+}
+
 // An event may have a time of storing in the future, because the clock was set back since. Its age
 // counts from now.
 func TestClockWasSetBack(t *testing.T) {

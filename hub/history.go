@@ -153,7 +153,7 @@ func (h *history) next() *entry {
 func (h *history) addEvent(e *entry, event *Event) {
 	e.accepted += event.At.UnixNano() - e.stored
 	if !event.Expires.IsZero() {
-		e.expires = event.Expires.UnixNano()
+		e.expires = unixNano(event.Expires)
 	}
 	e.lanes = make([]*lane, 0, len(event.Targets))
 	h.charge(e, pointerBytes*int64(cap(e.lanes)))

@@ -174,10 +174,14 @@ func (e *Event) decode(record []byte) error {
 	return nil
 }
 
-// unixNano returns t in Unix nanoseconds; 0: t is zero.
+// unixNano returns t in Unix nanoseconds; 0: t is zero. The largest result, in the year 2262,
+// stands for all later times.
 func unixNano(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }
