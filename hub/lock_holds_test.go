@@ -171,6 +171,15 @@ func BenchmarkLongestHold(b *testing.B) {
 				publish(b, h, "x")
 			}
 		}},
+		{"first client of a new pattern after a change of the topics of 100,000 connections", Options{}, func(b *testing.B, h *Hub) func(int) {
+			for range 100_000 {
+				connect(b, h, requestOf("alice"))
+			}
+			if _, err := h.ChangeTopics(b.Context(), TopicChange{Filter: Filter{}, Add: []string{"t"}}); err != nil {
+				b.Fatal(err)
+			}
+			return func(i int) { connect(b, h, requestOf("", strings.Repeat("t/", i)+"*")).Cancel() }
+		}},
 		{"the end of 200 connections with 1,000 topics", Options{}, func(b *testing.B, h *Hub) func(int) {
 			all := names(topics("t/", 1000))
 			return func(int) {

@@ -115,8 +115,12 @@ func (h *history) learn(s *shape, from uint64) (next uint64) {
 		from, s.floor = h.oldest, h.oldest-1
 	}
 	for work := 0; from <= h.head && work < learnAtOnce; from++ {
+		work++
+		if _, isCommand := h.commands[from]; isCommand {
+			continue // it is for no topic, and may be in a lane of each connection
+		}
 		e := h.entry(from)
-		work += 1 + len(e.lanes)
+		work += len(e.lanes)
 		for _, l := range e.lanes {
 			h.indexAs(s, e, from, l.target)
 		}
