@@ -2,6 +2,7 @@ package hub
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -9,8 +10,15 @@ import (
 // their share of the CPUs. A replay is everything that takes more than one batch. One
 // goroutine uses a pacer. The zero value is ready.
 type pacer struct {
-	hub  *Hub // nil: the connection does not replay
-	owed time.Duration
+	replay *replay // nil: the connection has not replayed
+	owed   time.Duration
+}
+
+// replay is a replay that has begun. Any goroutine may call uncount.
+type replay struct {
+	hub     *Hub
+	counted atomic.Bool // in Hub.replays
+	stall   *time.Timer // calls uncount while the replay waits for its client
 }
 
 const (
@@ -20,6 +28,10 @@ const (
 
 	// minPause is the shortest sleep. The timers of the Go runtime are not more precise.
 	minPause = time.Millisecond
+
+	// stallAfter is how long a write takes before the replay waits for its client. A client
+	// that is waited for takes no CPU from other replays.
+	stallAfter = 100 * time.Millisecond
 
 	// pauseSlice is how long a sleep goes on after the stream must close.
 	pauseSlice = 100 * time.Millisecond
@@ -34,8 +46,10 @@ const (
 // caller must call end afterwards. The caller must not hold a lock.
 func (p *pacer) pause(c *Conn, cost time.Duration) {
 	h := c.hub
-	if p.hub == nil {
-		p.hub = h
+	if p.replay == nil {
+		p.replay = &replay{hub: h}
+	}
+	if p.replay.counted.CompareAndSwap(false, true) {
 		h.replays.Add(1)
 	}
 	cpus := time.Duration(runtime.GOMAXPROCS(0))
@@ -60,11 +74,36 @@ func (c *Conn) mustClose() bool {
 	return lookup{reason: c.reason, graceOver: c.graceOver}.mustClose()
 }
 
+// beginWrite notes that a write begins, which may wait for the client. If it waits for long, the
+// replay does not count meanwhile. It does nothing if there is no replay. The caller calls
+// endWrite after the write.
+func (p *pacer) beginWrite() {
+	switch r := p.replay; {
+	case r == nil:
+	case r.stall == nil:
+		r.stall = time.AfterFunc(stallAfter, r.uncount)
+	default:
+		r.stall.Reset(stallAfter)
+	}
+}
+
+// endWrite ends beginWrite.
+func (p *pacer) endWrite() {
+	if p.replay != nil {
+		p.replay.stall.Stop()
+	}
+}
+
 // end ends the replay, or stops counting it while it waits for its client. It does nothing
 // if there was none, or if it was called before.
 func (p *pacer) end() {
-	if p.hub != nil {
-		p.hub.replays.Add(-1)
-		p.hub = nil
+	if p.replay != nil {
+		p.replay.uncount()
+	}
+}
+
+func (r *replay) uncount() {
+	if r.counted.CompareAndSwap(true, false) {
+		r.hub.replays.Add(-1)
 	}
 }

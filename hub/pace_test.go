@@ -71,7 +71,7 @@ func TestReplaySleepsNoLongerThanItsStream(t *testing.T) {
 }
 
 // A replay of more than one batch counts as a replay until its end, and is paced, with each
-// writer. It does not count while a client that was taken over stalls.
+// writer. It does not count while its client stalls.
 func TestReplayIsPaced(t *testing.T) {
 	const events = 200
 	prepare := func(t *testing.T) *Hub {
@@ -81,10 +81,6 @@ func TestReplayIsPaced(t *testing.T) {
 		}
 		want(t, "replays before", h.replays.Load(), 0)
 		return h
-	}
-	waitForReplay := func(t *testing.T, h *Hub) {
-		t.Helper()
-		eventually(t, "the replay is counted", func() bool { return h.replays.Load() == 1 })
 	}
 	waitForEnd := func(t *testing.T, h *Hub) {
 		t.Helper()
@@ -120,24 +116,32 @@ func TestReplayIsPaced(t *testing.T) {
 			defer close(ended)
 			connect(t, h, requestOf("alice").at(Earliest)).stream(ctx, w)
 		}()
-		waitForReplay(t, h)
+		eventually(t, "the client is waited for", func() bool { return w.blocks.Load() })
+		waitForEnd(t, h)    // while it stalls, it slows no other replay
+		h.replays.Add(1000) // a pause is long
 		close(w.open)
+		eventually(t, "the replay is counted again", func() bool { return h.replays.Load() == 1001 })
+		h.replays.Add(-1000)
 		waitForEnd(t, h)
+		eventually(t, "the stream has the last event", func() bool {
+			return strings.Contains(w.allBytes(), fmt.Sprint("data: ", events-1, " "))
+		})
 		cancel()
 		<-ended
-		want(t, "the stream has the last event", strings.Contains(w.allBytes(), fmt.Sprint("data: ", events-1, " ")), true)
 	})
 }
 
 // gatedSink is a client that takes some writes, and then blocks until open is closed.
 type gatedSink struct {
 	*testSink
-	after int
-	open  chan struct{}
+	after  int
+	open   chan struct{}
+	blocks atomic.Bool
 }
 
 func (g *gatedSink) Write(p []byte) (int, error) {
 	if g.after--; g.after < 0 {
+		g.blocks.Store(true)
 		<-g.open
 	}
 	return g.testSink.Write(p)

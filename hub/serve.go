@@ -184,10 +184,12 @@ func (c *Conn) catchUp(w Sink) Reason {
 			return l.reason
 		}
 		if b.hasBlocks() {
+			pacer.beginWrite()
 			n, err := c.writeBatch(w, b)
 			if err == nil && !l.more {
 				err = w.Flush()
 			}
+			pacer.endWrite()
 			c.countBytes(n)
 			if err != nil {
 				if time.Since(now) >= c.settings.Timeout {
