@@ -88,13 +88,16 @@ func (f feed) Deliver(records []Record) {
 		encodings[i] = encode(r, epoch, now)
 	}
 	for len(encodings) > 0 {
-		h.fillHoles(encodings[0].seq)
+		if next := encodings[0].seq; next > head+1 {
+			h.fillHoles(next)
+		}
 		n := sliceLength(encodings)
 		h.deliver(encodings[:n])
-		if last := encodings[n-1]; last.command != nil {
+		last := encodings[n-1]
+		if last.command != nil {
 			h.execute(last.command, last.seq)
 		}
-		encodings = encodings[n:]
+		head, encodings = last.seq, encodings[n:]
 	}
 }
 
