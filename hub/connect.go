@@ -269,10 +269,10 @@ func (h *Hub) setCursor(c *Conn, position string, state bool) {
 // newID returns a UUID of version 7: ids sort by time of creation.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// between draws from [low, high]; low if high is less.
+// between draws from [low, high); low if high is not more. low must not be negative.
 func between(low, high time.Duration) time.Duration {
 	if high <= low {
 		return low
 	}
-	return low + rand.N(high-low+1)
+	return low + rand.N(high-low)
 }

@@ -56,6 +56,18 @@ func TestLifetimeOfCenturies(t *testing.T) {
 	}
 }
 
+// The longest possible delay before a client comes back does not overflow.
+func TestRetryOfCenturies(t *testing.T) {
+	h := newHub(t, Options{})
+	s := *defaultSettings
+	s.RetryMin, s.RetryMax = 0, math.MaxInt64
+	for range 100 {
+		if c := read(t, h, requestOf("alice").with(s)); c.retry < 0 {
+			t.Fatalf("retry: got %d ms, want 0 or more", c.retry)
+		}
+	}
+}
+
 // A login that ends while the client takes nothing has ended for what is published afterwards.
 func TestLoginEndsDuringAStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
