@@ -22,6 +22,7 @@ type batch struct {
 	final  bool // after is the last block of the stream
 
 	size    int        // bytes of items
+	late    bool       // the first item waited while a quarter of the history was published
 	skipped uint64     // the last event that was left out because it is over; 0: none
 	heads   [][]uint64 // scratch of history.search: the rest of each lane
 	lanes   []*lane    // scratch of history.since
@@ -68,7 +69,7 @@ func (b *batch) resetBlocks() {
 // resetItems drops the items, and what the memo knows of them.
 func (b *batch) resetItems() {
 	clear(b.items)
-	b.items, b.size, b.skipped = b.items[:0], 0, 0
+	b.items, b.size, b.late, b.skipped = b.items[:0], 0, false, 0
 	b.memo.forget()
 }
 

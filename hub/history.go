@@ -258,6 +258,13 @@ func (h *history) isFresh(e *entry, now time.Time) bool {
 	return e.stored > now.Add(-h.opts.MaxAge).UnixNano()
 }
 
+// isQuarterAfter reports whether a quarter of the records that the bounds allow came after the
+// position seq. It takes all records for equally large. The caller holds Hub.mu.
+func (h *history) isQuarterAfter(seq uint64) bool {
+	after, retained := int64(h.head-seq), int64(h.head-h.oldest+1)
+	return 4*after >= int64(h.opts.MaxEvents) || 4*after*(h.bytes/max(retained, 1)) >= h.opts.MaxBytes
+}
+
 // isStale reports whether the oldest record has exceeded the maximum age. It returns false
 // if no record is retained. The caller holds Hub.mu.
 func (h *history) isStale(now time.Time) bool {

@@ -70,6 +70,7 @@ func (h *Hub) lookUp(c *Conn, now time.Time, b *batch) lookup {
 		c.skipped.Store(0)
 	}
 	l.cursor = hi.since(c.subscriptions, l.from, max(last, l.from), c.stateEnd, now, b)
+	b.late = len(b.items) > 0 && hi.isQuarterAfter(b.items[0].seq)
 	if b.skipped > c.skipped.Load() {
 		c.skipped.Store(b.skipped)
 	}

@@ -109,8 +109,8 @@ func (s *sweeper) run() {
 // serve gives c its turn. It writes once, without blocking. Then it puts c into the queue
 // again, or hands c to a goroutine that may block, or gives the turn back. b is scratch. It
 // reports whether c was behind although its client takes everything: several events waited,
-// of more than an eighth of a batch. Only the goroutine of the sweeper calls it, after it has
-// taken the turn.
+// of more than an eighth of a batch, or one while a quarter of the history was published. Only
+// the goroutine of the sweeper calls it, after it has taken the turn.
 func (s *sweeper) serve(c *Conn, b *batch) (behind bool) {
 	if c.socket == nil { // c ended while another goroutine had the turn
 		s.wheel.remove(c)
@@ -127,7 +127,7 @@ func (s *sweeper) serve(c *Conn, b *batch) (behind bool) {
 		s.wheel.remove(c)
 		return false
 	}
-	behind = len(b.items) > 1 && b.size > batchBytes/8
+	behind = b.late || len(b.items) > 1 && b.size > batchBytes/8
 	if !c.alarmed {
 		s.wheel.add(c, c.nextAlarm())
 	}

@@ -399,6 +399,39 @@ func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
 	})
 }
 
+// TestPublisherWaitsBeforeEventsAreEvicted: a publisher waits for the end of a long sweep also if
+// each connection waits for few bytes, but a quarter of the history was published meanwhile.
+func TestPublisherWaitsBeforeEventsAreEvicted(t *testing.T) {
+	const sweep = 50 * time.Millisecond
+	for name, bounds := range map[string]Options{"count": {MaxEvents: 40}, "size": {MaxBytes: 40 << 10}} {
+		for events, waits := range map[int]time.Duration{2: 0, 15: sweep - 2*longSweep} {
+			t.Run(fmt.Sprint(name, ", ", events), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := newHub(t, bounds)
+					withoutEpoll(h)
+					h.sweepers = h.sweepers[:1] // so that one sweep serves all
+					serveTakenOver(t, h, requestOf("alice"), bySweeper)
+					long := serveTakenOver(t, h, requestOf("bob"), bySweeper)
+					synctest.Wait()
+					long.socket.maxWrite = func() int { time.Sleep(sweep - 1); return batchBytes }
+					publish(t, h, "a long sweep begins", user("bob"))
+					synctest.Wait()
+					publish(t, h, "waits for the next one", user("alice"))
+					for range events {
+						publish(t, h, strings.Repeat("x", 1000), user("carol"))
+					}
+					publish(t, h, "makes the next one long, too", user("bob"))
+					time.Sleep(sweep + 2*longSweep)
+					began := time.Now()
+					publish(t, h, "x", user("carol"))
+					want(t, "time that the publisher waited", time.Since(began), waits)
+					time.Sleep(time.Second)
+				})
+			})
+		}
+	}
+}
+
 // A publisher does not wait for a long sweep because few connections were behind in the sweep before.
 func TestPublisherDoesNotWaitForTheSweepBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
