@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // feed is the [Feed] of h. The store calls it on one goroutine at a time, which here is
@@ -84,8 +86,11 @@ func (f feed) Deliver(records []Record) {
 	records = records[known:]
 	now := time.Now()
 	encodings := make([]encoded, len(records))
+	var yielder netyield.Yielder // there may be a million targets
+	yielder.Begin()
 	for i, r := range records {
 		encodings[i] = encode(r, epoch, now)
+		yielder.Step()
 	}
 	for len(encodings) > 0 {
 		if next := encodings[0].seq; next > head+1 {
@@ -98,6 +103,7 @@ func (f feed) Deliver(records []Record) {
 			h.execute(last.command, last.seq)
 		}
 		head, encodings = last.seq, encodings[n:]
+		yielder.Step()
 	}
 }
 

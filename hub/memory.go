@@ -69,7 +69,7 @@ func (m *Memory) awaitTail(ctx context.Context) error {
 }
 
 // appendBytesAtOnce is about how many bytes are appended while Memory.mu is held once.
-const appendBytesAtOnce = 32 << 10
+const appendBytesAtOnce = 4 << 10
 
 // appendSome appends the first entries, and their answers to stored, which it returns. The
 // caller calls it again with the others. It fails only before the first entry of a batch,

@@ -372,10 +372,10 @@ func TestPublisherWaitsForASweeperThatIsBehind(t *testing.T) {
 			waits  time.Duration
 		}{
 			"few bytes":         {[]Event{small, small}, time.Second, 0},
-			"many bytes":        {[]Event{large, small}, 2*longSweep + 3*minPause - 1, 3 * minPause},
-			"a very long sweep": {[]Event{large, small}, time.Second, maxGiveWay},
+			"many bytes":        {[]Event{small, large}, 2*longSweep + 3*minPause - 1, 3 * minPause},
+			"a very long sweep": {[]Event{small, large}, time.Second, maxGiveWay},
 			"one event":         {[]Event{large}, time.Second, 0}, // no other waited
-			"a short sweep":     {[]Event{large, small}, 2*longSweep - 1, 0},
+			"a short sweep":     {[]Event{small, large}, 2*longSweep - 1, 0},
 		} {
 			t.Log(name)
 			writes := 0
