@@ -2,6 +2,7 @@ package hub
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -276,7 +277,9 @@ func TestSweepAllocatesNothing(t *testing.T) {
 	c.step(b)
 	for _, events := range []uint64{1, 5} {
 		before, _ := c.Sent()
-		if allocs := testing.AllocsPerRun(1000, func() {
+		served := uint64(0)
+		if allocs := leastAllocs(1000, func() {
+			served++
 			c.cursor.Store(h.history.head - events)
 			c.takeTurn()
 			c.sweeper.serve(c.Conn, b)
@@ -285,8 +288,20 @@ func TestSweepAllocatesNothing(t *testing.T) {
 			t.Errorf("allocations to deliver %d events: got %v, want 0", events, allocs)
 		}
 		after, _ := c.Sent()
-		want(t, "delivered", after-before, 1001*events)
+		want(t, "delivered", after-before, served*events)
 	}
+}
+
+// leastAllocs returns how many allocations f makes. Allocations of other goroutines count too, such as
+// those that another test has left, so it measures again if there were any.
+func leastAllocs(runs int, f func()) float64 {
+	least := math.Inf(1)
+	for range 10 {
+		if least = min(least, testing.AllocsPerRun(runs, f)); least == 0 {
+			break
+		}
+	}
+	return least
 }
 
 // A connection that has ended leaves the wheel at once. Otherwise its topics would stay in memory
