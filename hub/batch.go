@@ -31,10 +31,6 @@ type batch struct {
 	out  []byte
 }
 
-// isBehind reports whether the connection is behind: several events waited, of more than an eighth
-// of a batch, or one while a quarter of the history was published.
-func (b *batch) isBehind() bool { return b.late || len(b.items) > 1 && b.size > batchBytes/8 }
-
 // item is an event in a batch. It refers to the event's bytes, which therefore outlive
 // an eviction.
 type item struct {

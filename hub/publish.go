@@ -59,7 +59,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		return nil, err
 	}
 
-	h.yieldToWriters(time.Now())
+	h.yieldToSweepers(time.Now())
 	receipts := make([]Receipt, len(events))
 	connections := 0
 	yielder.Begin()

@@ -177,14 +177,11 @@ func (c *Conn) catchUp(w Sink) Reason {
 	defer b.release()
 	var pacer pacer
 	defer pacer.end()
-	for first := true; ; first = false {
+	for {
 		now := time.Now()
 		l := c.compose(now, b)
 		if l.mustClose() {
 			return l.reason
-		}
-		if first {
-			c.hub.stacks.noteLag(b.isBehind())
 		}
 		if b.hasBlocks() {
 			pacer.beginWrite()

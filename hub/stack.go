@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 
 	"github.com/ea766355/caddy-sse/internal/netyield"
 )
@@ -31,8 +30,6 @@ type stackPool struct {
 
 	giving  sync.Mutex // locked before mu; held while the pool gives way
 	yielder netyield.Yielder
-
-	lead atomic.Int64 // of the last streams: how many were behind, less the others
 }
 
 // stackTask is work for a stackPool. It is in the queue at most once.
@@ -124,29 +121,6 @@ func (s *stackPool) giveWay() {
 	if isBusy {
 		s.yielder.Step()
 	}
-}
-
-// maxLead limits stackPool.lead, so that it is of the last streams.
-const maxLead = 64
-
-// noteLag notes whether a stream was behind when its turn came.
-func (s *stackPool) noteLag(behind bool) {
-	switch lead := s.lead.Load(); {
-	case behind && lead < maxLead:
-		s.lead.Add(1)
-	case !behind && lead > -maxLead:
-		s.lead.Add(-1)
-	}
-}
-
-// isBehind reports whether tasks wait, and most of the last streams were behind.
-func (s *stackPool) isBehind() bool {
-	if s.lead.Load() <= 0 {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.first != nil
 }
 
 // close ends the goroutines that are idle. The others end after their tasks.

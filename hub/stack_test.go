@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -178,43 +177,6 @@ func TestTasksGiveWay(t *testing.T) {
 	if n := answered.Load(); n > tasks/4 {
 		t.Errorf("a connection was accepted after %d of %d tasks", n, tasks)
 	}
-}
-
-// A publisher waits while streams wait for the pool and most of the last ones were behind, but not
-// for long.
-func TestPublisherWaitsForWritersThatAreBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHub(t, Options{})
-		for _, test := range []struct {
-			behind, others int // streams that were written last
-			waiting        bool
-			waits          time.Duration
-		}{
-			{10, 9, true, maxGiveWay},
-			{10, 10, true, 0},
-			{10, 9, false, 0},
-			{10_000, maxLead, true, 0}, // long ago
-		} {
-			h.stacks.lead.Store(0)
-			for range test.behind {
-				h.stacks.noteLag(true)
-			}
-			for range test.others {
-				h.stacks.noteLag(false)
-			}
-			if test.waiting {
-				h.stacks.mu.Lock()
-				h.stacks.coming, h.stacks.first = true, &stackTask{}
-				h.stacks.mu.Unlock()
-			}
-			began := time.Now()
-			publish(t, h, "x")
-			want(t, fmt.Sprintf("%+v: the publisher waited", test), time.Since(began), test.waits)
-			h.stacks.mu.Lock()
-			h.stacks.coming, h.stacks.first = false, nil
-			h.stacks.mu.Unlock()
-		}
-	})
 }
 
 // A task that comes while the last goroutine looks for work is not forgotten.

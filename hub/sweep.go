@@ -127,7 +127,7 @@ func (s *sweeper) serve(c *Conn, b *batch) (behind bool) {
 		s.wheel.remove(c)
 		return false
 	}
-	behind = b.isBehind()
+	behind = b.late || len(b.items) > 1 && b.size > batchBytes/8
 	if !c.alarmed {
 		s.wheel.add(c, c.nextAlarm())
 	}
@@ -215,16 +215,15 @@ const (
 	// longSweep is how long a sweep may take before publishers give it the CPU.
 	longSweep = 10 * time.Millisecond
 
-	// maxGiveWay is how long a publisher waits for writers at most.
+	// maxGiveWay is how long a publisher waits for a sweep at most.
 	maxGiveWay = 50 * time.Millisecond
 )
 
-// yieldToWriters yields the CPU if a sweep takes long. If the sweeper is behind, it also waits
-// for the end of the sweep. If the pool that writes the other streams is behind, it waits until
-// the pool is not. If events were published faster than they are written, the history would in
-// the end drop events that clients lack. A slow client makes neither of them behind. Any
-// goroutine may call it. The caller must not hold a lock.
-func (h *Hub) yieldToWriters(now time.Time) {
+// yieldToSweepers yields the CPU if a sweep takes long. If the sweeper is behind, it also waits
+// for the end of the sweep. If events were published faster than they are written, the history
+// would in the end drop events that clients lack. A slow client does not make a sweeper behind.
+// Any goroutine may call it. The caller must not hold a lock.
+func (h *Hub) yieldToSweepers(now time.Time) {
 	for _, s := range h.sweepers {
 		began := s.began.Load()
 		if began == 0 || now.UnixNano()-began < int64(longSweep) {
@@ -234,10 +233,7 @@ func (h *Hub) yieldToWriters(now time.Time) {
 		for s.behind.Load() && s.began.Load() == began && time.Since(now) < maxGiveWay {
 			time.Sleep(minPause)
 		}
-		break
-	}
-	for h.stacks.isBehind() && time.Since(now) < maxGiveWay {
-		time.Sleep(minPause)
+		return
 	}
 }
 
