@@ -6,8 +6,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
-
-	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // stackPool performs tasks that need a large stack, on goroutines of its own. The stack of
@@ -27,9 +25,6 @@ type stackPool struct {
 	coming      bool           // a goroutine is on its way to the first task
 	idle        []*stackWorker // the last one that became idle is called first
 	closed      bool
-
-	giving  sync.Mutex // locked before mu; held while the pool gives way
-	yielder netyield.Yielder
 }
 
 // stackTask is work for a stackPool. It is in the queue at most once.
@@ -86,7 +81,6 @@ func (s *stackPool) callNext() {
 func (s *stackPool) work(w *stackWorker) {
 	defer close(w.ended)
 	for range w.call {
-		s.giveWay()
 		s.mu.Lock()
 		s.coming = false
 		for s.first != nil {
@@ -95,7 +89,6 @@ func (s *stackPool) work(w *stackWorker) {
 			s.callNext()
 			s.mu.Unlock()
 			t.run()
-			s.giveWay()
 			s.mu.Lock()
 		}
 		stay := !s.closed && len(s.idle) < maxIdleStacks
@@ -106,20 +99,6 @@ func (s *stackPool) work(w *stackWorker) {
 		if !stay {
 			return
 		}
-	}
-}
-
-// giveWay lets goroutines run that wait for the network, such as publishers, if tasks wait
-// and none of the pool has given way for long enough. Meanwhile no goroutine of the pool
-// takes a task, since the Go scheduler polls the network only when nothing else can run.
-func (s *stackPool) giveWay() {
-	s.giving.Lock()
-	defer s.giving.Unlock()
-	s.mu.Lock()
-	isBusy := s.first != nil && s.first.next != nil
-	s.mu.Unlock()
-	if isBusy {
-		s.yielder.Step()
 	}
 }
 
