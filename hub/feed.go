@@ -89,8 +89,10 @@ func (f feed) Deliver(records []Record) {
 	var yielder netyield.Yielder // there may be a million targets
 	yielder.Begin()
 	for i, r := range records {
+		if i > 0 {
+			yielder.Step()
+		}
 		encodings[i] = encode(r, epoch, now)
-		yielder.Step()
 	}
 	for len(encodings) > 0 {
 		if next := encodings[0].seq; next > head+1 {
@@ -103,7 +105,9 @@ func (f feed) Deliver(records []Record) {
 			h.execute(last.command, last.seq)
 		}
 		head, encodings = last.seq, encodings[n:]
-		yielder.Step()
+		if len(encodings) > 0 { // else the caller gives way: it may hold a lock
+			yielder.Step()
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,24 @@ func TestLargeBatchGivesWay(t *testing.T) {
 		if n := netyield.Count.Load() - before; n < 5 {
 			t.Errorf("%s: a batch with %d targets gave way %d times", name, len(events)*MaxTargets, n)
 		}
+	}
+}
+
+// A delivery does not give way after its last record: its store may hold a lock that publishers
+// wait for. The store in memory does, and gives way itself.
+func TestDeliveryOfOneEventKeepsTheCPU(t *testing.T) {
+	h := newHub(t, Options{MaxBytes: 256 << 20})
+	event := largeBatch(1)[0]
+	for i := range event.Targets {
+		event.Targets[i].Name = strings.Repeat("n", MaxNameLength-4) + event.Targets[i].Name[len("user "):]
+	}
+	data := encodeEvent(&event)
+	before := netyield.Count.Load()
+	for seq := range uint64(50) {
+		feed{h}.Deliver([]Record{{seq + 1, time.Now(), data}})
+	}
+	if n := netyield.Count.Load() - before; n > 0 {
+		t.Errorf("deliveries of one event gave way %d times, want 0", n)
 	}
 }
 

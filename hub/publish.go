@@ -33,8 +33,8 @@ func (e *BatchError) Unwrap() error { return e.Err }
 // Publish stores the events, all or none, in order. It returns when the history of this
 // node has them, which wakes their subscribers. It does not wait for clients. While more is
 // published than this node can write, it waits for up to 50 ms more, so that clients keep up.
-// It waits for ctx, but at most [PublishTimeout]. It sets Event.At. The receipts are in the order of the
-// events.
+// It waits for ctx, but at most [PublishTimeout]. It sets Event.At. The receipts are in the
+// order of the events.
 //
 // Its errors: a [*BatchError] if an event is invalid; an error that wraps [ErrNotStored] if
 // nothing was stored; an [*Uncertain], which wraps [ErrUncertain], if that is not known.

@@ -39,6 +39,7 @@ type streamWriter struct {
 	conn *Conn
 	sink Sink
 
+	// Any goroutine may use these.
 	isSet  atomic.Bool // the alarm is set for what is due next, or for earlier
 	isGone atomic.Bool // the client has left: the next turn is the last one
 }
@@ -97,7 +98,8 @@ func (q *streamWriter) release() {
 
 // onAlarm ends c if its time has come, and wakes the writer of c. The writer may be stuck in
 // a write, so the alarm is set again for the end of c, which aborts the write. The next turn
-// sets it for what is due then. Only the timer calls it, on a goroutine of its own. The caller must not hold Hub.mu.
+// sets it for what is due then. Only the timer calls it, on a goroutine of its own. The caller
+// must not hold Hub.mu.
 func (c *Conn) onAlarm() {
 	q := c.queue.(*streamWriter)
 	now := time.Now()
