@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // Defaults of [Options].
@@ -126,6 +128,7 @@ func New(opts Options) *Hub {
 		began:        time.Now(),
 		endedConns:   endedConns{max: maxEndedConns},
 		refusedConns: endedConns{max: maxRefusedConns},
+		stacks:       stackPool{yielder: netyield.Yielder{Even: true}},
 	}
 	h.source.since = time.Now()
 	h.stats.init()

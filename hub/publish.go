@@ -45,6 +45,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 	entries := make([]Entry, len(events))
 	var yielder netyield.Yielder // a batch may take long
 	yielder.Begin()
+	bytes := 0
 	for i := range events {
 		e := &events[i]
 		if err := e.validate(maxSize); err != nil {
@@ -52,6 +53,7 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		}
 		e.At = now
 		entries[i] = Entry{e.Key, encodeEvent(e)}
+		bytes += len(entries[i].Data)
 		yielder.Step()
 	}
 	stored, err := h.storeEntries(ctx, entries)
@@ -59,7 +61,8 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		return nil, err
 	}
 
-	h.yieldToSweepers(time.Now())
+	h.stacks.published.Add(int64(bytes))
+	h.yieldToWriters(time.Now())
 	receipts := make([]Receipt, len(events))
 	connections := 0
 	yielder.Begin()

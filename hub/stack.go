@@ -6,6 +6,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
+
+	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
 // stackPool performs tasks that need a large stack, on goroutines of its own. The stack of
@@ -25,11 +28,20 @@ type stackPool struct {
 	coming      bool           // a goroutine is on its way to the first task
 	idle        []*stackWorker // the last one that became idle is called first
 	closed      bool
+
+	// Tasks wait while the pool gives way to goroutines that wait for the network, such as
+	// publishers. The Go scheduler polls the network only when nothing else can run.
+	yielder  netyield.Yielder // its stretch begins when the queue is no longer empty
+	isGiving bool             // a goroutine gives way, and alone uses yielder
+
+	published atomic.Int64 // bytes of all events that were published on this node
 }
 
 // stackTask is work for a stackPool. It is in the queue at most once.
 type stackTask struct {
-	next    *stackTask // guarded by stackPool.mu
+	next      *stackTask // guarded by stackPool.mu
+	published int64      // guarded by stackPool.mu: stackPool.published when the task came
+
 	perform func()
 	failed  func(failure) // called if perform panics or ends its goroutine
 }
@@ -48,8 +60,10 @@ var maxIdleStacks = 4 * runtime.GOMAXPROCS(0)
 func (s *stackPool) start(t *stackTask) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t.published = s.published.Load()
 	if s.first == nil {
 		s.first = t
+		s.yielder.Begin()
 	} else {
 		s.last.next = t
 	}
@@ -57,10 +71,10 @@ func (s *stackPool) start(t *stackTask) {
 	s.callNext()
 }
 
-// callNext calls a goroutine for the first task of the queue, unless one is on its way. The
-// caller holds mu.
+// callNext calls a goroutine for the first task of the queue, unless one is on its way, or
+// gives way. The caller holds mu.
 func (s *stackPool) callNext() {
-	if s.coming || s.first == nil {
+	if s.coming || s.isGiving || s.first == nil {
 		return
 	}
 	s.coming = true
@@ -83,7 +97,10 @@ func (s *stackPool) work(w *stackWorker) {
 	for range w.call {
 		s.mu.Lock()
 		s.coming = false
-		for s.first != nil {
+		for s.first != nil && !s.isGiving {
+			if s.yielder.IsDue() {
+				s.giveWay()
+			}
 			t := s.first
 			s.first, t.next = t.next, nil
 			s.callNext()
@@ -100,6 +117,25 @@ func (s *stackPool) work(w *stackWorker) {
 			return
 		}
 	}
+}
+
+// giveWay gives way. Meanwhile no other goroutine takes a task. The caller holds mu, and takes the
+// first task afterwards.
+func (s *stackPool) giveWay() {
+	s.isGiving = true
+	s.mu.Unlock()
+	s.yielder.GiveWay()
+	s.mu.Lock()
+	s.isGiving = false
+}
+
+// isBehind reports whether publishers are too fast for the pool: more than half a batch of events
+// was published while the first task waited. A slow client does not make the pool behind: its
+// task does not wait, it blocks.
+func (s *stackPool) isBehind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first != nil && s.published.Load()-s.first.published > batchBytes/2
 }
 
 // close ends the goroutines that are idle. The others end after their tasks.

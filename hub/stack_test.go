@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // deepSink needs a large stack for every write.
@@ -134,6 +136,71 @@ func TestBlockedTasksDoNotHoldOthers(t *testing.T) {
 		close(gate)
 		synctest.Wait()
 		want(t, "idle", len(h.stacks.idle), maxIdleStacks)
+	})
+}
+
+// While many tasks wait, the pool gives way to goroutines that wait for the network, such as
+// publishers. All of its goroutines do: the scheduler polls the network only when nothing can run.
+func TestTasksGiveWay(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	h := newHub(t, Options{})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var answered atomic.Int64 // number of tasks that had run
+	var ran atomic.Int64
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		if c, err := listener.Accept(); err == nil {
+			answered.Store(ran.Load())
+			c.Close()
+		}
+	})
+	const tasks = 1000
+	ended.Add(tasks)
+	for i := range tasks {
+		h.stacks.start(&stackTask{perform: func() {
+			defer ended.Done()
+			if i == 10 {
+				if c, err := net.Dial("tcp", listener.Addr().String()); err == nil {
+					defer c.Close()
+				}
+			}
+			for began := time.Now(); time.Since(began) < 50*time.Microsecond; {
+			}
+			ran.Add(1)
+		}})
+	}
+	ended.Wait()
+	if n := answered.Load(); n > tasks/4 {
+		t.Errorf("a connection was accepted after %d of %d tasks", n, tasks)
+	}
+}
+
+// A publisher waits while the first stream waits for the pool, and more was published meanwhile than
+// half a batch. It does not wait for long.
+func TestPublisherWaitsForWritersThatAreBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		waited := func() time.Duration {
+			began := time.Now()
+			publish(t, h, strings.Repeat("x", batchBytes/4))
+			return time.Since(began)
+		}
+		want(t, "no stream waits", waited(), 0)
+		want(t, "no stream waits", waited(), 0)
+		h.stacks.mu.Lock()
+		h.stacks.coming = true // nobody takes the task
+		h.stacks.mu.Unlock()
+		h.stacks.start(&stackTask{})
+		want(t, "a quarter of a batch since the stream waits", waited(), 0)
+		want(t, "more than half a batch", waited(), maxGiveWay)
+		h.stacks.mu.Lock()
+		h.stacks.coming, h.stacks.first = false, nil
+		h.stacks.mu.Unlock()
+		want(t, "the stream waits no longer", waited(), 0)
 	})
 }
 

@@ -62,7 +62,7 @@ func (s *sweeper) run() {
 	tick := time.NewTimer(wheelTick)
 	defer tick.Stop()
 	ticking := true
-	var yielder netyield.Yielder
+	yielder := netyield.Yielder{Even: true}
 	for {
 		select {
 		case <-s.hub.stopped:
@@ -215,15 +215,16 @@ const (
 	// longSweep is how long a sweep may take before publishers give it the CPU.
 	longSweep = 10 * time.Millisecond
 
-	// maxGiveWay is how long a publisher waits for a sweep at most.
+	// maxGiveWay is how long a publisher waits for writers at most.
 	maxGiveWay = 50 * time.Millisecond
 )
 
-// yieldToSweepers yields the CPU if a sweep takes long. If the sweeper is behind, it also waits
-// for the end of the sweep. If events were published faster than they are written, the history
-// would in the end drop events that clients lack. A slow client does not make a sweeper behind.
-// Any goroutine may call it. The caller must not hold a lock.
-func (h *Hub) yieldToSweepers(now time.Time) {
+// yieldToWriters yields the CPU if a sweep takes long. If the sweeper is behind, it also waits
+// for the end of the sweep. If the pool that writes the other streams is behind, it waits until
+// the pool is not. If events were published faster than they are written, the history would in
+// the end drop events that clients lack. A slow client makes neither of them behind. Any
+// goroutine may call it. The caller must not hold a lock.
+func (h *Hub) yieldToWriters(now time.Time) {
 	for _, s := range h.sweepers {
 		began := s.began.Load()
 		if began == 0 || now.UnixNano()-began < int64(longSweep) {
@@ -233,7 +234,10 @@ func (h *Hub) yieldToSweepers(now time.Time) {
 		for s.behind.Load() && s.began.Load() == began && time.Since(now) < maxGiveWay {
 			time.Sleep(minPause)
 		}
-		return
+		break
+	}
+	for h.stacks.isBehind() && time.Since(now) < maxGiveWay {
+		time.Sleep(minPause)
 	}
 }
 

@@ -19,22 +19,39 @@ var Count atomic.Int64
 // The Go scheduler polls the network when a CPU has nothing to run, and otherwise every 10 ms.
 // So a goroutine that only computes, even with runtime.Gosched, delays publishers whose
 // requests have already arrived. On Linux a Yielder waits for the network itself: then the
-// scheduler has to poll.
+// scheduler polls as soon as nothing else can run.
 type Yielder struct {
-	since time.Time // when the stretch of work began
+	// Even lets a stretch of work last at least as long as the pause before it. So the work has
+	// half of the time, however many other goroutines can run.
+	Even bool
+
+	since   time.Time     // when the stretch of work began
+	stretch time.Duration // how long it lasts at least
 }
 
 // Begin begins a stretch of work.
-func (y *Yielder) Begin() { y.since = time.Now() }
+func (y *Yielder) Begin() { y.since, y.stretch = time.Now(), every }
 
 // Step is called after each small step of the work. It gives way, and begins another stretch,
 // when the stretch has lasted long enough. It reports whether it gave way.
 func (y *Yielder) Step() bool {
-	if time.Since(y.since) < every {
+	if !y.IsDue() {
 		return false
 	}
+	y.GiveWay()
+	return true
+}
+
+// IsDue reports whether the stretch has lasted long enough.
+func (y *Yielder) IsDue() bool { return time.Since(y.since) >= y.stretch }
+
+// GiveWay gives way now, and begins another stretch.
+func (y *Yielder) GiveWay() {
+	paused := time.Now()
 	waitForNetwork()
 	Count.Add(1)
 	y.Begin()
-	return true
+	if y.Even {
+		y.stretch = max(every, y.since.Sub(paused))
+	}
 }

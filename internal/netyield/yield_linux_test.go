@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -113,4 +114,37 @@ func tcpPair(t *testing.T) (clientEnd, serverEnd *net.TCPConn) {
 		t.Fatal(err)
 	}
 	return clientEnd, serverEnd
+}
+
+// While other goroutines always have something to do, a pause is long. Then an even Yielder works
+// for as long as it has paused.
+func TestEvenWorkHasHalfOfTheTime(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var stop atomic.Bool
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			for !stop.Load() {
+				runtime.Gosched()
+			}
+		})
+	}
+	defer others.Wait()
+	defer stop.Store(true)
+	for _, even := range []bool{true, false} {
+		y := Yielder{Even: even}
+		longest := time.Duration(0)
+		for range 20 {
+			began := time.Now()
+			y.GiveWay()
+			paused := time.Since(began)
+			if y.stretch > max(every, paused) {
+				t.Errorf("even %t: a stretch of %v after a pause of %v", even, y.stretch, paused)
+			}
+			longest = max(longest, y.stretch)
+		}
+		if got := longest > every; got != even {
+			t.Errorf("even %t: the longest stretch is %v", even, longest)
+		}
+	}
 }
