@@ -81,7 +81,7 @@ type Hub struct {
 	// Early heartbeats. A client that is sent nothing keeps an old position, which the
 	// history may evict. So every connection is sent its position early when a
 	// quarter of the history is new, but at most once in earlyHeartbeatEvery, because that is
-	// one write to every client.
+	// one write to every client. See [earlyHeartbeat].
 	earlyHeartbeatSeq   uint64
 	earlyHeartbeatBytes int64
 	earlyHeartbeatTime  time.Time

@@ -212,6 +212,36 @@ func TestHeartbeatComesEarly(t *testing.T) {
 	}
 }
 
+// An early heartbeat goes to a part of the clients at a time, so that an event for one of them does
+// not wait for the writes to all.
+func TestEarlyHeartbeatComesInSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{MaxEvents: 100})
+		var streams []*servedConn
+		for range 2*earlyAtOnce + 1 {
+			streams = append(streams, open(t, h, requestOf("alice")))
+		}
+		moved := func() (n int) {
+			synctest.Wait()
+			for _, v := range streams {
+				n += v.client(t).positionMoves
+			}
+			return n
+		}
+		time.Sleep(earlyHeartbeatEvery)
+		for range 25 {
+			publish(t, h, "x", user("bob"))
+		}
+		want(t, "clients with a new position at once", moved(), earlyAtOnce)
+		time.Sleep(earlyPause)
+		want(t, "after a pause", moved(), 2*earlyAtOnce)
+		time.Sleep(earlyPause)
+		want(t, "after two pauses", moved(), 2*earlyAtOnce+1)
+		time.Sleep(earlyHeartbeatEvery)
+		want(t, "later", moved(), 2*earlyAtOnce+1)
+	})
+}
+
 // A client that stalls in a large event holds no copy of it, even if other blocks are sent with
 // it.
 func TestLargeEventIsNotCopied(t *testing.T) {

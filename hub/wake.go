@@ -30,8 +30,8 @@ func (h *Hub) signalWaker() {
 
 // append adds one record to the history and marks the lanes of its targets as dirty
 // ([lane]). When a quarter of the history is new, it also begins an early heartbeat
-// (Hub.earlyHeartbeatSeq): then all connections wake up. Only deliver calls it, and then
-// notifyChange. The caller holds Hub.mu for writing.
+// (Hub.earlyHeartbeatSeq), for which the waker wakes all connections. Only deliver calls it,
+// and then notifyChange. The caller holds Hub.mu for writing.
 func (h *Hub) append(enc encoded, now time.Time) {
 	e := h.history.append(enc, now)
 	if enc.event != nil && enc.event.Trace != "" {
@@ -47,7 +47,6 @@ func (h *Hub) append(enc encoded, now time.Time) {
 	quarter := h.history.head-h.earlyHeartbeatSeq >= uint64(h.history.opts.MaxEvents+3)/4 || h.earlyHeartbeatBytes >= h.history.opts.MaxBytes/4
 	if quarter && now.Sub(h.earlyHeartbeatTime) >= earlyHeartbeatEvery {
 		h.earlyHeartbeatSeq, h.earlyHeartbeatBytes, h.earlyHeartbeatTime = h.history.head, 0, now
-		h.markDirty(h.history.all)
 	}
 }
 
@@ -61,19 +60,24 @@ func (h *Hub) markDirty(l *lane) {
 	}
 }
 
-// wakeSubscribers is the waker. It wakes the subscribers of dirty lanes ([lane]). Then it
-// ends streams while evicted events that they have stalled in take too much memory
-// ([pinned]). It runs on a goroutine of its own, which New starts, so that a publish costs
-// the same for one subscriber and for many. Events that are published meanwhile share one
-// wake-up. It returns when h.done is closed.
+// wakeSubscribers is the waker. It wakes the subscribers of dirty lanes ([lane]), and a part of
+// all connections during an early heartbeat. Then it ends streams while evicted events that they
+// have stalled in take too much memory ([pinned]). It runs on a goroutine of its own, which New
+// starts, so that a publish costs the same for one subscriber and for many. Events that are
+// published meanwhile share one wake-up. It returns when h.done is closed.
 func (h *Hub) wakeSubscribers() {
 	conns := make([]*Conn, 0, subscribersAtOnce)
+	early := earlyHeartbeat{hub: h, timer: time.NewTimer(0)}
+	defer early.timer.Stop()
 	for {
 		select {
 		case <-h.done:
 			return
 		case <-h.wakerSignal:
+		case <-early.timer.C:
+			early.wakeSome(conns)
 		}
+		early.begin(conns)
 		for l := h.nextDirty(); l != nil; l = h.nextDirty() {
 			h.eachSubscriber(l, conns, (*Conn).wake)
 		}
@@ -111,22 +115,29 @@ const subscribersAtOnce = 4096
 // Any goroutine may call it. The caller must not hold Hub.mu.
 func (h *Hub) eachSubscriber(l *lane, buf []*Conn, f func(*Conn)) {
 	for n := -1; n != 0; {
-		h.mu.RLock()
-		end := len(l.subscribers)
-		if n >= 0 {
-			end = min(n, end)
-		}
-		n = max(0, end-subscribersAtOnce)
-		buf = buf[:0]
-		for _, s := range l.subscribers[n:end] {
-			buf = append(buf, s.Conn)
-		}
-		h.mu.RUnlock()
-		for _, c := range buf {
-			f(c)
-		}
-		clear(buf)
+		n = h.someSubscribers(l, n, subscribersAtOnce, buf, f)
 	}
+}
+
+// someSubscribers is a step of eachSubscriber: it calls f with up to atMost subscribers before
+// the index n, or the last ones if n is -1. It returns the index for the next step.
+func (h *Hub) someSubscribers(l *lane, n, atMost int, buf []*Conn, f func(*Conn)) int {
+	h.mu.RLock()
+	end := len(l.subscribers)
+	if n >= 0 {
+		end = min(n, end)
+	}
+	n = max(0, end-atMost)
+	buf = buf[:0]
+	for _, s := range l.subscribers[n:end] {
+		buf = append(buf, s.Conn)
+	}
+	h.mu.RUnlock()
+	for _, c := range buf {
+		f(c)
+	}
+	clear(buf)
+	return n
 }
 
 // countReceivers counts the connections of this node that an event for the targets is for,
