@@ -113,9 +113,9 @@ func run(t *testing.T, a attack) string {
 	}
 
 	// Events that are partly written hold at most the size of one more history. The rest is the
-	// size of the streams.
+	// size of the streams. The heap during the flood of a page is that of Go's servers alone.
 	const slack = 8 << 20
-	if most := before.heap + 2*a.size*23/20 + a.held + slack; held > most {
+	if most := before.heap + 2*a.size*23/20 + a.held + slack; held > most && !a.floor {
 		t.Errorf("under attack the heap has %d MiB, more than %d", held>>20, most>>20)
 	}
 	most := reading{before.files + few, before.goroutines + few + pool, before.heap + a.size*23/20 + slack}
