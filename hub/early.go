@@ -5,13 +5,13 @@ import "time"
 // The steps of an early heartbeat. If all connections were written to at once, an event for one
 // of 18,000 would wait for 0.4 s.
 const (
-	earlyAtOnce = 64  // a step wakes this many connections, or more:
-	earlySteps  = 200 // so many steps suffice
+	earlyAtOnce = 64  // connections that a step wakes, at least
+	earlySteps  = 200 // steps of a heartbeat, at most
 	earlyPause  = 10 * time.Millisecond
 )
 
 // earlyHeartbeat wakes all connections for an early heartbeat, in steps. Only the waker calls the
-// methods. It must not hold Hub.mu.
+// methods. The caller must not hold Hub.mu.
 type earlyHeartbeat struct {
 	hub    *Hub
 	timer  *time.Timer // of the next step

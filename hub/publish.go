@@ -56,12 +56,14 @@ func (h *Hub) Publish(ctx context.Context, events ...Event) ([]Receipt, error) {
 		bytes += len(entries[i].Data)
 		yielder.Step()
 	}
+	// Before the store has the events: a publisher does not wait for the streams that its own
+	// events wake.
+	h.stacks.published.Add(int64(bytes))
 	stored, err := h.storeEntries(ctx, entries)
 	if err != nil {
 		return nil, err
 	}
 
-	h.stacks.published.Add(int64(bytes))
 	h.yieldToWriters(time.Now())
 	receipts := make([]Receipt, len(events))
 	connections := 0

@@ -34,7 +34,7 @@ type stackPool struct {
 	yielder  netyield.Yielder // its stretch begins when the queue is no longer empty
 	isGiving bool             // a goroutine gives way, and alone uses yielder
 
-	published atomic.Int64 // bytes of all events that were published on this node
+	published atomic.Int64 // bytes of all events that this node has published, or tried to
 }
 
 // stackTask is work for a stackPool. It is in the queue at most once.

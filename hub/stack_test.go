@@ -204,6 +204,33 @@ func TestPublisherWaitsForWritersThatAreBehind(t *testing.T) {
 	})
 }
 
+// A large event does not make its own publisher wait for the streams that it wakes.
+func TestPublisherDoesNotWaitForItsOwnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Options{})
+		t.Cleanup(func() { _ = h.Close() })
+		useStore(t, h, queueingStore{NewMemory(), h})
+		h.stacks.mu.Lock()
+		h.stacks.coming = true // nobody takes the task
+		h.stacks.mu.Unlock()
+		began := time.Now()
+		publish(t, h, strings.Repeat("x", batchBytes))
+		want(t, "the publisher waited", time.Since(began), 0)
+	})
+}
+
+// queueingStore is a store that queues a task with each append, as an event does for its streams.
+type queueingStore struct {
+	*Memory
+	hub *Hub
+}
+
+func (s queueingStore) Append(ctx context.Context, entries []Entry) ([]Stored, error) {
+	stored, err := s.Memory.Append(ctx, entries)
+	s.hub.stacks.start(&stackTask{})
+	return stored, err
+}
+
 // A task that comes while the last goroutine looks for work is not forgotten.
 func TestNoTaskIsForgotten(t *testing.T) {
 	h := newHub(t, Options{})
