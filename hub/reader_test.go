@@ -239,6 +239,15 @@ func TestHistoryBeginsDuringRead(t *testing.T) {
 	const records = 3
 	h, s := newHub(t, Options{}), newScriptedStore()
 	useStore(t, h, s)
+	begin := func() {
+		f := feed{h}
+		f.Begin(NewEpoch(), 1)
+		for seq := range uint64(records) {
+			f.Deliver([]Record{textRecord(seq+1, "x")})
+		}
+		f.Status(nil, 0)
+	}
+	begin() // the history of the store before it is complete and empty
 	ctx, cancel := context.WithCancel(t.Context())
 	var reads atomic.Int64
 	var reading sync.WaitGroup
@@ -254,12 +263,7 @@ func TestHistoryBeginsDuringRead(t *testing.T) {
 		})
 	}
 	for range 100 {
-		f := feed{h}
-		f.Begin(NewEpoch(), 1)
-		for seq := range uint64(records) {
-			f.Deliver([]Record{textRecord(seq+1, "x")})
-		}
-		f.Status(nil, 0)
+		begin()
 		for before := reads.Load(); reads.Load() < before+10 && ctx.Err() == nil; { // some are in Read now
 			runtime.Gosched()
 		}

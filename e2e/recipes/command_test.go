@@ -122,7 +122,7 @@ func common(text string) string {
 		{`[0-9a-f]{8}-[0-9a-f-]{27}`, "CONNECTION"},
 		{`[a-z0-9]{8}-\d+-[0-9a-z]{4}`, "POSITION"},
 		{`caddy-sse \S+ on \S+`, "VERSION"},
-		{`\d\d:\d\d:\d\d\.\d+`, "TIME"},
+		{`(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\.\d+`, "TIME"},
 		{`now|\d+ (second|minute)s? ago`, "AGO"},
 		{`[\d.,]+ (B|KiB)\b`, "SIZE"},
 		{` +`, " "},
