@@ -84,9 +84,9 @@ type Handler struct {
 	RetryMin *caddy.Duration `json:"retry_min,omitempty"`
 	RetryMax *caddy.Duration `json:"retry_max,omitempty"`
 
-	// Whether connections over HTTP/1.1 are taken over from the server when the stream
-	// has begun: a stream then needs a fraction of the memory. Set "off" if another
-	// handler must see the whole stream. Default: "on".
+	// Whether streams over HTTP/1.1 and HTTP/3 are taken over from the server when they
+	// have begun: over HTTP/1.1 a stream then needs a fraction of the memory. Set "off" if
+	// another handler must see the whole stream. Default: "on".
 	Takeover string `json:"takeover,omitempty"`
 
 	// The most connections that the hub may have open. This route refuses a client above
@@ -236,7 +236,7 @@ func validateTopic(topic string) error {
 }
 
 // ServeHTTP answers with a stream and returns when the stream has ended, or when the
-// hub has taken the connection over.
+// hub has taken it over.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) (err error) {
 	keepHTTP1(w, r)
 	turn, err := beginTurns.take(r.Context())
@@ -245,8 +245,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	var s *sink
 	open := func() { s, err = h.open(w, r, turn) }
-	if r.ProtoMajor == 1 && h.Takeover != "off" {
-		open() // its stack may grow, because this goroutine ends when the hub takes the connection over
+	if r.ProtoMajor != 2 && h.Takeover != "off" {
+		open() // its stack may grow, because this goroutine ends when the hub takes the stream over
 	} else {
 		h.hub.OnLargeStack(open)
 	}
@@ -258,7 +258,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 
 // open checks the request, connects to the hub and begins the stream. It returns a
 // sink if the handler's goroutine must write the rest of the stream, and nil if the
-// request is answered or its connection is taken over. It gives the turn back before it
+// request is answered or the stream is taken over. It gives the turn back before it
 // answers.
 func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn) (*sink, error) {
 	defer turn.giveBack()
@@ -326,7 +326,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Reques
 	return hub.Pending{}, err
 }
 
-// startStream sends the header, and hands the connection over to the hub if it can. Else
+// startStream sends the header, and hands the stream over to the hub if it can. Else
 // it returns the sink that writes through w.
 func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.Pending, req hub.Request) (*sink, error) {
 	started := false
@@ -340,10 +340,10 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 	h.warnOfHTTP3(req.Protocol)
 	setAckTimeout(r.Context(), h.settings.Timeout)
 	var chain []any
-	if h.Takeover != "off" && !req.Poll { // the client sends its next poll on the same connection
+	if h.Takeover != "off" && !req.Poll { // over HTTP/1.1 the client sends its next poll on the same connection
 		chain = takeOverChain(w, r)
 	}
-	if chain != nil {
+	if chain != nil && r.ProtoMajor == 1 {
 		// After the take-over the server reads no other request from the connection.
 		w.Header().Set("Connection", "close")
 	}
@@ -355,10 +355,10 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 	if chain != nil {
 		conn.Greet(w)
 	}
-	nc, tcp := takeOver(chain)
+	handOver := takeOver(chain, h.settings.Timeout)
 	started = true
-	if nc != nil {
-		conn.TakeOver(nc, tcp)
+	if handOver != nil {
+		handOver(conn)
 		return nil, nil
 	}
 	return h.openSink(w, r, conn), nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go/http3"
 	"go.uber.org/zap"
 
 	"github.com/ea766355/caddy-sse/hub"
@@ -56,8 +57,8 @@ func (s *sink) serve(ctx context.Context) {
 func (s *sink) abortIfFailed() {
 	if s.writeFailed {
 		if serversShuttingDown.Load() {
-			if stream := quicStreamOf(s.w); stream != nil {
-				stream.reset()
+			if w, ok := innermostWriter(s.w).(http3.HTTPStreamer); ok {
+				takeQUICStream(w, 0).resetAtExit()
 			}
 		}
 		// A normal return would mark the response as complete. Over HTTP/3 it would also

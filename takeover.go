@@ -11,6 +11,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/ea766355/caddy-sse/hub"
 )
 
 // A layer is the type of a response writer or of a connection, which may wrap another
@@ -20,6 +24,7 @@ type layer struct{ path, name string }
 
 const (
 	caddyHTTP  = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	http3Path  = "github.com/quic-go/quic-go/http3"
 	httpsnoop  = "github.com/felixge/httpsnoop"
 	proxyproto = "github.com/pires/go-proxyproto"
 )
@@ -29,6 +34,7 @@ const (
 // innermost types have none.
 var layers = map[layer]func(any) any{
 	{"net/http", "response"}:                                 nil,
+	{http3Path, "responseWriter"}:                            nil,
 	{caddyHTTP, "readDeadlineWriter"}:                        unwrapWriter,
 	{caddyHTTP, "IdleTimeoutWriter"}:                         unwrapWriter,
 	{caddyHTTP, "responseRecorder"}:                          unwrapWriter,
@@ -173,10 +179,15 @@ func writeTarget(c net.Conn) (net.Conn, *net.TCPConn) {
 }
 
 // takeOverChain lists the response writers from w to the server's own. It returns nil if
-// the connection must stay with the server.
+// the stream must stay with the server.
 func takeOverChain(w http.ResponseWriter, r *http.Request) []any {
+	switch {
+	case r.Method != http.MethodGet:
+		return nil
+	case r.ProtoMajor == 3:
+		return layersOf(w)
 	// The server sets a timeout for a body that is not read yet, also after a take-over.
-	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Method != http.MethodGet || r.ContentLength != 0 {
+	case r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0:
 		return nil
 	}
 	c, _ := r.Context().Value(connKey{}).(net.Conn)
@@ -186,44 +197,51 @@ func takeOverChain(w http.ResponseWriter, r *http.Request) []any {
 	return layersOf(w)
 }
 
-// takeOver takes the connection from the server, after the header was written to the
-// chain of response writers. It returns the connection to write to and the TCP connection
-// below it, or nil if the stream must go through the chain.
-func takeOver(chain []any) (net.Conn, *net.TCPConn) {
+// takeOver takes the stream from the server, after the header was written to the chain of response
+// writers. It returns a function that hands the stream over to the hub, or nil if the stream must go
+// through the chain.
+func takeOver(chain []any, timeout time.Duration) (handOver func(hub.Pending)) {
 	if len(chain) == 0 {
-		return nil, nil
+		return nil
 	}
 	w := chain[0].(http.ResponseWriter)
 	if http.NewResponseController(w).Flush() != nil {
-		return nil, nil
+		return nil
 	}
 	// The writers decide at the first flush whether they compress the response.
 	if w.Header().Get("Content-Encoding") != "" {
-		return nil, nil
+		return nil
 	}
-	// Hijack of an outer writer would return a connection that keeps the writer and the
-	// request in memory.
-	innermost, ok := chain[len(chain)-1].(http.Hijacker)
-	if !ok {
-		return nil, nil
+	switch innermost := chain[len(chain)-1].(type) {
+	case http3.HTTPStreamer:
+		return takeQUICStream(innermost, timeout).serve
+	case http.Hijacker: // Hijack of an outer writer would return a connection that keeps the writer and the request in memory
+		hijacked, _, err := innermost.Hijack()
+		if err != nil {
+			return nil
+		}
+		if conn, tcp := writeTarget(hijacked); conn != nil {
+			return func(p hub.Pending) { p.TakeOver(conn, tcp) }
+		}
 	}
-	conn, _, err := innermost.Hijack()
-	if err != nil {
-		return nil, nil
+	return nil
+}
+
+// innermostWriter returns the server's own response writer below w.
+func innermostWriter(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = outer.Unwrap()
 	}
-	return writeTarget(conn)
 }
 
 // typeWithoutFlush returns the type of the innermost response writer below w if that
 // writer cannot flush, else "".
 func typeWithoutFlush(w http.ResponseWriter) string {
-	for {
-		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = outer.Unwrap()
-	}
+	w = innermostWriter(w)
 	switch w.(type) {
 	case http.Flusher, interface{ FlushError() error }:
 		return ""

@@ -26,8 +26,8 @@
 //	    |
 //	Conn.wake              the connection queues for its turn, unless it is queued
 //	    |
-//	    +-- sweeper        for connections that were taken over; as many as CPUs
-//	    +-- Stream.Serve   for the others: one goroutine each
+//	    +-- sweeper        for sockets that were taken over; as many as CPUs
+//	    +-- stackPool      for the others: a few goroutines, more while clients are slow
 //	         |
 //	    Conn.compose       look up (cursor, head] in the lanes of the connection,
 //	         |             add gaps, heartbeats and the end, into one batch

@@ -104,11 +104,12 @@ type Hub struct {
 	refusedConns endedConns // connections that were not admitted
 	repeats      repeats    // events that were published again
 
-	// The writers of connections that were taken over.
+	takenOver sync.WaitGroup // counts connections that no goroutine of the server waits for
+
+	// The writers of the connections of [Pending.TakeOver].
 	sweepers   []*sweeper
 	sweeping   sync.WaitGroup // counts sweepers
 	writers    sync.WaitGroup // counts goroutines that help the sweepers
-	takenOver  sync.WaitGroup // counts connections
 	departures departures
 
 	stacks stackPool // the writers of the other connections

@@ -14,8 +14,8 @@ import (
 type Pending struct{ *Conn }
 
 // Open begins the stream to w on the calling goroutine. It writes everything that is due by
-// now, and returns the stream. The caller must then call [Stream.Serve], on any goroutine.
-// Until Serve has returned, nobody else may write to w.
+// now, and returns the stream. The caller must then call [Stream.Serve] or
+// [Stream.ServeDetached], on any goroutine. Until the stream has ended, nobody else may write to w.
 //
 // Open and Serve are two calls because a goroutine keeps the largest stack that it ever
 // needed: Open may run in [Hub.OnLargeStack], and Serve needs a smaller stack.
@@ -62,8 +62,8 @@ func (c *Conn) greeting() (Position, bool) {
 	return c.firstPosition(lookup{from: c.startCursor, fromTag: c.cursorHistory.position(c.startCursor).Tag}, nil), true
 }
 
-// Stream is a stream that [Pending.Open] has begun. [Stream.Serve] must be called on it,
-// once.
+// Stream is a stream that [Pending.Open] has begun. [Stream.Serve] or [Stream.ServeDetached] must
+// be called on it, once.
 type Stream struct {
 	conn  *Conn
 	ended Reason // not empty: the stream ended while it was opened
@@ -77,4 +77,16 @@ func (s Stream) Serve(ctx context.Context) Reason {
 		return s.ended
 	}
 	return s.conn.serve(ctx)
+}
+
+// ServeDetached continues the stream without a goroutine of its own, and returns. When ctx ends,
+// the client is gone. When the stream ends, the hub calls ended, once, with the reason; nothing
+// writes to the sink any more then. It may call ended before it returns, on the calling goroutine.
+// [Hub.Close] waits for ended. A panic of the sink ends the process.
+func (s Stream) ServeDetached(ctx context.Context, ended func(Reason)) {
+	if s.ended != "" {
+		ended(s.ended)
+		return
+	}
+	s.conn.serveDetached(ctx, ended)
 }

@@ -28,12 +28,16 @@ type Aborter interface {
 }
 
 // streamWriter is the queue of one connection that is written through a [Sink]. A goroutine
-// of Hub.stacks writes when the connection has the turn, and the goroutine in
-// [Stream.Serve] waits for the end.
+// of Hub.stacks writes when the connection has the turn. The goroutine in [Stream.Serve]
+// waits for the end, if there is one: [Stream.ServeDetached] leaves none.
 type streamWriter struct {
-	task  stackTask   // one turn
-	ended chan ending // one slot
+	task  stackTask // one turn
 	alarm *time.Timer
+
+	// How the end is reported. Set by serve or serveDetached before it first gives the turn up.
+	ended      chan ending  // one slot; nil: the stream is detached
+	onDetached func(Reason) // called at the end of a detached stream
+	unwatch    func() bool  // of a detached stream: leave is not called any more
 
 	// Owned by the goroutine that has the turn of the connection.
 	conn *Conn
@@ -52,12 +56,9 @@ type ending struct {
 
 // newStreamWriter returns the queue of c. Only Conn.open calls it.
 func newStreamWriter(c *Conn, w Sink) *streamWriter {
-	q := &streamWriter{
-		ended: make(chan ending, 1), alarm: time.AfterFunc(math.MaxInt64, c.onAlarm),
-		conn: c, sink: w,
-	}
+	q := &streamWriter{alarm: time.AfterFunc(math.MaxInt64, c.onAlarm), conn: c, sink: w}
 	q.task.perform = q.writeTurn
-	q.task.failed = func(f failure) { q.ended <- ending{failure: f} }
+	q.task.failed = func(f failure) { q.finish(ending{reason: Gone, failure: f}) }
 	return q
 }
 
@@ -73,10 +74,38 @@ func (q *streamWriter) writeTurn() {
 		reason = q.conn.catchUp(q.sink)
 	}
 	if reason != "" {
-		q.ended <- ending{reason: reason}
+		q.finish(ending{reason: reason})
 		return
 	}
 	q.release()
+}
+
+// finish reports how the stream has ended. If nobody waits for the end of c, finish ends c, and a
+// failure of the sink becomes one of the calling goroutine. The caller has the turn of c
+// ([Conn.turn]), and keeps it.
+func (q *streamWriter) finish(end ending) {
+	if q.ended != nil {
+		q.ended <- end
+		return
+	}
+	q.unwatch()
+	reason := q.conn.endServing(end.reason)
+	q.onDetached(reason)
+	q.conn.hub.takenOver.Done()
+	end.failure.raise()
+}
+
+// leave ends the stream of a client that has left. Any goroutine may call it. The caller must not
+// hold Hub.mu.
+func (q *streamWriter) leave() {
+	c := q.conn
+	if c.turn.CompareAndSwap(turnIdle, turnTaken) {
+		q.finish(ending{reason: Gone}) // nobody writes, and nobody will
+		return
+	}
+	// A turn is under way, or comes. It may know a better reason: that a write took too long.
+	q.isGone.Store(true)
+	c.wake()
 }
 
 // release sets the alarm and gives the turn back, or queues the connection again if there
@@ -154,21 +183,32 @@ func (c *Conn) serve(ctx context.Context) (reason Reason) {
 	reason = Gone // in case w panics
 	defer func() { reason = c.endServing(reason) }()
 	q := c.queue.(*streamWriter)
+	q.ended = make(chan ending, 1)
 	q.release()
 	var end ending
 	select {
 	case end = <-q.ended:
 	case <-ctx.Done():
-		if c.turn.CompareAndSwap(turnIdle, turnTaken) {
-			return Gone // nobody writes, and nobody will
-		}
-		// A turn is under way, or comes. It may know a better reason: that a write took too long.
-		q.isGone.Store(true)
-		c.wake()
+		q.leave()
 		end = <-q.ended
 	}
 	end.failure.raise()
 	return end.reason
+}
+
+// serveDetached implements [Stream.ServeDetached] for a stream that has not ended yet. The caller
+// has had the turn ([Conn.turn]) since open, and calls it once.
+func (c *Conn) serveDetached(ctx context.Context, ended func(Reason)) {
+	c.hub.lockQueued()
+	isKept := c.hub.keepLocked(c)
+	c.hub.unlockQueued()
+	if !isKept {
+		ended(c.serve(ctx))
+		return
+	}
+	q := c.queue.(*streamWriter)
+	q.onDetached, q.unwatch = ended, context.AfterFunc(ctx, q.leave)
+	q.release()
 }
 
 // catchUp writes everything between the cursor and the head, and what else is due. It

@@ -2,45 +2,78 @@ package hub
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// Serve returns at once when its context ends, but never during a write: after Serve nothing
+// A stream ends at once when its context ends, but never during a write: after its end nothing
 // writes to the sink.
 func TestServeEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	for name, serve := range map[string]func(s Stream, ctx context.Context, ended func(Reason)){
+		"Serve":         func(s Stream, ctx context.Context, ended func(Reason)) { ended(s.Serve(ctx)) },
+		"ServeDetached": Stream.ServeDetached,
+	} {
 		for _, writing := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " during a write: ", writing), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := newHub(t, Options{})
+					w := newTestSink()
+					ctx, cancel := context.WithCancel(t.Context())
+					opened := connect(t, h, requestOf("alice")).Open(w)
+					ended := make(chan Reason, 1)
+					go serve(opened, ctx, func(reason Reason) { ended <- reason })
+					synctest.Wait()
+					stalled := make(chan struct{})
+					if writing {
+						w.mu.Lock()
+						w.stalled = stalled
+						w.mu.Unlock()
+						publish(t, h, "x")
+						synctest.Wait()
+					}
+					cancel()
+					synctest.Wait()
+					if want(t, "the stream has ended", len(ended) == 1, !writing); writing {
+						close(stalled)
+						synctest.Wait()
+					}
+					want(t, "reason", <-ended, Gone)
+					w.mu.Lock()
+					writes := w.writes
+					w.mu.Unlock()
+					publish(t, h, "y")
+					time.Sleep(time.Minute)
+					want(t, "writes after the end", w.writes-writes, 0)
+					want(t, "closed", h.Stats().Closed["gone"], 1)
+				})
+			})
+		}
+	}
+}
+
+// Close waits for a detached stream: also for one that begins while the hub closes.
+func TestCloseWaitsForDetachedStreams(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{})
 			w := newTestSink()
-			ctx, cancel := context.WithCancel(t.Context())
 			opened := connect(t, h, requestOf("alice")).Open(w)
-			ended := make(chan Reason, 1)
-			go func() { ended <- opened.Serve(ctx) }()
-			synctest.Wait()
-			stalled := make(chan struct{})
-			if writing {
-				w.mu.Lock()
-				w.stalled = stalled
-				w.mu.Unlock()
-				publish(t, h, "x")
-				synctest.Wait()
+			var reason Reason
+			detach := func() { opened.ServeDetached(t.Context(), func(r Reason) { reason = r }) }
+			if early {
+				detach()
+				_ = h.Close()
+			} else {
+				h.mu.Lock()
+				h.isClosing = true
+				h.mu.Unlock()
+				detach()
 			}
-			cancel()
-			synctest.Wait()
-			if want(t, "Serve has returned", len(ended) == 1, !writing); writing {
-				close(stalled)
-				synctest.Wait()
-			}
-			want(t, "reason", <-ended, Gone)
-			w.mu.Lock()
-			writes := w.writes
-			w.mu.Unlock()
-			publish(t, h, "y")
-			time.Sleep(time.Minute)
-			want(t, "writes after Serve", w.writes-writes, 0)
-			want(t, "closed", h.Stats().Closed["gone"], 1)
-		}
-	})
+			want(t, "reason", reason, HubClosed)
+			want(t, "the client is told", strings.Contains(w.received(), "event: sse.closing"), true)
+		})
+	}
 }

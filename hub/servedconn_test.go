@@ -14,7 +14,7 @@ import (
 type servedConn struct {
 	Pending
 	*testSink
-	socket *fakeSocket // nil: the connection was not taken over
+	socket *fakeSocket // nil: the hub does not write to a socket
 	cancel context.CancelFunc
 	ended  chan struct{}
 	reason Reason // valid once ended is closed
@@ -91,8 +91,17 @@ func (v *servedConn) endOnClosed() {
 	v.settings = &settings
 }
 
-// takeOver lets the hub take over a fake socket.
+// takeOver lets the hub take over a fake socket, or the sink.
 func (v *servedConn) takeOver(ctx context.Context, w writerKind) {
+	if w == byPool {
+		go func() {
+			v.Open(v.testSink).ServeDetached(ctx, func(reason Reason) {
+				v.reason = reason
+				close(v.ended)
+			})
+		}()
+		return
+	}
 	v.endOnClosed()
 	v.chunked = true
 	tcp := new(net.TCPConn)

@@ -59,14 +59,9 @@ func (c *Conn) takeOver(s *socket) {
 	c.socket = s
 	h.lockQueued()
 	c.setAborterLocked(s)
-	closing := h.isClosing
-	if closing {
-		h.detach(c, cmp.Or(h.endReason, HubClosed)) // Close may not have come to c yet
-	} else {
-		h.takenOver.Add(1)
-	}
+	isKept := h.keepLocked(c)
 	h.unlockQueued()
-	if closing { // the sweepers end: c writes its end here
+	if !isKept { // the sweepers end: c writes its end here
 		c.writeBlocking()
 		return
 	}
@@ -82,6 +77,17 @@ func (c *Conn) takeOver(s *socket) {
 	b := batches.Get().(*batch)
 	defer b.release()
 	c.firstStep(b)
+}
+
+// keepLocked counts c as taken over, so that Close waits for it. It returns false if Close has begun:
+// then it ends c, and the caller writes the end. The caller holds Hub.mu for writing.
+func (h *Hub) keepLocked(c *Conn) bool {
+	if h.isClosing {
+		h.detach(c, cmp.Or(h.endReason, HubClosed)) // Close may not have come to c yet
+		return false
+	}
+	h.takenOver.Add(1)
+	return true
 }
 
 // firstStep writes one batch. A goroutine writes the rest, if there is one. Only takeOver
@@ -273,7 +279,7 @@ func (c *Conn) closeSocket(reason Reason) stepResult {
 	c.socket.close()
 	c.socket = nil
 	c.reportClosed(reason)
-	if c.sweeper != nil { // otherwise takeOver did not count it
+	if c.sweeper != nil { // otherwise keepLocked did not count it
 		c.hub.takenOver.Done()
 	}
 	return stepClosed

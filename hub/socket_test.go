@@ -19,11 +19,12 @@ import (
 type writerKind string
 
 const (
-	byGoroutine         writerKind = ""       // Stream.Serve
-	bySweeper           writerKind = "tried"  // taken over: a fake socket whose writes do not block
-	byBlockingGoroutine writerKind = "waited" // taken over: a fake socket to which only goroutines write
-	overTCP             writerKind = "TCP"    // taken over: a real socket; as byBlockingGoroutine in a bubble, and for streams that stay open
-	overTLS             writerKind = "TLS"    // the same with TLS
+	byGoroutine         writerKind = ""         // Stream.Serve
+	byPool              writerKind = "detached" // Stream.ServeDetached
+	bySweeper           writerKind = "tried"    // taken over: a fake socket whose writes do not block
+	byBlockingGoroutine writerKind = "waited"   // taken over: a fake socket to which only goroutines write
+	overTCP             writerKind = "TCP"      // taken over: a real socket; as byBlockingGoroutine in a bubble, and for streams that stay open
+	overTLS             writerKind = "TLS"      // the same with TLS
 )
 
 // writerKindOf returns the kind that is in the name of a subtest of TestTakenOver.
@@ -75,7 +76,7 @@ func TestTakenOver(t *testing.T) {
 		"LoginEndsDuringAStall":          TestLoginEndsDuringAStall,
 	}
 	all := []map[string]func(*testing.T){whole, cut, open}
-	for w, groups := range map[writerKind][]map[string]func(*testing.T){bySweeper: all, byBlockingGoroutine: all, overTCP: all[:2], overTLS: all[:1]} {
+	for w, groups := range map[writerKind][]map[string]func(*testing.T){byPool: all, bySweeper: all, byBlockingGoroutine: all, overTCP: all[:2], overTLS: all[:1]} {
 		t.Run(string(w), func(t *testing.T) {
 			for _, tests := range groups {
 				for name, test := range tests {

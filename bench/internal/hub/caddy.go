@@ -50,7 +50,7 @@ type module struct {
 func (h *module) Name() string { return h.name }
 
 func (h *module) Abilities() Abilities {
-	// HTTP/2 and HTTP/3 connections are never taken over, so one row is enough.
+	// Streams over HTTP/2 are never taken over. Over HTTP/3 the row without is left out to save time.
 	return Abilities{Publish: true, TLS: true, H2: h.takeover, H3: h.takeover, Users: true, Resume: true, Keep: h.takeover}
 }
 
