@@ -42,7 +42,7 @@ const waitLimit = time.Minute
 
 // takeover is the mode of streams whose config does not set it, so that the same tests run in both
 // modes.
-var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
+var takeover = flag.String("takeover", "on", "whether streams are taken over: on or off")
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "caddysse")

@@ -6,6 +6,7 @@ package caddysse
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -243,9 +244,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if err != nil {
 		return caddyhttp.Error(statusClientGone, err)
 	}
+	var chain []any
+	if h.Takeover != "off" {
+		chain = takeOverChain(w, r)
+	}
 	var s *sink
-	open := func() { s, err = h.open(w, r, turn) }
-	if r.ProtoMajor != 2 && h.Takeover != "off" {
+	open := func() { s, err = h.open(w, r, turn, chain) }
+	if chain != nil {
 		open() // its stack may grow, because this goroutine ends when the hub takes the stream over
 	} else {
 		h.hub.OnLargeStack(open)
@@ -259,8 +264,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 // open checks the request, connects to the hub and begins the stream. It returns a
 // sink if the handler's goroutine must write the rest of the stream, and nil if the
 // request is answered or the stream is taken over. It gives the turn back before it
-// answers.
-func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn) (*sink, error) {
+// answers. chain is that of [takeOverChain], or nil.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn, chain []any) (*sink, error) {
 	defer turn.giveBack()
 	req, status, err := h.parseRequest(r)
 	learnTracerProvider(r.Context())
@@ -274,7 +279,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn) (*sin
 		return nil, refuse(w, r, status, err)
 	}
 	setStreamHeader(w.Header())
-	if r.Method == http.MethodHead {
+	if isHEAD(r) {
 		turn.giveBack()
 		w.WriteHeader(http.StatusOK)
 		return nil, nil
@@ -286,7 +291,17 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn) (*sin
 	if conn.Conn == nil {
 		return nil, err
 	}
-	return h.startStream(w, r, conn, req)
+	if req.Poll { // over HTTP/1.1 the client sends its next poll on the same connection
+		chain = nil
+	}
+	return h.startStream(w, r, conn, req, chain)
+}
+
+// isHEAD reports whether the client has sent HEAD, for which the server drops a body. A route may
+// have changed the method.
+func isHEAD(r *http.Request) bool {
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	return r.Method == http.MethodHead || ok && original.Method == http.MethodHead
 }
 
 var errNotGET = errors.New("method not allowed: use GET")
@@ -328,7 +343,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Reques
 
 // startStream sends the header, and hands the stream over to the hub if it can. Else
 // it returns the sink that writes through w.
-func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.Pending, req hub.Request) (*sink, error) {
+func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.Pending, req hub.Request, chain []any) (*sink, error) {
 	started := false
 	defer func() {
 		if !started { // the response is refused, or another handler's code panicked
@@ -339,11 +354,8 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 	h.app.handleLateStream(h.Hub)
 	h.warnOfHTTP3(req.Protocol)
 	setAckTimeout(r.Context(), h.settings.Timeout)
-	var chain []any
-	if h.Takeover != "off" && !req.Poll { // over HTTP/1.1 the client sends its next poll on the same connection
-		chain = takeOverChain(w, r)
-	}
-	if chain != nil && r.ProtoMajor == 1 {
+	takesConnection := chain != nil && r.ProtoMajor == 1
+	if takesConnection {
 		// After the take-over the server reads no other request from the connection.
 		w.Header().Set("Connection", "close")
 	}
@@ -352,16 +364,22 @@ func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.P
 		return nil, h.answerCannotStream(w, r,
 			fmt.Errorf("%s of a handler before sse buffers the response: keep that handler away from the path of sse", name))
 	}
-	if chain != nil {
+	var nc net.Conn
+	var tcp *net.TCPConn
+	if takesConnection {
 		conn.Greet(w)
+		nc, tcp = takeConnection(chain, r)
 	}
-	handOver := takeOver(chain, h.settings.Timeout)
 	started = true
-	if handOver != nil {
-		handOver(conn)
+	if nc != nil {
+		conn.TakeOver(nc, tcp)
 		return nil, nil
 	}
-	return h.openSink(w, r, conn), nil
+	s := h.openSink(w, r, conn)
+	if s.detach(chain, r) {
+		return nil, nil
+	}
+	return s, nil
 }
 
 // answerCannotStream answers 500, and counts the refused stream.

@@ -306,6 +306,23 @@ func TestStreamAnswer(t *testing.T) {
 	})
 }
 
+// TestHEADThatARouteMakesGET: a client that sends HEAD gets no stream, even if a route changes the
+// method.
+func TestHEADThatARouteMakesGET(t *testing.T) {
+	s := startTLS(t, "", "method GET\n"+bothWays(""))
+	eachProtocol(t, s, func(t *testing.T, p protocol) {
+		s := s.in(t)
+		for _, path := range []string{"/events", "/kept"} {
+			resp := request(t.Context(), t, p.client, "HEAD", p.url(s)+path, "", nil)
+			checkStreamHeaders(t, resp.Header)
+			resp.Body.Close()
+		}
+		if n := s.status("default").Connections; n != 0 {
+			t.Errorf("open connections: got %d, want 0", n)
+		}
+	})
+}
+
 func checkStreamHeaders(t *testing.T, header http.Header) {
 	t.Helper()
 	for name, want := range map[string]string{

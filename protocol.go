@@ -7,7 +7,7 @@ import (
 )
 
 // The cost of a stream depends on its protocol. It is lowest over HTTP/1.1, where the hub
-// takes the connection over, and highest over HTTP/3. Caddy advertises HTTP/3 in every
+// writes to the socket, and highest over HTTP/3. Caddy advertises HTTP/3 in every
 // answer.
 
 // keepHTTP1 removes the advertisement of HTTP/3 from an answer over HTTP/1.1, so that the

@@ -25,22 +25,17 @@ type quicStream struct {
 	failed     bool // a write has failed
 }
 
-// takeQUICStream takes the stream from the server, which does not touch it any more.
+// takeQUICStream takes the stream from the server, after the response has begun: the handler may
+// return. It does not block.
 func takeQUICStream(w http3.HTTPStreamer, timeout time.Duration) *quicStream {
 	stream := w.HTTPStream()
 	s := &quicStream{stream: stream.QUICStream(), cancelRead: stream.CancelRead}
 	if server := fieldOf(reflect.ValueOf(w), "conn"); server.IsValid() && server.Kind() == reflect.Pointer {
 		s.server = reflect.NewAt(server.Type().Elem(), server.UnsafePointer()) // the field itself would keep w in memory
 	}
-	// Caddy's writer for idle timeouts may have left its own.
-	_ = s.stream.SetWriteDeadline(time.Time{})
+	_ = s.stream.SetWriteDeadline(time.Time{}) // Caddy's writer for idle timeouts may have left its own
 	s.guard.init(timeout, s.Abort)
 	return s
-}
-
-// serve begins the stream and returns. The stream goes on without a goroutine.
-func (s *quicStream) serve(conn hub.Pending) {
-	conn.Open(s).ServeDetached(s.stream.Context(), s.close)
 }
 
 // packetSize is about how many bytes of a stream fit into one packet.
@@ -83,13 +78,13 @@ func (s *quicStream) writeFrame(p []byte) (int, error) {
 	return s.stream.Write(p)
 }
 
-// Flush does nothing: no write is buffered for long.
+// Flush does nothing: a write is sent as soon as the client and the network allow it.
 func (s *quicStream) Flush() error { return nil }
 
 // Abort makes a write fail. Other streams on the same connection are not affected.
 func (s *quicStream) Abort() { _ = s.stream.SetWriteDeadline(time.Unix(1, 0)) }
 
-// close ends the stream. One that is not complete is reset. The hub calls it, once, when nothing
+// close ends the stream. One that is not complete is reset. It must be called once, when nothing
 // writes any more.
 func (s *quicStream) close(hub.Reason) {
 	s.guard.timer.Stop()

@@ -53,16 +53,34 @@ func (s *sink) serve(ctx context.Context) {
 	s.abortIfFailed()
 }
 
+// detach takes the stream from an HTTP/3 server, after openSink. Then the hub writes to the stream,
+// and no goroutine waits for it. It returns false if the stream must go on through the response.
+func (s *sink) detach(chain []any, r *http.Request) bool {
+	// The writers decide at the first write whether they compress the response.
+	if len(chain) == 0 || s.writeFailed || s.w.Header().Get("Content-Encoding") != "" {
+		return false
+	}
+	innermost, ok := chain[len(chain)-1].(http3.HTTPStreamer)
+	if !ok {
+		return false
+	}
+	s.release()
+	dropIdleTimeouts(r)
+	taken := takeQUICStream(innermost, s.guard.timeout)
+	s.stream.ServeDetached(taken.stream.Context(), taken, taken.close)
+	return true
+}
+
 // abortIfFailed aborts the response if a write has failed, and does not return then.
 func (s *sink) abortIfFailed() {
 	if s.writeFailed {
-		if serversShuttingDown.Load() {
-			if w, ok := innermostWriter(s.w).(http3.HTTPStreamer); ok {
-				takeQUICStream(w, 0).resetAtExit()
-			}
+		if w, ok := innermostWriter(s.w).(http3.HTTPStreamer); ok {
+			stream := takeQUICStream(w, 0)
+			stream.failed = true
+			stream.close(hub.Gone)
 		}
-		// A normal return would mark the response as complete. Over HTTP/3 it would also
-		// wait for the data that the client does not read.
+		// A normal return would mark the response as complete. Over HTTP/3 the stream is reset
+		// already.
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -78,6 +96,7 @@ var noDeadline = http.NewResponseController(withoutDeadline{})
 
 type withoutDeadline struct{ http.ResponseWriter }
 
+func (withoutDeadline) SetReadDeadline(time.Time) error  { return nil }
 func (withoutDeadline) SetWriteDeadline(time.Time) error { return nil }
 
 // newSink puts each write under the given timeout, with one timer of its own in place of

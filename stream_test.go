@@ -151,9 +151,19 @@ func TestPromise5NobodyWaitsForTheSlow(t *testing.T) {
 
 // TestStreamSurvivesServerTimeouts: the timeouts of the server for responses do not end a stream.
 func TestStreamSurvivesServerTimeouts(t *testing.T) {
-	for _, timeouts := range []string{"write 2s", "write_idle 1s", "write_idle -1s", "write 2s\nwrite_idle -1s", "write_idle 1s 1000000", "read_body 1s\nread_body_idle 1s\nidle 1s"} {
-		t.Run(strings.ReplaceAll(timeouts, "\n", ", "), func(t *testing.T) {
-			s := startTLS(t, "servers {\n timeouts {\n"+timeouts+"\n}\n}", bothWays("heartbeat 100ms"))
+	const ofRoute = "timeouts {\n write_timeout 1s\n read_timeout 1s\n}\n"
+	for _, test := range []struct{ ofServer, site string }{
+		{"write 2s", ""},
+		{"write_idle 1s", ""},
+		{"write_idle -1s", ""},
+		{"write 2s\nwrite_idle -1s", ""},
+		{"write_idle 1s 1000000", ""},
+		{"read_body 1s\nread_body_idle 1s\nidle 1s", ""},
+		{"write_idle 1s", ofRoute}, // it sets a deadline of the server when its handler returns
+		{"write_idle -1s", ofRoute},
+	} {
+		t.Run(strings.ReplaceAll(test.ofServer+"\n"+test.site, "\n", ", "), func(t *testing.T) {
+			s := startTLS(t, "servers {\n timeouts {\n"+test.ofServer+"\n}\n}", test.site+bothWays("heartbeat 100ms"))
 			streams := make(map[string]*stream)
 			for _, p := range protocols(t) {
 				for _, path := range []string{"/events", "/kept"} {

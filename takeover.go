@@ -12,9 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/quic-go/quic-go/http3"
-
-	"github.com/ea766355/caddy-sse/hub"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // A layer is the type of a response writer or of a connection, which may wrap another
@@ -197,34 +195,42 @@ func takeOverChain(w http.ResponseWriter, r *http.Request) []any {
 	return layersOf(w)
 }
 
-// takeOver takes the stream from the server, after the header was written to the chain of response
-// writers. It returns a function that hands the stream over to the hub, or nil if the stream must go
-// through the chain.
-func takeOver(chain []any, timeout time.Duration) (handOver func(hub.Pending)) {
-	if len(chain) == 0 {
-		return nil
-	}
+// takeConnection takes the connection of an HTTP/1.1 request from the server, after the header was
+// written to the chain of response writers. It returns the connection to write to and the TCP
+// connection below it, or nil if the stream must go through the chain.
+func takeConnection(chain []any, r *http.Request) (net.Conn, *net.TCPConn) {
 	w := chain[0].(http.ResponseWriter)
 	if http.NewResponseController(w).Flush() != nil {
-		return nil
+		return nil, nil
 	}
 	// The writers decide at the first flush whether they compress the response.
 	if w.Header().Get("Content-Encoding") != "" {
-		return nil
+		return nil, nil
 	}
-	switch innermost := chain[len(chain)-1].(type) {
-	case http3.HTTPStreamer:
-		return takeQUICStream(innermost, timeout).serve
-	case http.Hijacker: // Hijack of an outer writer would return a connection that keeps the writer and the request in memory
-		hijacked, _, err := innermost.Hijack()
-		if err != nil {
-			return nil
-		}
-		if conn, tcp := writeTarget(hijacked); conn != nil {
-			return func(p hub.Pending) { p.TakeOver(conn, tcp) }
-		}
+	// Hijack of an outer writer would return a connection that keeps the writer and the
+	// request in memory.
+	innermost, ok := chain[len(chain)-1].(http.Hijacker)
+	if !ok {
+		return nil, nil
 	}
-	return nil
+	conn, _, err := innermost.Hijack() // it clears the deadlines
+	if err != nil {
+		return nil, nil
+	}
+	dropIdleTimeouts(r)
+	return writeTarget(conn)
+}
+
+// dropIdleTimeouts keeps Caddy's idle timeouts from setting a deadline when the handlers before sse
+// return. It would act on what was taken over.
+func dropIdleTimeouts(r *http.Request) {
+	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	if reader != nil {
+		reader.Ctrl = noDeadline
+	}
+	if writer != nil {
+		writer.Ctrl = noDeadline
+	}
 }
 
 // innermostWriter returns the server's own response writer below w.

@@ -32,7 +32,7 @@ type Config struct {
 
 // takeover is the mode of streams whose config does not set it, so that the same tests run
 // in both modes.
-var takeover = flag.String("takeover", "on", "whether connections are taken over: on or off")
+var takeover = flag.String("takeover", "on", "whether streams are taken over: on or off")
 
 // caddyfile takes users, sessions and topics from headers. These tests are not about
 // authentication.

@@ -32,7 +32,7 @@
 //	    Conn.compose       look up (cursor, head] in the lanes of the connection,
 //	         |             add gaps, heartbeats and the end, into one batch
 //	         |
-//	    one write          to the socket or the response writer
+//	    one write          to the socket or the sink
 //	         |
 //	    Conn.account       move the cursor, count
 //

@@ -144,7 +144,7 @@ func (t Target) validate() error {
 }
 
 // frame is one event as clients are sent it: an HTTP/1.1 chunk [RFC 9112 7.1] around an
-// SSE block. A socket is sent the whole frame. A response writer is sent the block.
+// SSE block. A socket is sent the whole frame. A [Sink] is sent the block.
 type frame struct {
 	bytes []byte
 	from  uint8 // index where the block begins; it ends before the CRLF of the chunk

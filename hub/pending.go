@@ -79,14 +79,15 @@ func (s Stream) Serve(ctx context.Context) Reason {
 	return s.conn.serve(ctx)
 }
 
-// ServeDetached continues the stream without a goroutine of its own, and returns. When ctx ends,
-// the client is gone. When the stream ends, the hub calls ended, once, with the reason; nothing
-// writes to the sink any more then. It may call ended before it returns, on the calling goroutine.
-// [Hub.Close] waits for ended. A panic of the sink ends the process.
-func (s Stream) ServeDetached(ctx context.Context, ended func(Reason)) {
+// ServeDetached continues the stream without a goroutine of its own, and returns. The hub writes to
+// w from now on, and not to the sink of [Pending.Open]. When ctx ends, the client is gone. When the
+// stream ends, the hub calls ended, once, with the reason; nothing writes to w any more then. It may
+// call ended before ServeDetached returns, on the calling goroutine. Otherwise [Hub.Close] waits for
+// ended. A panic of w ends the process.
+func (s Stream) ServeDetached(ctx context.Context, w Sink, ended func(Reason)) {
 	if s.ended != "" {
 		ended(s.ended)
 		return
 	}
-	s.conn.serveDetached(ctx, ended)
+	s.conn.serveDetached(ctx, w, ended)
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Sink is how [Pending.Open] and [Stream.Serve] write to a client.
+// Sink is how [Pending.Open], [Stream.Serve] and [Stream.ServeDetached] write to a client.
 type Sink interface {
 	// Write takes all of p, or fails. It must fail when the client takes nothing for
 	// Settings.Timeout, and must not keep p.
@@ -28,8 +28,8 @@ type Aborter interface {
 }
 
 // streamWriter is the queue of one connection that is written through a [Sink]. A goroutine
-// of Hub.stacks writes when the connection has the turn. The goroutine in [Stream.Serve]
-// waits for the end, if there is one: [Stream.ServeDetached] leaves none.
+// of Hub.stacks writes when the connection has the turn. With [Stream.Serve] a
+// goroutine waits for the end. With [Stream.ServeDetached] none does.
 type streamWriter struct {
 	task  stackTask // one turn
 	alarm *time.Timer
@@ -80,9 +80,8 @@ func (q *streamWriter) writeTurn() {
 	q.release()
 }
 
-// finish reports how the stream has ended. If nobody waits for the end of c, finish ends c, and a
-// failure of the sink becomes one of the calling goroutine. The caller has the turn of c
-// ([Conn.turn]), and keeps it.
+// finish reports how the stream has ended. If the stream is detached, finish ends c, and panics if
+// the sink has panicked. The caller has the turn of c ([Conn.turn]), and keeps it.
 func (q *streamWriter) finish(end ending) {
 	if q.ended != nil {
 		q.ended <- end
@@ -143,7 +142,7 @@ func (c *Conn) onAlarm() {
 }
 
 // open implements [Pending.Open]. It returns why the stream has already ended, or "": then
-// serve must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
+// serve or serveDetached must be called. The caller made c with Connect, and so has the turn ([Conn.turn]).
 // It must be called once, and not after takeOver. If w panics, c ends.
 func (c *Conn) open(w Sink) (reason Reason) {
 	q := newStreamWriter(c, w)
@@ -163,7 +162,7 @@ func (c *Conn) open(w Sink) (reason Reason) {
 
 // endServing ends c, unless it has already ended, stops what open has started, and reports
 // the end. It returns why c has ended. It takes the lock once, because thousands may end at
-// the same time. The goroutine of the stream calls it, once, and writes nothing to c
+// the same time. It is called once, and nothing is written to c
 // afterwards. The caller must not hold Hub.mu.
 func (c *Conn) endServing(reason Reason) Reason {
 	h := c.hub
@@ -198,15 +197,17 @@ func (c *Conn) serve(ctx context.Context) (reason Reason) {
 
 // serveDetached implements [Stream.ServeDetached] for a stream that has not ended yet. The caller
 // has had the turn ([Conn.turn]) since open, and calls it once.
-func (c *Conn) serveDetached(ctx context.Context, ended func(Reason)) {
+func (c *Conn) serveDetached(ctx context.Context, w Sink, ended func(Reason)) {
+	q := c.queue.(*streamWriter)
+	q.sink = w
 	c.hub.lockQueued()
+	c.setAborterLocked(w)
 	isKept := c.hub.keepLocked(c)
 	c.hub.unlockQueued()
 	if !isKept {
 		ended(c.serve(ctx))
 		return
 	}
-	q := c.queue.(*streamWriter)
 	q.onDetached, q.unwatch = ended, context.AfterFunc(ctx, q.leave)
 	q.release()
 }
@@ -263,7 +264,7 @@ func (c *Conn) writeBatch(w Sink, b *batch) (int, error) {
 }
 
 // setAborter sets what is aborted if c ends while a write is stuck; nil: nothing. Only the
-// goroutine that opens, serves or closes c calls it. The caller must not hold Hub.mu.
+// goroutine that opens or closes c calls it. The caller must not hold Hub.mu.
 func (c *Conn) setAborter(w Aborter) {
 	c.hub.lockQueued()
 	defer c.hub.unlockQueued()

@@ -12,8 +12,8 @@ import (
 // A stream ends at once when its context ends, but never during a write: after its end nothing
 // writes to the sink.
 func TestServeEndsWithItsContext(t *testing.T) {
-	for name, serve := range map[string]func(s Stream, ctx context.Context, ended func(Reason)){
-		"Serve":         func(s Stream, ctx context.Context, ended func(Reason)) { ended(s.Serve(ctx)) },
+	for name, serve := range map[string]func(s Stream, ctx context.Context, w Sink, ended func(Reason)){
+		"Serve":         func(s Stream, ctx context.Context, _ Sink, ended func(Reason)) { ended(s.Serve(ctx)) },
 		"ServeDetached": Stream.ServeDetached,
 	} {
 		for _, writing := range []bool{false, true} {
@@ -24,7 +24,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					opened := connect(t, h, requestOf("alice")).Open(w)
 					ended := make(chan Reason, 1)
-					go serve(opened, ctx, func(reason Reason) { ended <- reason })
+					go serve(opened, ctx, w, func(reason Reason) { ended <- reason })
 					synctest.Wait()
 					stalled := make(chan struct{})
 					if writing {
@@ -54,16 +54,17 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Close waits for a detached stream: also for one that begins while the hub closes.
+// Close waits for detached streams. A stream that is detached after Close has begun ends before
+// ServeDetached returns.
 func TestCloseWaitsForDetachedStreams(t *testing.T) {
-	for _, early := range []bool{true, false} {
+	for _, closes := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHub(t, Options{})
 			w := newTestSink()
 			opened := connect(t, h, requestOf("alice")).Open(w)
 			var reason Reason
-			detach := func() { opened.ServeDetached(t.Context(), func(r Reason) { reason = r }) }
-			if early {
+			detach := func() { opened.ServeDetached(t.Context(), w, func(r Reason) { reason = r }) }
+			if closes {
 				detach()
 				_ = h.Close()
 			} else {
@@ -76,4 +77,26 @@ func TestCloseWaitsForDetachedStreams(t *testing.T) {
 			want(t, "the client is told", strings.Contains(w.received(), "event: sse.closing"), true)
 		})
 	}
+}
+
+// A detached stream is written to the sink that ServeDetached was given, and that is aborted.
+func TestServeDetachedChangesTheSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		first, second := newTestSink(), newTestSink()
+		opened := connect(t, h, requestOf("alice")).Open(first)
+		publish(t, h, "x")
+		ended := make(chan Reason, 1)
+		opened.ServeDetached(t.Context(), second, func(r Reason) { ended <- r })
+		synctest.Wait()
+		want(t, "the first sink has the event", strings.Contains(first.allBytes(), "data: x"), false)
+		want(t, "the second sink has the event", strings.Contains(second.received(), "data: x"), true)
+		second.stall()
+		publish(t, h, "y")
+		synctest.Wait()
+		h.DisconnectHere(Filter{})
+		want(t, "reason", <-ended, Disconnected)
+		want(t, "aborts of the first sink", first.aborts, 0)
+		want(t, "the second sink was aborted", second.aborts > 0, true)
+	})
 }

@@ -95,7 +95,7 @@ func (v *servedConn) endOnClosed() {
 func (v *servedConn) takeOver(ctx context.Context, w writerKind) {
 	if w == byPool {
 		go func() {
-			v.Open(v.testSink).ServeDetached(ctx, func(reason Reason) {
+			v.Open(v.testSink).ServeDetached(ctx, v.testSink, func(reason Reason) {
 				v.reason = reason
 				close(v.ended)
 			})

@@ -12,7 +12,7 @@ import (
 )
 
 // stackPool performs tasks that need a large stack, on goroutines of its own. The stack of
-// a goroutine hardly ever shrinks, and the goroutine of a stream lives as long as the
+// a goroutine hardly ever shrinks, and the goroutine in [Stream.Serve] lives as long as the
 // stream: if it wrote itself, it would keep twice the stack that it needs to wait. A few
 // goroutines of the pool wait for the next task, so that their stacks do not grow again for
 // every write.

@@ -10,7 +10,7 @@ import (
 	"github.com/ea766355/caddy-sse/internal/netyield"
 )
 
-// sweeper writes for the connections that were taken over, one after the other, and never
+// sweeper writes to the sockets that were taken over, one after the other, and never
 // blocks on any of them. There are as many sweepers as CPUs. Each has its own connections,
 // and one goroutine, which runs [sweeper.run].
 type sweeper struct {

@@ -21,7 +21,23 @@ func (c *quicConn) Close() error {
 	return errors.Join(c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), ""), c.socket.Close(), c.socket.Conn.Close())
 }
 
+// openH3 opens stream i. The server refuses a handshake while 32 others wait to be accepted. Then
+// openH3 tries again, as a browser does.
 func (f *tlsFleet) openH3(ctx context.Context, i int, r Request) error {
+	for {
+		err := f.tryH3(ctx, i, r)
+		refused, ok := errors.AsType[*quic.TransportError](err)
+		if !ok || refused.ErrorCode != quic.ConnectionRefused {
+			return err
+		}
+		if c := f.conns[i]; c != nil {
+			_ = c.Close() // the server has closed it
+			f.conns[i] = nil
+		}
+	}
+}
+
+func (f *tlsFleet) tryH3(ctx context.Context, i int, r Request) error {
 	server, err := net.ResolveUDPAddr("udp4", f.addr)
 	if err != nil {
 		return err
