@@ -317,8 +317,8 @@ func TestHEADThatARouteMakesGET(t *testing.T) {
 			checkStreamHeaders(t, resp.Header)
 			resp.Body.Close()
 		}
-		if n := s.status("default").Connections; n != 0 {
-			t.Errorf("open connections: got %d, want 0", n)
+		if opened := logs.with(t, "stream opened"); len(opened) > 0 {
+			t.Errorf("streams: got %v, want none", opened)
 		}
 	})
 }

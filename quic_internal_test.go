@@ -19,8 +19,9 @@ import (
 	"github.com/ea766355/caddy-sse/hub"
 )
 
-// openQUIC opens a stream of an HTTP/3 server. It returns the two ends of the stream. leave cancels
-// the client's request. freed is closed when the server's request is no longer in memory.
+// openQUIC opens a stream of an HTTP/3 server. It returns the two ends of the stream. The client does
+// not end its request, so that the server has to forget that it waits for more. leave cancels
+// the request. freed is closed when the server's request is no longer in memory.
 func openQUIC(t *testing.T, timeout time.Duration) (s *quicStream, body io.ReadCloser, leave func(), freed chan struct{}) {
 	t.Helper()
 	certified := httptest.NewTLSServer(nil)
@@ -52,7 +53,9 @@ func openQUIC(t *testing.T, timeout time.Duration) (s *quicStream, body io.ReadC
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+udp.LocalAddr().String(), nil)
+	unfinished, rest := io.Pipe()
+	t.Cleanup(func() { rest.Close() })
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+udp.LocalAddr().String(), unfinished)
 	if err != nil {
 		t.Fatal(err)
 	}
