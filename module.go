@@ -297,13 +297,6 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, turn *turn, chain
 	return h.startStream(w, r, conn, req, chain)
 }
 
-// isHEAD reports whether the client has sent HEAD, for which the server drops a body. A route may
-// have changed the method.
-func isHEAD(r *http.Request) bool {
-	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	return r.Method == http.MethodHead || ok && original.Method == http.MethodHead
-}
-
 var errNotGET = errors.New("method not allowed: use GET")
 
 func errCannotFlush(writer string) error {

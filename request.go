@@ -148,6 +148,13 @@ func quoteIfHarmless(text string) string {
 
 var harmless = regexp.MustCompile(`^[\w./:@,*\[\]-]{1,100}$`)
 
+// isHEAD reports whether the client has sent HEAD, for which the server drops a body. A route may
+// have changed the method.
+func isHEAD(r *http.Request) bool {
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	return r.Method == http.MethodHead || ok && original.Method == http.MethodHead
+}
+
 // requestedPosition returns the position after which the client wants to continue. The
 // header takes precedence, since a native EventSource never changes its URL.
 func requestedPosition(r *http.Request, query url.Values) string {
