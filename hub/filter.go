@@ -145,9 +145,10 @@ func (h *Hub) matchingOnce(f Filter) (conns []*Conn) {
 	}
 	// For each connection: how many of the lists it matches.
 	fits := make(map[*Conn]int)
+	buf := make([]*Conn, 0, subscribersAtOnce) // so that nothing is allocated under the lock
 	for i, lanes := range lists {
 		for _, l := range lanes {
-			h.eachSubscriber(l.lane, nil, func(c *Conn) {
+			h.eachSubscriber(l.lane, buf, func(c *Conn) {
 				if fits[c] == i {
 					fits[c]++
 				}

@@ -105,14 +105,17 @@ func (h *Hub) Why(p Position, who Filter) Why {
 func (h *Hub) connectionsFor(who Filter) (all []judged, dropped time.Time) {
 	open := make(map[string]bool)
 	for _, c := range h.matching(who) {
+		var f *endedConn
 		h.mu.Lock() // for writing, because lookUp may move the connection to a new history
 		if c.reason == "" {
-			f := c.snapshot()
+			f = c.snapshot()
 			f.copyProgress()
+		}
+		h.mu.Unlock()
+		if f != nil { // not under the lock: a large slice may grow
 			open[f.id] = true
 			all = append(all, judged{endedConn: *f})
 		}
-		h.mu.Unlock()
 	}
 	ended, dropped := h.endedConns.matching(who)
 	for _, f := range ended {
