@@ -6,7 +6,6 @@ package caddysse
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -332,47 +331,6 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, req hub.Reques
 	w.WriteHeader(http.StatusOK)
 	_, err = w.Write(refusal.Block())
 	return hub.Pending{}, err
-}
-
-// startStream sends the header, and hands the stream over to the hub if it can. Else
-// it returns the sink that writes through w.
-func (h *Handler) startStream(w http.ResponseWriter, r *http.Request, conn hub.Pending, req hub.Request, chain []any) (*sink, error) {
-	started := false
-	defer func() {
-		if !started { // the response is refused, or another handler's code panicked
-			conn.Cancel()
-		}
-	}()
-	reports.opened(h.Hub, conn.Conn)
-	h.app.handleLateStream(h.Hub)
-	h.warnOfHTTP3(req.Protocol)
-	setAckTimeout(r.Context(), h.settings.Timeout)
-	takesConnection := chain != nil && r.ProtoMajor == 1
-	if takesConnection {
-		// After the take-over the server reads no other request from the connection.
-		w.Header().Set("Connection", "close")
-	}
-	w.WriteHeader(http.StatusOK)
-	if name := bufferingType(w); name != "" {
-		return nil, h.answerCannotStream(w, r,
-			fmt.Errorf("%s of a handler before sse buffers the response: keep that handler away from the path of sse", name))
-	}
-	var nc net.Conn
-	var tcp *net.TCPConn
-	if takesConnection {
-		conn.Greet(w)
-		nc, tcp = takeConnection(chain, r)
-	}
-	started = true
-	if nc != nil {
-		conn.TakeOver(nc, tcp)
-		return nil, nil
-	}
-	s := h.openSink(w, r, conn)
-	if s.detach(chain, r) {
-		return nil, nil
-	}
-	return s, nil
 }
 
 // answerCannotStream answers 500, and counts the refused stream.
